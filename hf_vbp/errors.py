@@ -1,0 +1,54 @@
+"""Every error that hf_vbp raises on purpose.
+
+All derive from :class:`HfVbpError` and from a fitting builtin, so that callers may catch either. A message
+says what was given, what was expected and what to do next; the command line prints it as one sentence and
+exits with 2.
+"""
+
+
+class HfVbpError(Exception):
+    """Base class of all errors of this package."""
+
+
+class ConfigurationError(HfVbpError, ValueError):
+    """An argument, option or file of settings that cannot be meant."""
+
+
+class UnsupportedModelError(HfVbpError, TypeError):
+    """A model whose MLPs cannot be found or pruned as it is (text model, gated MLP, quantised, PEFT...)."""
+
+
+class StatisticsError(HfVbpError, ValueError):
+    """Statistics that cannot be gathered, read, merged or used."""
+
+
+class StatisticsMismatchError(StatisticsError):
+    """Statistics that belong to another model, or that cannot be merged with each other."""
+
+
+class NonFiniteError(StatisticsError, ArithmeticError):
+    """NaN or infinity in weights or activations."""
+
+
+class BudgetError(HfVbpError, ValueError):
+    """A budget that pruning the MLPs cannot meet."""
+
+
+class PlanError(HfVbpError, ValueError):
+    """A pruning plan that is malformed or belongs to another model."""
+
+
+class CheckpointError(HfVbpError, OSError):
+    """A checkpoint that cannot be written, or that does not hold what its config says."""
+
+
+class DataError(HfVbpError, ValueError):
+    """Images that cannot be found, read or used."""
+
+
+class LabelError(DataError):
+    """Class names of a data set that do not match the labels of a model."""
+
+
+class HubError(HfVbpError, OSError):
+    """The Hub refused, or did not answer."""
