@@ -49,15 +49,11 @@ class MLPSite:
 
     def weights(self) -> dict[str, torch.Tensor]:
         """Return the tensors of the site under the names a state dict gives them, relative to the site."""
-        tensors = {f"fc1.{name}": value for name, value in self.fc1.named_parameters(recurse=False)}
+        tensors: dict[str, torch.Tensor] = {
+            f"fc1.{name}": value for name, value in self.fc1.named_parameters(recurse=False)
+        }
         tensors.update({f"fc2.{name}": value for name, value in self.fc2.named_parameters(recurse=False)})
         return tensors
-
-
-class ConfigLike(Protocol):
-    """What an adapter needs of a ``PreTrainedConfig``."""
-
-    model_type: str
 
 
 class Adapter(Protocol):
@@ -72,8 +68,4 @@ class Adapter(Protocol):
 
     def left_out(self, model: nn.Module) -> dict[str, str]:
         """Return the modules that look like an MLP but are not pruned: qualified name to the reason."""
-        ...
-
-    def has_per_layer_intermediate_size(self, config: ConfigLike) -> bool:
-        """Tell whether ``config`` has a real ``intermediate_size`` for each of ``num_hidden_layers`` blocks."""
         ...

@@ -1,0 +1,20 @@
+"""Which modules of a model are MLP sites. No maths here."""
+
+from hf_vbp.adapters.base import Adapter, MLPSite
+from hf_vbp.adapters.linear_pair import LinearPairAdapter
+from hf_vbp.adapters.prunable import check_finite_weights, check_prunable
+from hf_vbp.adapters.registry import find_sites, get_adapter, register_adapter, registered_model_types
+from hf_vbp.adapters.structure import check_structure
+
+__all__ = [
+    "Adapter",
+    "LinearPairAdapter",
+    "MLPSite",
+    "check_finite_weights",
+    "check_prunable",
+    "check_structure",
+    "find_sites",
+    "get_adapter",
+    "register_adapter",
+    "registered_model_types",
+]

@@ -1,0 +1,90 @@
+"""The adapter of every family whose blocks hold two named linears with an activation between them."""
+
+import re
+from dataclasses import dataclass, field
+
+from torch import nn
+
+from hf_vbp.adapters.base import MLPSite
+from hf_vbp.errors import UnsupportedModelError
+
+# Children that make the MLP something other than fc2(activation(fc1(x))): a gate multiplies two projections,
+# GRN and a depthwise convolution mix neurons or positions between fc1 and fc2.
+_DISQUALIFYING_CHILDREN = {
+    "gate_proj": "it is gated: its hidden neurons are products of two projections",
+    "grn": "its global response normalisation mixes the hidden neurons",
+    "dwconv": "a depthwise convolution lies between its linears",
+}
+
+
+@dataclass(frozen=True)
+class LinearPairAdapter:
+    """Finds MLP sites as pairs of linears at fixed places in each block.
+
+    Attributes:
+        blocks: Regular expression that the qualified name of a block matches at its end.
+        pairs: Where the two linears may lie, relative to the block, tried in turn. More than one because
+            the same family has other names in other versions of transformers.
+        per_layer_intermediate_size: Whether the config of the family has a real ``intermediate_size`` for
+            each of its ``num_hidden_layers`` blocks, so that the upstream schema can express the widths.
+        reasons: Qualified name endings of modules that look like an MLP and are not pruned, with the reason.
+    """
+
+    blocks: str = r"(?:^|\.)layers?\.\d+$"
+    pairs: tuple[tuple[str, str], ...] = (("mlp.fc1", "mlp.fc2"), ("intermediate.dense", "output.dense"))
+    per_layer_intermediate_size: bool = True
+    reasons: dict[str, str] = field(default_factory=dict)
+
+    def find_sites(self, model: nn.Module) -> tuple[MLPSite, ...]:
+        """Return the MLP sites of ``model`` in the order of the forward pass.
+
+        Args:
+            model: A model of this family, with any head.
+
+        Returns:
+            One site for each block that holds a pair.
+
+        Raises:
+            UnsupportedModelError: A pair is there, but is gated or mixed, or is not made of plain linears.
+        """
+        sites: list[MLPSite] = []
+        for name, block in model.named_modules():
+            if re.search(self.blocks, name):
+                pair = next((pair for pair in self.pairs if _has_submodules(block, pair)), None)
+                if pair is not None:
+                    sites.append(_site(len(sites), name, block, pair))
+        return tuple(sites)
+
+    def left_out(self, model: nn.Module) -> dict[str, str]:
+        """Return the modules that look like an MLP but are not pruned: qualified name to the reason."""
+        found = {}
+        for name, _ in model.named_modules():
+            for ending, reason in self.reasons.items():
+                if name == ending or name.endswith(f".{ending}"):
+                    found[name] = reason
+        return found
+
+
+def _has_submodules(block: nn.Module, paths: tuple[str, ...]) -> bool:
+    known = {name for name, _ in block.named_modules()}
+    return all(path in known for path in paths)
+
+
+def _site(index: int, block_name: str, block: nn.Module, pair: tuple[str, str]) -> MLPSite:
+    fc1, fc2 = (block.get_submodule(path) for path in pair)
+    parent = pair[0].rpartition(".")[0] if pair[0].rpartition(".")[0] == pair[1].rpartition(".")[0] else ""
+    name = f"{block_name}.{parent}" if parent else block_name
+    for child, _ in block.get_submodule(parent).named_children():
+        if child in _DISQUALIFYING_CHILDREN:
+            raise UnsupportedModelError(
+                f"The MLP {name} cannot be pruned: {_DISQUALIFYING_CHILDREN[child]}. "
+                "Register an adapter that says how, see docs/adapters.md."
+            )
+    for path, linear in zip(pair, (fc1, fc2), strict=True):
+        # Subclasses (quantised, LoRA, tensor parallel linears) keep their weights otherwise than nn.Linear does.
+        if type(linear) is not nn.Linear:
+            raise UnsupportedModelError(
+                f"{block_name}.{path} is a {type(linear).__module__}.{type(linear).__qualname__}, expected a plain "
+                "torch.nn.Linear. Prune the plain model first; quantise it or add PEFT adapters afterwards."
+            )
+    return MLPSite(index, name, fc1, fc2, f"{block_name}.{pair[0]}", f"{block_name}.{pair[1]}")  # type: ignore[arg-type]

@@ -1,0 +1,91 @@
+"""Which adapter a model gets: a table by ``model_type``, open to others."""
+
+from torch import nn
+
+from hf_vbp.adapters.base import Adapter, MLPSite
+from hf_vbp.adapters.linear_pair import LinearPairAdapter
+from hf_vbp.adapters.prunable import check_prunable
+from hf_vbp.errors import ConfigurationError, UnsupportedModelError
+
+_POOLER = {"pooler": "its output is not used for classification and it is not a two-layer MLP"}
+
+_ADAPTERS: dict[str, Adapter] = {
+    "vit": LinearPairAdapter(reasons=_POOLER),
+    "deit": LinearPairAdapter(reasons=_POOLER),
+}
+
+
+def registered_model_types() -> tuple[str, ...]:
+    """Return the model types that have an adapter, sorted."""
+    return tuple(sorted(_ADAPTERS))
+
+
+def register_adapter(model_type: str, adapter: Adapter, *, overwrite: bool = False) -> None:
+    """Make the models of one ``model_type`` prunable.
+
+    Args:
+        model_type: What ``config.model_type`` says, for instance ``"beit"``.
+        adapter: How the MLP sites of such a model are found.
+        overwrite: Whether to replace an adapter that is there already.
+
+    Raises:
+        ConfigurationError: The model type has an adapter and ``overwrite`` is false, or ``adapter`` lacks a
+            method of :class:`~hf_vbp.adapters.Adapter`.
+
+    Example:
+        >>> from hf_vbp.adapters import LinearPairAdapter, register_adapter, registered_model_types
+        >>> register_adapter("ijepa", LinearPairAdapter())
+        >>> registered_model_types()
+        ('deit', 'ijepa', 'vit')
+    """
+    missing = [name for name in ("find_sites", "left_out") if not callable(getattr(adapter, name, None))]
+    if missing:
+        raise ConfigurationError(f"The adapter for {model_type!r} lacks {', '.join(missing)}; see docs/adapters.md.")
+    if model_type in _ADAPTERS and not overwrite:
+        raise ConfigurationError(
+            f"{model_type!r} has an adapter already ({type(_ADAPTERS[model_type]).__name__}); "
+            "pass overwrite=True to replace it."
+        )
+    _ADAPTERS[model_type] = adapter
+
+
+def get_adapter(model: nn.Module) -> Adapter:
+    """Return the adapter of a model.
+
+    Args:
+        model: A transformers model, whole and plain.
+
+    Raises:
+        UnsupportedModelError: The model is wrapped, quantised or sharded, or its family has no adapter.
+    """
+    check_prunable(model)
+    model_type = str(getattr(model.config, "model_type", ""))
+    if model_type not in _ADAPTERS:
+        raise UnsupportedModelError(
+            f"No adapter for model_type {model_type!r} ({type(model).__name__}); there is one for "
+            f"{', '.join(registered_model_types())}. For another vision transformer, "
+            "hf_vbp.register_adapter says where its MLPs are, see docs/adapters.md."
+        )
+    return _ADAPTERS[model_type]
+
+
+def find_sites(model: nn.Module) -> tuple[MLPSite, ...]:
+    """Return the MLP sites of a model in the order of the forward pass.
+
+    Args:
+        model: A transformers model, whole and plain, with any head.
+
+    Returns:
+        At least one site; the position in the tuple is the index that plans and configs go by.
+
+    Raises:
+        UnsupportedModelError: The model cannot be pruned as it is, or holds no MLP where its family has them.
+    """
+    sites = tuple(get_adapter(model).find_sites(model))
+    model_type = getattr(model.config, "model_type", None)
+    if not sites:
+        raise UnsupportedModelError(
+            f"{type(model).__name__} holds no MLP where model_type {model_type!r} has them. "
+            "If it is a new layout of the family, hf_vbp.register_adapter(..., overwrite=True) says where they are."
+        )
+    return sites

@@ -1,0 +1,124 @@
+"""The check that what the table names really is an MLP, made on a forward pass.
+
+The rule: the input of ``fc2`` is the very tensor that left a chain of activation, dropout and identity modules
+which starts at the output of ``fc1``. Object identity proves that nothing else happened to it, and a probe
+proves that the activation acts on each neuron alone.
+"""
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from typing import Any
+
+import torch
+from torch import nn
+
+from hf_vbp.adapters.base import MLPSite
+from hf_vbp.errors import UnsupportedModelError
+
+_MAX_CHAIN = 8
+
+
+def check_structure(model: nn.Module, sites: Sequence[MLPSite], pixel_values: torch.Tensor | None = None) -> None:
+    """Confirm that each site computes ``fc2(activation(fc1(x)))`` and is used once in a forward pass.
+
+    Args:
+        model: The model that the sites belong to; it is left in the mode it was in.
+        sites: Its MLP sites.
+        pixel_values: An input ``(batch, channels, height, width)``; by default one blank image of the size
+            that the config names.
+
+    Raises:
+        UnsupportedModelError: A site is not what its adapter says; the message names it and what was found.
+    """
+    _check_shapes(model, sites)
+    if pixel_values is None:
+        pixel_values = blank_image(model)
+    calls = _record(model, sites, pixel_values)
+    for site in sites:
+        _check_site(site, calls)
+
+
+def blank_image(model: nn.Module) -> torch.Tensor:
+    """Return one black image of the size that the model's config names, in the model's dtype and device."""
+    config: Any = model.config
+    size = config.image_size if isinstance(config.image_size, list | tuple) else (config.image_size,) * 2
+    parameter = next(model.parameters())
+    return torch.zeros(1, config.num_channels, *size, dtype=parameter.dtype, device=parameter.device)
+
+
+def _check_shapes(model: nn.Module, sites: Sequence[MLPSite]) -> None:
+    owners: dict[int, str] = {}
+    for name, module in model.named_modules(remove_duplicate=False):
+        for parameter in module._parameters.values():
+            if parameter is not None and owners.setdefault(id(parameter), name) != name:
+                owners[id(parameter)] = f"{owners[id(parameter)]} and {name}"
+    for site in sites:
+        if site.fc1.out_features != site.fc2.in_features:
+            raise UnsupportedModelError(
+                f"{site.name}: fc1 has {site.fc1.out_features} outputs, but fc2 {site.fc2.in_features} inputs; "
+                "a packed gated MLP cannot be pruned neuron by neuron without an adapter that says how."
+            )
+        for linear in (site.fc1, site.fc2):
+            if " and " in owners[id(linear.weight)]:
+                raise UnsupportedModelError(f"{site.name}: its weights are shared by {owners[id(linear.weight)]}.")
+
+
+def _record(model: nn.Module, sites: Sequence[MLPSite], pixel_values: torch.Tensor) -> list[tuple[Any, Any, Any]]:
+    linears = {id(linear) for site in sites for linear in (site.fc1, site.fc2)}
+    calls: list[tuple[Any, Any, Any]] = []
+
+    def note(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+        if inputs and isinstance(output, torch.Tensor):
+            calls.append((module, inputs[0], output))
+
+    was_training = model.training
+    with ExitStack() as stack:
+        for module in model.modules():
+            if id(module) in linears or not any(True for _ in module.children()):
+                stack.callback(module.register_forward_hook(note).remove)
+        stack.callback(model.train, was_training)
+        model.eval()
+        with torch.inference_mode():
+            model(pixel_values=pixel_values)
+    return calls
+
+
+def _check_site(site: MLPSite, calls: list[tuple[Any, Any, Any]]) -> None:
+    by_output = {id(output): (module, source) for module, source, output in calls if source is not output}
+    uses = [source for module, source, _ in calls if module is site.fc2]
+    if len(uses) != 1:
+        raise UnsupportedModelError(
+            f"{site.name}: fc2 ran {len(uses)} times in one forward pass, expected once; "
+            "shared or unused MLPs cannot be pruned."
+        )
+    tensor, activations = uses[0], 0
+    for _ in range(_MAX_CHAIN):
+        if id(tensor) not in by_output:
+            raise UnsupportedModelError(
+                f"{site.name}: the input of fc2 does not come from fc1 through activation modules alone; "
+                "what lies between may mix neurons."
+            )
+        module, source = by_output[id(tensor)]
+        if module is site.fc1:
+            break
+        if not isinstance(module, nn.Dropout | nn.Identity):
+            _check_elementwise(site, module)
+            activations += 1
+        tensor = source
+    if activations == 0:
+        raise UnsupportedModelError(f"{site.name}: no activation between fc1 and fc2.")
+
+
+def _check_elementwise(site: MLPSite, module: nn.Module) -> None:
+    label = f"{site.name}: {type(module).__name__} lies between fc1 and fc2"
+    if any(True for _ in module.parameters()) or any(True for _ in module.buffers()):
+        raise UnsupportedModelError(f"{label} and has weights of its own; register an adapter that says how.")
+    probe = torch.linspace(-3, 3, 24).reshape(4, 6)
+    moved = probe.clone()
+    moved[1, 2] += 0.5
+    with torch.no_grad():
+        before, after = module(probe), module(moved)
+    same = torch.ones_like(probe, dtype=torch.bool)
+    same[1, 2] = False
+    if before.shape != probe.shape or not torch.equal(before[same], after[same]):
+        raise UnsupportedModelError(f"{label} and mixes hidden neurons, so none can be removed alone.")
