@@ -1,0 +1,155 @@
+"""What is done to the weights of ``fc2`` that stay, so that the output of the site moves least.
+
+Pure tensors in float64. Rows of ``fc1`` are only ever deleted, so they do not appear here.
+"""
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hf_vbp.criteria.base import SiteStatisticsLike, SiteWeights, covariance_of
+from hf_vbp.errors import ConfigurationError
+
+DEFAULT_RIDGE = 1e-3
+"""Ridge of the linear compensation, as a share of the mean variance of the neurons of the site."""
+
+Compensated = tuple[Tensor, Tensor | None]
+
+
+class CompensationWarning(UserWarning):
+    """A site could not be compensated as asked; the message names it and says what was done instead."""
+
+
+def none(weights: SiteWeights, kept: Tensor, site: SiteStatisticsLike) -> Compensated:
+    """Delete the columns and change nothing else."""
+    return weights.fc2_weight[:, kept], weights.fc2_bias
+
+
+def mean(weights: SiteWeights, kept: Tensor, site: SiteStatisticsLike) -> Compensated:
+    """Put the mean output of the pruned neurons into the bias (the paper's mean shift, section 3).
+
+    ``fc2_bias' = fc2_bias + fc2_weight[:, P] mean_P``.
+    """
+    pruned = complement(kept, weights.hidden)
+    shift = weights.fc2_weight[:, pruned] @ site.moments.mean[pruned]
+    return weights.fc2_weight[:, kept], shifted(weights.fc2_bias, shift)
+
+
+def linear(
+    weights: SiteWeights,
+    kept: Tensor,
+    site: SiteStatisticsLike,
+    *,
+    ridge: float = DEFAULT_RIDGE,
+    covariance: Tensor | None = None,
+) -> Compensated:
+    """Predict the pruned neurons from those that stay, by least squares, and fold the prediction in.
+
+    With mean ``m`` and covariance ``C`` of the hidden neurons, ``B = C_PK (C_KK + lambda I)^-1``,
+    ``fc2_weight' = W_K + W_P B`` and ``fc2_bias' = b + W_P (m_P - B m_K)``: the best affine repair for this
+    kept set, at no cost at inference time. It is the mean shift when the neurons are uncorrelated.
+
+    Args:
+        weights: The dense weights.
+        kept: ``(kept,)`` int64.
+        site: Statistics with covariances, or only the mean when ``covariance`` is given.
+        ridge: ``lambda`` as a share of the mean of the diagonal of ``C``; 0 for none.
+        covariance: ``(hidden, hidden)`` float64 to use in place of the sample covariance, for instance from
+            :func:`hf_vbp.regularisation.regularised_covariance`; then no ridge is added unless asked for.
+
+    Raises:
+        ConfigurationError: ``ridge`` is negative.
+        StatisticsError: The statistics hold no covariances.
+    """
+    if ridge < 0:
+        raise ConfigurationError(f"ridge must be 0 or more, not {ridge}")
+    if covariance is None:
+        covariance = covariance_of(site.moments, site.name)
+    pruned = complement(kept, weights.hidden)
+    coefficients = _regression(covariance, kept, pruned, ridge, site.name)
+    pruned_weight = weights.fc2_weight[:, pruned]
+    hidden_mean = site.moments.mean
+    shift = pruned_weight @ (hidden_mean[pruned] - coefficients @ hidden_mean[kept])
+    return weights.fc2_weight[:, kept] + pruned_weight @ coefficients, shifted(weights.fc2_bias, shift)
+
+
+COMPENSATIONS: dict[str, Callable[..., Compensated]] = {"none": none, "mean": mean, "linear": linear}
+"""Name to function."""
+
+
+def compensate(kind: str, weights: SiteWeights, kept: Tensor, site: SiteStatisticsLike, **options: Any) -> Compensated:
+    """Return the weights of ``fc2`` of a site of which only the neurons ``kept`` stay.
+
+    Args:
+        kind: ``none``, ``mean`` or ``linear``.
+        weights: The dense weights of the site.
+        kept: ``(kept,)`` int64, indices of the neurons that stay, in the order of the result's columns.
+        site: The statistics of the site.
+        **options: What the compensation takes by keyword.
+
+    Returns:
+        ``fc2_weight`` ``(out, kept)`` and ``fc2_bias`` ``(out,)``, float64. A site without bias gets one from
+        ``mean`` and ``linear``, and None from ``none``.
+
+    Raises:
+        ConfigurationError: No such compensation, or indices that are not distinct neurons of the site.
+        StatisticsError: ``linear`` was asked for and the statistics hold no covariances.
+    """
+    if kind not in COMPENSATIONS:
+        raise ConfigurationError(
+            f"there is no compensation {kind!r}; choose one of: {', '.join(sorted(COMPENSATIONS))}"
+        )
+    kept = kept.to(device="cpu", dtype=torch.int64)
+    if kept.numel() and (kept.min() < 0 or kept.max() >= weights.hidden):
+        raise ConfigurationError(
+            f"site {site.name!r} has the neurons 0 to {weights.hidden - 1}, "
+            f"and {kept.min().item()} to {kept.max().item()} were to be kept"
+        )
+    if torch.bincount(kept, minlength=1).max() > 1:
+        raise ConfigurationError(f"the neurons to keep of site {site.name!r} are not distinct")
+    return COMPENSATIONS[kind](weights, kept, site, **options)
+
+
+def complement(kept: Tensor, hidden: int) -> Tensor:
+    """Return the ascending indices ``(hidden - kept,)`` of the neurons that are not kept."""
+    pruned = torch.ones(hidden, dtype=torch.bool)
+    pruned[kept] = False
+    return pruned.nonzero().flatten()
+
+
+def shifted(bias: Tensor | None, shift: Tensor) -> Tensor:
+    """Return ``bias + shift``, where no bias counts as zero."""
+    return shift if bias is None else bias + shift
+
+
+def _regression(covariance: Tensor, kept: Tensor, pruned: Tensor, ridge: float, name: str) -> Tensor:
+    """Return ``C_PK (C_KK + lambda I)^-1`` ``(pruned, kept)``, or zeros, with a warning, when it is singular."""
+    cross = covariance[pruned][:, kept]
+    if cross.numel() == 0 or not cross.any():
+        return torch.zeros_like(cross)
+    among_kept = covariance[kept][:, kept]
+    among_kept.diagonal().add_(ridge * covariance.diagonal().mean())
+    factor = _cholesky(among_kept)
+    if factor is None:
+        warnings.warn(
+            f"the covariance of the kept neurons of site {name!r} is singular (ridge {ridge:g}); this site gets "
+            "the mean compensation instead. More calibration images or a larger ridge avoid it",
+            CompensationWarning,
+            stacklevel=2,
+        )
+        return torch.zeros_like(cross)
+    return torch.cholesky_solve(cross.T, factor).T
+
+
+def _cholesky(matrix: Tensor) -> Tensor | None:
+    """Return the lower Cholesky factor, or None when the matrix is singular to working precision."""
+    factor: Tensor
+    factor, failed = torch.linalg.cholesky_ex(matrix)
+    # A singular matrix often passes with a pivot of rounding noise, and the solution is then noise too.
+    floor = torch.finfo(matrix.dtype).eps * matrix.shape[0] * matrix.diagonal().max()
+    if failed or not torch.isfinite(factor).all() or factor.diagonal().square().min() <= floor:
+        return None
+    return factor
