@@ -1,0 +1,148 @@
+"""Statistics, weights and a budget in, a plan out."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from hf_vbp.adapters import MLPSite, check_finite_weights, find_sites
+from hf_vbp.budget import COSTS, Budget
+from hf_vbp.compensation import COMPENSATIONS
+from hf_vbp.criteria import CRITERIA, Ranking, SiteWeights, rank
+from hf_vbp.errors import ConfigurationError
+from hf_vbp.plan import PruningPlan, SitePlan, known
+from hf_vbp.selection import Limits, RemovalOrder
+
+if TYPE_CHECKING:
+    from hf_vbp.statistics import ActivationStatistics
+
+# From widths to the fraction of the dense latency that a model of such widths needs.
+LatencyOf = Callable[[Sequence[int]], float]
+
+
+def make_plan(
+    model: nn.Module,
+    statistics: "ActivationStatistics",
+    budget: Budget,
+    *,
+    criterion: str = "variance",
+    compensation: str = "mean",
+    scope: str = "global",
+    limits: Limits | None = None,
+    latency_of: LatencyOf | None = None,
+    criterion_options: Mapping[str, Any] | None = None,
+) -> PruningPlan:
+    """Decide which hidden neurons stay.
+
+    The paper (section 3.2): the neurons of all sites go into one list, ascending by variance, and the lowest
+    share is removed. Ties go by the position of the site, then by the index of the neuron, so the same
+    statistics give the same plan everywhere.
+
+    Args:
+        model: The dense model; it is only read.
+        statistics: What was gathered on this model.
+        budget: How much must go, or what must be left.
+        criterion: A key of :data:`hf_vbp.criteria.CRITERIA`.
+        compensation: A key of :data:`hf_vbp.compensation.COMPENSATIONS`, applied when the plan is.
+        scope: ``"global"`` or ``"layer"``.
+        limits: Floor per site and rounding of widths.
+        latency_of: For a latency budget, what measures it on this device
+            (:func:`hf_vbp.costs.latency_of_widths`).
+        criterion_options: Options of the criterion.
+
+    Returns:
+        The plan with the least removal that meets the budget.
+
+    Raises:
+        BudgetError: Pruning the MLPs cannot meet the budget; the message says what can be reached.
+        StatisticsMismatchError: The statistics belong to another model.
+        ConfigurationError: Criterion, compensation or scope is unknown, or does not fit the model.
+    """
+    known("criterion", criterion, list(CRITERIA))
+    known("compensation", compensation, list(COMPENSATIONS))
+    sites = find_sites(model)
+    check_finite_weights(sites)
+    check_bias(sites, compensation)
+    statistics.check_model(model)
+    options = dict(criterion_options or {})
+    rankings = rank(criterion, statistics.sites, [SiteWeights.of(site) for site in sites], **options)
+    order = RemovalOrder(rankings, scope=scope, limits=limits)
+    cost = _cost(model, sites, statistics, budget, latency_of)
+    cut = order.cut_for(budget, cost, ceiling=_ceiling(budget, order, cost))
+    kept = [tuple(indices.tolist()) for indices in order.kept(cut)]
+    return PruningPlan(
+        sites=tuple(SitePlan(s.name, s.intermediate_size, k) for s, k in zip(sites, kept, strict=True)),
+        criterion=criterion,
+        compensation=compensation,
+        scope=scope,
+        budget=budget.with_achieved(cost(order.widths(cut))),
+        weights=statistics.fingerprints["weights"],
+        statistics=statistics.digest(),
+        minimum_width=order.limits.minimum_width,
+        round_to=order.limits.round_to,
+        threshold=_threshold(rankings, kept) if scope == "global" else None,
+        options=options,
+    )
+
+
+def check_bias(sites: Sequence[MLPSite], compensation: str) -> None:
+    """Refuse a compensation that has nowhere to fold the mean.
+
+    Raises:
+        ConfigurationError: ``fc2`` of a site has no bias and the compensation needs one. None is added, since
+            the stock class of the model would not build it on reload.
+    """
+    if compensation != "none":
+        for site in sites:
+            if site.fc2.bias is None:
+                raise ConfigurationError(
+                    f"{site.name}: fc2 has no bias, so compensation {compensation!r} has nowhere to fold the mean "
+                    'of the removed neurons. Use compensation="none".'
+                )
+
+
+def _threshold(rankings: Sequence[Ranking], kept: Sequence[tuple[int, ...]]) -> float | None:
+    removed = []
+    for ranking, indices in zip(rankings, kept, strict=True):
+        gone = ranking.scores.clone()
+        gone[list(indices)] = -float("inf")
+        removed.append(float(gone.max()) if len(gone) else -float("inf"))
+    highest = max(removed)
+    return highest if highest > -float("inf") else None
+
+
+def _cost(
+    model: nn.Module,
+    sites: Sequence[MLPSite],
+    statistics: "ActivationStatistics",
+    budget: Budget,
+    latency_of: LatencyOf | None,
+) -> LatencyOf:
+    dense = [site.intermediate_size for site in sites]
+    if budget.kind == "ratio":
+        return lambda widths: (sum(dense) - sum(widths)) / sum(dense)
+    if budget.kind == "latency":
+        if latency_of is None:
+            raise ConfigurationError("A latency budget needs latency_of; hf_vbp.costs.latency_of_widths makes one.")
+        return latency_of
+    from hf_vbp.costs import count_macs, count_parameters
+
+    if budget.kind == "parameters":
+        total, each = count_parameters(model), [site.parameters_per_neuron for site in sites]
+    else:
+        total = count_macs(model)
+        tokens = [site.moments.count // max(statistics.images, 1) for site in statistics.sites]
+        each = [t * (s.fc1.in_features + s.fc2.out_features) for t, s in zip(tokens, sites, strict=True)]
+
+    def left(widths: Sequence[int]) -> float:
+        removed = sum((full - width) * unit for full, width, unit in zip(dense, widths, each, strict=True))
+        return float((total - removed) / total)
+
+    return left
+
+
+def _ceiling(budget: Budget, order: RemovalOrder, cost: LatencyOf) -> str:
+    if budget.removes:
+        return f"The floor of {order.limits.minimum_width} neurons per site keeps the rest; lower it or the ratio."
+    held = cost(order.dense_widths) - cost(order.widths(order.cuts[-1]))
+    return f"The MLPs hold a share of {held:.2f} of the {COSTS[budget.kind]} that can go; ask for more to be left."
