@@ -11,8 +11,8 @@ store of LFS, and the content-addressed store (CAS) of Xet.
 """
 
 from .faults import Fault
-from .serving import LoggedRequest
 from .repository import Repository
 from .server import LoopbackHub, User
+from .serving import LoggedRequest
 
 __all__ = ["Fault", "LoggedRequest", "LoopbackHub", "Repository", "User"]

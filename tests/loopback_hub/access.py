@@ -2,8 +2,8 @@
 
 from typing import TYPE_CHECKING
 
-from .serving import Refusal, Request
 from .repository import Repository
+from .serving import Refusal, Request
 
 if TYPE_CHECKING:
     from .server import User

@@ -8,8 +8,8 @@ from urllib.parse import parse_qs, unquote
 from .access import caller, openable, readable, writable
 from .card_rules import card_data, check_card
 from .cas_routes import token_response
-from .serving import Refusal, Request, Response, Routes, json_response
 from .repository import Entry, PullRequest, Repository
+from .serving import Refusal, Request, Response, Routes, json_response
 
 routes = Routes()
 ID = r"(?P<repo_id>[^/]+/[^/]+)"

@@ -6,8 +6,9 @@ from typing import Any
 import yaml
 
 LICENSES = frozenset(
-    "apache-2.0 mit openrail bsd bsd-2-clause bsd-3-clause cc cc0-1.0 cc-by-2.0 cc-by-4.0 cc-by-sa-4.0 cc-by-nc-4.0 "
-    "cc-by-nc-sa-4.0 gpl gpl-2.0 gpl-3.0 lgpl lgpl-2.1 lgpl-3.0 agpl-3.0 mpl-2.0 unlicense wtfpl other unknown".split()
+    {"apache-2.0", "mit", "openrail", "bsd", "bsd-2-clause", "bsd-3-clause", "cc", "cc0-1.0", "cc-by-2.0", "cc-by-4.0"}
+    | {"cc-by-sa-4.0", "cc-by-nc-4.0", "cc-by-nc-sa-4.0", "gpl", "gpl-2.0", "gpl-3.0", "lgpl", "lgpl-2.1", "lgpl-3.0"}
+    | {"agpl-3.0", "mpl-2.0", "unlicense", "wtfpl", "other", "unknown"}
 )
 RELATIONS = frozenset({"adapter", "merge", "quantized", "finetune"})
 REPO_ID = re.compile(r"[\w][\w.-]*(/[\w][\w.-]*)?")
@@ -30,7 +31,7 @@ def check_card(text: str) -> tuple[list[str], list[str]]:
     if not match:
         return [], ["empty or missing yaml metadata in repo card"]
     try:
-        data = yaml.load(match[2], _UniqueKeys)  # noqa: S506 - a SafeLoader
+        data = yaml.load(match[2], _UniqueKeys)
     except yaml.YAMLError as error:
         return [f"Invalid YAML: {error}"], []
     if not isinstance(data, dict):

@@ -12,8 +12,8 @@ from urllib.parse import unquote
 
 from .access import openable, writable
 from .card_rules import check_card
-from .serving import Refusal, Request, Response, Routes, json_response
 from .repository import Entry, Repository
+from .serving import Refusal, Request, Response, Routes, json_response
 
 routes = Routes()
 ID = r"(?P<repo_id>[^/]+/[^/]+)"

@@ -10,8 +10,8 @@ from typing import Any
 
 from . import api_routes, blob_routes, cas_routes, commit_routes, file_routes
 from .faults import Fault, FaultBook
-from .serving import LoggedRequest, Origin, Request, Routes
 from .repository import Repository
+from .serving import LoggedRequest, Origin, Request, Routes
 from .xet_format import Chunk, FileRecipe
 
 
