@@ -196,8 +196,8 @@ class PruningPlan:
             )
         if weights != self.weights:
             raise PlanError(
-                f"The plan was made for other weights (fingerprint {self.weights[:12]}, "
-                f"the model's is {weights[:12]}). Load the base model at the revision the plan was made for, or make a new plan."
+                f"The plan was made for other weights ({self.weights[:12]}, the model's are {weights[:12]}). "
+                "Load the base model at the revision the plan was made for, or make a new plan."
             )
 
 
