@@ -1,0 +1,143 @@
+"""Mean, variance and covariance of hidden neurons: streaming, mergeable, in float64. Imports no model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from hf_vbp.errors import StatisticsError
+
+
+@dataclass(frozen=True, eq=False)
+class Moments:
+    """Count, mean and centred second moments of a set of tokens, as one value that merges with others.
+
+    Two sets A and B are joined by the pairwise formula of Chan, Golub and LeVeque (1979),
+
+        delta = mean_B - mean_A,   mean = mean_A + delta * n_B / n,   M2 = M2_A + M2_B + delta^2 * n_A n_B / n,
+
+    and for the co-moments with the outer product of ``delta`` in place of its square. With one token for B it
+    is Welford's update, the paper's section 3.2, and the result is the same sum. All terms are non-negative,
+    so nothing cancels: after k merges the relative error of ``m2`` stays below about ``k * 2**-52`` plus that
+    of the parts (first order, and much less in practice), whatever the ratio of mean to standard deviation.
+
+    Attributes:
+        count: Number of tokens.
+        mean: ``(hidden,)`` float64, on the CPU.
+        m2: ``(hidden,)`` float64, the sum of squared deviations from ``mean``.
+        comoment: ``(hidden, hidden)`` float64, the sum of products of deviations, its diagonal equal to ``m2``;
+            ``None`` when only the diagonal was gathered.
+    """
+
+    count: int
+    mean: torch.Tensor
+    m2: torch.Tensor
+    comoment: torch.Tensor | None = None
+
+    @classmethod
+    def empty(cls, hidden: int, *, comoment: bool = False) -> Moments:
+        """Return the moments of no tokens: the neutral element of :meth:`merge`."""
+        zeros = torch.zeros(hidden, dtype=torch.float64)
+        matrix = torch.zeros(hidden, hidden, dtype=torch.float64) if comoment else None
+        return cls(0, zeros, zeros.clone(), matrix)
+
+    @classmethod
+    def of(cls, samples: torch.Tensor, *, comoment: bool = False) -> Moments:
+        """Return the moments of samples held in memory, by two passes in float64.
+
+        Args:
+            samples: ``(..., hidden)``, any floating dtype and device.
+            comoment: Also compute the ``(hidden, hidden)`` co-moments.
+        """
+        rows = samples.detach().reshape(-1, samples.shape[-1]).to("cpu", torch.float64)
+        if not len(rows):
+            return cls.empty(rows.shape[-1], comoment=comoment)
+        centred = rows - rows.mean(0)
+        # The mean of the deviations is not exactly 0 after rounding; taking it off leaves constants at 0.
+        rest = centred.mean(0)
+        centred = centred - rest
+        mean = rows.mean(0) + rest
+        m2 = centred.square().sum(0)
+        matrix = with_diagonal(centred.T @ centred, m2) if comoment else None
+        return cls(len(rows), mean, m2, matrix)
+
+    @property
+    def hidden(self) -> int:
+        """Number of hidden neurons."""
+        return self.mean.shape[0]
+
+    @property
+    def variance(self) -> torch.Tensor:
+        """The sample variance ``m2 / (count - 1)``, ``(hidden,)`` float64 (the paper's criterion).
+
+        Raises:
+            StatisticsError: Fewer than two tokens were seen.
+        """
+        return self.m2 / self._degrees_of_freedom()
+
+    @property
+    def covariance(self) -> torch.Tensor:
+        """The sample covariance ``comoment / (count - 1)``, ``(hidden, hidden)`` float64.
+
+        Raises:
+            StatisticsError: Only the diagonal was gathered, or fewer than two tokens were seen.
+        """
+        if self.comoment is None:
+            raise StatisticsError(
+                "these statistics hold variances only and a covariance was asked for: "
+                'gather them again with moments="full"'
+            )
+        return self.comoment / self._degrees_of_freedom()
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the tensors."""
+        tensors = (self.mean, self.m2, self.comoment)
+        return sum(tensor.nbytes for tensor in tensors if tensor is not None)
+
+    def merge(self, other: Moments) -> Moments:
+        """Return the moments of both sets of tokens together; neither is changed.
+
+        Raises:
+            StatisticsError: The widths differ, or only one of the two has co-moments.
+        """
+        if self.hidden != other.hidden:
+            raise StatisticsError(f"moments of {self.hidden} neurons cannot be merged with those of {other.hidden}")
+        if (self.comoment is None) != (other.comoment is None):
+            raise StatisticsError('moments with co-moments (moments="full") cannot be merged with diagonal ones')
+        if not self.count or not other.count:
+            return other if not self.count else self
+        count = self.count + other.count
+        delta = other.mean - self.mean
+        weight = self.count * other.count / count
+        m2 = self.m2 + other.m2 + delta.square() * weight
+        comoment = None
+        if self.comoment is not None and other.comoment is not None:
+            comoment = (self.comoment + other.comoment).addr_(delta, delta, alpha=weight)
+            with_diagonal(comoment, m2)
+        return Moments(count, self.mean + delta * (other.count / count), m2, comoment)
+
+    def select(self, indices: torch.Tensor) -> Moments:
+        """Return the moments of some of the neurons, in the order of ``indices`` ``(kept,)`` int64."""
+        comoment = None if self.comoment is None else self.comoment[indices][:, indices]
+        return Moments(self.count, self.mean[indices], self.m2[indices], comoment)
+
+    def diagonal(self) -> Moments:
+        """Return the same moments without the co-moments."""
+        return Moments(self.count, self.mean, self.m2)
+
+    def _degrees_of_freedom(self) -> int:
+        if self.count < 2:
+            raise StatisticsError(f"a variance needs at least 2 tokens, and {self.count} were seen")
+        return self.count - 1
+
+
+def with_diagonal(matrix: torch.Tensor, diagonal: torch.Tensor) -> torch.Tensor:
+    """Write ``diagonal`` ``(hidden,)`` into ``matrix`` ``(hidden, hidden)`` in place and return it.
+
+    The two ways to a variance, sums of squares and a matrix product, differ in their last bits; whoever reads
+    both must see one number.
+    """
+    matrix.diagonal().copy_(diagonal)
+    return matrix
