@@ -1,5 +1,6 @@
 """Statistics, weights and a budget in, a plan out."""
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -77,7 +78,7 @@ def make_plan(
         scope=scope,
         budget=budget.with_achieved(cost(order.widths(cut))),
         weights=statistics.fingerprints["weights"],
-        statistics=statistics.digest(),
+        statistics=_digest(statistics),
         minimum_width=order.limits.minimum_width,
         round_to=order.limits.round_to,
         threshold=_threshold(rankings, kept) if scope == "global" else None,
@@ -99,6 +100,14 @@ def check_bias(sites: Sequence[MLPSite], compensation: str) -> None:
                     f"{site.name}: fc2 has no bias, so compensation {compensation!r} has nowhere to fold the mean "
                     'of the removed neurons. Use compensation="none".'
                 )
+
+
+def _digest(statistics: "ActivationStatistics") -> str:
+    digest = hashlib.sha256()
+    for site in statistics.sites:
+        for tensor in (site.moments.mean, site.moments.m2):
+            digest.update(tensor.contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _threshold(rankings: Sequence[Ranking], kept: Sequence[tuple[int, ...]]) -> float | None:

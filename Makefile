@@ -1,0 +1,52 @@
+# Everything from nothing, and fast on what is there: make demo, make test.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: demo test test-slow test-compat lint format clean help
+
+help: ## show the targets
+	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/^([a-z-]+):.*## /  make \1\t/'
+
+# torch comes first and pinned: an unpinned one may bring gigabytes of GPU libraries.
+$(STAMP): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,plot]'
+	touch $(STAMP)
+
+demo: $(STAMP) ## prune the sample model, print the table
+	$(BIN)/hf-vbp prune sample --data sample --eval-data sample --ratio 0.5 --output demo --overwrite
+
+test: $(STAMP) lint ## the whole suite
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not slow and not compat"
+
+test-slow: $(STAMP) ## what needs longer than the suite allows
+	$(BIN)/python -m pytest -m slow
+
+lint: $(STAMP) ## formatting, lint, types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(STAMP) ## put the code in order
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+# The file that travels with checkpoints must run where hf_vbp does not: one environment for each old transformers.
+COMPAT_VERSIONS := 4.57.6 5.2.0
+COMPAT_STAMPS := $(foreach version,$(COMPAT_VERSIONS),.venv-compat/$(version)/.installed)
+
+.venv-compat/%/.installed: constraints.txt
+	test -x .venv-compat/$*/bin/python || $(PYTHON) -m venv .venv-compat/$*
+	.venv-compat/$*/bin/python -m pip install --quiet --disable-pip-version-check \
+		"torch==$$(sed -n 's/^torch==//p' constraints.txt)" "transformers==$*" numpy pillow accelerate
+	touch $@
+
+test-compat: $(STAMP) $(COMPAT_STAMPS) ## reload pruned checkpoints under old versions of transformers
+	HF_VBP_COMPAT_PYTHONS="$(subst $() ,:,$(foreach version,$(COMPAT_VERSIONS),$(CURDIR)/.venv-compat/$(version)/bin/python))" \
+		$(BIN)/python -m pytest -m compat
+
+clean: ## remove what was made here
+	rm -rf $(VENV) .venv-compat demo build dist .pytest_cache .mypy_cache .ruff_cache
