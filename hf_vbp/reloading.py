@@ -109,7 +109,6 @@ def from_pretrained(path_or_id: str | os.PathLike[str], *, auto_class: Any = Non
     from transformers import AutoModelForImageClassification
 
     auto_class = auto_class or AutoModelForImageClassification
-
     wants_info = kwargs.pop("output_loading_info", False)
     with scoped():
         try:

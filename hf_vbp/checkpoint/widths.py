@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hf_vbp.errors import CheckpointError, ConfigurationError
-from hf_vbp.modeling_hf_vbp import RECORD_VERSION, recorded_widths
+from hf_vbp.modeling_hf_vbp import RECORD_VERSION, find_pairs, recorded_widths
 from hf_vbp.reloading import forget_remote_code
 
 
@@ -37,7 +37,7 @@ def write_widths(
             f"widths {widths} and dense_widths {dense_widths} must hold one whole number for each MLP of the model."
         )
     _clear(config)
-    real_width = _has_real_width(config, len(widths))
+    real_width = has_real_width(config, len(widths))
     if real_width and len(set(widths)) == 1:
         config.intermediate_size = widths[0]
         return
@@ -65,6 +65,23 @@ def read_widths(config: Any) -> list[int] | None:
         raise CheckpointError(str(error)) from error
 
 
+def check_recorded(model: Any) -> None:
+    """Refuse a model whose config would not lead back to its MLPs.
+
+    Raises:
+        CheckpointError: The widths in the config are not those of the model.
+    """
+    widths = [pair.fc1.out_features for pair in find_pairs(model)]
+    recorded = read_widths(model.config)
+    if recorded is None and widths and has_real_width(model.config, len(widths)):
+        recorded = [model.config.intermediate_size] * len(widths)
+    if recorded is not None and recorded != widths:
+        raise CheckpointError(
+            f"The MLPs of the model have the widths {widths}, but its config records {recorded}. Record them with "
+            "hf_vbp.write_widths(model.config, widths, dense_widths=...) before saving."
+        )
+
+
 def _clear(config: Any) -> None:
     forget_remote_code(config)
     vars(config).pop("vbp", None)
@@ -72,7 +89,8 @@ def _clear(config: Any) -> None:
         config.per_layer_config = None
 
 
-def _has_real_width(config: Any, blocks: int) -> bool:
+def has_real_width(config: Any, blocks: int) -> bool:
+    """Tell whether a config has an ``intermediate_size`` of its own for each of so many blocks."""
     # Own attributes only: in Swin, SegFormer and others `num_hidden_layers` is an alias for the number of stages.
     own = vars(config)
     return type(own.get("intermediate_size")) is int and own.get("num_hidden_layers") == blocks

@@ -1,0 +1,81 @@
+"""Reopens a checkpoint as a stranger would, and tells how far its outputs are from the reference.
+
+Run as a script in a process of its own, with the path of a job file; see :mod:`hf_vbp.receipt`. It imports
+nothing of hf_vbp, which is blocked until the way "import" asks for it, and runs under every transformers from 4.57.
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+# What loading raises; anything else ends the process, which is a failure too.
+_FAILURES = (OSError, ValueError, RuntimeError, TypeError, AttributeError, LookupError, ImportError)
+
+
+class _Block:
+    """Makes ``import hf_vbp`` fail, as it does where the package is not installed."""
+
+    def find_spec(self, name: str, *_: object) -> None:
+        if name.partition(".")[0] == "hf_vbp":
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+
+def main(job_file: str) -> None:
+    """Do the job and write ``result.json`` beside it."""
+    job = json.loads(Path(job_file).read_text(encoding="utf-8"))
+    block = _Block()
+    sys.meta_path.insert(0, block)
+    import torch
+
+    torch.set_num_threads(job["threads"])
+    results = []
+    # The ways without hf_vbp come first: what has been imported cannot be taken back.
+    for way in sorted(job["ways"], key=lambda way: way == "import"):
+        if way == "import":
+            sys.meta_path.remove(block)
+            sys.path.append(job["package"])
+            __import__("hf_vbp")
+        elif "hf_vbp" in sys.modules:
+            raise RuntimeError("hf_vbp is imported, although it was blocked")
+        try:
+            results.append(_open(way, job))
+        except _FAILURES as error:
+            results.append({"way": way, "error": f"{type(error).__name__}: {error}"})
+    Path(job_file).with_name("result.json").write_text(json.dumps(results), encoding="utf-8")
+
+
+def _open(way: str, job: dict[str, Any]) -> dict[str, Any]:
+    import torch
+    import transformers
+    from safetensors.torch import load_file
+
+    loader = getattr(transformers, job["loader"])
+    options = {"trust_remote_code": True} if way == "remote_code" else {}
+    if job["attn_implementation"] is not None:
+        options["attn_implementation"] = job["attn_implementation"]
+    model, info = loader.from_pretrained(
+        job["directory"], dtype=getattr(torch, job["dtype"]), output_loading_info=True, **options
+    )
+    if info["missing_keys"] or info["mismatched_keys"]:
+        raise RuntimeError(f"weights are missing ({info['missing_keys']}) or do not fit ({info['mismatched_keys']})")
+    if type(model).__name__ != job["architecture"]:
+        raise RuntimeError(f"a {type(model).__name__} was loaded, expected {job['architecture']}")
+    reference = load_file(job["reference"])
+    model.to(job["device"]).eval()
+    with torch.no_grad():
+        output = model(pixel_values=reference.pop("pixel_values").to(job["device"]))
+    differences = [_difference(output[name].cpu(), value) for name, value in reference.items()]
+    return {"way": way, "transformers": transformers.__version__, "max_abs_difference": max(differences)}
+
+
+def _difference(actual: Any, expected: Any) -> float:
+    if actual.dtype != expected.dtype or actual.shape != expected.shape:
+        raise RuntimeError(
+            f"the output is {actual.dtype} {tuple(actual.shape)}, expected {expected.dtype} {tuple(expected.shape)}"
+        )
+    return float((actual.double() - expected.double()).abs().max()) if actual.numel() else 0.0
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

@@ -1,0 +1,101 @@
+"""Saving a pruned model with everything that belongs to it, at once and proved."""
+
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from hf_vbp.checkpoint.output import check_output_directory, staged
+from hf_vbp.checkpoint.widths import check_recorded
+from hf_vbp.errors import ConfigurationError, UnsupportedModelError
+from hf_vbp.receipt import Receipt, take_receipt
+from hf_vbp.reloading import scoped
+
+Content = str | bytes | Callable[[Receipt], str | bytes]
+
+
+def save_checkpoint(
+    model: Any,
+    directory: str | os.PathLike[str],
+    *,
+    processor: Any = None,
+    files: Mapping[str, Content] | None = None,
+    verify: bool = True,
+    overwrite: bool = False,
+) -> Receipt:
+    """Save a model, pruned or not, so that anybody can load it, and prove that they can.
+
+    Everything is written beside ``directory`` and takes its name in one step at the end: an interruption, a full
+    disk or a failed verification leaves nothing half done. The result is a stock checkpoint, see
+    docs/checkpoints.md.
+
+    Args:
+        model: A transformers model. Its config records its widths, which pruning sees to (:func:`write_widths`).
+        directory: A new or an empty folder.
+        processor: The image processor, saved beside the model.
+        files: Further files by name, for instance ``plan.json``: text, bytes, or a function that makes either
+            from the receipt.
+        verify: Whether to reopen the checkpoint in a fresh process by each way that applies (some 10 s) and
+            compare its outputs with the model's.
+        overwrite: Whether a checkpoint that lies at ``directory`` may be replaced.
+
+    Returns:
+        The receipt: how the checkpoint loads, and how far the outputs are from those in memory.
+
+    Raises:
+        CheckpointError: The folder is taken, the disk is full, or the checkpoint did not prove right.
+        UnsupportedModelError: ``model`` is not a plain transformers model.
+        ConfigurationError: ``files`` holds a name that is a path or belongs to the checkpoint itself.
+
+    Example:
+        >>> import hf_vbp, tempfile
+        >>> model = hf_vbp.from_pretrained(hf_vbp.sample_model_path())
+        >>> receipt = hf_vbp.save_checkpoint(model, tempfile.mkdtemp())
+        >>> [entry.max_abs_difference for entry in receipt.entries]
+        [0.0, 0.0]
+    """
+    _check_model(model)
+    contents = dict(files or {})
+    _check_names(contents)
+    size = sum(tensor.nbytes for tensor in model.state_dict().values())
+    folder = check_output_directory(directory, overwrite, required_bytes=size)
+    with staged(folder, overwrite) as staging:
+        with scoped():
+            model.save_pretrained(staging)
+        if processor is not None:
+            processor.save_pretrained(staging)
+        entries = take_receipt(model, staging).entries if verify else ()
+        receipt = Receipt(Path(directory), entries)
+        for name, content in contents.items():
+            _write(staging / name, content(receipt) if callable(content) else content)
+    return receipt
+
+
+def _check_model(model: Any) -> None:
+    from transformers import PreTrainedModel
+
+    if not isinstance(model, PreTrainedModel):
+        raise UnsupportedModelError(
+            f"Expected a transformers model, got {type(model).__name__}. Pass the model itself: result.model, "
+            "accelerator.unwrap_model(model), compiled._orig_mod, or peft_model.merge_and_unload()."
+        )
+    devices = {parameter.device.type for parameter in model.parameters()}
+    if "meta" in devices or getattr(model, "_hf_peft_config_loaded", False):
+        raise UnsupportedModelError(
+            "Some weights are not in memory (meta or offloaded), or the model carries PEFT adapters. Load it "
+            "without offloading, merge the adapters, and save again."
+        )
+    check_recorded(model)
+
+
+def _check_names(contents: Mapping[str, Content]) -> None:
+    for name in contents:
+        reserved = name in {"config.json", "modeling_hf_vbp.py"} or name.endswith(
+            (".safetensors", ".safetensors.index.json")
+        )
+        if not name or Path(name).name != name or name.startswith(".") or reserved:
+            raise ConfigurationError(f"A file {name!r} cannot be added to a checkpoint: expected a free, plain name.")
+
+
+def _write(path: Path, content: str | bytes) -> None:
+    path.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
