@@ -116,10 +116,14 @@ def from_pretrained(path_or_id: str | os.PathLike[str], *, auto_class: Any = Non
         except HfVbpError:
             raise
         except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-            raise CheckpointError(f"{path_or_id} cannot be loaded: {error}") from error
+            raise CheckpointError(f"{path_or_id} cannot be loaded: {_sentence(error)}") from error
     if _widths(model.config) is not None:
         _check_complete(model, info, path_or_id, kwargs.get("ignore_mismatched_sizes", False))
     return (model, info) if wants_info else model
+
+
+def _sentence(error: BaseException) -> str:
+    return " ".join(str(error).split())[:1000] or type(error).__name__
 
 
 def _check_complete(model: Any, info: dict[str, Any], source: Any, new_head: bool) -> None:

@@ -78,7 +78,7 @@ def check_recorded(model: Any) -> None:
     if recorded is not None and recorded != widths:
         raise CheckpointError(
             f"The MLPs of the model have the widths {widths}, but its config records {recorded}. Record them with "
-            "hf_vbp.write_widths(model.config, widths, dense_widths=...) before saving."
+            "hf_vbp.checkpoint.write_widths(model.config, widths, dense_widths=...) before saving."
         )
 
 
