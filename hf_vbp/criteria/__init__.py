@@ -12,6 +12,7 @@ from hf_vbp.criteria.base import (
     register_criterion,
 )
 from hf_vbp.criteria.simple import magnitude, random, variance, weighted_variance
+from hf_vbp.criteria.snip import snip
 
 __all__ = [
     "CRITERIA",
@@ -25,6 +26,7 @@ __all__ = [
     "random",
     "rank",
     "register_criterion",
+    "snip",
     "variance",
     "weighted_variance",
 ]
