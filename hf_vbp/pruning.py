@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from torch import nn
 
@@ -82,7 +82,7 @@ class VBPConfig:
         return Limits(self.minimum_width, self.round_to)
 
     @property
-    def moments(self) -> str:
+    def moments(self) -> Literal["diagonal", "full"]:
         """The depth of statistics that the criterion and the compensation need."""
         needs_covariance = self.criterion == "obs" or self.compensation == "linear"
         return "full" if needs_covariance else "diagonal"

@@ -1,0 +1,161 @@
+"""Groups of options that several commands share, each said once and handed to a command as one object."""
+
+import functools
+import inspect
+from collections.abc import Callable
+from dataclasses import MISSING, dataclass, fields, is_dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
+
+import typer
+
+if TYPE_CHECKING:
+    from hf_vbp.pruning import VBPConfig
+    from hf_vbp.workflow.requests import DataRequest
+
+MODEL_HELP = "A Hub id, a folder with a checkpoint, or 'sample'."
+DATA_HELP = "A Hub data set (name[:config]), an image folder, tar shards, or 'sample'."
+
+Model = Annotated[str, typer.Argument(help=MODEL_HELP, show_default=False)]
+Data = Annotated[str, typer.Option("--data", help=f"Calibration images, no labels needed. {DATA_HELP}")]
+LabelledData = Annotated[str, typer.Option("--data", help=f"Labelled images. {DATA_HELP}")]
+EvalData = Annotated[str, typer.Option("--eval-data", help=f"Labelled images to evaluate on. {DATA_HELP}")]
+Output = Annotated[Path, typer.Option("--output", "-o", help="Where to write.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what lies at the output.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON, alone, on standard output.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")]
+Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit of the model on the Hub.")]
+
+
+@dataclass(frozen=True)
+class ModelOptions:
+    """How the model is loaded."""
+
+    revision: Revision = None
+    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto"
+    device: Annotated[str | None, typer.Option(help="Where to compute, such as cuda or cpu.")] = None
+
+
+@dataclass(frozen=True)
+class ImageOptions:
+    """How images are read; the same for calibration and evaluation."""
+
+    split: Annotated[str | None, typer.Option(help="Split of the data set named by --data.")] = None
+    data_revision: Annotated[str | None, typer.Option(help="Revision of the data set on the Hub.")] = None
+    image_column: Annotated[str | None, typer.Option(help="Column of the images, where it cannot be guessed.")] = None
+    label_column: Annotated[str | None, typer.Option(help="Column of the labels, where it cannot be guessed.")] = None
+    streaming: Annotated[bool, typer.Option("--streaming", help="Stream the data set, do not download it.")] = False
+    limit: Annotated[int | None, typer.Option(help="Use at most this many images of --data.", min=1)] = None
+    seed: Annotated[int | None, typer.Option(help="Seed of the order in which images are drawn.")] = None
+    batch_size: Annotated[int, typer.Option(help="Images per batch.", min=1)] = 32
+    num_workers: Annotated[int, typer.Option(help="Processes that decode images.", min=0)] = 0
+    on_bad_image: Annotated[str, typer.Option(help="'error', or 'skip' and count what cannot be decoded.")] = "error"
+
+    def request(self, source: str) -> "DataRequest":
+        """Return the request for the images of ``source``."""
+        from hf_vbp.workflow.requests import DataRequest
+
+        return DataRequest(
+            source=source,
+            split=self.split,
+            revision=self.data_revision,
+            image_column=self.image_column,
+            label_column=self.label_column,
+            streaming=self.streaming,
+            batch_size=self.batch_size,
+            num_workers=self.num_workers,
+            limit=self.limit,
+            seed=self.seed,
+            on_bad_image=self.on_bad_image,
+        )
+
+
+@dataclass(frozen=True)
+class EvaluationOptions:
+    """Which part of the evaluation images is used."""
+
+    eval_split: Annotated[str | None, typer.Option(help="Split of the data set named by --eval-data.")] = None
+    eval_limit: Annotated[int | None, typer.Option(help="Use at most this many images of --eval-data.", min=1)] = None
+
+    def request(self, source: str, images: ImageOptions) -> "DataRequest":
+        """Return the request for the evaluation images, read as the calibration images are."""
+        return images.request(source).for_evaluation(source, self.eval_split, self.eval_limit)
+
+
+@dataclass(frozen=True)
+class MethodOptions:
+    """How neurons are ranked and what stays is repaired."""
+
+    criterion: Annotated[str, typer.Option(help="What ranks the neurons.")] = "variance"
+    compensation: Annotated[str, typer.Option(help="How what stays is repaired: none, mean or linear.")] = "mean"
+    scope: Annotated[str, typer.Option(help="'global', or 'layer' for equal sites and stock loading.")] = "global"
+    minimum_width: Annotated[int, typer.Option(help="Neurons that every MLP keeps.", min=0)] = 1
+    round_to: Annotated[int, typer.Option(help="Round widths to a multiple of this.", min=1)] = 1
+
+
+@dataclass(frozen=True)
+class BudgetOptions:
+    """How much must go; exactly one of them."""
+
+    ratio: Annotated[float | None, typer.Option(help="Share of hidden neurons to remove, in (0, 1).")] = None
+    target_params: Annotated[float | None, typer.Option(help="Share of the parameters to keep, in (0, 1).")] = None
+    target_macs: Annotated[float | None, typer.Option(help="Share of the MACs to keep, in (0, 1).")] = None
+    target_latency: Annotated[float | None, typer.Option(help="Share of the latency here to keep, in (0, 1).")] = None
+
+    def config(self, method: MethodOptions) -> "VBPConfig":
+        """Return the configuration; raises what :class:`hf_vbp.VBPConfig` raises."""
+        from hf_vbp.pruning import VBPConfig
+
+        return VBPConfig(
+            ratio=self.ratio,
+            target_parameters=self.target_params,
+            target_macs=self.target_macs,
+            target_latency=self.target_latency,
+            criterion=method.criterion,
+            compensation=method.compensation,
+            scope=method.scope,
+            minimum_width=method.minimum_width,
+            round_to=method.round_to,
+        )
+
+
+def with_groups(command: Callable[..., None]) -> Callable[..., None]:
+    """Spread the parameters of a command that are dataclasses into options of their own.
+
+    Typer reads one option per parameter and has no groups; this gives it a signature with every field, and the
+    command its objects.
+    """
+    hints = get_type_hints(command, include_extras=True)
+    parameters: list[inspect.Parameter] = []
+    groups: dict[str, Any] = {}
+    for parameter in inspect.signature(command).parameters.values():
+        group = hints[parameter.name]
+        if is_dataclass(group):
+            groups[parameter.name] = group
+            parameters.extend(_parameters_of(group))
+        else:
+            parameters.append(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY, annotation=group))
+
+    @functools.wraps(command)
+    def spread(**values: Any) -> None:
+        made = {
+            name: cls(**{entry.name: values.pop(entry.name) for entry in fields(cls)}) for name, cls in groups.items()
+        }
+        command(**values, **made)
+
+    spread.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    spread.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return spread
+
+
+def _parameters_of(group: Any) -> list[inspect.Parameter]:
+    hints = get_type_hints(group, include_extras=True)
+    return [
+        inspect.Parameter(
+            entry.name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=inspect.Parameter.empty if entry.default is MISSING else entry.default,
+            annotation=hints[entry.name],
+        )
+        for entry in fields(group)
+    ]

@@ -1,0 +1,45 @@
+"""``hf-vbp plan``: which neurons would stay, without touching the model."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hf_vbp.cli import groups
+from hf_vbp.cli.console import percent, standard_output, table
+from hf_vbp.cli.groups import BudgetOptions, MethodOptions, with_groups
+
+_BAR = 30
+
+
+@with_groups
+def plan(
+    model: groups.Model,
+    statistics: Annotated[Path, typer.Option(help="Statistics from `hf-vbp stats`.")],
+    budget: BudgetOptions,
+    method: MethodOptions,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Where to write the plan (JSON).")] = None,
+    revision: groups.Revision = None,
+    overwrite: groups.Overwrite = False,
+    json: groups.Json = False,
+) -> None:
+    """Decide which hidden neurons stay, from statistics and a budget."""
+    from hf_vbp.workflow.gathering import run_plan
+
+    config = budget.config(method)
+    made = run_plan(model, statistics, config, output, revision=revision, overwrite=overwrite)
+    if json:
+        sys.stdout.write(made.to_json())
+        return
+    rows = []
+    for site in made.sites:
+        kept = site.width / site.intermediate_size
+        rows.append((site.name, site.intermediate_size, site.width, percent(kept), "#" * round(kept * _BAR)))
+    title = f"{percent(made.ratio)} of the hidden neurons go ({made.criterion}, {made.compensation}, {made.scope})"
+    shown = table(title, ("MLP", "dense", "width", "kept", ""), rows)
+    shown.columns[-1].justify = "left"
+    console = standard_output()
+    console.print(shown)
+    if output is not None:
+        console.print(f"The plan lies in {output}.", markup=False)

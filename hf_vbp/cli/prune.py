@@ -1,0 +1,93 @@
+"""``hf-vbp prune``: the main job."""
+
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from hf_vbp.cli import groups
+from hf_vbp.cli.console import Reporter, giga, millions, percent, standard_output, table
+from hf_vbp.cli.groups import BudgetOptions, EvaluationOptions, ImageOptions, MethodOptions, ModelOptions, with_groups
+
+
+@with_groups
+def prune(
+    model: groups.Model,
+    output: groups.Output,
+    budget: BudgetOptions,
+    method: MethodOptions,
+    images: ImageOptions,
+    evaluation: EvaluationOptions,
+    loading: ModelOptions,
+    data: Annotated[
+        str | None, typer.Option("--data", help=f"Calibration images, no labels. {groups.DATA_HELP}")
+    ] = None,
+    eval_data: Annotated[str | None, typer.Option(help=f"Labelled images to evaluate on. {groups.DATA_HELP}")] = None,
+    statistics: Annotated[Path | None, typer.Option(help="Statistics gathered before, instead of --data.")] = None,
+    latency: Annotated[bool, typer.Option("--latency", help="Measure the latency of both models.")] = False,
+    overwrite: groups.Overwrite = False,
+    json: groups.Json = False,
+    quiet: groups.Quiet = False,
+) -> None:
+    """Prune a checkpoint in one shot: statistics, plan, surgery, evaluation, receipt."""
+    from hf_vbp.results import to_json
+    from hf_vbp.workflow.prune import PruneRequest, run_prune
+
+    request = PruneRequest(
+        model=model,
+        config=budget.config(method),
+        output=output,
+        data=images.request(data) if data else None,
+        evaluation=evaluation.request(eval_data, images) if eval_data else None,
+        statistics=statistics,
+        revision=loading.revision,
+        dtype=loading.dtype,
+        device=loading.device,
+        overwrite=overwrite,
+        latency=latency,
+        command=shlex.join(["hf-vbp", *sys.argv[1:]]),
+    )
+    results = run_prune(request, Reporter(quiet=quiet))
+    if json:
+        sys.stdout.write(to_json(results))
+    else:
+        show(results, output)
+
+
+def show(results: dict[str, Any], output: Path) -> None:
+    """Print the closing table: before, after, what it costs, where it lies and how to load it."""
+    evaluation, cost = results.get("evaluation", {}), results["cost"]
+    before, after = evaluation.get("dense", {}), evaluation.get("pruned", {})
+    rows: list[tuple[Any, ...]] = []
+    for name, key in (("top-1", "top1"), ("top-5", "top5")):
+        if key in after:
+            kept = percent(evaluation.get("retention")) if key == "top1" else None
+            rows.append((name, percent(before[key]), percent(after[key]), kept))
+    if "agreement" in after:
+        rows.append(("agreement with the base model", None, percent(after["agreement"]), None))
+    for name, key, show_as in (("parameters", "parameters", millions), ("MACs", "macs", giga)):
+        left = cost["pruned"][key] / cost["dense"][key]
+        rows.append((name, show_as(cost["dense"][key]), show_as(cost["pruned"][key]), percent(left)))
+    for dense, pruned in latency_pairs(results.get("latency", [])):
+        name = f"latency, batch {dense['batch']}, {dense['device']}, {dense['dtype']}"
+        times = [f"{row['median_ms']:.2f} ms" for row in (dense, pruned)]
+        rows.append((name, *times, f"{dense['median_ms'] / pruned['median_ms']:.2f}x faster"))
+    plan = results["plan"]
+    title = f"{percent(plan['ratio'])} of the hidden neurons removed ({plan['criterion']}, {plan['compensation']})"
+    images = after.get("images")
+    caption = (
+        f"evaluated on {images} images, the same before and after" if images else "not evaluated (no --eval-data)"
+    )
+    console = standard_output()
+    console.print(table(title, ("", "before", "after", "kept"), rows, caption=caption))
+    console.print(f"The checkpoint lies in {output}. Load it with", markup=False)
+    console.print(f"  import hf_vbp; AutoModelForImageClassification.from_pretrained({str(output)!r})", markup=False)
+
+
+def latency_pairs(rows: list[dict[str, Any]]) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+    """Return the latency rows of both models side by side, one pair per batch size."""
+    dense = [row for row in rows if row["model"] == "dense"]
+    pruned = {row["batch"]: row for row in rows if row["model"] == "pruned"}
+    return [(row, pruned[row["batch"]]) for row in dense if row["batch"] in pruned]

@@ -1,0 +1,114 @@
+"""``hf-vbp stats``: gather, show and merge statistics."""
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+from typer.core import TyperGroup
+
+from hf_vbp.cli import groups
+from hf_vbp.cli.console import Reporter, percent, standard_output, table
+from hf_vbp.cli.groups import ImageOptions, ModelOptions, with_groups
+
+
+class _GatherByDefault(TyperGroup):
+    """``hf-vbp stats MODEL ...`` gathers; ``show`` and ``merge`` are named."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        if args and args[0] not in self.commands:
+            args = ["gather", *args]
+        return super().resolve_command(ctx, args)
+
+    def parse_args(self, ctx: Any, args: list[str]) -> Any:
+        # Options may come before the model; without this the group would take them for its own.
+        if args and args[0] not in self.commands and args[0] not in ("--help", "-h"):
+            args = ["gather", *args]
+        return super().parse_args(ctx, args)
+
+
+app = typer.Typer(
+    cls=_GatherByDefault,
+    no_args_is_help=True,
+    help="Gather the statistics of a model: hf-vbp stats MODEL --data ... --output FILE. Also: show, merge.",
+)
+
+
+@app.command("gather")
+@with_groups
+def gather(
+    model: groups.Model,
+    data: groups.Data,
+    output: groups.Output,
+    images: ImageOptions,
+    loading: ModelOptions,
+    moments: Annotated[Literal["diagonal", "full"], typer.Option(help="full: covariances too.")] = "diagonal",
+    output_metric: Annotated[bool, typer.Option("--output-metric", help="Also gather the gradient metric.")] = False,
+    overwrite: groups.Overwrite = False,
+    quiet: groups.Quiet = False,
+) -> None:
+    """Gather the statistics of a model in one pass (the default: `hf-vbp stats MODEL ...`)."""
+    from hf_vbp.workflow.gathering import StatsRequest, run_stats
+
+    request = StatsRequest(
+        model=model,
+        data=images.request(data),
+        output=output,
+        moments=moments,
+        output_metric=output_metric,
+        revision=loading.revision,
+        dtype=loading.dtype,
+        device=loading.device,
+        overwrite=overwrite,
+    )
+    _show(run_stats(request, Reporter(quiet=quiet)), str(output))
+
+
+@app.command("show")
+def show(file: Annotated[Path, typer.Argument(help="A file of statistics.")]) -> None:
+    """Show what a file of statistics holds, site by site."""
+    from hf_vbp.statistics import ActivationStatistics
+
+    _show(ActivationStatistics.load(file), str(file))
+
+
+@app.command("merge")
+def merge(
+    files: Annotated[list[Path], typer.Argument(help="Two or more files of statistics of the same model.")],
+    output: groups.Output,
+    overwrite: groups.Overwrite = False,
+) -> None:
+    """Join statistics that were gathered on different images of one data set."""
+    from hf_vbp.errors import ConfigurationError
+    from hf_vbp.statistics import ActivationStatistics
+    from hf_vbp.workflow.gathering import check_output_file
+
+    if len(files) < 2:
+        raise ConfigurationError(f"Merging takes two files or more, got {len(files)}.")
+    check_output_file(output, overwrite)
+    parts = [ActivationStatistics.load(file) for file in files]
+    merged = parts[0]
+    for part in parts[1:]:
+        merged = merged.merge(part)
+    merged.save(output)
+    _show(merged, str(output))
+
+
+def _show(statistics: Any, name: str) -> None:
+    from hf_vbp.statistics import site_rows
+
+    rows = [
+        (
+            row.name,
+            row.intermediate_size,
+            row.count,
+            percent(row.nearly_constant),
+            f"{row.smallest_variance:.3g}",
+            f"{row.largest_variance:.3g}",
+        )
+        for row in site_rows(statistics)
+    ]
+    columns = ("MLP", "width", "tokens", "nearly constant", "smallest variance", "largest variance")
+    console = standard_output()
+    console.print(table(f"{name}: {statistics.images} images, {statistics.tokens} tokens", columns, rows))
+    sys.stdout.flush()

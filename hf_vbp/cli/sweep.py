@@ -1,0 +1,61 @@
+"""``hf-vbp sweep``: accuracy against ratio, from one pass of statistics."""
+
+import json as json_module
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hf_vbp.cli import groups
+from hf_vbp.cli.console import Reporter, giga, millions, percent, standard_output, table
+from hf_vbp.cli.groups import BudgetOptions, EvaluationOptions, ImageOptions, MethodOptions, ModelOptions, with_groups
+
+
+@with_groups
+def sweep(
+    model: groups.Model,
+    data: groups.Data,
+    eval_data: groups.EvalData,
+    output: groups.Output,
+    method: MethodOptions,
+    images: ImageOptions,
+    evaluation: EvaluationOptions,
+    loading: ModelOptions,
+    ratios: Annotated[str, typer.Option(help="start:stop:step, or a list such as 0.1,0.3.")] = "0.1:0.7:0.1",
+    json: groups.Json = False,
+    quiet: groups.Quiet = False,
+) -> None:
+    """Prune at many ratios and show how accuracy falls: a table, a CSV file and a plot."""
+    from hf_vbp.workflow.sweep import SweepRequest, parse_ratios, run_sweep, write_sweep
+
+    wanted = parse_ratios(ratios)
+    request = SweepRequest(
+        model=model,
+        config=BudgetOptions(ratio=wanted[0]).config(method),
+        ratios=wanted,
+        data=images.request(data),
+        evaluation=evaluation.request(eval_data, images),
+        revision=loading.revision,
+        dtype=loading.dtype,
+        device=loading.device,
+    )
+    rows = run_sweep(request, Reporter(quiet=quiet))
+    files = write_sweep(rows, output, f"{Path(model).name}, {method.criterion}, {method.compensation}")
+    if json:
+        sys.stdout.write(json_module.dumps(rows, indent=2) + "\n")
+        return
+    shown = [
+        (
+            percent(row["ratio"], 0),
+            millions(row["parameters"]),
+            giga(row["macs"]),
+            percent(row.get("top1")),
+            percent(row["top1"] / rows[0]["top1"]) if rows[0].get("top1") else None,
+        )
+        for row in rows
+    ]
+    console = standard_output()
+    columns = ("removed", "parameters", "MACs", "top-1", "retention")
+    console.print(table(f"{method.criterion}, {method.compensation}, no training", columns, shown))
+    console.print(f"Written: {', '.join(map(str, files))}", markup=False)

@@ -1,0 +1,1 @@
+"""Whole jobs from names to files, which the command line and the recipes share. No printing here."""

@@ -1,0 +1,112 @@
+"""Statistics of a checkpoint to a file, and plans from such a file."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from hf_vbp.errors import StatisticsError
+from hf_vbp.loading import load_model
+from hf_vbp.workflow.requests import DataRequest, Reporter
+
+if TYPE_CHECKING:
+    from hf_vbp.plan import PruningPlan
+    from hf_vbp.pruning import VBPConfig
+    from hf_vbp.statistics import ActivationStatistics
+
+
+@dataclass(frozen=True)
+class StatsRequest:
+    """Everything that ``hf-vbp stats`` takes.
+
+    Attributes:
+        model: Hub id, folder or ``sample``.
+        data: The images.
+        output: File of the statistics.
+        moments: ``"diagonal"`` or ``"full"``.
+        output_metric: Whether to gather the output metric for criterion ``obs``.
+        revision: Revision of the model.
+        dtype: What to load it in.
+        device: Where to compute.
+        overwrite: Whether to replace ``output``.
+        options: Further keywords of :func:`hf_vbp.collect_statistics` (resume, limits).
+    """
+
+    model: str
+    data: DataRequest
+    output: Path
+    moments: Literal["diagonal", "full"] = "diagonal"
+    output_metric: bool = False
+    revision: str | None = None
+    dtype: str = "auto"
+    device: str | None = None
+    overwrite: bool = False
+    options: dict[str, Any] | None = None
+
+
+def run_stats(request: StatsRequest, reporter: Reporter) -> "ActivationStatistics":
+    """Gather statistics and save them.
+
+    Raises:
+        HfVbpError: Anything that cannot be done, before the pass where that can be known.
+    """
+    from hf_vbp.statistics import collect_statistics
+
+    check_output_file(request.output, request.overwrite)
+    reporter.say(f"Loading {request.model}")
+    loaded = load_model(request.model, revision=request.revision, dtype=request.dtype, device=request.device)
+    images = request.data.open(loaded, "calibration")
+    with reporter.stage("Statistics", images.images) as progress:
+        statistics = collect_statistics(
+            loaded.model,
+            images.loader,
+            moments=request.moments,
+            output_metric=request.output_metric,
+            progress=progress,
+            provenance=images.provenance,
+            **(request.options or {}),
+        )
+    statistics.save(request.output)
+    return statistics
+
+
+def run_plan(
+    model: str, statistics: Path, config: "VBPConfig", output: Path | None, *, revision: str | None, overwrite: bool
+) -> "PruningPlan":
+    """Make a plan from a file of statistics, and save it where ``output`` says.
+
+    Raises:
+        HfVbpError: The statistics do not belong to the model, or the budget cannot be met.
+    """
+    from hf_vbp.costs import latency_of_widths
+    from hf_vbp.planning import make_plan
+    from hf_vbp.statistics import ActivationStatistics
+
+    if output is not None:
+        check_output_file(output, overwrite)
+    gathered = ActivationStatistics.load(statistics)
+    loaded = load_model(model, revision=revision, dtype=str(gathered.fingerprints["dtype"]))
+    plan = make_plan(
+        loaded.model,
+        gathered,
+        config.budget,
+        criterion=config.criterion,
+        compensation=config.compensation,
+        scope=config.scope,
+        limits=config.limits,
+        latency_of=latency_of_widths(loaded.model) if config.target_latency is not None else None,
+    )
+    if output is not None:
+        plan.save(output)
+    return plan
+
+
+def check_output_file(path: Path, overwrite: bool) -> None:
+    """Refuse a file that must not or cannot be written, before any work.
+
+    Raises:
+        StatisticsError: It exists and ``overwrite`` is false, or its folder does not exist.
+    """
+    if path.is_dir() or (path.exists() and not overwrite):
+        raise StatisticsError(f"{path} exists already; choose another name or pass --overwrite.")
+    if not path.absolute().parent.is_dir():
+        raise StatisticsError(f"{path} cannot be written: the folder {path.absolute().parent} does not exist.")

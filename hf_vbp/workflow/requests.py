@@ -1,0 +1,92 @@
+"""What a job is given: where its images come from, and who is told of its progress."""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+from hf_vbp.errors import DataError
+from hf_vbp.loading import LoadedModel
+
+ProgressCallback = Callable[[int, "int | None"], None]
+
+
+class Reporter(Protocol):
+    """Who is told how a job goes; the command line's shows bars, :class:`Silent` shows nothing."""
+
+    def say(self, text: str) -> None:
+        """Take one remark."""
+        ...
+
+    def stage(self, title: str, total: int | None = None) -> AbstractContextManager[ProgressCallback]:
+        """Open a stage; what it yields takes what is done and, where known, of how much."""
+        ...
+
+
+@dataclass(frozen=True)
+class DataRequest:
+    """Images as a user names them.
+
+    Attributes:
+        source: A Hub data set ``name[:config]``, an image folder, tar shards, or ``sample``.
+        split: The split; by default the one that fits the purpose.
+        revision: Revision of the data set on the Hub.
+        image_column: Column of the images, where it cannot be guessed.
+        label_column: Column of the labels, where it cannot be guessed.
+        streaming: Whether to stream a Hub data set.
+        batch_size: Images per batch.
+        num_workers: Processes that decode.
+        limit: The most images to use.
+        seed: Seed of the order.
+        on_bad_image: ``"error"`` or ``"skip"``.
+    """
+
+    source: str
+    split: str | None = None
+    revision: str | None = None
+    image_column: str | None = None
+    label_column: str | None = None
+    streaming: bool = False
+    batch_size: int = 32
+    num_workers: int = 0
+    limit: int | None = None
+    seed: int | None = None
+    on_bad_image: str = "error"
+
+    def open(self, loaded: LoadedModel, purpose: str) -> Any:
+        """Open the images for one purpose, ``"calibration"`` or ``"evaluation"``.
+
+        Returns:
+            A :class:`hf_vbp.data.ImageData`.
+
+        Raises:
+            DataError: There are no such images, or the model has no image processor.
+            LabelError: The classes do not match the labels of the model.
+        """
+        from hf_vbp.data import load_images
+
+        if loaded.processor is None:
+            raise DataError(
+                f"{loaded.source} has no image processor (preprocessor_config.json), so images cannot be prepared "
+                "for it. Save the processor it was trained with beside the model."
+            )
+        return load_images(
+            self.source,
+            loaded.processor,
+            purpose=purpose,
+            id2label=loaded.model.config.id2label if purpose == "evaluation" else None,
+            split=self.split,
+            revision=self.revision,
+            image_column=self.image_column,
+            label_column=self.label_column,
+            streaming=self.streaming,
+            batch_size=self.batch_size,
+            num_workers=self.num_workers,
+            limit=self.limit,
+            seed=self.seed,
+            on_bad_image=self.on_bad_image,
+        )
+
+    def for_evaluation(self, source: str, split: str | None, limit: int | None) -> "DataRequest":
+        """Return the request for other images, read in the same way."""
+        return replace(self, source=source, split=split, limit=limit, seed=None)

@@ -1,0 +1,121 @@
+"""One pass over the images, then many ratios: how accuracy falls as the model shrinks."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hf_vbp.errors import ConfigurationError
+from hf_vbp.loading import load_model
+from hf_vbp.workflow.requests import DataRequest, Reporter
+
+if TYPE_CHECKING:
+    from hf_vbp.pruning import VBPConfig
+
+MODELS_IN_MEMORY = 4
+
+
+@dataclass(frozen=True)
+class SweepRequest:
+    """Everything that ``hf-vbp sweep`` takes.
+
+    Attributes:
+        model: Hub id, folder or ``sample``.
+        config: What to remove and how; its ratio is replaced by each of ``ratios``.
+        ratios: Shares of hidden neurons.
+        data: Calibration images.
+        evaluation: Labelled images.
+        revision: Revision of the model.
+        dtype: What to load it in.
+        device: Where to compute.
+    """
+
+    model: str
+    config: "VBPConfig"
+    ratios: Sequence[float]
+    data: DataRequest
+    evaluation: DataRequest
+    revision: str | None = None
+    dtype: str = "auto"
+    device: str | None = None
+
+
+def run_sweep(request: SweepRequest, reporter: Reporter) -> list[dict[str, Any]]:
+    """Prune at every ratio from one pass of statistics, and evaluate all on the same images.
+
+    Returns:
+        One row per ratio, the dense model first with ratio 0: ``ratio``, ``parameters``, ``macs``, and the
+        figures of the evaluation.
+    """
+    from hf_vbp.costs import describe_cost
+    from hf_vbp.evaluation import evaluate_models
+    from hf_vbp.pruning import check_request, prune
+    from hf_vbp.statistics import collect_statistics
+
+    loaded = load_model(request.model, revision=request.revision, dtype=request.dtype, device=request.device)
+    check_request(loaded.model, request.config)
+    calibration = request.data.open(loaded, "calibration")
+    images = request.evaluation.open(loaded, "evaluation")
+    with reporter.stage("Statistics", calibration.images) as progress:
+        statistics = collect_statistics(
+            loaded.model, calibration.loader, moments=request.config.moments, progress=progress
+        )
+    rows: list[dict[str, Any]] = []
+    for start in range(0, len(request.ratios), MODELS_IN_MEMORY):
+        part = request.ratios[start : start + MODELS_IN_MEMORY]
+        configs = {f"{ratio:g}": replace(request.config, ratio=ratio) for ratio in part}
+        models = {name: prune(loaded.model, (), c, statistics=statistics).model for name, c in configs.items()}
+        with reporter.stage(f"Evaluation of {', '.join(models)}", images.images) as progress:
+            found = evaluate_models({"0": loaded.model, **models}, images.loader, reference="0", progress=progress)
+        for name, model in {"0": loaded.model, **models}.items():
+            if name != "0" or not rows:
+                cost = describe_cost(model)
+                rows.append({"ratio": float(name), **cost, **found[name].to_dict()})
+    return rows
+
+
+def parse_ratios(text: str) -> list[float]:
+    """Read ratios as ``start:stop:step`` (stop included) or as a list ``0.1,0.3,0.5``.
+
+    Raises:
+        ConfigurationError: It is neither, or a ratio lies outside (0, 1).
+    """
+    try:
+        if ":" in text:
+            start, stop, step = map(float, text.split(":"))
+            number = int((stop - start) / step + 1e-9) + 1 if step > 0 else 0
+            ratios = [round(start + index * step, 10) for index in range(number)]
+        else:
+            ratios = [float(part) for part in text.split(",")]
+    except ValueError as error:
+        raise ConfigurationError(f"--ratios takes start:stop:step or a list such as 0.1,0.3, got {text!r}.") from error
+    if not ratios or not all(0 < ratio < 1 for ratio in ratios):
+        raise ConfigurationError(f"--ratios must lie between 0 and 1 and not be empty, got {text!r}.")
+    return ratios
+
+
+def write_sweep(rows: list[dict[str, Any]], directory: Path, title: str) -> list[Path]:
+    """Write the rows as CSV and, where matplotlib is installed, as a plot; return the files."""
+    import csv
+
+    directory.mkdir(parents=True, exist_ok=True)
+    table = directory / "sweep.csv"
+    names = [name for name in rows[-1] if name != "top1_interval"]
+    with table.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, names, extrasaction="ignore")
+        writer.writeheader()
+        writer.writerows(rows)
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        return [table]
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axes = figure.add_subplot(xlabel="share of hidden neurons removed", ylabel="top-1", title=title)
+    ratios, values = [row["ratio"] for row in rows], [row["top1"] for row in rows]
+    errors = [[abs(row["top1"] - row["top1_interval"][side]) for row in rows] for side in (0, 1)]
+    axes.errorbar(ratios, values, yerr=errors, marker="o", capsize=3)
+    axes.set_ylim(0, 1)
+    axes.grid(alpha=0.3)
+    plot = directory / "sweep.png"
+    figure.savefig(plot, dpi=150)
+    return [table, plot]
