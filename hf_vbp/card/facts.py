@@ -1,0 +1,289 @@
+"""What a card says, as a typed object: made from the results file alone, before any Markdown or YAML."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from hf_vbp.card import text
+
+Results = Mapping[str, Any]
+STATES = {"dense": "before", "pruned": "after pruning", "finetuned": "after fine-tuning"}
+METRICS = {"agreement": "same answer as the dense model", "kl": "KL to the dense model (nats)"}
+
+
+@dataclass(frozen=True)
+class BaseCard:
+    """What the card of the base model says, where it could be read: nothing of it is guessed.
+
+    Attributes:
+        license: Its licence identifier.
+        license_name: The name of a licence that has no identifier.
+        license_link: Where that licence stands.
+        datasets: The data sets it names.
+    """
+
+    license: str | None = None
+    license_name: str | None = None
+    license_link: str | None = None
+    datasets: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Table:
+    """A Markdown table."""
+
+    header: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+    @property
+    def markdown(self) -> str:
+        """The table as Markdown; figures (all columns but the first) are set to the right."""
+        rule = ["---", *["---:"] * (len(self.header) - 1)]
+        return "\n".join("| " + " | ".join(cells) + " |" for cells in (self.header, rule, *self.rows))
+
+
+@dataclass(frozen=True)
+class CardFacts:
+    """Everything that a card says.
+
+    Attributes:
+        name: Name of the model, for the heading and the ``model-index``.
+        repo_id: Where it lies on the Hub; None while that is not known.
+        base_id: Hub id of the base model; None when it was loaded from a folder.
+        base_name: What to call the base model in a sentence.
+        base_revision: Commit of the base model.
+        base: What the base model's own card says; None when it could not be read.
+        results: The results file that all figures come from.
+        has_processor: Whether an image processor lies beside the weights.
+        remarks: What was left out of the card, and why.
+    """
+
+    name: str
+    repo_id: str | None
+    base_id: str | None
+    base_name: str | None
+    base_revision: str | None
+    base: BaseCard | None
+    results: Results
+    has_processor: bool = True
+    remarks: tuple[str, ...] = field(default=())
+
+    @property
+    def plan(self) -> Mapping[str, Any]:
+        """The ``plan`` part of the results."""
+        plan: Mapping[str, Any] = self.results["plan"]
+        return plan
+
+    @property
+    def final_state(self) -> str | None:
+        """The state that the weights are in: ``finetuned`` or ``pruned``; None when it was not evaluated."""
+        states = self.results.get("evaluation", {})
+        finetuned = "finetuned" in states or "finetuning" in self.results
+        state = "finetuned" if finetuned else "pruned"
+        return state if state in states else None
+
+    @property
+    def is_finetuned(self) -> bool:
+        """Whether the weights were trained after pruning."""
+        return "finetuning" in self.results or "finetuned" in self.results.get("evaluation", {})
+
+    @property
+    def is_uniform(self) -> bool:
+        """Whether all sites have one width, which stock transformers loads."""
+        return len(set(self.plan["widths"])) == 1
+
+    @property
+    def ways(self) -> frozenset[str]:
+        """The ways of loading that were tried and compared."""
+        return frozenset(row["way"] for row in self.results.get("receipt", []))
+
+    @property
+    def auto_class(self) -> str:
+        """The transformers class that a reader loads it with."""
+        architecture = str(self.results["base_model"]["architecture"])
+        return "AutoModelForImageClassification" if "ImageClassification" in architecture else "AutoModel"
+
+    @property
+    def is_classifier(self) -> bool:
+        """Whether the model gives logits over classes."""
+        return self.auto_class == "AutoModelForImageClassification"
+
+    @property
+    def address(self) -> str:
+        """What to write in ``from_pretrained``."""
+        return self.repo_id or "path/to/this/folder"
+
+    @property
+    def removed_share(self) -> str:
+        """The share of hidden neurons that went, in percent."""
+        dense, kept = sum(self.plan["dense_widths"]), sum(self.plan["widths"])
+        return text.percent(1 - kept / dense)
+
+    @property
+    def headline(self) -> str:
+        """One sentence with the figures that a reader wants first, as far as they were measured."""
+        cost = self.results["cost"]
+        saved = [
+            f"{text.change(cost['dense'][key], cost['pruned'][key])} {name}"
+            for key, name in (("parameters", "parameters"), ("macs", "MACs"))
+        ]
+        sentence = f"{' and '.join(saved)} against the dense model"
+        evaluation, state = self.results.get("evaluation", {}), self.final_state
+        if state and "top1" in evaluation.get("dense", {}) and "top1" in evaluation[state]:
+            before, after = (text.percent(evaluation[key]["top1"]) for key in ("dense", state))
+            sentence += f"; top-1 {before} before, {after} {STATES[state]}"
+            sentence += f", on {text.count(evaluation[state]['images'])} images"
+        return sentence + "."
+
+    @property
+    def chart(self) -> str:
+        """The width of every layer, drawn as text."""
+        return text.bar_chart(self.plan["dense_widths"], self.plan["widths"])
+
+    @property
+    def widths_table(self) -> Table:
+        """The width of every layer, in figures."""
+        pairs = zip(self.plan["dense_widths"], self.plan["widths"], strict=True)
+        rows = [
+            (str(index), text.count(dense), text.count(kept), text.percent(1 - kept / dense) if dense else "-")
+            for index, (dense, kept) in enumerate(pairs)
+        ]
+        return Table(("MLP", "dense", "kept", "removed"), tuple(rows))
+
+    @property
+    def accuracy_table(self) -> Table | None:
+        """Accuracy before, after pruning, after fine-tuning; a column only where something was measured."""
+        evaluation = {state: row for state, row in self.results.get("evaluation", {}).items() if state in STATES}
+        columns = [key for key in ("top1", "top5", *METRICS) if any(key in row for row in evaluation.values())]
+        if not columns:
+            return None
+        names = {"top1": "top-1 (95 % interval)", "top5": "top-5", **METRICS}
+        rows = []
+        for state, label in STATES.items():
+            if state in evaluation:
+                row = evaluation[state]
+                cells = [self._accuracy_cell(row, key) for key in columns]
+                rows.append((label, text.count(row["images"]), *cells))
+        return Table(("", "images", *(names[key] for key in columns)), tuple(rows))
+
+    @staticmethod
+    def _accuracy_cell(row: Mapping[str, Any], key: str) -> str:
+        if key not in row:
+            return ""
+        if key == "top1":
+            return text.with_interval(row["top1"], row.get("top1_interval"))
+        return text.number(row[key]) if key == "kl" else text.percent(row[key])
+
+    @property
+    def cost_table(self) -> Table:
+        """Parameters, MACs and size, dense against pruned."""
+        dense, pruned = self.results["cost"]["dense"], self.results["cost"]["pruned"]
+        names = {"parameters": "parameters", "macs": "MACs of one image", "bytes": "weights"}
+        rows = []
+        for key, name in names.items():
+            unit = "B" if key == "bytes" else ""
+            cells = (text.quantity(value[key], unit) for value in (dense, pruned))
+            rows.append((name, *cells, text.change(dense[key], pruned[key])))
+        return Table(("", "dense", "pruned", "change"), tuple(rows))
+
+    @property
+    def latency_table(self) -> Table | None:
+        """Measured latency, with all that it depends on; every further key of a row is a column."""
+        rows: Sequence[Mapping[str, Any]] = self.results.get("latency", [])
+        if not rows:
+            return None
+        first = ["model", "device", "dtype", "batch", "median_ms"]
+        more = sorted({key for row in rows for key in row if not isinstance(row[key], dict | list)} - {*first})
+        names = {"median_ms": "median (ms)"}
+        header = tuple(names.get(key, key.replace("_", " ")) for key in [*first, *more])
+        return Table(header, tuple(tuple(_cell(row.get(key)) for key in [*first, *more]) for row in rows))
+
+    @property
+    def receipt_table(self) -> Table | None:
+        """How the saved checkpoint was reopened, and by how much its outputs differed."""
+        rows = self.results.get("receipt", [])
+        if not rows:
+            return None
+        cells = [
+            (text.foreign(row["way"]), text.foreign(row["transformers"]), text.number(row["max_abs_difference"]))
+            for row in rows
+        ]
+        return Table(("loaded by", "transformers", "largest difference of an output"), tuple(cells))
+
+    @property
+    def predicted_table(self) -> Table | None:
+        """Damage that was told before the cut, beside what was seen after it."""
+        predicted = dict(_scalars(self.results.get("predicted", {})))
+        evaluation = self.results.get("evaluation", {})
+        observed = {key: value for key, value in evaluation.get("pruned", {}).items() if key in METRICS}
+        if "retention" in evaluation:
+            observed["retention"] = evaluation["retention"]
+        if not predicted:
+            return None
+        rows = [(_label(key), text.number(value), _cell(observed.get(key))) for key, value in predicted.items()]
+        rows += [(_label(key), "", text.number(value)) for key, value in observed.items() if key not in predicted]
+        return Table(("", "predicted", "observed"), tuple(rows))
+
+    @property
+    def data_table(self) -> Table | None:
+        """Where the images came from, and how many there were."""
+        rows = []
+        for use in ("calibration", "evaluation", "finetuning"):
+            row = self.results.get("data", {}).get(use)
+            if row:
+                numbers = (text.count(row[key]) if key in row else "" for key in ("images", "tokens"))
+                source = text.foreign(row["source"])
+                rows.append((use, source, text.foreign(row.get("split", "")), *numbers))
+        return Table(("used for", "source", "split", "images", "tokens"), tuple(rows)) if rows else None
+
+    @property
+    def statistics_table(self) -> Table | None:
+        """Whether the calibration images were enough, as far as that was measured."""
+        return _details(self.results.get("statistics", {}))
+
+    @property
+    def finetuning_table(self) -> Table | None:
+        """The recipe of the fine-tuning."""
+        return _details(self.results.get("finetuning", {}))
+
+    @property
+    def versions_line(self) -> str:
+        """The versions of all that took part."""
+        return ", ".join(
+            f"{text.foreign(key)} {text.foreign(value)}" for key, value in self.results["versions"].items()
+        )
+
+    @property
+    def command(self) -> str | None:
+        """The command that made the checkpoint."""
+        command = self.results.get("command")
+        return text.literal(command) if command else None
+
+
+def _label(key: str) -> str:
+    return text.foreign(METRICS.get(key, key.replace("_", " ")))
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return ""
+    return (
+        text.number(value) if isinstance(value, int | float) and not isinstance(value, bool) else text.foreign(value)
+    )
+
+
+def _scalars(value: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    """Return the figures of a free-form part of the results; lists (one entry per layer) are not for a card."""
+    found: list[tuple[str, Any]] = []
+    for key, item in value.items():
+        if isinstance(item, Mapping):
+            found += _scalars(item, f"{prefix}{key} ")
+        elif isinstance(item, int | float) and not isinstance(item, bool):
+            found.append((prefix + key, item))
+    return found
+
+
+def _details(value: Mapping[str, Any]) -> Table | None:
+    flat = dict(_scalars(value)) | {key: item for key, item in value.items() if isinstance(item, str | bool)}
+    rows = tuple((_label(key), _cell(item)) for key, item in flat.items())
+    return Table(("", "value"), rows) if rows else None

@@ -1,0 +1,155 @@
+"""Which files of a checkpoint go up: a list, each named, and never a pattern over the folder."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from hf_vbp.errors import CheckpointError
+
+CONFIG = "config.json"
+WEIGHTS = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+PLAN = "plan.json"
+RESULTS = "vbp_results.json"
+CARD = "README.md"
+PROCESSOR = ("preprocessor_config.json", "processor_config.json")
+_BLOCK = 1 << 20
+
+
+@dataclass(frozen=True)
+class PushFile:
+    """One file of a push.
+
+    Attributes:
+        path: Its name in the repository.
+        source: Where it lies, or its content.
+        size: Its bytes.
+        sha256: Its hash, by which LFS and Xet know it.
+        git_oid: The name git gives it, by which the Hub knows a regular file.
+    """
+
+    path: str
+    source: Path | bytes
+    size: int
+    sha256: str
+    git_oid: str
+
+    @classmethod
+    def of(cls, path: str, source: Path | bytes) -> "PushFile":
+        """Hash a file or a content."""
+        size = len(source) if isinstance(source, bytes) else source.stat().st_size
+        sha256, sha1 = hashlib.sha256(), hashlib.sha1(b"blob %d\0" % size, usedforsecurity=False)
+        if isinstance(source, bytes):
+            sha256.update(source)
+            sha1.update(source)
+        else:
+            with source.open("rb") as stream:
+                while block := stream.read(_BLOCK):
+                    sha256.update(block)
+                    sha1.update(block)
+        return cls(path, source, size, sha256.hexdigest(), sha1.hexdigest())
+
+    def read(self) -> bytes:
+        """Return the content."""
+        return self.source if isinstance(self.source, bytes) else self.source.read_bytes()
+
+    @property
+    def is_text(self) -> bool:
+        """Whether it is one of the files that people read, and that may hold what should not be published."""
+        return not self.path.endswith(".safetensors")
+
+
+def read_json(directory: Path, name: str) -> dict[str, Any]:
+    """Read a JSON object of a checkpoint.
+
+    Raises:
+        CheckpointError: It is missing, or not a JSON object.
+    """
+    path = directory / name
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path} cannot be read ({error}). Give the folder of a checkpoint.") from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path} is not a JSON object. Give the folder of a checkpoint.")
+    return content
+
+
+def weight_names(directory: Path) -> list[str]:
+    """Return the names of the weight files: one, or the index and its shards.
+
+    Raises:
+        CheckpointError: There are none, there are both, or the index is damaged.
+    """
+    single, sharded = (directory / WEIGHTS).is_file(), (directory / INDEX).is_file()
+    if single and sharded:
+        raise CheckpointError(
+            f"{directory} holds both {WEIGHTS} and {INDEX}: which of them is the model cannot be told. "
+            "Save the checkpoint again into an empty folder."
+        )
+    if single:
+        return [WEIGHTS]
+    if not sharded:
+        raise CheckpointError(f"{directory} holds neither {WEIGHTS} nor {INDEX}: only safetensors are pushed.")
+    shards = read_json(directory, INDEX).get("weight_map")
+    if not isinstance(shards, dict) or not shards:
+        raise CheckpointError(f"{directory / INDEX} names no shards; save the checkpoint again.")
+    return [INDEX, *sorted({str(name) for name in shards.values()})]
+
+
+def code_names(config: Mapping[str, Any]) -> list[str]:
+    """Return the Python files that ``auto_map`` of a config names, but not those of other repositories."""
+    entries = [entry for value in config.get("auto_map", {}).values() for entry in _flat(value)]
+    return sorted({entry.split(".")[0] + ".py" for entry in entries if "--" not in entry})
+
+
+def _flat(value: Any) -> list[str]:
+    if isinstance(value, list | tuple):
+        return [str(item) for item in value if item is not None]
+    return [str(value)] if value is not None else []
+
+
+def checkpoint_names(directory: Path) -> list[str]:
+    """Return the names of all files of a checkpoint but the card, in the order in which they are listed.
+
+    Raises:
+        CheckpointError: A file that must be there is not.
+    """
+    if not directory.is_dir():
+        raise CheckpointError(f"{directory} is not a folder. Give the folder that `hf-vbp prune --output` wrote.")
+    config = read_json(directory, CONFIG)
+    names = [CONFIG, *weight_names(directory), *code_names(config)]
+    names += [name for name in (*PROCESSOR, PLAN) if (directory / name).is_file()]
+    return [*names, RESULTS]
+
+
+def checked_path(directory: Path, name: str) -> Path:
+    """Return where a file of the checkpoint lies, if it is a regular file within the folder.
+
+    Raises:
+        CheckpointError: It is missing, or the name or a symbolic link leads out of the folder.
+    """
+    parts = PurePosixPath(name).parts
+    path = directory / name
+    if len(parts) != 1 or name.startswith(".") or "\\" in name:
+        raise CheckpointError(f"{name!r} is not the name of a file of a checkpoint; nothing was sent.")
+    if not path.is_file():
+        raise CheckpointError(f"{path} is missing: the checkpoint is not whole. Save it again.")
+    if path.resolve().parent != directory.resolve():
+        raise CheckpointError(
+            f"{path} is a link that leads out of the folder (to {path.resolve()}); such files are never sent. "
+            "Copy the file itself into the folder."
+        )
+    return path
+
+
+def checkpoint_files(directory: Path) -> list[PushFile]:
+    """Return the files of a checkpoint that go up, hashed; the card is not among them.
+
+    Raises:
+        CheckpointError: The checkpoint is not whole, or a file is not what it should be.
+    """
+    return [PushFile.of(name, checked_path(directory, name)) for name in checkpoint_names(directory)]

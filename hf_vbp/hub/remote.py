@@ -1,0 +1,156 @@
+"""What stands in the repository: read before a push, and again after it."""
+
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, TypeVar
+
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    RemoteEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+
+from hf_vbp.errors import HubError
+from hf_vbp.hub.failures import FAILURES, hub_error, status_of
+from hf_vbp.hub.files import CARD, PushFile
+
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
+
+Value = TypeVar("Value")
+# What a new repository holds without anybody having put it there.
+_BLANK = frozenset({".gitattributes"})
+# Weights and code that an earlier model left behind and that would be loaded instead, or looked for.
+_STALE = re.compile(
+    r"(model(-\d+-of-\d+)?\.safetensors|pytorch_model(-\d+-of-\d+)?\.bin|(model\.safetensors|pytorch_model\.bin)"
+    r"\.index\.json|tf_model\.h5|flax_model\.msgpack|modeling_hf_vbp\.py|plan\.json|preprocessor_config\.json"
+    r"|processor_config\.json)"
+)
+
+
+@dataclass(frozen=True)
+class RemoteFile:
+    """One file in the repository: its bytes, its sha256 where it lies in LFS or Xet, its git name otherwise."""
+
+    size: int
+    sha256: str | None
+    git_oid: str
+
+    def is_same(self, file: PushFile) -> bool:
+        """Tell whether ``file`` has the same content."""
+        if self.sha256 is not None:
+            return self.sha256 == file.sha256 and self.size == file.size
+        return self.git_oid == file.git_oid
+
+
+@dataclass(frozen=True)
+class Remote:
+    """A repository at a revision.
+
+    Attributes:
+        exists: Whether the repository is there.
+        private: Whether it is private.
+        head: Commit that the revision points to.
+        has_revision: Whether the branch is there; a new one starts at the head of main.
+        files: Path to what is there.
+    """
+
+    exists: bool
+    private: bool = False
+    head: str | None = None
+    has_revision: bool = True
+    files: dict[str, RemoteFile] = field(default_factory=dict)
+
+    @property
+    def is_blank(self) -> bool:
+        """Whether nobody has put anything there."""
+        return set(self.files) <= _BLANK
+
+    def changed(self, files: Iterable[PushFile]) -> list[PushFile]:
+        """Return the files that differ from what is there, or are not there."""
+        return [file for file in files if file.path not in self.files or not self.files[file.path].is_same(file)]
+
+    def stale(self, files: Iterable[PushFile]) -> list[str]:
+        """Return what an earlier model left behind and a new one must not find."""
+        names = {file.path for file in files}
+        return sorted(path for path in self.files if _STALE.fullmatch(path) and path not in names)
+
+
+def ask(doing: str, repo_id: str, call: Callable[[], Value]) -> Value:
+    """Run one call of the client and turn what it raises into a :class:`HubError`."""
+    try:
+        return call()
+    except FAILURES as error:
+        raise hub_error(error, doing, repo_id) from error
+
+
+def read_files(api: "HfApi", repo_id: str, revision: str) -> dict[str, RemoteFile]:
+    """Return the files of a revision."""
+    from huggingface_hub.hf_api import RepoFile
+
+    files = {}
+    for entry in api.list_repo_tree(repo_id, recursive=True, revision=revision):
+        if isinstance(entry, RepoFile):
+            sha256 = entry.lfs.sha256 if entry.lfs is not None else None
+            files[entry.path] = RemoteFile(entry.size, sha256, entry.blob_id)
+    return files
+
+
+def read_remote(api: "HfApi", repo_id: str, revision: str | None = None) -> Remote:
+    """Read what stands in a repository; one that is not there, or may not be seen, gives ``exists=False``.
+
+    Raises:
+        HubError: The Hub refused or did not answer.
+    """
+
+    def read() -> Remote:
+        has_revision = True
+        try:
+            info = api.model_info(repo_id, revision=revision)
+        except RevisionNotFoundError:
+            has_revision, info = False, api.model_info(repo_id)
+        head = str(info.sha)
+        return Remote(True, bool(info.private), head, has_revision, read_files(api, repo_id, head))
+
+    try:
+        return read()
+    except GatedRepoError as error:
+        raise hub_error(error, "Reading the repository", repo_id) from error
+    except RepositoryNotFoundError as error:
+        if status_of(error) == 401 and "credentials" in str(error).lower():
+            raise hub_error(error, "Reading the repository", repo_id) from error
+        return Remote(exists=False)
+    except FAILURES as error:
+        raise hub_error(error, "Reading the repository", repo_id) from error
+
+
+def read_card(api: "HfApi", repo_id: str, remote: Remote) -> str | None:
+    """Return the card that stands in the repository; None when there is none."""
+    if CARD not in remote.files or remote.head is None:
+        return None
+    try:
+        path = api.hf_hub_download(repo_id, CARD, revision=remote.head)
+    except RemoteEntryNotFoundError:
+        return None
+    except FAILURES as error:
+        raise hub_error(error, "Reading the present card", repo_id) from error
+    with open(path, encoding="utf-8") as stream:
+        return stream.read()
+
+
+def refuse_content(remote: Remote, repo_id: str) -> HubError:
+    """Return the refusal to overwrite, with what stands there."""
+    names = sorted(set(remote.files) - _BLANK)
+    shown = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
+    return HubError(
+        f"{repo_id} already holds {shown}; nothing was sent. Overwrite it (--overwrite), open a pull request "
+        "(--create-pr), or push to a branch (--revision NAME)."
+    )
+
+
+def is_conflict(error: BaseException) -> bool:
+    """Tell whether the Hub refused because the parent is no longer the head."""
+    return isinstance(error, HfHubHTTPError) and status_of(error) == 412
