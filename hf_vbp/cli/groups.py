@@ -5,7 +5,7 @@ import inspect
 from collections.abc import Callable
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 
 import typer
 
@@ -49,7 +49,9 @@ class ImageOptions:
     seed: Annotated[int | None, typer.Option(help="Seed of the order in which images are drawn.")] = None
     batch_size: Annotated[int, typer.Option(help="Images per batch.", min=1)] = 32
     num_workers: Annotated[int, typer.Option(help="Processes that decode images.", min=0)] = 0
-    on_bad_image: Annotated[str, typer.Option(help="'error', or 'skip' and count what cannot be decoded.")] = "error"
+    on_bad_image: Annotated[
+        Literal["error", "skip"], typer.Option(help="Stop at an image that cannot be decoded, or count and skip it.")
+    ] = "error"
 
     def request(self, source: str) -> "DataRequest":
         """Return the request for the images of ``source``."""

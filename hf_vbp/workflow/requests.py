@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from hf_vbp.errors import DataError
 from hf_vbp.loading import LoadedModel
@@ -51,9 +51,9 @@ class DataRequest:
     num_workers: int = 0
     limit: int | None = None
     seed: int | None = None
-    on_bad_image: str = "error"
+    on_bad_image: Literal["error", "skip"] = "error"
 
-    def open(self, loaded: LoadedModel, purpose: str) -> Any:
+    def open(self, loaded: LoadedModel, purpose: Literal["calibration", "evaluation"]) -> Any:
         """Open the images for one purpose, ``"calibration"`` or ``"evaluation"``.
 
         Returns:
@@ -75,6 +75,8 @@ class DataRequest:
             loaded.processor,
             purpose=purpose,
             id2label=loaded.model.config.id2label if purpose == "evaluation" else None,
+            require_labels=purpose == "evaluation",
+            minimum_images=2 if purpose == "calibration" else 1,
             split=self.split,
             revision=self.revision,
             image_column=self.image_column,
