@@ -1,0 +1,78 @@
+"""Pruned tiny models, and what is asked of them."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from hf_vbp.checkpoint import write_widths
+from hf_vbp.modeling_hf_vbp import find_pairs, resize
+from tests.conftest import TINY, make_model
+
+WIDTHS = [11, 0, 37]
+UNIFORM = [24, 24, 24]
+DENSE = [TINY["intermediate_size"]] * TINY["num_hidden_layers"]
+
+
+def make_pruned(
+    kind: str = "vit", widths: list[int] = WIDTHS, *, dtype: torch.dtype = torch.float32, **changes: Any
+) -> Any:
+    """Return a tiny model whose MLPs have ``widths``, with fc2 biases that matter."""
+    model = make_model(kind, dtype=dtype, **changes)
+    assert resize(model, widths)
+    with torch.no_grad():
+        for pair in find_pairs(model):
+            pair.fc2.bias.normal_(0, 0.3)
+    write_widths(model.config, widths, dense_widths=DENSE, extra={"criterion": "variance"})
+    return model.eval()
+
+
+def images(seed: int = 7, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    """Return random images ``(2, 3, 32, 32)``."""
+    return torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(seed)).to(dtype)
+
+
+@torch.no_grad()
+def outputs(model: Any) -> dict[str, torch.Tensor]:
+    """Return all outputs of a model in evaluation mode."""
+    was_training = model.training
+    result = dict(model.eval()(pixel_values=images(dtype=next(model.parameters()).dtype)))
+    model.train(was_training)
+    return result
+
+
+def assert_same_outputs(actual: Any, expected: Any) -> None:
+    """Assert that two models give the same outputs bit for bit."""
+    first, second = outputs(actual), outputs(expected)
+    assert first.keys() == second.keys()
+    assert first
+    for name, value in first.items():
+        assert torch.equal(value, second[name]), name
+
+
+def widths_of(model: Any) -> list[int]:
+    """Return the real widths of a model."""
+    return [pair.fc1.out_features for pair in find_pairs(model)]
+
+
+def read_config(folder: Path | str) -> dict[str, Any]:
+    """Return what config.json says."""
+    return json.loads((Path(folder) / "config.json").read_text(encoding="utf-8"))
+
+
+def change_config(folder: Path, **changes: Any) -> None:
+    """Overwrite keys of config.json; None removes one."""
+    config = {**read_config(folder), **changes}
+    config = {name: value for name, value in config.items() if value is not None}
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+
+
+def assert_whole(folder: Path | str, widths: list[int]) -> None:
+    """Assert that a folder keeps the widths, and names no file that it lacks."""
+    config = read_config(folder)
+    assert config["vbp"]["widths"] == widths
+    assert "allow_global_per_layer_attribute_access" not in config
+    for reference in config.get("auto_map", {}).values():
+        assert "--" not in reference
+        assert (Path(folder) / f"{reference.split('.')[0]}.py").is_file()
