@@ -1,0 +1,240 @@
+"""What a model costs: parameters, multiply-accumulates and bytes from its real shapes, and measured latency."""
+
+import copy
+import platform
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from hf_vbp.errors import ConfigurationError, UnsupportedModelError
+
+
+def count_parameters(model: nn.Module) -> int:
+    """Return the number of parameters, shared ones once."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def count_bytes(model: nn.Module) -> int:
+    """Return the bytes that parameters and saved buffers take, shared ones once: the size of the weights."""
+    tensors = {id(tensor): tensor for tensor in model.state_dict(keep_vars=True).values()}
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
+
+
+def count_macs(model: nn.Module) -> int:
+    """Return the multiply-accumulates of one image.
+
+    Counted are all matrix products and convolutions of a real forward pass, with the shapes that they have:
+    the linears, the patch embedding, and both products of the attention. This is how the paper counts
+    (section 3.2 and table 10: DeiT-B has 17.58 G, and 11.44 G at a ratio of 0.55); element-wise work is not
+    counted. The pass runs on the meta device, so it takes no memory and the weights are not read.
+
+    Args:
+        model: A vision model of transformers; its config names the size of the image.
+
+    Raises:
+        UnsupportedModelError: The config does not name the size of an image.
+    """
+    return int(_flops(model).get_total_flops()) // 2
+
+
+def describe_cost(model: nn.Module) -> dict[str, int]:
+    """Return ``{"parameters", "macs", "bytes"}`` of a model, see the functions that count them."""
+    return {"parameters": count_parameters(model), "macs": count_macs(model), "bytes": count_bytes(model)}
+
+
+def _flops(model: nn.Module) -> FlopCounterMode:
+    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    meta = {name: torch.empty_like(tensor, device="meta") for name, tensor in tensors.items()}
+    pixel_values = blank_images(model, 1, device=torch.device("meta"))
+    counter = FlopCounterMode(display=False)
+    training = model.training
+    model.eval()
+    try:
+        with torch.no_grad(), counter:
+            torch.func.functional_call(model, meta, kwargs={"pixel_values": pixel_values}, tie_weights=True)
+    finally:
+        model.train(training)
+    return counter
+
+
+def blank_images(
+    model: nn.Module,
+    batch: int,
+    *,
+    device: torch.device | None = None,
+    dtype: torch.dtype | None = None,
+) -> torch.Tensor:
+    """Return black images ``(batch, channels, height, width)`` of the size that the config of the model names.
+
+    Args:
+        model: A vision model of transformers.
+        batch: How many.
+        device: Where; by default where the model is.
+        dtype: Of what; by default what the model is.
+
+    Raises:
+        UnsupportedModelError: The config does not name the size of an image.
+    """
+    config: Any = getattr(model, "config", None)
+    size = getattr(config, "image_size", None)
+    if size is None:
+        raise UnsupportedModelError(
+            f"The config of {type(model).__name__} names no image_size, so its cost cannot be counted; "
+            "set config.image_size."
+        )
+    height, width = size if isinstance(size, list | tuple) else (size, size)
+    parameter = next(model.parameters())
+    shape = (batch, getattr(config, "num_channels", 3), height, width)
+    return torch.zeros(shape, dtype=dtype or parameter.dtype, device=device or parameter.device)
+
+
+def measure_latency(
+    model: nn.Module,
+    batch: int = 1,
+    *,
+    device: str | torch.device | None = None,
+    dtype: torch.dtype | None = None,
+    repetitions: int = 30,
+    warmup: int = 5,
+) -> dict[str, Any]:
+    """Measure how long a forward pass takes.
+
+    Args:
+        model: A vision model of transformers. It is not changed: for another device or dtype a copy is made.
+        batch: Images in a pass.
+        device: Where to measure; by default where the model is.
+        dtype: In what; by default what the model is.
+        repetitions: How many passes are timed, each by itself.
+        warmup: How many passes go before.
+
+    Returns:
+        ``device``, ``device_name``, ``dtype``, ``batch``, ``repetitions``, ``threads``, the ``median_ms``,
+        ``p10_ms``, ``p90_ms`` and ``min_ms`` of one pass in milliseconds, and ``images_per_second`` at the
+        median.
+
+    Raises:
+        ConfigurationError: ``batch`` or ``repetitions`` is below 1.
+    """
+    _check_repetitions(batch, repetitions)
+    parameter = next(model.parameters())
+    target = torch.device(device) if device is not None else parameter.device
+    kind = dtype or parameter.dtype
+    if (target, kind) != (parameter.device, parameter.dtype):
+        model = copy.deepcopy(model).to(target, kind)
+    pixel_values = blank_images(model, batch)
+    times = _time_in_turn([model], pixel_values, repetitions, warmup)[0]
+    deciles = statistics.quantiles(times, n=10, method="inclusive") if len(times) > 1 else times * 9
+    median = statistics.median(times)
+    return {
+        "device": target.type,
+        "device_name": _device_name(target),
+        "dtype": str(kind).removeprefix("torch."),
+        "batch": batch,
+        "repetitions": repetitions,
+        "threads": torch.get_num_threads(),
+        "median_ms": median * 1e3,
+        "p10_ms": deciles[0] * 1e3,
+        "p90_ms": deciles[-1] * 1e3,
+        "min_ms": min(times) * 1e3,
+        "images_per_second": batch / median,
+    }
+
+
+def latency_of_widths(
+    model: nn.Module, batch: int = 1, *, repetitions: int = 20, warmup: int = 3
+) -> Callable[[Sequence[int]], float]:
+    """Return what measures, on this device, the share of the dense latency that given widths need.
+
+    The time of a pass does not depend on the weights' values, so a copy of the model keeps the first neurons of
+    each site. Dense and pruned passes take turns, so that a clock that drifts touches both alike. Each list of
+    widths is measured once.
+
+    Args:
+        model: The dense model, with MLP sites; not changed. A second copy of it is held while measuring.
+        batch: Images in a pass.
+        repetitions: Timed passes of either model.
+        warmup: Passes of either before.
+
+    Returns:
+        A function from one width per site, in block order, to median latency over dense median latency.
+
+    Raises:
+        ConfigurationError: ``batch`` or ``repetitions`` is below 1.
+    """
+    _check_repetitions(batch, repetitions)
+    known: dict[tuple[int, ...], float] = {}
+
+    def fraction(widths: Sequence[int]) -> float:
+        key = tuple(widths)
+        if key not in known:
+            models = [model, _with_widths(model, key)]
+            dense, pruned = _time_in_turn(models, blank_images(model, batch), repetitions, warmup)
+            known[key] = statistics.median(pruned) / statistics.median(dense)
+        return known[key]
+
+    return fraction
+
+
+def _with_widths(model: nn.Module, widths: Sequence[int]) -> nn.Module:
+    """Return a copy whose sites keep their first neurons; only its shapes mean anything."""
+    from hf_vbp.adapters import find_sites
+
+    resized = copy.deepcopy(model)
+    for site, width in zip(find_sites(resized), widths, strict=True):
+        site.fc1.weight = nn.Parameter(site.fc1.weight.detach()[:width].clone())
+        if site.fc1.bias is not None:
+            site.fc1.bias = nn.Parameter(site.fc1.bias.detach()[:width].clone())
+        site.fc2.weight = nn.Parameter(site.fc2.weight.detach()[:, :width].clone())
+        site.fc1.out_features = site.fc2.in_features = width
+    return resized
+
+
+def _time_in_turn(
+    models: Sequence[nn.Module], pixel_values: torch.Tensor, repetitions: int, warmup: int
+) -> list[list[float]]:
+    """Return for each model the seconds of each of its timed passes; the models take turns."""
+    modes = [model.training for model in models]
+    times: list[list[float]] = [[] for _ in models]
+    try:
+        for model in models:
+            model.eval()
+        with torch.inference_mode():
+            for repetition in range(-warmup, repetitions):
+                for model, taken in zip(models, times, strict=True):
+                    seconds = _time_once(model, pixel_values)
+                    if repetition >= 0:
+                        taken.append(seconds)
+    finally:
+        for model, mode in zip(models, modes, strict=True):
+            model.train(mode)
+    return times
+
+
+def _time_once(model: nn.Module, pixel_values: torch.Tensor) -> float:
+    _synchronize(pixel_values.device)
+    started = time.perf_counter()
+    model(pixel_values=pixel_values)
+    _synchronize(pixel_values.device)
+    return time.perf_counter() - started
+
+
+def _synchronize(device: torch.device) -> None:
+    """Wait until the device has done its work: passes are only queued on anything but a CPU."""
+    if device.type != "cpu":
+        getattr(torch, device.type).synchronize()
+
+
+def _device_name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return str(torch.cuda.get_device_name(device))
+    return platform.processor() or platform.machine()
+
+
+def _check_repetitions(batch: int, repetitions: int) -> None:
+    if batch < 1 or repetitions < 1:
+        raise ConfigurationError(f"batch and repetitions must be at least 1, got {batch} and {repetitions}.")

@@ -1,0 +1,68 @@
+"""The figures of an evaluation as pure functions of logits and labels."""
+
+import math
+from statistics import NormalDist
+
+import torch
+
+from hf_vbp.errors import ConfigurationError
+
+
+def top_k_hits(logits: torch.Tensor, labels: torch.Tensor, k: int) -> torch.Tensor:
+    """Tell for each image whether its label is among the ``k`` highest logits.
+
+    Args:
+        logits: ``(n, classes)``.
+        labels: ``(n,)`` int64.
+        k: How many; all classes where there are fewer.
+
+    Returns:
+        ``(n,)`` bool.
+    """
+    if k == 1:
+        return logits.argmax(dim=-1) == labels
+    best = logits.topk(min(k, logits.shape[-1]), dim=-1).indices
+    return (best == labels[:, None]).any(dim=-1)
+
+
+def kl_divergences(reference: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
+    """Return for each image the Kullback-Leibler divergence KL(reference || other) of the class probabilities.
+
+    Args:
+        reference: Logits of the model compared with, ``(n, classes)``.
+        logits: Logits of the other model, ``(n, classes)``.
+
+    Returns:
+        ``(n,)`` float64, in nats; never below 0.
+    """
+    log_p = reference.double().log_softmax(dim=-1)
+    log_q = logits.double().log_softmax(dim=-1)
+    # Where p underflows to 0 the difference may be infinite, but counts for nothing.
+    terms = torch.where(log_p.exp() > 0, log_p.exp() * (log_p - log_q), 0.0)
+    return terms.sum(dim=-1).clamp_min(0.0)
+
+
+def wilson_interval(successes: int, trials: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Return the Wilson score interval of a share.
+
+    Unlike the usual ``p +- 1.96 sqrt(p (1 - p) / n)`` it stays within 0 and 1 and holds its level near them.
+
+    Args:
+        successes: How many of ``trials`` were right.
+        trials: How many there were.
+        confidence: How often such intervals hold the true share.
+
+    Raises:
+        ConfigurationError: There were no trials, or the counts or the confidence make no sense.
+    """
+    if trials < 1 or not 0 <= successes <= trials or not 0 < confidence < 1:
+        raise ConfigurationError(
+            f"no interval for {successes} of {trials} at confidence {confidence}: give 0 <= successes <= trials, at "
+            f"least one trial, and a confidence between 0 and 1"
+        )
+    z = NormalDist().inv_cdf(0.5 + confidence / 2)
+    share = successes / trials
+    scale = 1 + z * z / trials
+    centre = (share + z * z / (2 * trials)) / scale
+    half = z / scale * math.sqrt(share * (1 - share) / trials + z * z / (4 * trials * trials))
+    return max(0.0, centre - half), min(1.0, centre + half)
