@@ -1,5 +1,7 @@
 """A Hub id, a folder or ``sample`` in; a model and its image processor out, or a sentence that says why not."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -90,12 +92,36 @@ def _load_weights(path: str, revision: str | None, config: Any, dtype: Any) -> A
     classifies = any("ForImageClassification" in name for name in architectures)
     auto_class = transformers.AutoModelForImageClassification if classifies else transformers.AutoModel
     try:
-        model = from_pretrained(path, auto_class=auto_class, revision=revision, dtype=dtype)
+        with without_progress_bars():
+            model, info = from_pretrained(
+                path, auto_class=auto_class, revision=revision, dtype=dtype, output_loading_info=True
+            )
     except CheckpointError:
         raise
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise CheckpointError(f"The weights of {path} cannot be loaded: {_sentence(error)}") from error
+    # A pooler is no part of what is pruned or evaluated, and many backbones are published without one.
+    missing = sorted(key for key in info["missing_keys"] if "pooler" not in key.split("."))
+    if missing:
+        raise CheckpointError(
+            f"{path} lacks weights of {type(model).__name__} ({', '.join(missing[:3])}"
+            f"{', ...' if len(missing) > 3 else ''}), which would stay random. Fine-tune and save it whole first."
+        )
     return model.eval()
+
+
+@contextmanager
+def without_progress_bars() -> Iterator[None]:
+    """Keep transformers from drawing bars for the files of a checkpoint into what a command shows."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def _to_device(model: Any, device: str | None) -> Any:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hf_vbp.errors import DataError
-from hf_vbp.loading import LoadedModel, load_model
+from hf_vbp.loading import LoadedModel, load_model, without_progress_bars
 from hf_vbp.results import describe_base_model
 from hf_vbp.workflow.requests import DataRequest, Reporter
 
@@ -84,7 +84,8 @@ def run_prune(request: PruneRequest, reporter: Reporter) -> dict[str, Any]:
     if request.command:
         results["command"] = request.command
     reporter.say(f"Writing {request.output}, and reopening it in a fresh process")
-    receipt = save_checkpoint(result, request.output, processor=loaded.processor, overwrite=request.overwrite)
+    with without_progress_bars():
+        receipt = save_checkpoint(result, request.output, processor=loaded.processor, overwrite=request.overwrite)
     return with_receipt(results, receipt)
 
 

@@ -1,0 +1,47 @@
+"""The public surface: what is exported is there, light to import, and documented."""
+
+import importlib
+import inspect
+import subprocess
+import sys
+
+import pytest
+
+import hf_vbp
+from hf_vbp import errors
+
+
+def test_all_is_what_is_exported() -> None:
+    assert sorted(hf_vbp._HOME) == sorted(set(hf_vbp.__all__) - {"HfVbpError", "__version__", "disable", "enable"})
+    for name in hf_vbp.__all__:
+        assert getattr(hf_vbp, name) is not None
+    assert set(hf_vbp.__all__) <= set(dir(hf_vbp))
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = hf_vbp.nothing
+
+
+def test_every_public_name_has_a_docstring_and_annotations() -> None:
+    for name, module in hf_vbp._HOME.items():
+        value = getattr(importlib.import_module(module), name)
+        assert inspect.getdoc(value), name
+        if inspect.isfunction(value):
+            parameters = inspect.signature(value).parameters.values()
+            assert all(parameter.annotation is not inspect.Parameter.empty for parameter in parameters), name
+
+
+@pytest.mark.parametrize("code", ["import hf_vbp", "import hf_vbp.cli.app; hf_vbp.cli.app.build()"])
+def test_imports_nothing_heavy(code: str) -> None:
+    heavy = ("torch", "transformers", "datasets", "accelerate", "evaluate", "numpy")
+    script = f"{code}\nimport sys\nprint([m for m in {heavy!r} if m in sys.modules])"
+    output = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
+    assert output.strip() == "[]"
+
+
+def test_every_error_derives_from_the_base_and_from_a_builtin() -> None:
+    children = [value for value in vars(errors).values() if isinstance(value, type) and value is not errors.HfVbpError]
+    assert len(children) > 5
+    for child in children:
+        assert issubclass(child, errors.HfVbpError)
+        assert any(
+            base.__module__ == "builtins" for base in child.__mro__ if base not in (Exception, BaseException, object)
+        )
