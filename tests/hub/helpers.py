@@ -10,6 +10,8 @@ from tests.conftest import make_model
 from tests.loopback_hub import LoopbackHub
 
 WIDTHS, DENSE = [5, 48, 17], [48, 48, 48]
+BASE_REVISION = "0123456789abcdef0123456789abcdef01234567"
+BASE_CARD = "---\nlicense: apache-2.0\ndatasets:\n- imagenet-1k\n---\n# The base model\n"
 RUNNER = Path(__file__).with_name("client.py")
 
 
@@ -22,7 +24,7 @@ def make_results(widths: list[int] | None = None, **changes: Any) -> dict[str, A
         "base_model": {
             "id": "alice/base-vit",
             "source": "hub",
-            "revision": "0123456789abcdef0123456789abcdef01234567",
+            "revision": BASE_REVISION,
             "model_type": "vit",
             "architecture": "ViTForImageClassification",
         },
@@ -115,7 +117,8 @@ class Client:
         return self
 
     def __exit__(self, *_: object) -> None:
-        assert self.process.stdin and self.process.stdout
+        assert self.process.stdin
+        assert self.process.stdout
         self.process.stdin.close()
         self.process.wait(timeout=30)
         self.process.stdout.close()

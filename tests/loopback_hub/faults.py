@@ -5,7 +5,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-KINDS = ("status", "drop", "lose_answer", "cut_body")
+KINDS = ("status", "drop", "lose_answer", "cut_body", "meanwhile")
 
 
 @dataclass
@@ -15,7 +15,8 @@ class Fault:
     Attributes:
         kind: ``status`` answers with an error and does nothing; ``drop`` closes the connection before the
             work is done; ``lose_answer`` does the work and closes the connection instead of answering;
-            ``cut_body`` sends only the first ``keep_bytes`` of the answer's body.
+            ``cut_body`` sends only the first ``keep_bytes`` of the answer's body; ``meanwhile`` is no fault,
+            but a moment for ``then`` to do something before the work is done.
         at: The request at which it happens, counted from 1 since the fault was set; None: at every one that
             ``method`` and ``path`` match.
         times: How often it happens in all; from ``at`` on, consecutive matching requests.

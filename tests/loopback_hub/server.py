@@ -97,6 +97,13 @@ class LoopbackHub:
         if self.bugs and error is None:
             raise self.bugs[0]
 
+    def reset(self) -> None:
+        """Forget repositories, faults and the log; users stay, and so does what the stores hold, as on the real Hub."""
+        with self.lock:
+            self.repositories.clear()
+            self.log.clear()
+            self.faults.clear()
+
     def new_secret(self, prefix: str) -> str:
         """Return a random secret, without giving it to anybody."""
         alphabet = "abcdefghijkmnopqrstuvwxyzABCDEFGHJKLMNPQRSTUVWXYZ"

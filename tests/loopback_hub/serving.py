@@ -174,6 +174,8 @@ class Handler(BaseHTTPRequestHandler):
             entry.status = refusal.status
             self._send(refusal)
         else:
+            if fault and fault.kind == "meanwhile" and fault.then:
+                fault.then()
             response = self._work(request)
             entry.status = response.status
             if fault and fault.kind == "lose_answer":

@@ -1,0 +1,295 @@
+"""What a push sends, what it refuses, what it says. The real client, in a child, against the loopback Hub."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.hub.helpers import Client, make_checkpoint
+from tests.loopback_hub import LoopbackHub, User
+from tests.loopback_hub.repository import Entry
+
+FILES = {
+    "config.json",
+    "model.safetensors",
+    "modeling_hf_vbp.py",
+    "preprocessor_config.json",
+    "plan.json",
+    "vbp_results.json",
+    "README.md",
+}
+OWN = {".gitattributes"}
+
+
+def error_of(answer: dict[str, Any]) -> str:
+    assert "error" in answer, answer
+    return f"{answer['error']}: {answer['message']}"
+
+
+@pytest.fixture
+def copy(checkpoint: Path, tmp_path: Path) -> Path:
+    """A checkpoint that may be changed."""
+    return Path(shutil.copytree(checkpoint, tmp_path / "copy"))
+
+
+def test_one_commit_holds_everything(client: Client, hub: LoopbackHub, checkpoint: Path) -> None:
+    answer = client.push(checkpoint, "alice/pruned-vit")
+    repository = hub.repositories["alice/pruned-vit"]
+    assert answer["status"] == "pushed"
+    assert answer["commit"] == repository.head.sha
+    assert len(repository.commits) == 2  # the Hub's own first one, and ours
+    files = repository.files()
+    assert set(files) == FILES | OWN
+    assert all(files[name] == (checkpoint / name).read_bytes() for name in FILES - {"README.md"})
+    assert b"license: apache-2.0" in files["README.md"]
+    assert any("hf_vbp/" in entry.user_agent for entry in hub.log)
+
+
+def test_a_dry_run_only_reads(client: Client, hub: LoopbackHub, checkpoint: Path) -> None:
+    answer = client.push(checkpoint, "alice/pruned-vit", dry_run=True)
+    assert answer["status"] == "dry_run"
+    assert set(answer["changed"]) == FILES
+    assert {entry.method for entry in hub.log} == {"GET"}
+    assert "alice/pruned-vit" not in hub.repositories
+    assert "Create alice/pruned-vit" in answer["lines"][0]
+
+
+def test_nothing_else_from_the_folder_goes_up(client: Client, xet_hub: LoopbackHub, copy: Path) -> None:
+    for name in (".env", "optimizer.pt", "training_args.bin", "trainer_state.json", "tokenizer.json", "model.bin"):
+        (copy / name).write_text("secret")
+    for folder in ("runs", "checkpoint-5", ".git"):
+        (copy / folder).mkdir()
+        (copy / folder / "model.safetensors").write_text("other")
+    client.push(copy, "alice/pruned-vit")
+    assert set(xet_hub.repositories["alice/pruned-vit"].files()) == FILES | OWN
+
+
+def test_nothing_changed_is_said(client: Client, hub: LoopbackHub, checkpoint: Path) -> None:
+    client.push(checkpoint, "alice/pruned-vit")
+    before = len(hub.log)
+    answer = client.push(checkpoint, "alice/pruned-vit")
+    assert answer["status"] == "unchanged"
+    assert "Nothing changed" in answer["sentence"]
+    assert len(hub.repositories["alice/pruned-vit"].commits) == 2
+    assert all(entry.method in ("GET", "HEAD") for entry in hub.log[before:])
+
+
+def test_content_is_refused_and_shown(
+    client: Client, xet_hub: LoopbackHub, checkpoint: Path, other_checkpoint: Path
+) -> None:
+    client.push(checkpoint, "alice/pruned-vit")
+    head = xet_hub.repositories["alice/pruned-vit"].head.sha
+    message = error_of(client.push(other_checkpoint, "alice/pruned-vit"))
+    assert message.startswith("HubError: alice/pruned-vit already holds README.md, config.json")
+    assert "--overwrite" in message
+    assert xet_hub.repositories["alice/pruned-vit"].head.sha == head
+
+
+def test_overwriting_takes_stale_weights_away(
+    client: Client, hub: LoopbackHub, checkpoint: Path, other_checkpoint: Path
+) -> None:
+    repository = hub.create("alice/pruned-vit")
+    files = {name: Entry(b"old") for name in ("pytorch_model.bin", "notes.md", "onnx/model.safetensors")}
+    repository.commit("refs/heads/main", files, "old", "", "alice")
+    assert client.push(other_checkpoint, "alice/pruned-vit", overwrite=True)["deleted"] == ["pytorch_model.bin"]
+    shards = {name for name in repository.files() if name.startswith("model-0")}
+    assert len(shards) > 1
+    assert "model.safetensors.index.json" in repository.files()
+    answer = client.push(checkpoint, "alice/pruned-vit", overwrite=True)
+    assert set(answer["deleted"]) == {*shards, "model.safetensors.index.json"}
+    assert set(repository.files()) == FILES | {"notes.md", "onnx/model.safetensors"}
+    assert len(repository.history("main")) == 4
+
+
+def test_a_pull_request(client: Client, hub: LoopbackHub, checkpoint: Path, other_checkpoint: Path) -> None:
+    client.push(other_checkpoint, "alice/pruned-vit")
+    repository = hub.repositories["alice/pruned-vit"]
+    head = repository.head.sha
+    answer = client.push(checkpoint, "alice/pruned-vit", create_pr=True)
+    assert answer["status"] == "pull_request"
+    assert answer["revision"] == "refs/pr/1"
+    assert answer["url"].endswith("/discussions/1")
+    assert repository.head.sha == head
+    assert set(repository.files("refs/pr/1")) == FILES | OWN
+
+
+def test_a_pull_request_on_a_foreign_repository(
+    client: Client, xet_hub: LoopbackHub, checkpoint: Path, tmp_path: Path
+) -> None:
+    bob = xet_hub.add_user("bob")
+    with Client(xet_hub, tmp_path / "bob", bob.token) as other:
+        assert other.push(checkpoint, "bob/vit")["status"] == "pushed"
+    assert "403" not in error_of(client.push(checkpoint, "bob/other"))
+    (tmp_path / "changed").mkdir()
+    changed = Path(shutil.copytree(checkpoint, tmp_path / "changed" / "vit"))
+    (changed / "plan.json").write_text('{"version": 2}')
+    assert "write permission" in error_of(client.push(changed, "bob/vit", overwrite=True))
+    assert client.push(changed, "bob/vit", create_pr=True)["status"] == "pull_request"
+
+
+def test_a_branch(client: Client, hub: LoopbackHub, checkpoint: Path, other_checkpoint: Path) -> None:
+    client.push(other_checkpoint, "alice/pruned-vit")
+    repository = hub.repositories["alice/pruned-vit"]
+    head = repository.head.sha
+    answer = client.push(checkpoint, "alice/pruned-vit", revision="half")
+    assert (answer["status"], answer["revision"]) == ("pushed", "half")
+    assert set(repository.files("half")) == FILES | OWN
+    assert repository.head.sha == head
+    assert client.push(checkpoint, "alice/pruned-vit", revision="half")["status"] == "unchanged"
+
+
+def test_a_branch_of_a_new_repository(client: Client, xet_hub: LoopbackHub, checkpoint: Path) -> None:
+    assert client.push(checkpoint, "alice/new", revision="half")["status"] == "pushed"
+    assert set(xet_hub.repositories["alice/new"].files("half")) == FILES | OWN
+    assert set(xet_hub.repositories["alice/new"].files()) == OWN
+
+
+def test_namespaces(client: Client, xet_hub: LoopbackHub, checkpoint: Path) -> None:
+    assert client.push(checkpoint, "short")["url"].endswith("/alice/short")
+    assert client.push(checkpoint, "atelier/vit", private=True)["status"] == "pushed"
+    assert xet_hub.repositories["atelier/vit"].private
+    assert "write permission" in error_of(client.push(checkpoint, "elsewhere/vit"))
+    assert error_of(client.push(checkpoint, "a/b/c")).startswith("HubError: Checking the name")
+    assert "confuses" in error_of(client.push(checkpoint, "alice/commit"))
+
+
+def test_another_visibility_is_refused(client: Client, xet_hub: LoopbackHub, checkpoint: Path) -> None:
+    xet_hub.create("alice/open")
+    assert "is public, but private was asked for" in error_of(client.push(checkpoint, "alice/open", private=True))
+    assert set(xet_hub.repositories["alice/open"].files()) == OWN
+
+
+def test_private_and_gated(client: Client, hub: LoopbackHub, checkpoint: Path) -> None:
+    hub.create("alice/gated", gated=True)
+    assert client.push(checkpoint, "alice/gated")["status"] == "pushed"
+    assert client.push(checkpoint, "alice/hidden", private=True)["status"] == "pushed"
+    assert client.ask("audit", repo_id="alice/hidden", options={"check_load": False})["passed"]
+
+
+def test_the_parent_is_pinned(client: Client, hub: LoopbackHub, checkpoint: Path) -> None:
+    repository = hub.create("alice/vit")
+
+    def meanwhile() -> None:
+        repository.commit("refs/heads/main", {"theirs.txt": Entry(b"x")}, "theirs", "", "bob")
+
+    hub.fail("meanwhile", method="POST", path="/commit/main", then=meanwhile)
+    message = error_of(client.push(checkpoint, "alice/vit"))
+    assert "somebody else has committed" in message
+    assert set(repository.files()) == {"theirs.txt"}
+
+
+def test_a_gitignore_that_drops_weights_is_noticed(client: Client, xet_hub: LoopbackHub, checkpoint: Path) -> None:
+    repository = xet_hub.create("alice/vit")
+    repository.commit("refs/heads/main", {".gitignore": Entry(b"*.safetensors\n")}, "ignore", "", "alice")
+    message = error_of(client.push(checkpoint, "alice/vit", overwrite=True))
+    assert "does not hold what was sent: model.safetensors" in message
+
+
+def test_no_token(xet_hub: LoopbackHub, checkpoint: Path, tmp_path: Path) -> None:
+    with Client(xet_hub, tmp_path, None) as nobody:
+        assert "hf auth login" in error_of(nobody.push(checkpoint, "alice/vit"))
+        assert "hf auth login" in error_of(nobody.push(checkpoint, "vit"))
+
+
+@pytest.mark.parametrize("xet_off", ["0", "1"])
+def test_a_token_is_in_no_output_of_a_failing_push(
+    xet_hub: LoopbackHub, alice: User, checkpoint: Path, tmp_path: Path, xet_off: str
+) -> None:
+    xet_hub.fail("status", path="/commit/", status=500, times=9)
+    options = {"HF_DEBUG": "1", "HF_HUB_VERBOSITY": "debug", "HF_HUB_DISABLE_XET": xet_off}
+    with Client(xet_hub, tmp_path, alice.token, **options) as client:
+        answer = client.push(checkpoint, "alice/vit")  # the client looks for the token in all it receives
+        assert "problem of its own" in error_of(answer)
+
+
+def test_two_options_that_contradict_each_other(client: Client, checkpoint: Path) -> None:
+    assert "create_pr" in error_of(client.push(checkpoint, "alice/vit", create_pr=True, overwrite=True))
+    assert "cannot get a pull request" in error_of(client.push(checkpoint, "alice/vit", create_pr=True))
+
+
+def break_weights(folder: Path) -> None:
+    content = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(content[:-7])
+
+
+def break_config(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    config["vbp"]["widths"][0] = 6
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+def break_both(folder: Path) -> None:
+    break_config(folder)
+    results = json.loads((folder / "vbp_results.json").read_text())
+    results["plan"]["widths"][0] = 6
+    (folder / "vbp_results.json").write_text(json.dumps(results))
+
+
+def link_out(folder: Path) -> None:
+    shutil.move(folder / "plan.json", folder.parent / "elsewhere.json")
+    (folder / "plan.json").symlink_to(folder.parent / "elsewhere.json")
+
+
+def leave_hashes(folder: Path) -> None:
+    results = json.loads((folder / "vbp_results.json").read_text())
+    results["receipt"][0]["files"] = {"model.safetensors": "0" * 64}
+    (folder / "vbp_results.json").write_text(json.dumps(results))
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (lambda folder: (folder / "vbp_results.json").unlink(), "vbp_results.json"),
+        (lambda folder: (folder / "config.json").unlink(), "config.json"),
+        (lambda folder: (folder / "model.safetensors").unlink(), "only safetensors"),
+        (lambda folder: (folder / "modeling_hf_vbp.py").unlink(), "modeling_hf_vbp.py is missing"),
+        (lambda folder: (folder / "model.safetensors.index.json").write_text("{}"), "holds both"),
+        (lambda folder: (folder / "plan.json").write_text(f'"hf_{"a" * 34}"'), "looks like a Hub token"),
+        (lambda folder: (folder / "README.md").write_text("---\na: [\n---\n"), "not YAML"),
+        (lambda folder: (folder / "README.md").write_text("---\nbase_model: /home/me/x\ntags: [a]\n---\n"), None),
+        (break_weights, "was cut off"),
+        (break_config, "not of one checkpoint"),
+        (break_both, "does not belong to these weights"),
+        (link_out, "leads out of the folder"),
+        (leave_hashes, "differ from what the receipt"),
+    ],
+)
+def test_a_damaged_checkpoint_is_refused_before_anything_is_sent(
+    client: Client, xet_hub: LoopbackHub, copy: Path, damage: Any, said: str | None
+) -> None:
+    damage(copy)
+    answer = client.push(copy, "alice/vit")
+    if said is None:  # the base model is ours to say
+        assert answer["status"] == "pushed"
+        return
+    assert said in error_of(answer)
+    assert {entry.method for entry in xet_hub.log} <= {"GET", "HEAD"}
+    assert "alice/vit" not in xet_hub.repositories
+
+
+def test_a_uniform_checkpoint_needs_no_code(client: Client, xet_hub: LoopbackHub, tmp_path: Path) -> None:
+    uniform = make_checkpoint(tmp_path / "uniform", widths=[16, 16, 16])
+    client.push(uniform, "alice/uniform")
+    files = xet_hub.repositories["alice/uniform"].files()
+    assert set(files) == (FILES | OWN) - {"modeling_hf_vbp.py"}
+    assert b"trust_remote_code" not in files["README.md"]
+    assert b"custom_code" not in files["README.md"]
+
+
+def test_local_paths_are_pointed_out(client: Client, copy: Path) -> None:
+    results = json.loads((copy / "vbp_results.json").read_text())
+    results["command"] = f"hf-vbp prune {Path.home()}/models/vit --ratio 0.5"
+    (copy / "vbp_results.json").write_text(json.dumps(results))
+    answer = client.push(copy, "alice/vit", dry_run=True)
+    assert "vbp_results.json names a path of this machine." in answer["remarks"]
+    assert not [remark for remark in answer["remarks"] if remark.startswith("README.md")]
+
+
+@pytest.mark.slow
+def test_a_checkpoint_that_does_not_load_is_refused(client: Client, copy: Path) -> None:
+    config = json.loads((copy / "config.json").read_text())
+    config["hidden_size"] = 64
+    (copy / "config.json").write_text(json.dumps(config))
+    assert error_of(client.push(copy, "alice/vit", check_load=True)).startswith("CheckpointError")
