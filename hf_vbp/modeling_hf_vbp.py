@@ -233,6 +233,12 @@ class _PrunedMixin:
             )
         super().post_init()  # type: ignore[misc]
 
+    def _adjust_tied_keys_with_tied_pointers(self, *args: Any) -> None:
+        # Some transformers 5 take tensors without elements, as an MLP of width 0 has, for tied to missing ones.
+        model: Any = self
+        if 0 not in (recorded_widths(model.config) or ()):
+            super()._adjust_tied_keys_with_tied_pointers(*args)  # type: ignore[misc]
+
     @classmethod
     def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
         """Load as transformers does, and refuse a model whose MLPs were left random."""

@@ -115,6 +115,10 @@ class TestWaysIn:
     def test_other_head(self, folder: Path, trust: bool) -> None:
         model = AutoModelForMaskedImageModeling.from_pretrained(folder, trust_remote_code=trust)
         assert widths_of(model) == WIDTHS
+        # The pooler is new, and must not be taken for tied to the empty tensors of the MLP of width 0.
+        backbone = AutoModel.from_pretrained(folder, trust_remote_code=trust)
+        assert backbone.pooler.dense.weight.shape == (32, 32)
+        assert backbone.pooler.dense.weight.std() > 0
 
     def test_new_number_of_labels(self, pruned: Any, folder: Path, trust: bool) -> None:
         model, info = AutoModelForImageClassification.from_pretrained(
