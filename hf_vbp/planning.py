@@ -10,7 +10,7 @@ from hf_vbp.adapters import MLPSite, check_finite_weights, find_sites
 from hf_vbp.budget import COSTS, Budget
 from hf_vbp.compensation import COMPENSATIONS
 from hf_vbp.criteria import CRITERIA, Ranking, SiteWeights, rank
-from hf_vbp.errors import ConfigurationError
+from hf_vbp.errors import ConfigurationError, StatisticsError
 from hf_vbp.plan import PruningPlan, SitePlan, known
 from hf_vbp.selection import Limits, RemovalOrder
 
@@ -56,7 +56,7 @@ def make_plan(
 
     Raises:
         BudgetError: Pruning the MLPs cannot meet the budget; the message says what can be reached.
-        StatisticsMismatchError: The statistics belong to another model.
+        StatisticsError: The statistics saw one image only, or belong to another model.
         ConfigurationError: Criterion, compensation or scope is unknown, or does not fit the model.
     """
     known("criterion", criterion, list(CRITERIA))
@@ -65,6 +65,8 @@ def make_plan(
     check_finite_weights(sites)
     check_bias(sites, compensation)
     statistics.check_model(model)
+    if statistics.images < 2:
+        raise StatisticsError("The statistics saw 1 image, but at least 2 are needed to tell what varies.")
     options = dict(criterion_options or {})
     rankings = rank(criterion, statistics.sites, [SiteWeights.of(site) for site in sites], **options)
     order = RemovalOrder(rankings, scope=scope, limits=limits)

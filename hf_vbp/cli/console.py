@@ -69,15 +69,7 @@ def percent(fraction: float | None, digits: int = 1) -> str | None:
     return None if fraction is None else f"{100 * fraction:.{digits}f} %"
 
 
-def millions(number: float | None) -> str | None:
-    """Return a number in millions (of parameters), or in thousands where it is small."""
-    if number is None:
-        return None
-    return f"{number / 1e6:.2f} M" if number >= 1e6 else f"{number / 1e3:.1f} k"
-
-
-def giga(number: float | None) -> str | None:
-    """Return a number of MACs in G or M."""
-    if number is None:
-        return None
-    return f"{number / 1e9:.2f} G" if number >= 1e9 else f"{number / 1e6:.2f} M"
+def scaled(*numbers: float) -> list[str]:
+    """Return numbers of parameters or MACs in the unit that suits the first: G, M or k."""
+    unit, size = next(((u, n) for u, n in (("G", 1e9), ("M", 1e6), ("k", 1e3)) if numbers[0] >= n), ("", 1))
+    return [f"{number / size:.2f} {unit}".strip() for number in numbers]

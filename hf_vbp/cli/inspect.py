@@ -4,7 +4,7 @@ import json as json_module
 import sys
 
 from hf_vbp.cli import groups
-from hf_vbp.cli.console import giga, millions, percent, standard_output, table
+from hf_vbp.cli.console import percent, scaled, standard_output, table
 
 
 def inspect(
@@ -26,7 +26,8 @@ def inspect(
     ]
     shares = [percent(sum(site[key] for site in found["sites"])) for key in ("parameters", "macs")]
     rows.append(("all MLPs", sum(site["intermediate_size"] for site in found["sites"]), *shares))
-    title = f"{found['architecture']}: {millions(found['parameters'])} parameters, {giga(found['macs'])} MACs"
+    (parameters,), (macs,) = scaled(found["parameters"]), scaled(found["macs"])
+    title = f"{found['architecture']}: {parameters} parameters, {macs} MACs"
     console = standard_output()
     console.print(table(title, ("MLP", "intermediate_size", "of parameters", "of MACs"), rows))
     for name, reason in found["left_out"].items():

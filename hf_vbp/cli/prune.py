@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from hf_vbp.cli import groups
-from hf_vbp.cli.console import Reporter, giga, millions, percent, standard_output, table
+from hf_vbp.cli.console import Reporter, percent, scaled, standard_output, table
 from hf_vbp.cli.groups import BudgetOptions, EvaluationOptions, ImageOptions, MethodOptions, ModelOptions, with_groups
 
 
@@ -67,9 +67,9 @@ def show(results: dict[str, Any], output: Path) -> None:
             rows.append((name, percent(before[key]), percent(after[key]), kept))
     if "agreement" in after:
         rows.append(("agreement with the base model", None, percent(after["agreement"]), None))
-    for name, key, show_as in (("parameters", "parameters", millions), ("MACs", "macs", giga)):
+    for name, key in (("parameters", "parameters"), ("MACs", "macs")):
         left = cost["pruned"][key] / cost["dense"][key]
-        rows.append((name, show_as(cost["dense"][key]), show_as(cost["pruned"][key]), percent(left)))
+        rows.append((name, *scaled(cost["dense"][key], cost["pruned"][key]), percent(left)))
     for dense, pruned in latency_pairs(results.get("latency", [])):
         name = f"latency, batch {dense['batch']}, {dense['device']}, {dense['dtype']}"
         times = [f"{row['median_ms']:.2f} ms" for row in (dense, pruned)]

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from hf_vbp.cli import groups
-from hf_vbp.cli.console import Reporter, giga, millions, percent, standard_output, table
+from hf_vbp.cli.console import Reporter, percent, scaled, standard_output, table
 from hf_vbp.cli.groups import BudgetOptions, EvaluationOptions, ImageOptions, MethodOptions, ModelOptions, with_groups
 
 
@@ -45,16 +45,10 @@ def sweep(
     if json:
         sys.stdout.write(json_module.dumps(rows, indent=2) + "\n")
         return
-    shown = [
-        (
-            percent(row["ratio"], 0),
-            millions(row["parameters"]),
-            giga(row["macs"]),
-            percent(row.get("top1")),
-            percent(row["top1"] / rows[0]["top1"]) if rows[0].get("top1") else None,
-        )
-        for row in rows
-    ]
+    parameters, macs = (scaled(*(row[key] for row in rows)) for key in ("parameters", "macs"))
+    retention = [percent(row["top1"] / rows[0]["top1"]) if rows[0].get("top1") else None for row in rows]
+    removed, top1 = [percent(row["ratio"], 0) for row in rows], [percent(row.get("top1")) for row in rows]
+    shown = list(zip(removed, parameters, macs, top1, retention, strict=True))
     console = standard_output()
     columns = ("removed", "parameters", "MACs", "top-1", "retention")
     console.print(table(f"{method.criterion}, {method.compensation}, no training", columns, shown))

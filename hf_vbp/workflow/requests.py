@@ -70,13 +70,12 @@ class DataRequest:
                 f"{loaded.source} has no image processor (preprocessor_config.json), so images cannot be prepared "
                 "for it. Save the processor it was trained with beside the model."
             )
-        return load_images(
+        images = load_images(
             self.source,
             loaded.processor,
             purpose=purpose,
             id2label=loaded.model.config.id2label if purpose == "evaluation" else None,
             require_labels=purpose == "evaluation",
-            minimum_images=2 if purpose == "calibration" else 1,
             split=self.split,
             revision=self.revision,
             image_column=self.image_column,
@@ -88,6 +87,11 @@ class DataRequest:
             seed=self.seed,
             on_bad_image=self.on_bad_image,
         )
+        if purpose == "calibration" and images.images == 1:
+            raise DataError(
+                f"{self.source} gives 1 image, but at least 2 are needed to tell what varies; some hundreds are usual."
+            )
+        return images
 
     def for_evaluation(self, source: str, split: str | None, limit: int | None) -> "DataRequest":
         """Return the request for other images, read in the same way."""

@@ -204,7 +204,7 @@ CASES = [
     Case("no processor", "image processor", damaged(lambda m: (m / "preprocessor_config.json").unlink())),
     Case("no such images", "nowhere", lambda here: prune(here, data=here / "nowhere")),
     Case("empty folder", "image", images_that(clear)),
-    Case("one image", "1 image, but at least 2", images_that(keep_one)),
+    Case("one image", "gives 1 image, but at least 2", images_that(keep_one)),
     Case("not an image", r"cat.1\.png", images_that(lambda images: (images / "cat/1.png").write_text("hello"))),
     Case("truncated image", r"dog.2\.png", images_that(lambda images: truncate(images / "dog/2.png"))),
     Case("Hub data set, offline", "someone/photos", lambda here: prune(here, data="someone/photos")),
