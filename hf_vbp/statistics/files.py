@@ -103,7 +103,8 @@ def read_checked(path: Path, kind: str) -> tuple[dict[str, Any], dict[str, torch
                     f"{path} has version {metadata.get('version')}, this hf_vbp reads version {VERSION}; use a "
                     "matching hf_vbp or gather the statistics again"
                 )
-            tensors = {name: file.get_tensor(name) for name in file.keys()}
+            names = file.keys()
+            tensors = {name: file.get_tensor(name) for name in names}
             description = json.loads(metadata["description"])
     except (SafetensorError, OSError, KeyError, json.JSONDecodeError) as error:
         raise StatisticsError(f"{path} is damaged: {error}; gather the statistics again") from error

@@ -2,88 +2,186 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
 # Rows that the shift is estimated from; a shift within a fraction of a standard deviation is all that is needed.
 SHIFT_ROWS = 64
-# A batch whose shift missed the mean by more than this many squared standard deviations is done again in float64.
+# A batch whose shift missed a mean by more than this many squared standard deviations is done again in float64.
 MAX_MISS = 8.0
-CHUNK_BYTES = 512 * 1024
+# A chunk, its squares and its sum stay together in the second-level cache of two cores.
+CHUNK_BYTES = 640 * 1024
+# Chunks whose sums are added up in float32 before they go to float64.
+GROUP = 32
+# Rows of one float32 product.
+GRAM_ROWS = 4096
+# The gram matrix is made of this many rows of blocks, of which only those from the diagonal on are computed.
 GRAM_BLOCKS = 8
 
 
 @dataclass(frozen=True, eq=False)
 class BatchMoments:
-    """Moments of ``count`` rows. ``gram`` is about ``shift``, and only its upper triangle of blocks is filled."""
+    """Moments of ``count`` rows.
+
+    Attributes:
+        count: Number of rows.
+        mean: ``(hidden,)`` float64.
+        m2: ``(hidden,)`` float64, about ``mean``.
+        shift: ``(hidden,)`` float64, what the rows were centred by before their products were taken.
+        sound: ``()`` bool, whether everything is finite.
+    """
 
     count: int
     mean: torch.Tensor
     m2: torch.Tensor
     shift: torch.Tensor
-    gram: torch.Tensor | None = None
+    sound: torch.Tensor
 
 
-def batch_moments(rows: torch.Tensor, *, gram: bool = False) -> BatchMoments:
-    """Return mean and centred second moments of ``rows`` ``(count, hidden)``.
+class Workspace:
+    """Scratch memory that all sites share, so that no batch pays for fresh pages."""
 
-    The rows are shifted by an estimate of their mean first (exact by Sterbenz' lemma where values are close to
-    it), so that squares are of the size of the variance and not of the mean; sums of at most a few hundred rows
-    run in float32, everything above in float64. Relative error of ``m2``: about ``2**-21``, independent of
-    mean / standard deviation. Constant columns give exactly 0.
+    def __init__(self) -> None:
+        self._buffers: dict[str, torch.Tensor] = {}
+
+    def take(self, name: str, shape: tuple[int, ...], device: torch.device) -> torch.Tensor:
+        """Return uninitialised float32 memory of ``shape``; what was taken under ``name`` before is given up."""
+        size = 1
+        for length in shape:
+            size *= length
+        buffer = self._buffers.get(name)
+        if buffer is None or buffer.numel() < size or buffer.device != device:
+            buffer = self._buffers[name] = torch.empty(size, dtype=torch.float32, device=device)
+        return buffer[:size].view(shape)
+
+
+def batch_moments(rows: torch.Tensor, workspace: Workspace, scatter: torch.Tensor | None = None) -> BatchMoments:
+    """Return mean and centred second moments of ``rows``, and add their products to ``scatter``.
+
+    The rows are shifted by an estimate of their mean first (exact by Sterbenz' lemma where values lie close to
+    it), so that squares are of the size of the variance and not of the mean. Float32 sums run over about a
+    hundred terms, everything above is float64. The relative error of ``m2`` is a few ``2**-24``, times at most
+    ``1 + MAX_MISS`` where the estimate was poor, whatever mean / standard deviation; a batch whose estimate was
+    poorer is done again in float64. Constant columns give exactly 0. On a GPU the shift is the mean itself and
+    nothing waits for the device.
+
+    Args:
+        rows: ``(count, hidden)``, any floating dtype.
+        workspace: Scratch memory.
+        scatter: ``(hidden, hidden)`` float64 on the device of ``rows``; the products of the rows centred by the
+            ``shift`` that is returned are added to its upper triangle of blocks.
     """
-    result = _float32_moments(rows, gram)
-    miss = (result.mean - result.shift).square() * result.count
-    sound = (miss <= MAX_MISS * result.m2) & torch.isfinite(result.m2)
-    return result if bool(sound.all()) else _float64_moments(rows, gram)
-
-
-def _float32_moments(rows: torch.Tensor, gram: bool) -> BatchMoments:
-    count, hidden = rows.shape
-    sampled = rows[:: max(1, count // SHIFT_ROWS)]
-    shift = sampled.double().mean(0).float()
-    totals = rows.new_zeros(hidden, dtype=torch.float64)
-    squares = rows.new_zeros(hidden, dtype=torch.float64)
-    step = count if gram else max(1, CHUNK_BYTES // (4 * hidden))
-    product = None
-    for start in range(0, count, step):
-        centred = rows[start : start + step].float() - shift
-        totals += centred.sum(0)
-        if gram:
-            product = upper_gram(centred)
-            squares += product.diagonal()
-        else:
-            squares += centred.square_().sum(0)
-    miss = totals / count
-    m2 = (squares - miss.square() * count).clamp_(min=0)
+    if rows.device.type != "cpu":
+        return _device_moments(rows, scatter)
+    shift = rows[:: max(1, len(rows) // SHIFT_ROWS)].double().mean(0).float()
+    totals, squares = _shifted_sums(rows, shift, workspace)
+    miss = totals / len(rows)
+    m2 = (squares - miss.square() * len(rows)).clamp_(min=0)
+    # The comparison is false for NaN, so one test finds both what is not finite and what was badly centred.
+    if not bool((miss.square() * len(rows) <= MAX_MISS * m2).all()) or not bool(m2.isfinite().all()):
+        return _float64_moments(rows, scatter)
+    if scatter is not None:
+        add_gram(rows, shift, scatter, workspace)
     shift64 = shift.double()
-    return BatchMoments(count, shift64 + miss, m2, shift64, product)
+    return BatchMoments(len(rows), shift64 + miss, m2, shift64, torch.tensor(True))
 
 
-def _float64_moments(rows: torch.Tensor, gram: bool) -> BatchMoments:
+def add_gram(rows: torch.Tensor, shift: torch.Tensor, scatter: torch.Tensor, workspace: Workspace) -> None:
+    """Add ``(rows - shift)^T (rows - shift)``, in float32 products, to the upper blocks of ``scatter``."""
+    hidden = rows.shape[1]
+    step = -(-hidden // GRAM_BLOCKS)
+    for first in range(0, len(rows), GRAM_ROWS):
+        part = rows[first : first + GRAM_ROWS]
+        centred = workspace.take("centred", tuple(part.shape), part.device)
+        torch.sub(part, shift, out=centred)
+        for start in range(0, hidden, step):
+            stop = min(start + step, hidden)
+            product = workspace.take("product", (stop - start, hidden - start), part.device)
+            torch.mm(centred[:, start:stop].T, centred[:, start:], out=product)
+            scatter[start:stop, start:] += product
+
+
+def mirror_upper_(matrix: torch.Tensor) -> torch.Tensor:
+    """Copy the upper triangle of blocks of ``matrix`` ``(hidden, hidden)`` onto the lower, in place."""
+    hidden = len(matrix)
+    step = -(-hidden // GRAM_BLOCKS)
+    for start in range(0, hidden, step):
+        stop = min(start + step, hidden)
+        matrix[stop:, start:stop] = matrix[start:stop, stop:].T
+        block = matrix[start:stop, start:stop]
+        block.copy_(block.triu() + block.triu(1).T)
+    return matrix
+
+
+@contextmanager
+def full_precision(device: torch.device) -> Iterator[None]:
+    """Take products in float32, whatever the caller allows his own (TF32, bfloat16, autocast)."""
+    backends: Any = torch.backends
+    backend: Any = backends.cuda.matmul if device.type == "cuda" else getattr(backends.mkldnn, "matmul", None)
+    restore: Callable[[], None]
+    if hasattr(backend, "fp32_precision"):
+        before = backend.fp32_precision
+        backend.fp32_precision = "ieee"
+
+        def restore() -> None:
+            backend.fp32_precision = before
+
+    else:
+        legacy = torch.get_float32_matmul_precision()
+        torch.set_float32_matmul_precision("highest")
+
+        def restore() -> None:
+            torch.set_float32_matmul_precision(legacy)
+
+    try:
+        with torch.autocast(device.type, enabled=False):
+            yield
+    finally:
+        restore()
+
+
+def _shifted_sums(rows: torch.Tensor, shift: torch.Tensor, workspace: Workspace) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the sums of ``rows - shift`` and of its squares, ``(hidden,)`` float64 each, in one read of ``rows``."""
+    hidden = rows.shape[1]
+    size = min(len(rows), max(1, CHUNK_BYTES // (4 * hidden)))
+    sums = workspace.take("sums", (2, size, hidden), rows.device)
+    chunk = workspace.take("chunk", (size, hidden), rows.device)
+    result = torch.zeros(2, hidden, dtype=torch.float64)
+    for first in range(0, len(rows), size * GROUP):
+        sums.zero_()
+        for part in torch.split(rows[first : first + size * GROUP], size):
+            length = len(part)
+            centred = torch.sub(part, shift, out=chunk[:length])
+            sums[0, :length] += centred
+            sums[1, :length].addcmul_(centred, centred)
+        result += sums.sum(1)
+    return result[0], result[1]
+
+
+def _device_moments(rows: torch.Tensor, scatter: torch.Tensor | None) -> BatchMoments:
+    shift = rows.mean(0, dtype=torch.float32)
+    centred = rows.float() - shift
+    wide = torch.float64 if rows.device.type != "mps" else torch.float32
+    miss = centred.sum(0).to(wide) / len(rows)
+    if scatter is not None:
+        scatter += centred.T @ centred
+    m2 = centred.square_().sum(0).to(wide) - miss.square() * len(rows)
+    sound = m2.isfinite().all()
+    shift = shift.to(wide)
+    return BatchMoments(len(rows), shift + miss, m2.clamp_(min=0), shift, sound)
+
+
+def _float64_moments(rows: torch.Tensor, scatter: torch.Tensor | None) -> BatchMoments:
     wide = rows.double()
     mean = wide.mean(0)
     centred = wide.sub_(mean)
     rest = centred.mean(0)
     centred -= rest
-    product = centred.T @ centred if gram else None
-    mean = mean + rest
-    return BatchMoments(len(rows), mean, centred.square_().sum(0), mean, product)
-
-
-def upper_gram(centred: torch.Tensor) -> torch.Tensor:
-    """Return ``centred^T centred`` ``(hidden, hidden)`` with the blocks below the diagonal left at 0."""
-    hidden = centred.shape[1]
-    product = centred.new_zeros(hidden, hidden)
-    step = -(-hidden // GRAM_BLOCKS)
-    for start in range(0, hidden, step):
-        stop = min(start + step, hidden)
-        torch.mm(centred[:, start:stop].T, centred[:, start:], out=product[start:stop, start:])
-    return product
-
-
-def mirror_upper(matrix: torch.Tensor) -> torch.Tensor:
-    """Return the symmetric matrix whose upper triangle is that of ``matrix``."""
-    upper = matrix.triu()
-    return upper + upper.triu(1).T
+    if scatter is not None:
+        scatter += centred.T @ centred
+    m2 = centred.square_().sum(0)
+    return BatchMoments(len(rows), mean + rest, m2, mean + rest, m2.isfinite().all())
