@@ -54,8 +54,8 @@ def label_ids(class_names: Sequence[str], id2label: Mapping[int, str] | Mapping[
     labels = {int(index): str(name) for index, name in id2label.items()}
     if not class_names or not labels:
         raise LabelError(
-            f"there is nothing to match: the data set has {len(class_names)} classes and the model "
-            f"{len(labels)} labels; name the classes, or use a model with labels in its config"
+            f"There is nothing to match: the data set has {len(class_names)} classes and the model "
+            f"{len(labels)} labels; name the classes, or use a model with labels in its config."
         )
     if all(_WORDNET_ID.fullmatch(name) for name in class_names):
         return _match_wordnet_ids(class_names, labels)
@@ -87,8 +87,8 @@ def _check_imagenet_order(class_names: Sequence[str], labels: dict[int, str]) ->
         found = table.get(anchor)
         if found and position not in found:
             raise LabelError(
-                f"the classes are WordNet ids, but the labels of the model are not in the order of ImageNet-1k "
-                f"({anchor!r} is label {min(found)}, not {position}): name the classes as the model does"
+                f"The classes are WordNet ids, but the labels of the model are not in the order of ImageNet-1k "
+                f"({anchor!r} is label {min(found)}, not {position}): name the classes as the model does."
             )
 
 
@@ -109,8 +109,8 @@ def _match_names(class_names: Sequence[str], labels: dict[int, str]) -> list[int
         if len(found) > 1:
             ids = ", ".join(str(index) for index in sorted(found))
             raise LabelError(
-                f"the class {name!r} may be any of the labels {ids} of the model, which share that name: "
-                f"give the classes their WordNet ids, or the full text of the label"
+                f"The class {name!r} may be any of the labels {ids} of the model, which share that name: "
+                f"give the classes their WordNet ids, or the full text of the label."
             )
     return [next(iter(found)) for found in candidates]
 
@@ -161,7 +161,7 @@ def _mismatch(
     return LabelError(
         f"{len(missing)} of {len(class_names)} classes of the data set ({_first(missing)}) {reason}; "
         f"its labels are {_first([labels[index] for index in sorted(labels)])}: rename the classes as the model "
-        f"names them, or use their WordNet ids"
+        f"names them, or use their WordNet ids."
     )
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_info
 
-from hf_vbp.data.decoding import BadImage, BadImageLog, StreamedLabelError, UnreadableImageError, decode
+from hf_vbp.data.decoding import BadImage, BadImageLog, StreamedLabelError, UnreadableImageError, decode, reason
 from hf_vbp.data.processing import Transform
 from hf_vbp.data.records import Record
 from hf_vbp.errors import LabelError
@@ -46,13 +46,13 @@ class LabelTable:
         if isinstance(label, str):
             return self._named(label.strip())
         if isinstance(label, bool) or not hasattr(label, "__index__"):
-            raise StreamedLabelError(f"{name} has the label {label!r}, which is neither a number nor a name")
+            raise StreamedLabelError(f"{name} has the label {label!r}, which is neither a number nor a name.")
         number = int(label)  # type: ignore[arg-type]
         known = len(self._by_number) if self._numbered else len(self._id2label)
         if not 0 <= number < known:
             raise StreamedLabelError(
                 f"{name} has the label {number}, but there are {known} classes, from 0: data sets mark a split "
-                f"without labels like this; choose another split, or another label_column"
+                f"without labels like this; choose another split, or another label_column."
             )
         return self._by_number[number] if self._numbered else number
 
@@ -61,7 +61,7 @@ class LabelTable:
             try:
                 self._by_name[label] = label_ids([label], self._id2label)[0]
             except LabelError as error:
-                raise StreamedLabelError(f"in {self._source}: {error}") from error
+                raise StreamedLabelError(f"In {self._source}: {error}") from error
         return self._by_name[label]
 
 
@@ -123,7 +123,7 @@ class StreamedImages(IterableDataset[Sample]):
             except UnreadableImageError as error:
                 if self._log is None:
                     raise
-                self._log.add(BadImage(record.name, str(error.__cause__)))
+                self._log.add(BadImage(record.name, reason(error.__cause__)))
 
     def _mine(self) -> Iterator[Record]:
         worker = get_worker_info()

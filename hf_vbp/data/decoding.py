@@ -73,7 +73,8 @@ class BadImageLog:
     def read(self) -> list[BadImage]:
         """Return every image once, however many passes were made, in the order of their names."""
         lines = Path(self._path).read_text(encoding="utf-8").splitlines()
-        return sorted({BadImage(**json.loads(line)) for line in lines}, key=lambda bad: bad.name)
+        named = {bad.name: bad for bad in (BadImage(**json.loads(line)) for line in lines)}
+        return [named[name] for name in sorted(named)]
 
 
 def _remove(path: str, owner: int) -> None:
@@ -124,12 +125,15 @@ def check_header(path: Path, name: str) -> None:
         raise _unreadable(name, error) from error
 
 
+def reason(error: BaseException | None) -> str:
+    """Return what the decoder said, without the address of the buffer that it was given."""
+    return str(error).split("<_io.")[0].strip().replace("\n", " ") or type(error).__name__
+
+
 def _unreadable(name: str, error: BaseException) -> UnreadableImageError:
-    # Pillow names the buffer or repeats the path in its message; the first words tell what is wrong.
-    reason = str(error).split("<_io.")[0].split(" '/")[0].strip().replace("\n", " ")
     return UnreadableImageError(
-        f"{name} cannot be read as an image ({reason or type(error).__name__}): remove or replace it, or leave "
-        f'such files out with on_bad_image="skip"'
+        f"{name} cannot be read as an image ({reason(error)}): remove or replace it, or leave such files out with "
+        f'on_bad_image="skip".'
     )
 
 
@@ -139,7 +143,8 @@ def _open(image: Any) -> "Image":
     if isinstance(image, PILImage.Image):
         return image
     if isinstance(image, str | Path):
-        return PILImage.open(image)
+        # Read whole, because Pillow keeps a file open when decoding it fails.
+        return PILImage.open(io.BytesIO(Path(image).read_bytes()))
     if isinstance(image, bytes):
         return PILImage.open(io.BytesIO(image))
     if isinstance(image, dict) and image.get("bytes") is not None:
@@ -151,7 +156,7 @@ def _open(image: Any) -> "Image":
         return opened
     if hasattr(image, "__array_interface__"):
         return PILImage.fromarray(image)
-    raise TypeError(f"a {type(image).__name__} is no image")
+    raise TypeError(f"A {type(image).__name__} is no image.")
 
 
 def _upright_rgb(image: "Image") -> "Image":

@@ -76,8 +76,8 @@ def open_folder(root: Path, split: str | None, purpose: str) -> ImageSource:
         others = sorted({path.suffix or path.name for path in directory.rglob("*") if path.is_file()})[:5]
         found = f"only files like {', '.join(others)}" if others else "no files"
         raise DataError(
-            f"the folder {directory} holds no images ({found}): give a folder with images, in one sub-folder per "
-            f"class or all together; files are known by their extension ({', '.join(sorted(EXTENSIONS))})"
+            f"The folder {directory} holds no images ({found}): give a folder with images, in one sub-folder per "
+            f"class or all together; files are known by their extension ({', '.join(sorted(EXTENSIONS))})."
         )
     folders = {file.split("/", 1)[0] for file in files if "/" in file}
     loose = [file for file in files if "/" not in file]
@@ -105,12 +105,12 @@ def _split_directory(root: Path, split: str | None, purpose: str) -> Path:
     if split is not None:
         if split not in folders:
             shown = ", ".join(folders[:5]) or "none"
-            raise DataError(f"the folder {root} has no split {split!r}: its folders are {shown}")
+            raise DataError(f"The folder {root} has no split {split!r}: its folders are {shown}.")
         return root / split
     if folders and all(name.casefold() in _SPLITS for name in folders):
         raise DataError(
-            f"the folder {root} holds the splits {', '.join(folders)}: say which one is meant for {purpose}, "
-            f"as {root / folders[0]} or as the split {folders[0]!r}"
+            f"The folder {root} holds the splits {', '.join(folders)}: say which one is meant for {purpose}, "
+            f"as {root / folders[0]} or as the split {folders[0]!r}."
         )
     return root
 

@@ -46,7 +46,7 @@ def open_hub(
             builder.download_and_prepare()
             dataset = builder.as_dataset(split=chosen)
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
-        raise DataError(f"the split {chosen!r} of the data set {name} cannot be read: {_line(error)}") from error
+        raise DataError(f"The split {chosen!r} of the data set {name} cannot be read: {_line(error)}.") from error
     shown = name if not Path(name).exists() else Path(name).resolve().name
     provenance = {
         "source": shown,
@@ -72,15 +72,15 @@ def open_webdataset(
     import datasets
 
     if split is not None:
-        raise DataError(f"the shards {pattern} have no splits: name the shards of {split!r} in the pattern")
+        raise DataError(f"The shards {pattern} have no splits: name the shards of {split!r} in the pattern.")
     shards = find_shards(pattern)
     try:
         builder = datasets.load_dataset_builder("webdataset", data_files={"train": [str(s) for s in shards]})
         dataset = builder.as_streaming_dataset(split="train")
     except (OSError, ValueError, StopIteration, IndexError, tarfile.TarError) as error:
         raise DataError(
-            f"the shards {pattern} cannot be read as WebDataset tar files "
-            f"(files of one image share their name, as 0001.jpg and 0001.cls): {_line(error)}"
+            f"The shards {pattern} cannot be read as WebDataset tar files "
+            f"(files of one image share their name, as 0001.jpg and 0001.cls): {_line(error)}."
         ) from error
     digest = hashlib.sha256()
     for shard in shards:
@@ -108,7 +108,7 @@ def find_shards(pattern: str) -> list[Path]:
         found = sorted({Path(match) for part in _braces(str(path)) for match in glob.glob(part)})
     found = [file for file in found if file.is_file()]
     if not found:
-        raise DataError(f"no tar shards match {pattern}: give the path of one, a folder of them, or a pattern")
+        raise DataError(f"No tar shards match {pattern}: give the path of one, a folder of them, or a pattern.")
     return found
 
 
@@ -154,7 +154,7 @@ def open_dataset(
         dataset = dataset.with_format(None)  # a format set for another purpose would change what rows are
     name = str(provenance["source"])
     if not streaming and len(dataset) == 0:
-        raise DataError(f"the data set {name} is empty: give one with images")
+        raise DataError(f"The data set {name} is empty: give one with images.")
     features = _features(dataset, name)
     image_column = _image_column(features, columns[0], name)
     label_column = _label_column(features, columns[1], image_column, name)
@@ -273,7 +273,7 @@ def _features(dataset: Any, name: str) -> Mapping[str, Any]:
         return dict(dataset.features)
     first = next(iter(dataset), None)
     if first is None:
-        raise DataError(f"the data set {name} is empty: give one with images")
+        raise DataError(f"The data set {name} is empty: give one with images.")
     return dict.fromkeys(first)
 
 
@@ -282,7 +282,7 @@ def _image_column(features: Mapping[str, Any], asked: str | None, name: str) -> 
 
     if asked is not None:
         if asked not in features:
-            raise DataError(f"the data set {name} has no column {asked!r}: its columns are {_columns(features)}")
+            raise DataError(f"The data set {name} has no column {asked!r}: its columns are {_columns(features)}.")
         return asked
     images = [column for column, feature in features.items() if isinstance(feature, datasets.Image)]
     candidates = images or [column for column in features if column.casefold() in _IMAGE_NAMES]
@@ -293,8 +293,8 @@ def _image_column(features: Mapping[str, Any], asked: str | None, name: str) -> 
         return named[0]
     found = f"more than one ({', '.join(candidates)})" if candidates else "none"
     raise DataError(
-        f"the data set {name} has no one image column, found {found} among {_columns(features)}: name it with "
-        f"image_column"
+        f"The data set {name} has no one image column, found {found} among {_columns(features)}: name it with "
+        f"image_column."
     )
 
 
@@ -303,7 +303,7 @@ def _label_column(features: Mapping[str, Any], asked: str | None, image_column: 
 
     if asked is not None:
         if asked.split(".")[0] not in features and asked not in features:
-            raise DataError(f"the data set {name} has no column {asked!r}: its columns are {_columns(features)}")
+            raise DataError(f"The data set {name} has no column {asked!r}: its columns are {_columns(features)}.")
         return asked
     classes = [column for column, feature in features.items() if isinstance(feature, datasets.ClassLabel)]
     candidates = classes or [
@@ -315,7 +315,7 @@ def _label_column(features: Mapping[str, Any], asked: str | None, image_column: 
     if named:
         return named[0]
     raise DataError(
-        f"the data set {name} has several label columns ({', '.join(candidates)}): name one with label_column"
+        f"The data set {name} has several label columns ({', '.join(candidates)}): name one with label_column."
     )
 
 
@@ -330,17 +330,17 @@ def _builder(path: str, config: str | None, revision: str | None) -> Any:
         return datasets.load_dataset_builder(path, config, revision=revision)
     except datasets.exceptions.DatasetNotFoundError as error:
         raise DataError(
-            f"there is no data set {path} on the Hub, or you have no access to it, and no such folder here: "
-            f"check the name, accept its terms on the Hub, or log in with `hf auth login` ({_line(error)})"
+            f"There is no data set {path} on the Hub, or you have no access to it, and no such folder here: "
+            f"check the name, accept its terms on the Hub, or log in with `hf auth login` ({_line(error)})."
         ) from error
     except (OSError, RuntimeError) as error:
         raise DataError(
-            f"the data set {path} cannot be fetched from the Hub, and there is no such folder here "
-            f"({_line(error)}): check the name and the connection"
+            f"The data set {path} cannot be fetched from the Hub, and there is no such folder here "
+            f"({_line(error)}): check the name and the connection."
         ) from error
     except ValueError as error:
         raise DataError(
-            f"the data set {path} cannot be opened with configuration {config!r}: {_line(error)}"
+            f"The data set {path} cannot be opened with configuration {config!r}: {_line(error)}."
         ) from error
 
 
@@ -349,7 +349,7 @@ def _choose_split(builder: Any, asked: str | None, purpose: str, name: str) -> s
     if asked is not None:
         plain = re.split(r"[\[+]", asked)[0]
         if known and plain not in known:
-            raise DataError(f"the data set {name} has no split {asked!r}: its splits are {', '.join(known)}")
+            raise DataError(f"The data set {name} has no split {asked!r}: its splits are {', '.join(known)}.")
         return asked
     if len(known) == 1:
         return str(known[0])
@@ -357,8 +357,8 @@ def _choose_split(builder: Any, asked: str | None, purpose: str, name: str) -> s
         if split in known:
             return split
     raise ConfigurationError(
-        f"which split of the data set {name} is meant for {purpose} cannot be told: say it with split "
-        f"({', '.join(known) or 'its splits are not declared'})"
+        f"Which split of the data set {name} is meant for {purpose} cannot be told: say it with split "
+        f"({', '.join(known) or 'its splits are not declared'})."
     )
 
 
@@ -378,4 +378,4 @@ def _examples(builder: Any, split: str) -> int | None:
 
 
 def _line(error: BaseException) -> str:
-    return (str(error) or type(error).__name__).strip().splitlines()[0]
+    return (str(error) or type(error).__name__).strip().splitlines()[0].rstrip(".")

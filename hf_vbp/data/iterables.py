@@ -34,7 +34,7 @@ class PreparedImages(IterableDataset[Sample]):
         for position, item in enumerate(self._items):
             pixels, labels = _read(item, position)
             if self._labelled and labels is None:
-                raise DataError(f"item {position} has no labels: every dict needs pixel_values and labels")
+                raise DataError(f"Item {position} has no labels: every dict needs pixel_values and labels.")
             for row, image in enumerate(pixels):
                 sample: Sample = {"pixel_values": image}
                 if self._labelled and labels is not None:
@@ -46,18 +46,18 @@ def _read(item: Any, position: int) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Return pixel values ``(b, 3, h, w)`` and labels ``(b,)`` of one dict."""
     if not isinstance(item, Mapping) or "pixel_values" not in item:
         what = f"a dict with {', '.join(map(str, item))}" if isinstance(item, Mapping) else type(item).__name__
-        raise DataError(f"item {position} is {what or 'an empty dict'}, not a dict with pixel_values")
+        raise DataError(f"Item {position} is {what or 'an empty dict'}, not a dict with pixel_values.")
     pixels = torch.as_tensor(item["pixel_values"])
     if pixels.ndim not in (3, 4):
         raise DataError(
-            f"item {position} has pixel_values of shape {tuple(pixels.shape)}: they must be (3, height, width), "
-            f"or (batch, 3, height, width)"
+            f"Item {position} has pixel_values of shape {tuple(pixels.shape)}: they must be (3, height, width), "
+            f"or (batch, 3, height, width)."
         )
     key = next((name for name in _LABEL_KEYS if item.get(name) is not None), None)
     labels = None if key is None else torch.as_tensor(item[key]).reshape(-1)
     pixels = pixels if pixels.ndim == 4 else pixels[None]
     if labels is not None and len(labels) != len(pixels):
-        raise DataError(f"item {position} has {len(pixels)} images but {len(labels)} labels")
+        raise DataError(f"Item {position} has {len(pixels)} images but {len(labels)} labels.")
     return pixels, labels
 
 

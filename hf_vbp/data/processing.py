@@ -32,8 +32,8 @@ def load_processor(model: str | Path, **options: Any) -> Any:
         return AutoImageProcessor.from_pretrained(model, backend="pil", **options)
     except (OSError, ValueError) as error:
         raise DataError(
-            f"the checkpoint {model} has no image processor that can be loaded ({str(error).splitlines()[0]}): "
-            f"save one beside it (preprocessor_config.json), or pass a processor"
+            f"The checkpoint {model} has no image processor that can be loaded ({str(error).splitlines()[0]}): "
+            f"save one beside it (preprocessor_config.json), or pass a processor."
         ) from error
 
 
@@ -63,8 +63,8 @@ class Transform:
     def __init__(self, processor: Any) -> None:
         if not callable(processor):
             raise DataError(
-                f"a {type(processor).__name__} is no image processor: pass one from load_processor(...), or a "
-                f"function from a Pillow image to a tensor"
+                f"A {type(processor).__name__} is no image processor: pass one from load_processor(...), or a "
+                f"function from a Pillow image to a tensor."
             )
         self.processor = with_pil_backend(processor)
         self._call: Callable[[Any], Any] = (
@@ -75,7 +75,7 @@ class Transform:
         """Return ``(3, height, width)`` float32 for a Pillow image in RGB."""
         pixels = torch.as_tensor(self._call(image), dtype=torch.float32)
         if pixels.ndim != 3:
-            raise DataError(f"the processor gave pixel values of shape {tuple(pixels.shape)}, not (3, h, w)")
+            raise DataError(f"The processor gave pixel values of shape {tuple(pixels.shape)}, not (3, h, w).")
         return pixels
 
     def _preprocess(self, image: Any) -> Any:

@@ -52,9 +52,9 @@ def open_source(
     if path.is_dir() and not _is_dataset_folder(path):
         return open_folder(path, split, purpose)
     if path.is_file():
-        raise DataError(f"{path} is a file: give the folder of images that it lies in")
+        raise DataError(f"{path} is a file: give the folder of images that it lies in.")
     if not path.exists() and _looks_like_a_path(text):
-        raise DataError(f"there is no folder {path}: give a folder of images, tar shards, or a data set of the Hub")
+        raise DataError(f"There is no folder {path}: give a folder of images, tar shards, or a data set of the Hub.")
     return open_hub(
         str(path) if path.is_dir() else text,
         split=split,
@@ -79,11 +79,11 @@ def _open_object(source: Any, columns: tuple[str | None, str | None], shuffle_bu
         }
         return open_dataset(source, provenance, columns, shuffle_buffer=shuffle_buffer)
     if isinstance(source, datasets.DatasetDict | datasets.IterableDatasetDict):
-        raise DataError(f"the data set has the splits {', '.join(source)}: pass one of them")
+        raise DataError(f"The data set has the splits {', '.join(source)}: pass one of them.")
     if isinstance(source, Mapping) or not isinstance(source, Iterable):
         raise DataError(
-            f"a {type(source).__name__} is no source of images: give a path, the name of a data set, a data set, "
-            f"or an iterable of dicts with pixel_values"
+            f"A {type(source).__name__} is no source of images: give a path, the name of a data set, a data set, "
+            f"or an iterable of dicts with pixel_values."
         )
     return None
 

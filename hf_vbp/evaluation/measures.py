@@ -57,12 +57,16 @@ def wilson_interval(successes: int, trials: int, confidence: float = 0.95) -> tu
     """
     if trials < 1 or not 0 <= successes <= trials or not 0 < confidence < 1:
         raise ConfigurationError(
-            f"no interval for {successes} of {trials} at confidence {confidence}: give 0 <= successes <= trials, at "
-            f"least one trial, and a confidence between 0 and 1"
+            f"No interval for {successes} of {trials} at confidence {confidence}: give 0 <= successes <= trials, at "
+            f"least one trial, and a confidence between 0 and 1."
         )
     z = NormalDist().inv_cdf(0.5 + confidence / 2)
     share = successes / trials
     scale = 1 + z * z / trials
     centre = (share + z * z / (2 * trials)) / scale
     half = z / scale * math.sqrt(share * (1 - share) / trials + z * z / (4 * trials * trials))
-    return max(0.0, centre - half), min(1.0, centre + half)
+    # Rounding must not put the ends beyond 0, 1 or the share itself.
+    return (
+        0.0 if successes == 0 else min(share, centre - half),
+        1.0 if successes == trials else max(share, centre + half),
+    )

@@ -112,8 +112,8 @@ def evaluate_models(
     """
     if not models or (reference is not None and reference not in models):
         raise ConfigurationError(
-            f"the reference {reference!r} is not among the models ({', '.join(models) or 'none were given'}): name "
-            f"one of them, or pass reference=None"
+            f"The reference {reference!r} is not among the models ({', '.join(models) or 'none were given'}): name "
+            f"one of them, or pass reference=None."
         )
     tallies = {name: _Tally() for name in models}
     total, done = _total(loader), 0
@@ -125,7 +125,7 @@ def evaluate_models(
             if progress is not None:
                 progress(done, total)
     if done == 0:
-        raise DataError("there are no images to evaluate on: the loader gave none")
+        raise DataError("There are no images to evaluate on: the loader gave none.")
     return {name: tally.result() for name, tally in tallies.items()}
 
 
@@ -137,21 +137,30 @@ def _add_batch(
 ) -> int:
     """Add one batch to the tallies; return its number of images."""
     if "pixel_values" not in batch:
-        raise DataError(f"a batch has {', '.join(batch) or 'nothing'}, but no pixel_values")
+        raise DataError(f"A batch has {', '.join(batch) or 'nothing'}, but no pixel_values.")
     pixel_values, labels = batch["pixel_values"], batch.get("labels")
     expected = None if reference is None else _logits(models[reference], reference, pixel_values)
     for name, model in models.items():
         own = name == reference
         logits = expected if own and expected is not None else _logits(model, name, pixel_values)
-        if labels is not None and int(labels.max()) >= logits.shape[-1]:
-            raise LabelError(f"the label {int(labels.max())} is beyond the {logits.shape[-1]} classes of {name}")
+        if labels is not None:
+            _check_labels(labels, logits.shape[-1], name)
         if expected is not None and logits.shape != expected.shape:
             raise ConfigurationError(
-                f"{name} has {logits.shape[-1]} classes and {reference} {expected.shape[-1]}: they cannot be compared"
+                f"{name} has {logits.shape[-1]} classes and {reference} {expected.shape[-1]}: they cannot be compared."
             )
         against = None if own else expected
         tallies[name].add(logits, None if labels is None else labels.cpu(), against)
     return len(pixel_values)
+
+
+def _check_labels(labels: torch.Tensor, classes: int, name: str) -> None:
+    for label in (int(labels.max()), int(labels.min())):
+        if not 0 <= label < classes:
+            raise LabelError(
+                f"The label {label} is beyond the {classes} classes of {name}: pass id2label to load_images, so that "
+                f"the classes of the data are matched with those of the model."
+            )
 
 
 @torch.inference_mode()
@@ -162,11 +171,11 @@ def _logits(model: nn.Module, name: str, pixel_values: torch.Tensor) -> torch.Te
     logits = getattr(outputs, "logits", None)
     if not isinstance(logits, torch.Tensor):
         raise UnsupportedModelError(
-            f"{name} is a {type(model).__name__}, which gives no logits: evaluate a model for image classification"
+            f"{name} is a {type(model).__name__}, which gives no logits: evaluate a model for image classification."
         )
     logits = logits.cpu().double()
     if not bool(torch.isfinite(logits).all()):
-        raise NonFiniteError(f"{name} gives logits that are NaN or infinite: its weights or images are damaged")
+        raise NonFiniteError(f"{name} gives logits that are NaN or infinite: its weights or images are damaged.")
     return logits
 
 

@@ -1,0 +1,119 @@
+"""From files to RGB, and the processor's backend."""
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from hf_vbp.data.decoding import BadImage, BadImageLog, StreamedLabelError, UnreadableImageError, decode
+from hf_vbp.data.processing import Transform, load_processor, with_pil_backend
+from hf_vbp.errors import DataError
+from tests.data.helpers import noise, picture, png, processor
+
+
+def encoded(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def test_every_form_of_an_image_gives_the_same_pixels(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    path.write_bytes(png(7))
+    forms = [path, str(path), png(7), picture(7), np.asarray(picture(7)), {"bytes": png(7), "path": None}]
+    forms.append({"bytes": None, "path": str(path)})
+    for form in forms:
+        assert np.array_equal(np.asarray(decode(form, "x")), np.asarray(picture(7)))
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "P", "RGBA", "CMYK", "1", "I", "F"])
+def test_all_modes_become_rgb(mode: str) -> None:
+    assert decode(picture(7).convert(mode), "x").mode == "RGB"
+
+
+def test_sixteen_bits_are_scaled_not_clipped() -> None:
+    deep = Image.fromarray(np.full((4, 4), 128 * 256, dtype=np.uint16))
+    assert np.asarray(decode(encoded(deep), "x")).ravel()[0] == 128
+
+
+def test_a_palette_with_transparency_gives_no_warning() -> None:
+    data = encoded(picture(3).convert("P"), transparency=b"\0" * 4)
+    assert decode(data, "x").mode == "RGB"
+
+
+def test_pictures_are_turned_upright() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # taken with the camera on its side
+    image = Image.fromarray(noise(0))
+    assert decode(encoded(image, "JPEG", exif=exif), "x").size == image.size[::-1]
+
+
+@pytest.mark.parametrize(
+    "bad", [b"", b"text", encoded(picture(1))[:40], None, 3, {"bytes": None, "path": None}, "/none.png"]
+)
+def test_what_is_no_image_is_named(bad: Any) -> None:
+    with pytest.raises(UnreadableImageError, match=r"^photo 7 cannot be read as an image \("):
+        decode(bad, "photo 7")
+
+
+def test_a_decompression_bomb_is_a_bad_image(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
+    with pytest.raises(UnreadableImageError):
+        decode(png(1), "x")
+
+
+def test_errors_of_worker_processes_lose_the_traceback() -> None:
+    raised = (
+        "Caught UnreadableImageError in DataLoader worker process 0.\nOriginal Traceback (most recent call last):\n"
+        "  File ...\nhf_vbp.data.decoding.UnreadableImageError: a.png cannot be read: why.\n"
+    )
+    assert str(UnreadableImageError(raised)) == "a.png cannot be read: why."
+    assert str(StreamedLabelError("plain: text")) == "plain: text"
+
+
+def test_the_log_keeps_each_image_once_and_goes_with_its_file() -> None:
+    log = BadImageLog()
+    for name in ("b", "a", "b"):
+        log.add(BadImage(name, "why\nnot"))
+    assert log.read() == [BadImage("a", "why\nnot"), BadImage("b", "why\nnot")]
+    path = Path(log._path)
+    del log
+    assert not path.exists()
+
+
+def test_the_backend_of_a_processor_is_fixed(tmp_path: Path) -> None:
+    processor().save_pretrained(tmp_path)
+    assert type(load_processor(tmp_path)).__name__ == "ViTImageProcessorPil"
+    with pytest.raises(DataError, match="no image processor"):
+        load_processor(tmp_path / "none")
+
+
+def test_another_backend_is_replaced_by_its_twin() -> None:
+    class ViTImageProcessor:
+        def preprocess(self) -> None: ...
+
+        def to_dict(self) -> dict[str, Any]:
+            return processor().to_dict()
+
+    twin = with_pil_backend(ViTImageProcessor())
+    assert type(twin).__name__ == "ViTImageProcessorPil"
+    assert twin.size == processor().size
+
+
+def test_a_function_can_stand_in_for_a_processor() -> None:
+    transform = Transform(lambda image: np.asarray(image, dtype=np.float32).transpose(2, 0, 1))
+    assert transform(picture(1)).shape == (3, 8, 8)
+    assert transform.describe()["backend"] == "function"
+    with pytest.raises(DataError, match=r"shape \(8, 8\)"):
+        Transform(lambda image: np.zeros((8, 8)))(picture(1))
+
+
+def test_the_description_of_a_processor_follows_its_settings() -> None:
+    from transformers import ViTImageProcessorPil
+
+    one, two = Transform(processor()).describe(), Transform(ViTImageProcessorPil()).describe()
+    assert one == Transform(processor()).describe()
+    assert one["fingerprint"] != two["fingerprint"]
