@@ -36,7 +36,7 @@ def load_model(
         source: A Hub id, a folder, or ``sample`` for the model that ships with the package.
         revision: Branch, tag or commit on the Hub.
         dtype: ``auto`` (what the checkpoint says), ``float32``, ``bfloat16`` or ``float16``.
-        device: Where to put it, as torch names devices; by default the CPU.
+        device: Where to put it, as torch names devices; by default the device that Accelerate gives this process.
 
     Raises:
         CheckpointError: There is no such checkpoint, or it is damaged, or its config and weights disagree.
@@ -124,13 +124,19 @@ def without_progress_bars() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
+def leads() -> bool:
+    """Tell whether this is the process that writes and prints, among those that a launcher started."""
+    from accelerate import PartialState
+
+    return bool(PartialState().is_main_process)
+
+
 def _to_device(model: Any, device: str | None) -> Any:
-    if device is None:
-        return model
     import torch
+    from accelerate import PartialState
 
     try:
-        return model.to(torch.device(device))
+        return model.to(torch.device(device) if device is not None else PartialState().device)
     except (RuntimeError, AssertionError) as error:
         raise ConfigurationError(f"The model cannot be put on device {device!r}: {_sentence(error)}") from error
 

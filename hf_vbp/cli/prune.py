@@ -50,6 +50,8 @@ def prune(
         command=shlex.join(["hf-vbp", *sys.argv[1:]]),
     )
     results = run_prune(request, Reporter(quiet=quiet))
+    if not results:
+        return
     if json:
         sys.stdout.write(to_json(results))
     else:

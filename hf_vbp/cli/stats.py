@@ -44,10 +44,13 @@ def gather(
     loading: ModelOptions,
     moments: Annotated[Literal["diagonal", "full"], typer.Option(help="full: covariances too.")] = "diagonal",
     output_metric: Annotated[bool, typer.Option("--output-metric", help="Also gather the gradient metric.")] = False,
+    resume: Annotated[Path | None, typer.Option(help="Folder for the state; a killed pass goes on from it.")] = None,
+    max_bytes: Annotated[int | None, typer.Option(help="Refuse to start when the sums would take more.")] = None,
     overwrite: groups.Overwrite = False,
     quiet: groups.Quiet = False,
 ) -> None:
     """Gather the statistics of a model in one pass (the default: `hf-vbp stats MODEL ...`)."""
+    from hf_vbp.loading import leads
     from hf_vbp.workflow.gathering import StatsRequest, run_stats
 
     request = StatsRequest(
@@ -60,8 +63,12 @@ def gather(
         dtype=loading.dtype,
         device=loading.device,
         overwrite=overwrite,
+        resume=resume,
+        max_bytes=max_bytes,
     )
-    _show(run_stats(request, Reporter(quiet=quiet)), str(output))
+    statistics = run_stats(request, Reporter(quiet=quiet))
+    if leads():
+        _show(statistics, str(output))
 
 
 @app.command("show")

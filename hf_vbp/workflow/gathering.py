@@ -2,10 +2,10 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from hf_vbp.errors import StatisticsError
-from hf_vbp.loading import load_model
+from hf_vbp.loading import leads, load_model
 from hf_vbp.workflow.requests import DataRequest, Reporter
 
 if TYPE_CHECKING:
@@ -28,7 +28,8 @@ class StatsRequest:
         dtype: What to load it in.
         device: Where to compute.
         overwrite: Whether to replace ``output``.
-        options: Further keywords of :func:`hf_vbp.collect_statistics` (resume, limits).
+        resume: Folder for the state of the pass, so that a killed one goes on.
+        max_bytes: Refuse to start when the sums would take more memory.
     """
 
     model: str
@@ -40,21 +41,27 @@ class StatsRequest:
     dtype: str = "auto"
     device: str | None = None
     overwrite: bool = False
-    options: dict[str, Any] | None = None
+    resume: Path | None = None
+    max_bytes: int | None = None
 
 
 def run_stats(request: StatsRequest, reporter: Reporter) -> "ActivationStatistics":
-    """Gather statistics and save them.
+    """Gather statistics and save them; under ``accelerate launch`` the processes share the images.
 
     Raises:
         HfVbpError: Anything that cannot be done, before the pass where that can be known.
     """
+    from hf_vbp.adapters import find_sites
     from hf_vbp.statistics import collect_statistics
+    from hf_vbp.statistics.collect import statistics_bytes
 
     check_output_file(request.output, request.overwrite)
     reporter.say(f"Loading {request.model}")
     loaded = load_model(request.model, revision=request.revision, dtype=request.dtype, device=request.device)
     images = request.data.open(loaded, "calibration")
+    sites = find_sites(loaded.model)
+    size = statistics_bytes(sites, moments=request.moments, output_metric=request.output_metric)
+    reporter.say(f"{len(sites)} MLPs; the sums take {size / 1e6:.1f} MB in each process")
     with reporter.stage("Statistics", images.images) as progress:
         statistics = collect_statistics(
             loaded.model,
@@ -63,9 +70,11 @@ def run_stats(request: StatsRequest, reporter: Reporter) -> "ActivationStatistic
             output_metric=request.output_metric,
             progress=progress,
             provenance=images.provenance,
-            **(request.options or {}),
+            resume=request.resume,
+            max_bytes=request.max_bytes,
         )
-    statistics.save(request.output)
+    if leads():
+        statistics.save(request.output)
     return statistics
 
 

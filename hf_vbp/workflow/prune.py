@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hf_vbp.errors import DataError
-from hf_vbp.loading import LoadedModel, load_model, without_progress_bars
+from hf_vbp.loading import LoadedModel, leads, load_model, without_progress_bars
 from hf_vbp.results import describe_base_model
 from hf_vbp.workflow.requests import DataRequest, Reporter
 
@@ -55,7 +55,7 @@ def run_prune(request: PruneRequest, reporter: Reporter) -> dict[str, Any]:
         reporter: Who is told how it goes.
 
     Returns:
-        The results, as ``vbp_results.json`` holds them.
+        The results, as ``vbp_results.json`` holds them; empty in the processes that only helped to gather.
 
     Raises:
         HfVbpError: Anything that cannot be done, before any expensive work where that can be known.
@@ -72,12 +72,15 @@ def run_prune(request: PruneRequest, reporter: Reporter) -> dict[str, Any]:
     check_request(loaded.model, request.config)
     evaluation = request.evaluation.open(loaded, "evaluation") if request.evaluation else None
     statistics, provenance = gather(request, loaded, reporter)
+    if not leads():
+        # The processes share the pass over the images; what follows is the work of one.
+        return {}
     result = prune(loaded.model, (), request.config, statistics=statistics, provenance=provenance)
     results = result.results
     results["base_model"] = describe_base_model(loaded.model, loaded.source)
     if evaluation is not None:
         measured = evaluate_both(loaded, result, evaluation, reporter)
-        results["data"]["evaluation"] = {**evaluation.provenance, "images": measured["dense"]["images"]}
+        results["data"]["evaluation"] = {**with_skipped(evaluation, reporter), "images": measured["dense"]["images"]}
         results["evaluation"] = measured
     if request.latency:
         results["latency"] = measure_both(loaded, result, reporter)
@@ -110,7 +113,16 @@ def gather(
             progress=progress,
             provenance=images.provenance,
         )
-    return statistics, images.provenance
+    return statistics, with_skipped(images, reporter)
+
+
+def with_skipped(images: Any, reporter: Reporter) -> dict[str, Any]:
+    """Return the provenance of images with the names of those that could not be decoded, and say how many."""
+    skipped = [bad.name for bad in images.bad_images]
+    if not skipped:
+        return dict(images.provenance)
+    reporter.say(f"Left out {len(skipped)} images that cannot be decoded: {', '.join(skipped[:3])} ...")
+    return {**images.provenance, "skipped": len(skipped), "skipped_names": skipped[:20]}
 
 
 def evaluate_both(loaded: LoadedModel, result: "PruningResult", images: Any, reporter: Reporter) -> dict[str, Any]:
