@@ -1,0 +1,93 @@
+"""The model that a student is trained against: checked, frozen for the caller, and never part of the student."""
+
+import copy
+from typing import Any
+
+import torch
+
+from hf_vbp.errors import ConfigurationError, LabelError, UnsupportedModelError
+
+_SHOWN = 3
+
+
+def check_teacher(student: Any, teacher: Any) -> None:
+    """Refuse a teacher that the student cannot learn from.
+
+    Args:
+        student: The model that is trained.
+        teacher: The model that it is trained against.
+
+    Raises:
+        UnsupportedModelError: The teacher has no classification head.
+        LabelError: Its labels are not those of the student; the message holds the difference.
+        ConfigurationError: It takes other images, or holds the same weights as the student.
+    """
+    if not hasattr(teacher, "config") or not getattr(teacher.config, "id2label", None):
+        raise UnsupportedModelError(f"{type(teacher).__name__} has no labels; the teacher must be a classifier.")
+    if teacher is student or _storages(teacher) & _storages(student):
+        raise ConfigurationError(
+            "The teacher shares weights with the model that is trained, so it would change with it. Load it once "
+            "more, or prune a copy (inplace=False)."
+        )
+    _check_labels(student.config.id2label, teacher.config.id2label)
+    for name in ("image_size", "num_channels"):
+        expected, given = getattr(student.config, name, None), getattr(teacher.config, name, None)
+        if expected is not None and given is not None and expected != given:
+            raise ConfigurationError(
+                f"The teacher has {name} {given}, the model {expected}; both see the same images, so choose a teacher "
+                f"with {name} {expected}."
+            )
+
+
+def _storages(model: Any) -> set[int]:
+    return {parameter.untyped_storage().data_ptr() for parameter in model.parameters() if parameter.numel()}
+
+
+def _check_labels(student: dict[int, str], teacher: dict[int, str]) -> None:
+    if len(student) != len(teacher):
+        raise LabelError(f"The teacher has {len(teacher)} labels, the model {len(student)}; choose one with the same.")
+    different = [index for index in student if str(student[index]).casefold() != str(teacher.get(index)).casefold()]
+    if different:
+        shown = ", ".join(
+            f"{index} is {student[index]!r} in the model and {teacher.get(index)!r} in the teacher"
+            for index in different[:_SHOWN]
+        )
+        raise LabelError(
+            f"{len(different)} of {len(student)} labels of the teacher are not those of the model: {shown}"
+            f"{', ...' if len(different) > _SHOWN else ''}. Choose a teacher with the same labels in the same order."
+        )
+
+
+class Teacher:
+    """Gives the logits of a model in eval mode, without gradients, on the device of the images.
+
+    The model is never registered as a part of the student, so it is neither trained nor saved nor wrapped for
+    distributed training: every process holds the whole of it. A copy is made only where its dtype changes; the
+    caller's model is otherwise put on the device and in eval mode, and its parameters are left alone.
+
+    Args:
+        model: A classifier.
+        device: Where to compute.
+        dtype: ``"auto"`` or the name of a torch dtype; see
+            :class:`~hf_vbp.distillation.DistillationArguments`.
+    """
+
+    def __init__(self, model: Any, *, device: torch.device, dtype: str = "auto") -> None:
+        own = next(model.parameters()).dtype
+        wanted = _auto_dtype(device, own) if dtype == "auto" else getattr(torch, dtype)
+        self.dtype: torch.dtype = wanted
+        self.model = (model if wanted == own else copy.deepcopy(model).to(wanted)).to(device).eval()
+
+    def __call__(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """Return the logits ``(batch, classes)`` float32 for images ``(batch, channels, height, width)``."""
+        # Not inference_mode: the loss keeps these logits for its backward pass.
+        with torch.no_grad():
+            logits: torch.Tensor = self.model.eval()(pixel_values=pixel_values.to(self.dtype)).logits
+        return logits.float()
+
+
+def _auto_dtype(device: torch.device, own: torch.dtype) -> torch.dtype:
+    # The CPU computes bfloat16 on many machines more slowly than float32, so it is left to be asked for there.
+    if own == torch.float32 and device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False):
+        return torch.bfloat16
+    return own

@@ -1,0 +1,53 @@
+"""A training run in a process of its own: ``python -m tests.distillation.run_training FOLDER JSON``.
+
+The JSON holds settings for :func:`tests.distillation.helpers.arguments` and, under ``kill_at``, the step at which the
+process kills itself with a signal that cannot be caught; under ``kill_while_saving``, the step whose checkpoint is cut
+short. The main process writes its log and its parameters.
+"""
+
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import TrainerCallback
+
+from tests.distillation.helpers import log_of, make_trainer, parameters_of
+
+
+class KillAt(TrainerCallback):
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if state.global_step == self.step:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def main(folder: Path, settings: dict[str, Any]) -> None:
+    kill_at, kill_while_saving = settings.pop("kill_at", None), settings.pop("kill_while_saving", None)
+    resume, kind = settings.pop("resume", False), settings.pop("kind", "vit")
+    trainer = make_trainer(folder, kind=kind, **settings)
+    if kill_at is not None:
+        trainer.add_callback(KillAt(kill_at))
+    if kill_while_saving is not None:
+        save = trainer._save_rng_state
+
+        def die(output_dir: str) -> None:
+            if trainer.state.global_step == kill_while_saving:
+                os.kill(os.getpid(), signal.SIGKILL)
+            save(output_dir)
+
+        trainer._save_rng_state = die
+    trainer.train(resume_from_checkpoint=resume)
+    if trainer.is_world_process_zero():
+        torch.save(parameters_of(trainer.model), folder / "parameters.pt")
+        log = {key: log_of(trainer, key) for key in ("loss", "hard_loss", "soft_loss")}
+        (folder / "log.json").write_text(json.dumps({**log, "processes": trainer.args.world_size}), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), json.loads(sys.argv[2]))
