@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from hf_vbp.checkpoint import to_stock, verify_checkpoint
     from hf_vbp.data import load_images
     from hf_vbp.evaluation import evaluate_models
+    from hf_vbp.hub import audit, push_to_hub
     from hf_vbp.plan import PruningPlan
     from hf_vbp.planning import make_plan
     from hf_vbp.pruning import PruningResult, VBPConfig, prune
@@ -32,6 +33,7 @@ _HOMES = {
     "hf_vbp.checkpoint": ("to_stock", "verify_checkpoint"),
     "hf_vbp.data": ("load_images",),
     "hf_vbp.evaluation": ("evaluate_models",),
+    "hf_vbp.hub": ("audit", "push_to_hub"),
     "hf_vbp.plan": ("PruningPlan",),
     "hf_vbp.planning": ("make_plan",),
     "hf_vbp.pruning": ("PruningResult", "VBPConfig", "prune"),
@@ -52,6 +54,7 @@ __all__ = [
     "VBPConfig",
     "__version__",
     "apply_plan",
+    "audit",
     "collect_statistics",
     "disable",
     "enable",
@@ -61,6 +64,7 @@ __all__ = [
     "load_images",
     "make_plan",
     "prune",
+    "push_to_hub",
     "register_adapter",
     "sample_model_path",
     "save_checkpoint",
