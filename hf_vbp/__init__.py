@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from hf_vbp.checkpoint import to_stock, verify_checkpoint
     from hf_vbp.data import load_images
     from hf_vbp.evaluation import evaluate_models
-    from hf_vbp.hub import audit, push_to_hub
+    from hf_vbp.hub.audit import audit
+    from hf_vbp.hub.push import push_to_hub
     from hf_vbp.plan import PruningPlan
     from hf_vbp.planning import make_plan
     from hf_vbp.pruning import PruningResult, VBPConfig, prune
