@@ -19,7 +19,7 @@ _HUB_SOURCE = re.compile(r"(?P<id>[A-Za-z0-9][\w.-]*/[\w.-]+)(?::(?P<config>[\w.
 def dataset_id(data: Mapping[str, Any]) -> tuple[str, str | None] | None:
     """Return the Hub id and the configuration of a data set; None when it did not come from the Hub."""
     match = _HUB_SOURCE.fullmatch(str(data.get("source", "")))
-    if match is None or data.get("kind") not in ("hub", "hub_dataset", "dataset"):
+    if match is None or data.get("kind") != "hub":
         return None
     return match["id"], match["config"]
 
