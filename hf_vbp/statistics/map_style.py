@@ -164,8 +164,8 @@ class _ChosenBatches(Sampler[list[Any]]):
 
 @contextmanager
 def _same_shuffle(sampler: Any, processes: Processes) -> Iterator[None]:
-    """Let every process draw the order that the first one draws."""
-    if not processes.several or not hasattr(sampler, "generator"):
+    """Let every process draw the order that the first one draws, which is also that of a single process."""
+    if not hasattr(sampler, "generator"):
         yield
         return
     given = sampler.generator

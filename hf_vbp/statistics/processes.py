@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,7 +32,9 @@ class Processes:
     @classmethod
     def of(cls, accelerator: Any | None) -> Processes:
         """Return the processes of ``accelerator``, or those that the launcher's environment tells of."""
-        state = accelerator if accelerator is not None else PartialState()
+        if accelerator is None and not _launched():
+            return cls(0, 1, torch.device("cpu"))
+        state = accelerator if accelerator is not None else PartialState(cpu=_on_cpu())
         return cls(int(state.process_index), int(state.num_processes), torch.device(state.device))
 
     @property
@@ -101,3 +104,21 @@ class Processes:
         sent = tensor.detach().to(self.device, copy=True).contiguous()
         received: torch.Tensor = broadcast(sent, from_process=source)
         return received.to("cpu")
+
+
+def _launched() -> bool:
+    """Tell whether a launcher started this process; without one, no state of Accelerate is made."""
+    names = ("LOCAL_RANK", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
+    return torch.distributed.is_initialized() or any(name in os.environ for name in names)
+
+
+def _on_cpu() -> bool:
+    """Tell whether the processes meet over gloo: asked for by the launcher, or there is nothing else.
+
+    ``PartialState`` does not read the launcher's flag by itself, and without it every process believes that it
+    is alone.
+    """
+    if os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes", "on"):
+        return True
+    accelerator: Any = getattr(torch, "accelerator", torch.cuda)
+    return not accelerator.is_available()

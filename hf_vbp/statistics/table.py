@@ -1,0 +1,85 @@
+"""What the command line shows of statistics, as plain values."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from hf_vbp.statistics.store import ActivationStatistics, describe_model
+
+# A neuron counts as nearly constant when its variance is below this share of the mean variance of its site,
+# that is when its standard deviation is below a hundredth of the site's.
+NEARLY_CONSTANT = 1e-4
+
+
+@dataclass(frozen=True)
+class SiteRow:
+    """One line of ``hf-vbp stats show``.
+
+    Attributes:
+        index: Position of the site in the order of the blocks.
+        name: Name of the site.
+        width: Number of hidden neurons.
+        tokens: Number of tokens that were seen.
+        nearly_constant: Share of the neurons, between 0 and 1, whose variance is below ``NEARLY_CONSTANT`` of
+            the mean of the site.
+        smallest_variance: Smallest variance of a neuron.
+        largest_variance: Largest variance of a neuron.
+    """
+
+    index: int
+    name: str
+    width: int
+    tokens: int
+    nearly_constant: float
+    smallest_variance: float
+    largest_variance: float
+
+
+@dataclass(frozen=True)
+class FileRow:
+    """One line of ``hf-vbp stats merge``: a part, or the whole.
+
+    Attributes:
+        name: What the line is about, a file name.
+        model: The model, in a few words.
+        moments: ``"diagonal"`` or ``"full"``.
+        images: Number of images.
+        tokens: Number of tokens at the first site.
+        bytes: Bytes of the tensors.
+    """
+
+    name: str
+    model: str
+    moments: str
+    images: int
+    tokens: int
+    bytes: int
+
+
+def site_rows(statistics: ActivationStatistics) -> list[SiteRow]:
+    """Return one row per site, in the order of the blocks."""
+    rows = []
+    for site in statistics.sites:
+        variance = site.moments.variance
+        few = (variance <= NEARLY_CONSTANT * variance.mean()).double().mean()
+        smallest, largest = float(variance.min()), float(variance.max())
+        rows.append(
+            SiteRow(site.index, site.name, site.moments.hidden, site.moments.count, float(few), smallest, largest)
+        )
+    return rows
+
+
+def file_rows(files: Sequence[tuple[str, ActivationStatistics]]) -> list[FileRow]:
+    """Return one row per file; give the merged statistics as the last one."""
+    return [
+        FileRow(
+            name,
+            describe_model(statistics.fingerprints),
+            str(statistics.fingerprints["moments"]),
+            statistics.images,
+            statistics.tokens,
+            statistics.nbytes,
+        )
+        for name, statistics in files
+    ]
