@@ -166,12 +166,18 @@ class TestWaysIn:
             expected = pruned(**processor(image, return_tensors="pt")).logits.softmax(-1).max()
         assert pipe(image)[0]["score"] == pytest.approx(float(expected), abs=1e-6)
 
-    def test_trainer_saves(self, folder: Path, tmp_path: Path, trust: bool) -> None:
+    def test_trainer_trains_and_saves(self, folder: Path, tmp_path: Path, trust: bool) -> None:
         model = AutoModelForImageClassification.from_pretrained(folder, trust_remote_code=trust)
-        arguments = TrainingArguments(output_dir=str(tmp_path / "run"), use_cpu=True, report_to="none")
-        Trainer(model=model, args=arguments).save_model(str(tmp_path / "trained"))
-        assert_whole(tmp_path / "trained", WIDTHS)
-        assert_same_outputs(AutoModelForImageClassification.from_pretrained(tmp_path / "trained"), model)
+        arguments = TrainingArguments(
+            output_dir=str(tmp_path), use_cpu=True, report_to="none", max_steps=1, save_steps=1, disable_tqdm=True
+        )
+        data = [{"pixel_values": torch.randn(3, 32, 32), "labels": label} for label in range(4)]
+        trainer = Trainer(model=model, args=arguments, train_dataset=data)
+        trainer.train()
+        trainer.save_model(str(tmp_path / "trained"))
+        for name in ("checkpoint-1", "trained"):
+            assert_whole(tmp_path / name, WIDTHS)
+            assert_same_outputs(AutoModelForImageClassification.from_pretrained(tmp_path / name), model)
 
     def test_copy_and_pickle(self, pruned: Any, folder: Path, trust: bool) -> None:
         model = AutoModelForImageClassification.from_pretrained(folder, trust_remote_code=trust)

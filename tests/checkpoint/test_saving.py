@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import resource
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -92,6 +93,18 @@ def test_interruption_leaves_what_was_there(
     assert os.listdir(tmp_path) == (["out"] if overwrite else [])
     if overwrite:
         assert_same_outputs(hf_vbp.from_pretrained(folder), old)
+
+
+def test_files_that_cannot_grow(tmp_path: Path) -> None:
+    """A real write error in the middle of the weights, as a full disk or a quota gives."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
+    try:
+        with pytest.raises(CheckpointError, match="could not be written"):
+            save_checkpoint(make_pruned(), tmp_path / "out", verify=False)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert os.listdir(tmp_path) == []
 
 
 def test_failed_last_step_puts_the_old_checkpoint_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
