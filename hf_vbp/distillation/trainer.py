@@ -11,6 +11,7 @@ from transformers import Trainer
 
 from hf_vbp.distillation.arguments import DistillationArguments
 from hf_vbp.distillation.cached_logits import TEACHER_LOGITS, WithTeacherLogits, check_deterministic, compute_logits
+from hf_vbp.distillation.callbacks import ShowEpoch
 from hf_vbp.distillation.checkpoints import is_training_checkpoint, last_checkpoint
 from hf_vbp.distillation.losses import Heads, LossParts, read_heads
 from hf_vbp.distillation.metrics import accuracy
@@ -67,6 +68,7 @@ class DistillationTrainer(Trainer):  # type: ignore[misc]
             raise ConfigurationError("cache_teacher_logits is set, but there is no teacher.")
         options.setdefault("compute_metrics", accuracy)
         super().__init__(model=model, args=args, **options)
+        self.add_callback(ShowEpoch(self))
         self.distillation_loss = args.loss
         self.parts_log = PartsLog()
         self._teacher = None

@@ -1,0 +1,1 @@
+"""Recipes: a pruned checkpoint in, the same checkpoint with its accuracy back out."""
