@@ -15,7 +15,7 @@ from hf_vbp.plan import PruningPlan, known
 from hf_vbp.planning import check_bias, make_plan
 from hf_vbp.results import SCHEMA_VERSION, describe_base_model, describe_plan, versions
 from hf_vbp.selection import SCOPES, Limits
-from hf_vbp.statistics import collect_statistics
+from hf_vbp.statistics import collect_statistics, halves_agreement
 from hf_vbp.surgery import apply_plan
 
 if TYPE_CHECKING:
@@ -186,6 +186,7 @@ def prune(
         "schema_version": SCHEMA_VERSION,
         "base_model": base_model,
         "data": {"calibration": describe_calibration(statistics, provenance)},
+        "statistics": describe_statistics(statistics),
         "plan": describe_plan(plan),
         "predicted": dict(plan.predicted),
         "cost": {"dense": dense_cost, "pruned": describe_cost(pruned)},
@@ -202,3 +203,15 @@ def describe_calibration(statistics: "ActivationStatistics", provenance: dict[st
         "images": statistics.images,
         "tokens": statistics.tokens,
     }
+
+
+def describe_statistics(statistics: "ActivationStatistics") -> dict[str, Any]:
+    """Return the ``statistics`` part of the results: their depth, and whether half of the images would have done."""
+    agreement = halves_agreement(statistics)
+    described: dict[str, Any] = {
+        "moments": statistics.fingerprints["moments"],
+        "dtype": statistics.fingerprints["dtype"],
+    }
+    if agreement is not None:
+        described["halves"] = agreement.to_dict()
+    return described

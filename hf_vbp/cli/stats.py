@@ -1,6 +1,5 @@
 """``hf-vbp stats``: gather, show and merge statistics."""
 
-import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -102,13 +101,13 @@ def merge(
 
 
 def _show(statistics: Any, name: str) -> None:
-    from hf_vbp.statistics import site_rows
+    from hf_vbp.statistics import halves_agreement, site_rows
 
     rows = [
         (
             row.name,
-            row.intermediate_size,
-            row.count,
+            row.width,
+            row.tokens,
             percent(row.nearly_constant),
             f"{row.smallest_variance:.3g}",
             f"{row.largest_variance:.3g}",
@@ -118,4 +117,12 @@ def _show(statistics: Any, name: str) -> None:
     columns = ("MLP", "width", "tokens", "nearly constant", "smallest variance", "largest variance")
     console = standard_output()
     console.print(table(f"{name}: {statistics.images} images, {statistics.tokens} tokens", columns, rows))
-    sys.stdout.flush()
+    agreement = halves_agreement(statistics)
+    if agreement is not None:
+        shown = [(percent(item.ratio, 0), percent(item.kept), percent(item.pruned)) for item in agreement.overlaps]
+        caption = (
+            f"rank correlation of the variances {agreement.rank_correlation:.4f}; "
+            f"lowest {agreement.lowest_site_rank_correlation:.4f} at {agreement.lowest_site}"
+        )
+        heads = ("ratio", "kept by both", "pruned by both")
+        console.print(table("Would half of the images have done?", heads, shown, caption=caption))

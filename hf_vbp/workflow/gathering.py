@@ -52,8 +52,7 @@ def run_stats(request: StatsRequest, reporter: Reporter) -> "ActivationStatistic
         HfVbpError: Anything that cannot be done, before the pass where that can be known.
     """
     from hf_vbp.adapters import find_sites
-    from hf_vbp.statistics import collect_statistics
-    from hf_vbp.statistics.collect import statistics_bytes
+    from hf_vbp.statistics import collect_statistics, statistics_bytes
 
     check_output_file(request.output, request.overwrite)
     reporter.say(f"Loading {request.model}")
