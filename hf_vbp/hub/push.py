@@ -95,6 +95,41 @@ def push_to_hub(
     return carry_out(api, plan, message, retries or Retries())
 
 
+def check_target(
+    repo_id: str,
+    *,
+    token: str | bool | None = None,
+    private: bool | None = None,
+    revision: str | None = None,
+    overwrite: bool = False,
+) -> None:
+    """Refuse a repository that a push must not go to; to be asked before long work, such as training.
+
+    Raises:
+        HubError: It has content, is not as private as was asked for, or cannot be read.
+    """
+    api = make_api(token)
+    repo_id = full_repo_id(api, repo_id)
+    remote = read_remote(api, repo_id, revision)
+    check_visibility(remote, repo_id, private)
+    if remote.exists and not remote.is_blank and not (overwrite or revision):
+        raise refuse_content(remote, repo_id)
+
+
+def check_visibility(remote: Remote, repo_id: str, private: bool | None) -> None:
+    """Refuse a repository whose visibility is not what was asked for.
+
+    Raises:
+        HubError: It is public where private was asked for, or the other way round.
+    """
+    if remote.exists and private is not None and private != remote.private:
+        now, asked = ("private", "public") if remote.private else ("public", "private")
+        raise HubError(
+            f"{repo_id} is {now}, but {asked} was asked for; nothing was sent. Change it on its settings page, or "
+            "leave the option out."
+        )
+
+
 def make_api(token: str | bool | None = None) -> "HfApi":
     """Return the client; it looks for the token itself, and nothing here reads or keeps one."""
     from huggingface_hub import HfApi
@@ -160,12 +195,7 @@ def make_plan(
     Raises:
         HubError: The repository has content, its visibility is another, or a pull request has nothing to go to.
     """
-    if remote.exists and private is not None and private != remote.private:
-        now, asked = ("private", "public") if remote.private else ("public", "private")
-        raise HubError(
-            f"{repo_id} is {now}, but {asked} was asked for; nothing was sent. Change it on its settings page, or "
-            "leave the option out."
-        )
+    check_visibility(remote, repo_id, private)
     if create_pr and not remote.exists:
         raise HubError(f"{repo_id} is not there, so it cannot get a pull request. Push without --create-pr.")
     changed, deleted = remote.changed(files), remote.stale(files)

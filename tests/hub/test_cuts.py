@@ -115,10 +115,8 @@ def test_a_cut_at_every_request(
     filled: bool,
     kind: str,
     kill: bool,
-    record_property: Any,
 ) -> None:
     log = requests_of_a_push(checkpoint, tmp_path / "clean", xet=xet, filled=filled)
     for at in range(1, len(log) + 1):
         cut(checkpoint, tmp_path / str(at), at, xet=xet, filled=filled, kind=kind, kill=kill)
-    record_property("requests", len(log))
     print(f"\n{len(log)} requests, {len(log)} cut points ({kind}, {'killed' if kill else 'connection'})")
