@@ -2,8 +2,10 @@
 
 import importlib
 import inspect
+import runpy
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -45,3 +47,9 @@ def test_every_error_derives_from_the_base_and_from_a_builtin() -> None:
         assert any(
             base.__module__ == "builtins" for base in child.__mro__ if base not in (Exception, BaseException, object)
         )
+
+
+def test_the_api_reference_is_in_step_with_the_docstrings() -> None:
+    root = Path(__file__).parents[1]
+    script = runpy.run_path(str(root / "scripts" / "make_api_reference.py"))
+    assert (root / "docs" / "api.md").read_text(encoding="utf-8") == script["page"](), "run the script"
