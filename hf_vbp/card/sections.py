@@ -64,6 +64,12 @@ def merge(fresh: str, existing: str) -> str:
     return "\n\n".join(part for part in joined if part) + "\n"
 
 
+def has_own_text(card: str) -> bool:
+    """Tell whether anybody wrote anything outside the marks of a card, below its metadata."""
+    body = re.sub(r"\A---\n.*?\n---\n", "", card.replace("\r\n", "\n"), count=1, flags=re.S)
+    return any(section.own.strip() for section in split(body))
+
+
 def generated_text(body: str) -> dict[str, str]:
     """Return name to text of the generated sections, for comparison."""
     return {section.name: section.generated.strip() for section in split(body) if section.name}

@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 from hf_vbp._version import __version__
 from hf_vbp.card import make_facts, read_base_card, render_card
+from hf_vbp.card.sections import has_own_text
 from hf_vbp.errors import ConfigurationError, HubError
 from hf_vbp.hub.failures import FAILURES, hub_error, is_transient
-from hf_vbp.hub.files import CARD, PROCESSOR, PushFile, checkpoint_files
+from hf_vbp.hub.files import CARD, PROCESSOR, PushFile, checked_path, checkpoint_files
 from hf_vbp.hub.loads import check_loads, check_receipt
 from hf_vbp.hub.plan import PushPlan, PushResult
 from hf_vbp.hub.preflight import check_checkpoint, private_paths
@@ -173,9 +174,22 @@ def make_card(
         base, remark = read_base_card(facts.base_id, facts.base_revision, api)
         remarks += [remark] if remark else []
         facts = make_facts(results, repo_id=repo_id, base_model=base_model, base=base, has_processor=has_processor)
-    local = directory / CARD
-    existing = local.read_text(encoding="utf-8") if local.is_file() else read_card(api, repo_id, remote)
+    existing = present_card(api, repo_id, directory, remote)
     return PushFile.of(CARD, render_card(facts, existing).encode()), remarks
+
+
+def present_card(api: "HfApi", repo_id: str, directory: Path, remote: Remote) -> str | None:
+    """Return the card whose own text and keys are to survive.
+
+    That of the folder, if somebody wrote in it, and otherwise the one in the repository, which may have been edited
+    on the web page.
+    """
+    local = None
+    if (directory / CARD).exists():
+        local = checked_path(directory, CARD).read_text(encoding="utf-8")
+        if has_own_text(local):
+            return local
+    return read_card(api, repo_id, remote) or local
 
 
 def make_plan(

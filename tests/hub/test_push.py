@@ -254,6 +254,7 @@ def leave_hashes(folder: Path) -> None:
         (break_both, "does not belong to these weights"),
         (link_out, "leads out of the folder"),
         (leave_hashes, "differ from what the receipt"),
+        (lambda folder: (folder / "README.md").symlink_to("/etc/hostname"), "leads out of the folder"),
     ],
 )
 def test_a_damaged_checkpoint_is_refused_before_anything_is_sent(
@@ -276,6 +277,20 @@ def test_a_uniform_checkpoint_needs_no_code(client: Client, xet_hub: LoopbackHub
     assert set(files) == (FILES | OWN) - {"modeling_hf_vbp.py"}
     assert b"trust_remote_code" not in files["README.md"]
     assert b"custom_code" not in files["README.md"]
+
+
+def test_own_text_survives_a_second_push(client: Client, xet_hub: LoopbackHub, copy: Path) -> None:
+    client.push(copy, "alice/vit")
+    repository = xet_hub.repositories["alice/vit"]
+    edited = repository.files()["README.md"] + b"\n## Written on the web page\n"
+    repository.commit("refs/heads/main", {**repository.head.files, "README.md": Entry(edited)}, "web", "", "alice")
+    assert client.push(copy, "alice/vit")["status"] == "unchanged"
+    (copy / "plan.json").write_text('{"version": 2}')
+    assert client.push(copy, "alice/vit", overwrite=True)["changed"] == ["plan.json"]
+    assert b"Written on the web page" in repository.files()["README.md"]
+    (copy / "README.md").write_text("# Written here\n")
+    client.push(copy, "alice/vit", overwrite=True)
+    assert repository.files()["README.md"].endswith(b"# Written here\n")
 
 
 def test_local_paths_are_pointed_out(client: Client, copy: Path) -> None:
