@@ -8,6 +8,10 @@ from hf_vbp.card import text
 
 Results = Mapping[str, Any]
 STATES = {"dense": "before", "pruned": "after pruning", "finetuned": "after fine-tuning"}
+LABELS = {
+    "halves rank correlation": "rank correlation of the scores that two halves of the images give",
+    "halves lowest site rank correlation": "the same of the layer where it is lowest",
+}
 METRICS = {"agreement": "same answer as the dense model", "kl": "KL to the dense model (nats)"}
 
 
@@ -37,8 +41,13 @@ class Table:
 
     @property
     def markdown(self) -> str:
-        """The table as Markdown; figures (all columns but the first) are set to the right."""
-        rule = ["---", *["---:"] * (len(self.header) - 1)]
+        """The table as Markdown; columns of figures are set to the right."""
+        columns = zip(*self.rows, strict=True)
+        rule = (
+            ["---:" if _are_figures(cells) else "---" for cells in columns]
+            if self.rows
+            else ["---"] * len(self.header)
+        )
         return "\n".join("| " + " | ".join(cells) + " |" for cells in (self.header, rule, *self.rows))
 
 
@@ -124,10 +133,11 @@ class CardFacts:
         """One sentence with the figures that a reader wants first, as far as they were measured."""
         cost = self.results["cost"]
         saved = [
-            f"{text.change(cost['dense'][key], cost['pruned'][key])} {name}"
+            f"{text.percent(1 - cost['pruned'][key] / cost['dense'][key])} fewer {name}"
             for key, name in (("parameters", "parameters"), ("macs", "MACs"))
+            if cost["dense"][key]
         ]
-        sentence = f"{' and '.join(saved)} against the dense model"
+        sentence = f"It has {' and '.join(saved)} than the dense model" if saved else "Its cost was not measured"
         evaluation, state = self.results.get("evaluation", {}), self.final_state
         if state and "top1" in evaluation.get("dense", {}) and "top1" in evaluation[state]:
             before, after = (text.percent(evaluation[key]["top1"]) for key in ("dense", state))
@@ -261,7 +271,12 @@ class CardFacts:
 
 
 def _label(key: str) -> str:
-    return text.foreign(METRICS.get(key, key.replace("_", " ")))
+    plain = key.replace("_", " ")
+    return text.foreign(METRICS.get(key, LABELS.get(plain, plain)))
+
+
+def _are_figures(cells: Sequence[str]) -> bool:
+    return any(cells) and all(cell[:1] in "0123456789+-." for cell in cells if cell)
 
 
 def _cell(value: Any) -> str:
