@@ -339,8 +339,10 @@ def _builder(path: str, config: str | None, revision: str | None) -> Any:
             f"({_line(error)}): check the name and the connection."
         ) from error
     except ValueError as error:
+        wanted = f"configuration {config!r}" if config else "no configuration"
+        said = " ".join(str(error).split("Example of usage")[0].split())
         raise DataError(
-            f"The data set {path} cannot be opened with configuration {config!r}: {_line(error)}."
+            f"The data set {path} cannot be opened with {wanted} ({said}): name one as {path}:CONFIGURATION."
         ) from error
 
 
