@@ -188,7 +188,9 @@ def _among(matrix: Tensor, indices: Tensor) -> Tensor:
 
 def _inverse(covariance: Tensor) -> Tensor:
     factor, failed = torch.linalg.cholesky_ex(covariance)
-    if failed:
+    # A singular matrix often passes with a pivot of rounding noise, and everything after it is then noise too.
+    floor = torch.finfo(covariance.dtype).eps * len(covariance)
+    if failed or bool((factor.diagonal().square() <= floor * covariance.diagonal()).any()):
         raise StatisticsError(
             "the covariance of the hidden neurons is singular; add a ridge or gather more calibration images"
         )

@@ -11,6 +11,7 @@ from hf_vbp.criteria.base import (
     rank,
     register_criterion,
 )
+from hf_vbp.criteria.obs import elimination_curves, obs
 from hf_vbp.criteria.simple import magnitude, random, variance, weighted_variance
 from hf_vbp.criteria.snip import snip
 
@@ -22,7 +23,9 @@ __all__ = [
     "SiteStatisticsLike",
     "SiteWeights",
     "covariance_of",
+    "elimination_curves",
     "magnitude",
+    "obs",
     "random",
     "rank",
     "register_criterion",
