@@ -180,6 +180,26 @@ def test_the_parent_is_pinned(client: Client, hub: LoopbackHub, checkpoint: Path
     assert set(repository.files()) == {"theirs.txt"}
 
 
+def test_two_pushes_at_once_do_not_mix(
+    client: Client, hub: LoopbackHub, alice: User, checkpoint: Path, other_checkpoint: Path, tmp_path: Path
+) -> None:
+    options = {"check_load": False}
+    with Client(hub, tmp_path / "second", alice.token) as second:
+        second.ask("call", code="import hf_vbp.hub")  # so that both are ready
+        for one, folder in ((client, checkpoint), (second, other_checkpoint)):
+            one.send("push", directory=str(folder), repo_id="alice/vit", options=options)
+        answers = [client.receive(), second.receive()]
+    won = [
+        folder for folder, answer in zip((checkpoint, other_checkpoint), answers, strict=True) if "status" in answer
+    ]
+    assert len(won) == 1, answers
+    assert [answer["error"] for answer in answers if "error" in answer] == ["HubError"]
+    repository = hub.repositories["alice/vit"]
+    assert len(repository.commits) == 2
+    names = {path.name for path in won[0].iterdir()} | {"README.md"}
+    assert set(repository.files()) == names | OWN
+
+
 def test_a_gitignore_that_drops_weights_is_noticed(client: Client, xet_hub: LoopbackHub, checkpoint: Path) -> None:
     repository = xet_hub.create("alice/vit")
     repository.commit("refs/heads/main", {".gitignore": Entry(b"*.safetensors\n")}, "ignore", "", "alice")
