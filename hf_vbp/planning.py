@@ -32,6 +32,7 @@ def make_plan(
     limits: Limits | None = None,
     latency_of: LatencyOf | None = None,
     criterion_options: Mapping[str, Any] | None = None,
+    rankings: Sequence[Ranking] | None = None,
 ) -> PruningPlan:
     """Decide which hidden neurons stay.
 
@@ -50,6 +51,7 @@ def make_plan(
         latency_of: For a latency budget, what measures it on this device
             (:func:`hf_vbp.costs.latency_of_widths`).
         criterion_options: Options of the criterion.
+        rankings: What :func:`rank_sites` returned for the same criterion, where several plans are made.
 
     Returns:
         The plan with the least removal that meets the budget.
@@ -59,16 +61,12 @@ def make_plan(
         StatisticsError: The statistics saw one image only, or belong to another model.
         ConfigurationError: Criterion, compensation or scope is unknown, or does not fit the model.
     """
-    known("criterion", criterion, list(CRITERIA))
     known("compensation", compensation, list(COMPENSATIONS))
     sites = find_sites(model)
-    check_finite_weights(sites)
     check_bias(sites, compensation)
-    statistics.check_model(model)
-    if statistics.images < 2:
-        raise StatisticsError("The statistics saw 1 image, but at least 2 are needed to tell what varies.")
     options = dict(criterion_options or {})
-    rankings = rank(criterion, statistics.sites, [SiteWeights.of(site) for site in sites], **options)
+    if rankings is None:
+        rankings = rank_sites(model, statistics, criterion, **options)
     order = RemovalOrder(rankings, scope=scope, limits=limits)
     cost = _cost(model, sites, statistics, budget, latency_of)
     cut = order.cut_for(budget, cost, ceiling=_ceiling(budget, order, cost))
@@ -86,6 +84,29 @@ def make_plan(
         threshold=_threshold(rankings, kept) if scope == "global" else None,
         options=options,
     )
+
+
+def rank_sites(model: nn.Module, statistics: "ActivationStatistics", criterion: str, **options: Any) -> list[Ranking]:
+    """Score every hidden neuron of every site; one ranking serves plans for any budget.
+
+    Args:
+        model: The dense model; it is only read.
+        statistics: What was gathered on this model.
+        criterion: A key of :data:`hf_vbp.criteria.CRITERIA`.
+        options: What the criterion takes.
+
+    Raises:
+        ConfigurationError: The criterion is unknown.
+        StatisticsError: The statistics saw one image only, or belong to another model, or lack what is needed.
+        NonFiniteError: Weights or scores hold NaN or infinity.
+    """
+    known("criterion", criterion, list(CRITERIA))
+    sites = find_sites(model)
+    check_finite_weights(sites)
+    statistics.check_model(model)
+    if statistics.images < 2:
+        raise StatisticsError("The statistics saw 1 image, but at least 2 are needed to tell what varies.")
+    return rank(criterion, statistics.sites, [SiteWeights.of(site) for site in sites], **options)
 
 
 def check_bias(sites: Sequence[MLPSite], compensation: str) -> None:

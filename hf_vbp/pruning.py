@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
@@ -82,10 +82,10 @@ class VBPConfig:
         return Limits(self.minimum_width, self.round_to)
 
     @property
-    def moments(self) -> Literal["diagonal", "full"]:
-        """The depth of statistics that the criterion and the compensation need."""
-        needs_covariance = self.criterion == "obs" or self.compensation == "linear"
-        return "full" if needs_covariance else "diagonal"
+    def needs(self) -> dict[str, Any]:
+        """What must be gathered for the criterion and the compensation, as options of ``collect_statistics``."""
+        covariances = self.criterion == "obs" or self.compensation == "linear"
+        return {"moments": "full" if covariances else "diagonal", "output_metric": self.criterion == "obs"}
 
     def to_dict(self) -> dict[str, Any]:
         """Return the JSON form: every field that was given."""
@@ -168,7 +168,7 @@ def prune(
     check_request(model, config)
     if statistics is None:
         statistics = collect_statistics(
-            model, dataloader, moments=config.moments, max_images=max_images, progress=progress, provenance=provenance
+            model, dataloader, max_images=max_images, progress=progress, provenance=provenance, **config.needs
         )
     plan = make_plan(
         model,

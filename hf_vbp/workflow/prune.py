@@ -109,9 +109,9 @@ def gather(
         statistics = collect_statistics(
             loaded.model,
             images.loader,
-            moments=request.config.moments,
             progress=progress,
             provenance=images.provenance,
+            **request.config.needs,
         )
     return statistics, with_skipped(images, reporter)
 

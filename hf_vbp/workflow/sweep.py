@@ -1,10 +1,11 @@
 """One pass over the images, then many ratios: how accuracy falls as the model shrinks."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hf_vbp.budget import Budget
 from hf_vbp.errors import ConfigurationError
 from hf_vbp.loading import load_model
 from hf_vbp.workflow.requests import DataRequest, Reporter
@@ -49,7 +50,8 @@ def run_sweep(request: SweepRequest, reporter: Reporter) -> list[dict[str, Any]]
     """
     from hf_vbp.costs import describe_cost
     from hf_vbp.evaluation import evaluate_models
-    from hf_vbp.pruning import check_request, prune
+    from hf_vbp.planning import rank_sites
+    from hf_vbp.pruning import check_request
     from hf_vbp.statistics import collect_statistics
 
     loaded = load_model(request.model, revision=request.revision, dtype=request.dtype, device=request.device)
@@ -57,14 +59,12 @@ def run_sweep(request: SweepRequest, reporter: Reporter) -> list[dict[str, Any]]
     calibration = request.data.open(loaded, "calibration")
     images = request.evaluation.open(loaded, "evaluation")
     with reporter.stage("Statistics", calibration.images) as progress:
-        statistics = collect_statistics(
-            loaded.model, calibration.loader, moments=request.config.moments, progress=progress
-        )
+        statistics = collect_statistics(loaded.model, calibration.loader, progress=progress, **request.config.needs)
+    rankings = rank_sites(loaded.model, statistics, request.config.criterion)
     rows: list[dict[str, Any]] = []
     for start in range(0, len(request.ratios), MODELS_IN_MEMORY):
         part = request.ratios[start : start + MODELS_IN_MEMORY]
-        configs = {f"{ratio:g}": replace(request.config, ratio=ratio) for ratio in part}
-        models = {name: prune(loaded.model, (), c, statistics=statistics).model for name, c in configs.items()}
+        models = {f"{r:g}": _pruned(loaded.model, statistics, rankings, request.config, r) for r in part}
         with reporter.stage(f"Evaluation of {', '.join(models)}", images.images) as progress:
             found = evaluate_models({"0": loaded.model, **models}, images.loader, reference="0", progress=progress)
         for name, model in {"0": loaded.model, **models}.items():
@@ -72,6 +72,23 @@ def run_sweep(request: SweepRequest, reporter: Reporter) -> list[dict[str, Any]]
                 cost = describe_cost(model)
                 rows.append({"ratio": float(name), **cost, **found[name].to_dict()})
     return rows
+
+
+def _pruned(model: Any, statistics: Any, rankings: Any, config: "VBPConfig", ratio: float) -> Any:
+    from hf_vbp.planning import make_plan
+    from hf_vbp.surgery import apply_plan
+
+    plan = make_plan(
+        model,
+        statistics,
+        Budget("ratio", ratio),
+        criterion=config.criterion,
+        compensation=config.compensation,
+        scope=config.scope,
+        limits=config.limits,
+        rankings=rankings,
+    )
+    return apply_plan(model, plan, statistics)
 
 
 def parse_ratios(text: str) -> list[float]:
