@@ -110,12 +110,12 @@ class Moments:
             return other if not self.count else self
         count = self.count + other.count
         delta = other.mean - self.mean
-        weight = self.count * other.count / count
-        m2 = self.m2 + other.m2 + delta.square() * weight
+        # Scaled before the product, so that both halves of the matrix round in the same way.
+        scaled = delta * (self.count * other.count / count) ** 0.5
+        m2 = self.m2 + other.m2 + scaled.square()
         comoment = None
         if self.comoment is not None and other.comoment is not None:
-            comoment = (self.comoment + other.comoment).addr_(delta, delta, alpha=weight)
-            with_diagonal(comoment, m2)
+            comoment = with_diagonal((self.comoment + other.comoment).addr_(scaled, scaled), m2)
         return Moments(count, self.mean + delta * (other.count / count), m2, comoment)
 
     def select(self, indices: torch.Tensor) -> Moments:

@@ -133,9 +133,8 @@ class SiteAccumulator:
         if scatter is None or self.reference is None:
             return self._matrix(self.site.intermediate_size).cpu()
         self._flush(scatter)
-        scatter = mirror_upper_(scatter.cpu())
         delta = moments.mean - self.reference.cpu()
-        scatter.addr_(delta, delta, alpha=-moments.count)
+        scatter = mirror_upper_(scatter.cpu().addr_(delta, delta, alpha=-moments.count))
         return with_diagonal(scatter, moments.m2)
 
     def _add_to_half(self, half: int, batch: BatchMoments) -> None:

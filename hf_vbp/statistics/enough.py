@@ -102,7 +102,8 @@ def rank_correlation(first: torch.Tensor, second: torch.Tensor) -> float:
 def _mean_ranks(values: torch.Tensor) -> torch.Tensor:
     _, group, counts = torch.unique(values, return_inverse=True, return_counts=True)
     last = counts.cumsum(0).double()
-    return (last - (counts - 1) / 2)[group]
+    ranks: torch.Tensor = (last - (counts - 1) / 2)[group]
+    return ranks
 
 
 def _overlap(first: torch.Tensor, second: torch.Tensor, ratio: float) -> Overlap:

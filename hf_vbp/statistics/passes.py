@@ -75,6 +75,7 @@ class ListeningModel:
             ConfigurationError: An output metric was asked of a model that predicts no labels.
         """
         self.indices, self.spans = indices, half_spans(indices)
+        self._first_output = None
         images = pixel_values.to(self.device, self.dtype)
         if self.seed is None:
             with torch.inference_mode():
@@ -116,10 +117,11 @@ class ListeningModel:
             accumulator.add_gradients(by_image)
 
         def hook(module: nn.Module, inputs: tuple[Any, ...], output: torch.Tensor) -> torch.Tensor:
-            if not output.requires_grad:
+            if self._first_output is None:
                 output = self._first_output = output.detach().requires_grad_()
-            listen: Callable[[Any], Any] = output.register_hook
-            listen(receive)
+            if output.requires_grad:
+                listen: Callable[[Any], Any] = output.register_hook
+                listen(receive)
             return output
 
         return hook

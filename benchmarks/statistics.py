@@ -1,0 +1,143 @@
+"""What the statistics cost, as ratios to the bare forward pass of the same batches, in one run.
+
+    python benchmarks/statistics.py [--models deit-s deit-b] [--batches 1 16 64] [--rounds 7] [--threads 2]
+
+TABLE
+"""
+
+# ruff: noqa: E402
+from __future__ import annotations
+
+import sys
+
+# This file carries the name of a module of the standard library, which others must still find.
+sys.path = [folder for folder in sys.path if folder != sys.path[0]]
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+from transformers import ViTConfig, ViTForImageClassification
+
+from hf_vbp.adapters import find_sites
+from hf_vbp.statistics.accumulator import SiteAccumulator
+from hf_vbp.statistics.fingerprints import ImageSketch, hash_images
+from hf_vbp.statistics.kernels import Workspace
+from hf_vbp.statistics.passes import ListeningModel
+
+SHAPES = {
+    "deit-ti": {"hidden_size": 192, "num_attention_heads": 3, "intermediate_size": 768},
+    "deit-s": {"hidden_size": 384, "num_attention_heads": 6, "intermediate_size": 1536},
+    "deit-b": {"hidden_size": 768, "num_attention_heads": 12, "intermediate_size": 3072},
+}
+# Two blocks of each half, so that batches of 1 and 16 touch both.
+IMAGES = 64
+
+
+class Bare:
+    """The forward pass alone."""
+
+    def __init__(self, model: ViTForImageClassification) -> None:
+        self.model = model
+
+    def __call__(self, images: torch.Tensor, indices: range) -> None:
+        """Run the model."""
+        with torch.inference_mode():
+            self.model(pixel_values=images)
+
+
+class Naive(Bare):
+    """The comparison: ``torch.var_mean`` of every site in a hook, as one would write it first."""
+
+    def __call__(self, images: torch.Tensor, indices: range) -> None:
+        """Run the model with the hooks."""
+        def hook(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+            torch.var_mean(inputs[0].flatten(0, -2), 0)
+
+        handles = [site.fc2.register_forward_pre_hook(hook) for site in find_sites(self.model)]
+        super().__call__(images, indices)
+        for handle in handles:
+            handle.remove()
+
+
+class Pass:
+    """Everything that a pass does with one batch."""
+
+    def __init__(self, model: ViTForImageClassification, *, full: bool = False, metric: bool = False) -> None:
+        workspace = Workspace()
+        self.accumulators = [SiteAccumulator(s, workspace, full=full, metric=metric) for s in find_sites(model)]
+        self.listening = ListeningModel(model, self.accumulators, 0 if metric else None)
+        self.sketch = ImageSketch()
+
+    def __call__(self, images: torch.Tensor, indices: range) -> None:
+        """Hash the images and run the model with every site listening."""
+        self.sketch.update(hash_images(images))
+        with self.listening:
+            self.listening.run(images, indices)
+
+
+def main() -> None:
+    """Print one table for each device."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--models", nargs="+", default=["deit-s", "deit-b"], choices=list(SHAPES))
+    parser.add_argument("--batches", nargs="+", type=int, default=[1, 16, 64])
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--metric", action="store_true", help="also time the output metric")
+    parser.add_argument("--dtype", default="float32")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    devices = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
+    for device in devices:
+        name = torch.cuda.get_device_name() if device == "cuda" else f"{options.threads} threads"
+        print(f"{device} ({name}), torch {torch.__version__}, {options.dtype}, {options.rounds} rounds")
+        print("model    batch  forward ms  var_mean hook  diagonal   full" + ("  metric" if options.metric else ""))
+        for shape in options.models:
+            for batch in options.batches:
+                print_row(shape, batch, torch.device(device), options)
+
+
+def print_row(shape: str, batch: int, device: torch.device, options: argparse.Namespace) -> None:
+    """Time one shape and batch; the ways take turns, so that a slow moment of the machine hits all of them."""
+    torch.manual_seed(0)
+    model = ViTForImageClassification(ViTConfig(num_hidden_layers=12, num_labels=1000, **SHAPES[shape]))
+    model = model.to(device, getattr(torch, options.dtype)).eval()
+    ways: dict[str, Callable[[torch.Tensor, range], None]] = {
+        "bare": Bare(model),
+        "naive": Naive(model),
+        "diagonal": Pass(model),
+        "full": Pass(model, full=True),
+    }
+    if options.metric:
+        ways["metric"] = Pass(model, metric=True)
+    images = torch.randn(batch, 3, 224, 224, device=device)
+    times: dict[str, list[float]] = {name: [] for name in ways}
+    for turn in range(options.rounds + 1):
+        for name, way in ways.items():
+            first = turn * batch % IMAGES // batch * batch
+            elapsed = seconds(lambda way=way, first=first: way(images, range(first, first + batch)), device, batch)
+            if turn:
+                times[name].append(elapsed)
+    bare = statistics.median(times["bare"])
+    ratios = [statistics.median(times[name]) / bare for name in ways if name != "bare"]
+    columns = "".join(f"{ratio:>{width}.3f}" for ratio, width in zip(ratios, (15, 10, 7, 8), strict=False))
+    print(f"{shape:8}{batch:>6}{1e3 * bare:>12.1f}{columns}", flush=True)
+
+
+def seconds(task: Callable[[], None], device: torch.device, batch: int) -> float:
+    """Return how long ``task`` takes; short ones are run several times."""
+    repeats = max(1, 8 // batch)
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    start = time.perf_counter()
+    for _ in range(repeats):
+        task()
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return (time.perf_counter() - start) / repeats
+
+
+if __name__ == "__main__":
+    main()
