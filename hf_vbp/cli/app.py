@@ -11,7 +11,7 @@ from hf_vbp.errors import HfVbpError
 def build() -> typer.Typer:
     """Return the command line with all its sub-commands."""
     from hf_vbp import __version__
-    from hf_vbp.cli import evaluate, inspect, plan, prune, push, stats, sweep
+    from hf_vbp.cli import evaluate, finetune, inspect, plan, prune, push, stats, sweep
 
     app = typer.Typer(
         name="hf-vbp",
@@ -40,6 +40,7 @@ def build() -> typer.Typer:
     app.command("prune")(prune.prune)
     app.command("sweep")(sweep.sweep)
     app.command("evaluate")(evaluate.evaluate)
+    app.command("finetune")(finetune.finetune)
     app.command("push")(push.push)
     app.command("pull-check")(push.pull_check)
     return app
