@@ -1,6 +1,6 @@
 """How much of its accuracy a pruned model gets back, epoch by epoch, with and without its teacher.
 
-    OMP_NUM_THREADS=1 python benchmarks/finetuning.py recover MODEL TRAIN TEST --output recovery.json
+    OMP_NUM_THREADS=1 python benchmarks/finetuning.py MODEL TRAIN TEST --output recovery.json
 
 prunes MODEL at 50 % (criterion variance, compensation mean, statistics from TRAIN) and trains, for each seed,
 
@@ -146,13 +146,16 @@ def main() -> None:
     logging.disable(logging.WARNING)
     settings = Settings(**{name: getattr(options, name) for name in asdict(Settings())})
     bench = Bench(options.model, options.train, options.test, options.hold_out, options.ratio)
-    results: dict[str, Any] = {"settings": asdict(settings), "ratio": options.ratio, "runs": {}, "seconds": {}}
+    results: dict[str, Any] = {"settings": asdict(settings), "ratio": options.ratio, "seeds": [], "runs": {}}
+    results["seconds"] = dict.fromkeys(options.arms, 0.0)
     with tempfile.TemporaryDirectory() as folder:
-        for arm in options.arms:
-            started = time.perf_counter()
-            results["runs"][arm] = [bench.run(arm, settings, seed, folder) for seed in options.seeds]
-            results["seconds"][arm] = round(time.perf_counter() - started, 1)
-            options.output.write_text(json.dumps(results, indent=1), encoding="utf-8")
+        for seed in options.seeds:
+            for arm in options.arms:
+                started = time.perf_counter()
+                results["runs"].setdefault(arm, []).append(bench.run(arm, settings, seed, folder))
+                results["seconds"][arm] += time.perf_counter() - started
+                options.output.write_text(json.dumps(results, indent=1), encoding="utf-8")
+            results["seeds"].append(seed)
     if set(options.arms) == set(ARMS):
         print(table(results))
 

@@ -36,7 +36,7 @@ class DistillationArguments(TrainingArguments):  # type: ignore[misc]
     lr_scheduler_type: str = field(default="cosine", metadata={"help": "Schedule per step (the paper's)."})
     per_device_train_batch_size: int = field(default=32, metadata={"help": "Images per device and step."})
     per_device_eval_batch_size: int = field(default=64, metadata={"help": "Images per device in evaluation."})
-    num_train_epochs: float = field(default=10, metadata={"help": "Passes over the images (the paper's)."})
+    num_train_epochs: float = field(default=10.0, metadata={"help": "Passes over the images (the paper's)."})
     label_names: list[str] | None = field(
         default=None, metadata={"help": "Names of the labels in a batch; by default labels."}
     )

@@ -4,7 +4,7 @@ from typing import Any
 
 from hf_vbp.finetuning.images import TrainingImages
 from hf_vbp.finetuning.recipe import Recipe
-from hf_vbp.results import versions
+from hf_vbp.results import versions, without_unmeasured
 
 _LOGGED = {
     "loss": "loss",
@@ -108,7 +108,8 @@ def updated_results(
     updated |= {"data": data, "finetuning": run, "versions": versions()}
     if command:
         updated["command"] = command
-    return updated
+    cleaned: dict[str, Any] = without_unmeasured(updated)
+    return cleaned
 
 
 def with_retention(measured: dict[str, Any]) -> dict[str, Any]:

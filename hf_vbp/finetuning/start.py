@@ -133,16 +133,23 @@ def choose_teacher(recipe: Recipe, start: Start, *, weight: float) -> TeacherCho
 
     if recipe.teacher == NO_TEACHER or weight == 1:
         return TeacherChoice(None, {"teacher": NO_TEACHER})
-    choice = _named(recipe) if recipe.teacher is not None else _base(start)
+    choice = _named(recipe, start) if recipe.teacher is not None else _base(start)
     if choice.loaded is not None:
         check_teacher(start.student.model, choice.loaded.model)
         _check_processors(start.student, choice.loaded)
     return choice
 
 
-def _named(recipe: Recipe) -> TeacherChoice:
+def _named(recipe: Recipe, start: Start) -> TeacherChoice:
     loaded = load_model(str(recipe.teacher), revision=recipe.teacher_revision)
-    return TeacherChoice(loaded, _described(loaded))
+    return TeacherChoice(loaded, _described(loaded), is_base=_was_pruned(loaded.model, start.plan))
+
+
+def _was_pruned(model: Any, plan: str | None) -> bool:
+    """Tell by its weights whether a model is the one that a plan was made for."""
+    from hf_vbp.statistics import weights_fingerprint
+
+    return plan is not None and json.loads(plan).get("weights") == weights_fingerprint(model)
 
 
 def _base(start: Start) -> TeacherChoice:
