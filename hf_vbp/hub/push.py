@@ -1,6 +1,6 @@
 """``push_to_hub``: look, check, show, send one commit, read it back."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +34,7 @@ def push_to_hub(
     dry_run: bool = False,
     base_model: str | None = None,
     check_load: bool = True,
+    on_plan: Callable[[PushPlan], None] | None = None,
     retries: Retries | None = None,
 ) -> PushResult:
     """Put a finished checkpoint on the Hub, in one commit, with a card made from its results.
@@ -51,6 +52,7 @@ def push_to_hub(
         dry_run: Stop after all checks, and before anything is sent.
         base_model: Hub id of the base model, where it was loaded from a folder.
         check_load: Load the checkpoint in a fresh process first and compare it with its receipt.
+        on_plan: Called with what will be done after all checks, before anything is sent.
         retries: How often the commit is tried.
 
     Returns:
@@ -90,6 +92,8 @@ def push_to_hub(
     )
     if check_load:
         check_loads(directory)
+    if on_plan is not None:
+        on_plan(plan)
     if dry_run:
         return PushResult("dry_run", repo_id, f"{api.endpoint}/{repo_id}", plan.parent, revision, plan)
     message = commit_message or f"Upload {repo_id.rpartition('/')[2]}, pruned with hf_vbp {__version__}"

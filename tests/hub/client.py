@@ -11,7 +11,9 @@ def push(directory: str, repo_id: str, options: dict[str, Any]) -> dict[str, Any
 
     attempts = options.pop("attempts", 3)
     retries = Retries(attempts=attempts, sleep=lambda seconds: None)
-    result = push_to_hub(directory, repo_id, retries=retries, **options)
+    shown: list[Any] = []
+    result = push_to_hub(directory, repo_id, retries=retries, on_plan=shown.append, **options)
+    assert shown == [result.plan]
     return {
         "status": result.status,
         "url": result.url,
