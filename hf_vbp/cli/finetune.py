@@ -27,7 +27,8 @@ def finetune(
     from hf_vbp.results import to_json
 
     read = load_recipe(recipe)
-    silent = quiet or not leads()
+    # The settings of the run say which processes there are; without them a CPU takes itself for the only one.
+    silent = quiet or read.arguments().process_index != 0
     with without_progress_bars():
         results = run_finetune(
             read,
