@@ -1,0 +1,36 @@
+"""``accelerate launch`` shares the pass of a command among processes; one of them writes and prints."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from hf_vbp.statistics import ActivationStatistics
+from tests.cli.helpers import save_images, save_tiny
+
+
+def launch(processes: int, arguments: list[object]) -> str:
+    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", str(processes)]
+    options = ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
+    command = [*launcher, *options, "-m", "hf_vbp", *map(str, arguments)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "COLUMNS": "120"}
+    ran = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert ran.returncode == 0, ran.stderr[-3000:]
+    return ran.stdout
+
+
+@pytest.mark.slow
+def test_two_processes_write_what_one_writes(tmp_path: Path) -> None:
+    model, images = save_tiny(tmp_path / "model"), save_images(tmp_path / "images")
+    shown = []
+    for processes in (1, 2):
+        output = tmp_path / f"{processes}.safetensors"
+        shown.append(launch(processes, ["stats", model, "--data", images, "--batch-size", "4", "--output", output]))
+    one, two = (ActivationStatistics.load(tmp_path / f"{processes}.safetensors") for processes in (1, 2))
+    assert one.images == two.images == 15
+    for first, second in zip(one.sites, two.sites, strict=True):
+        torch.testing.assert_close(first.moments.variance, second.moments.variance, rtol=1e-9, atol=0)
+    assert shown[1].count("vit.layers.0.mlp") == shown[0].count("vit.layers.0.mlp")
