@@ -18,7 +18,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 from transformers import ViTConfig, ViTForImageClassification
@@ -72,7 +72,7 @@ def measure(ratio: float, criterion: str, compensation: str) -> dict[str, Any]:
     """Return the bytes added by each step, and the size of the model."""
     torch.manual_seed(0)
     model = ViTForImageClassification(ViTConfig(num_labels=1000)).eval()
-    moments = "full" if criterion == "obs" or compensation == "linear" else "diagonal"
+    moments: Literal["diagonal", "full"] = "full" if criterion == "obs" or compensation == "linear" else "diagonal"
     images = torch.randn(4, 3, 224, 224)
     statistics = collect_statistics(model, [{"pixel_values": images}], moments=moments)
     size = sum(tensor.nbytes for tensor in model.state_dict().values())

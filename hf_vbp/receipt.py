@@ -205,9 +205,12 @@ def _write_job(model: Any, folder: Path, ways: tuple[str, ...], job_folder: Path
 
 
 def _batch(config: Any) -> torch.Tensor:
-    size = config.image_size if isinstance(config.image_size, list | tuple) else (config.image_size,) * 2
+    # Two images in float32; a config of two towers keeps the size of the images in that of the vision tower.
+    config = getattr(config, "vision_config", config)
+    size = getattr(config, "image_size", 224)
+    shape = size if isinstance(size, list | tuple) else (size, size)
     generator = torch.Generator().manual_seed(0)
-    return torch.randn(2, config.num_channels, *size, generator=generator)
+    return torch.randn(2, getattr(config, "num_channels", 3), *shape, generator=generator)
 
 
 def reference_outputs(model: Any, pixel_values: torch.Tensor) -> dict[str, torch.Tensor]:
