@@ -53,6 +53,7 @@ class Naive(Bare):
 
     def __call__(self, images: torch.Tensor, indices: range) -> None:
         """Run the model with the hooks."""
+
         def hook(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
             torch.var_mean(inputs[0].flatten(0, -2), 0)
 

@@ -10,7 +10,14 @@ import torch
 from hf_vbp.adapters import MLPSite
 from hf_vbp.errors import StatisticsError
 from hf_vbp.moments import Moments, with_diagonal
-from hf_vbp.statistics.kernels import BatchMoments, Workspace, batch_moments, full_precision, mirror_upper_
+from hf_vbp.statistics.kernels import (
+    MAX_ROWS,
+    BatchMoments,
+    Workspace,
+    batch_moments,
+    full_precision,
+    mirror_upper_,
+)
 from hf_vbp.statistics.store import SiteStatistics
 
 # Images of one block go to the same half; blocks alternate. By image, so that neither the batch size nor the
@@ -60,11 +67,12 @@ class SiteAccumulator:
         with full_precision(hidden_states.device):
             for half, start, stop in spans:
                 rows = hidden_states[start:stop].reshape(-1, hidden_states.shape[-1])
-                batch = batch_moments(rows, self.workspace, self.scatter)
-                self.finite.append(batch.sound)
-                self._add_to_half(half, batch)
-                if self.full:
-                    self._queue(batch)
+                for part in torch.split(rows, MAX_ROWS):
+                    batch = batch_moments(part, self.workspace, self.scatter)
+                    self.finite.append(batch.sound)
+                    self._add_to_half(half, batch)
+                    if self.full:
+                        self._queue(batch)
 
     def sound(self) -> bool:
         """Return whether everything since the last call was finite; on a GPU this waits for the device."""

@@ -5,20 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import torch
 
-# Rows that the shift is estimated from; a shift within a fraction of a standard deviation is all that is needed.
-SHIFT_ROWS = 64
-# A batch whose shift missed a mean by more than this many squared standard deviations is done again in float64.
+# Rows that the shift is estimated from; a shift within a few standard deviations is all that is needed.
+SHIFT_ROWS = 32
+# A batch whose shift missed a mean by more than this many squared standard deviations is done again.
 MAX_MISS = 8.0
-# A chunk, its squares and its sum stay together in the second-level cache of two cores.
-CHUNK_BYTES = 640 * 1024
+# A chunk and the two sums it is added to stay together in a second-level cache of 2 MiB.
+CHUNK_BYTES = 384 * 1024
 # Chunks whose sums are added up in float32 before they go to float64.
 GROUP = 32
-# Rows of one float32 product.
-GRAM_ROWS = 4096
+# Rows that are taken at once: the most that one float32 product sums over, and the most that is copied.
+MAX_ROWS = 4096
 # The gram matrix is made of this many rows of blocks, of which only those from the diagonal on are computed.
 GRAM_BLOCKS = 8
 
@@ -66,43 +67,51 @@ def batch_moments(rows: torch.Tensor, workspace: Workspace, scatter: torch.Tenso
     it), so that squares are of the size of the variance and not of the mean. Float32 sums run over about a
     hundred terms, everything above is float64. The relative error of ``m2`` is a few ``2**-24``, times at most
     ``1 + MAX_MISS`` where the estimate was poor, whatever mean / standard deviation; a batch whose estimate was
-    poorer is done again in float64. Constant columns give exactly 0. On a GPU the shift is the mean itself and
-    nothing waits for the device.
+    poorer is done again with a better one, and in float64 if that does not help. Constant columns give exactly
+    0. On a GPU the shift is the mean itself and nothing waits for the device.
 
     Args:
-        rows: ``(count, hidden)``, any floating dtype.
+        rows: ``(count, hidden)``, any floating dtype, at most ``MAX_ROWS``.
         workspace: Scratch memory.
         scatter: ``(hidden, hidden)`` float64 on the device of ``rows``; the products of the rows centred by the
             ``shift`` that is returned are added to its upper triangle of blocks.
     """
     if rows.device.type != "cpu":
         return _device_moments(rows, scatter)
-    shift = rows[:: max(1, len(rows) // SHIFT_ROWS)].double().mean(0).float()
-    totals, squares = _shifted_sums(rows, shift, workspace)
-    miss = totals / len(rows)
-    m2 = (squares - miss.square() * len(rows)).clamp_(min=0)
-    # The comparison is false for NaN, so one test finds both what is not finite and what was badly centred.
-    if not bool((miss.square() * len(rows) <= MAX_MISS * m2).all()) or not bool(m2.isfinite().all()):
+    count = len(rows)
+    name = "chunk" if scatter is None else "rows"
+    shift = rows[_spread(count)].double().mean(0).float()
+    for _ in range(2):
+        totals, squares = _shifted_sums(rows, shift, workspace, name)
+        miss = totals / count
+        m2 = (squares - miss.square() * count).clamp_(min=0)
+        # The comparison is false for NaN too, so one test finds what is not finite and what was badly centred.
+        if bool((miss.square() * count <= MAX_MISS * m2).all()) and bool(m2.isfinite().all()):
+            break
+        shift = (shift + miss).float()
+    else:
         return _float64_moments(rows, scatter)
     if scatter is not None:
-        add_gram(rows, shift, scatter, workspace)
+        add_gram(workspace.take(name, tuple(rows.shape), rows.device), scatter, workspace)
     shift64 = shift.double()
-    return BatchMoments(len(rows), shift64 + miss, m2, shift64, torch.tensor(True))
+    return BatchMoments(count, shift64 + miss, m2, shift64, torch.tensor(True))
 
 
-def add_gram(rows: torch.Tensor, shift: torch.Tensor, scatter: torch.Tensor, workspace: Workspace) -> None:
-    """Add ``(rows - shift)^T (rows - shift)``, in float32 products, to the upper blocks of ``scatter``."""
-    hidden = rows.shape[1]
+def add_gram(centred: torch.Tensor, scatter: torch.Tensor, workspace: Workspace) -> None:
+    """Add ``centred^T centred``, in float32 products, to the upper blocks of ``scatter``.
+
+    Args:
+        centred: ``(rows, hidden)`` float32.
+        scatter: ``(hidden, hidden)`` float64.
+        workspace: Scratch memory.
+    """
+    hidden = centred.shape[1]
     step = -(-hidden // GRAM_BLOCKS)
-    for first in range(0, len(rows), GRAM_ROWS):
-        part = rows[first : first + GRAM_ROWS]
-        centred = workspace.take("centred", tuple(part.shape), part.device)
-        torch.sub(part, shift, out=centred)
-        for start in range(0, hidden, step):
-            stop = min(start + step, hidden)
-            product = workspace.take("product", (stop - start, hidden - start), part.device)
-            torch.mm(centred[:, start:stop].T, centred[:, start:], out=product)
-            scatter[start:stop, start:] += product
+    for start in range(0, hidden, step):
+        stop = min(start + step, hidden)
+        product = workspace.take("product", (stop - start, hidden - start), centred.device)
+        torch.mm(centred[:, start:stop].T, centred[:, start:], out=product)
+        scatter[start:stop, start:] += product
 
 
 def mirror_upper_(matrix: torch.Tensor) -> torch.Tensor:
@@ -144,18 +153,37 @@ def full_precision(device: torch.device) -> Iterator[None]:
         restore()
 
 
-def _shifted_sums(rows: torch.Tensor, shift: torch.Tensor, workspace: Workspace) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the sums of ``rows - shift`` and of its squares, ``(hidden,)`` float64 each, in one read of ``rows``."""
+@lru_cache(maxsize=64)
+def _spread(count: int) -> torch.Tensor:
+    """Return the rows to estimate a shift from, spread by the golden ratio.
+
+    Evenly spaced ones could all be the class token, whose activations are nothing like the others.
+    """
+    fractions = torch.arange(min(SHIFT_ROWS, count), dtype=torch.float64).mul_(0.6180339887498949).frac_()
+    return fractions.mul_(count).long()
+
+
+def _shifted_sums(
+    rows: torch.Tensor, shift: torch.Tensor, workspace: Workspace, name: str
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the sums of ``rows - shift`` and of its squares, ``(hidden,)`` float64 each, in one read of ``rows``.
+
+    The shifted rows themselves stay in the scratch memory ``"rows"`` when that is its ``name``; otherwise each
+    chunk of them overwrites the one before, in the cache.
+    """
     hidden = rows.shape[1]
     size = min(len(rows), max(1, CHUNK_BYTES // (4 * hidden)))
     sums = workspace.take("sums", (2, size, hidden), rows.device)
-    chunk = workspace.take("chunk", (size, hidden), rows.device)
+    keep = name == "rows"
+    scratch = workspace.take(name, (len(rows) if keep else size, hidden), rows.device)
     result = torch.zeros(2, hidden, dtype=torch.float64)
     for first in range(0, len(rows), size * GROUP):
         sums.zero_()
-        for part in torch.split(rows[first : first + size * GROUP], size):
+        for start in range(first, min(first + size * GROUP, len(rows)), size):
+            part = rows[start : start + size]
             length = len(part)
-            centred = torch.sub(part, shift, out=chunk[:length])
+            place = start if keep else 0
+            centred = torch.sub(part, shift, out=scratch[place : place + length])
             sums[0, :length] += centred
             sums[1, :length].addcmul_(centred, centred)
         result += sums.sum(1)

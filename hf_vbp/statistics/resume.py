@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -121,5 +122,6 @@ class SavedState:
         """Delete the state of this process, and the folder with that of the last one."""
         self.path.unlink(missing_ok=True)
         self.path.with_name(f".{self.path.name}.tmp").unlink(missing_ok=True)
-        if not any(self.directory.iterdir()):
+        # Every process ends like this; whoever is last finds the folder empty, or already gone.
+        with suppress(OSError):
             self.directory.rmdir()
