@@ -1,6 +1,11 @@
-"""Runs in a child process: reads one request per line, does it with the real client, answers with JSON."""
+"""Runs in a child process: reads one request per line, does it with the real client, answers with JSON.
+
+With ``--fork`` every request is done in a process of its own, forked from this one, which has imported the client
+but never used it. Its process id is told first; it begins when it is sent an empty line.
+"""
 
 import json
+import os
 import sys
 import traceback
 from typing import Any
@@ -40,29 +45,46 @@ def call(code: str) -> dict[str, Any]:
     return {"value": names.get("value")}
 
 
-def main() -> None:
+def answer(request: dict[str, Any]) -> None:
+    function = {"push": push, "audit": audit, "call": call}[request.pop("do")]
+    try:
+        result = function(**request)
+    except Exception as error:
+        traceback.print_exc()
+        result = {"error": type(error).__name__, "message": str(error), "trace": traceback.format_exc()}
+    print(json.dumps(result), flush=True)
+
+
+def answer_in_a_fork(request: dict[str, Any]) -> None:
+    """Do one request in a process that can be killed, with an empty cache of its own."""
+    home = request.pop("home")
+    child = os.fork()
+    if child == 0:
+        import huggingface_hub.constants as constants
+
+        constants.HF_HUB_CACHE = os.path.join(home, "hub")
+        os.environ["HF_XET_CACHE"] = os.path.join(home, "xet")
+        print(json.dumps({"pid": os.getpid()}), flush=True)
+        sys.stdin.readline()
+        answer(request)
+        os._exit(0)
+    status = os.waitpid(child, 0)[1]
+    if os.WIFSIGNALED(status):
+        print(json.dumps({"died": -os.WTERMSIG(status)}), flush=True)
+
+
+def main(fork: bool) -> None:
+    import huggingface_hub.utils._http as http
     from huggingface_hub.utils import disable_progress_bars
 
+    import hf_vbp.hub  # noqa: F401 - what every request needs
+
     disable_progress_bars()
-    for name in ("httpx2", "httpx"):
-        _no_waiting(name)
-    for line in sys.stdin:
-        request = json.loads(line)
-        function = {"push": push, "audit": audit, "call": call}[request.pop("do")]
-        try:
-            answer = function(**request)
-        except Exception as error:
-            traceback.print_exc()
-            answer = {"error": type(error).__name__, "message": str(error), "trace": traceback.format_exc()}
-        print(json.dumps(answer), flush=True)
-
-
-def _no_waiting(_: str) -> None:
-    """Let the client's own back-off (1, 2, 4, 8, 8 s) pass at once: its waits are not what is tested."""
-    import huggingface_hub.utils._http as http
-
-    http.time.sleep = lambda seconds: None
+    # The client's own back-off (1, 2, 4, 8, 8 s) passes at once: its waits are not what is tested.
+    http.time.sleep = lambda seconds: None  # type: ignore[assignment]
+    while line := sys.stdin.readline():
+        (answer_in_a_fork if fork else answer)(json.loads(line))
 
 
 if __name__ == "__main__":
-    main()
+    main("--fork" in sys.argv)

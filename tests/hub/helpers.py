@@ -98,14 +98,14 @@ def make_checkpoint(directory: Path, *, widths: list[int] | None = None, seed: i
 class Client:
     """The real client in a process of its own; it does one thing per line it is sent and answers with JSON."""
 
-    def __init__(self, hub: LoopbackHub, home: Path, token: str | None, **environment: str) -> None:
+    def __init__(self, hub: LoopbackHub, home: Path, token: str | None, *arguments: str, **environment: str) -> None:
         self.token = token
-        paths = {"PYTHONPATH": str(Path(__file__).parents[2]), "HF_VBP_TEST_NO_WAIT": "1"}
+        paths = {"PYTHONPATH": str(Path(__file__).parents[2])}
         self.errors = home / f"stderr-{id(self)}.txt"
         home.mkdir(parents=True, exist_ok=True)
         self._stderr = self.errors.open("w")
         self.process = subprocess.Popen(
-            [sys.executable, str(RUNNER)],
+            [sys.executable, str(RUNNER), *arguments],
             env=hub.environment(home, token, **{**paths, **environment}),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

@@ -97,12 +97,14 @@ class LoopbackHub:
         if self.bugs and error is None:
             raise self.bugs[0]
 
-    def reset(self) -> None:
-        """Forget repositories, faults and the log; users stay, and so does what the stores hold, as on the real Hub."""
+    def reset(self, *, stores: bool = False) -> None:
+        """Forget repositories, faults and the log; users stay, and what the stores hold, unless ``stores``."""
         with self.lock:
             self.repositories.clear()
             self.log.clear()
             self.faults.clear()
+            for store in (self.blobs, self.parts, self.xorbs, self.xet_files, self.xet_names) if stores else ():
+                store.clear()
 
     def new_secret(self, prefix: str) -> str:
         """Return a random secret, without giving it to anybody."""
