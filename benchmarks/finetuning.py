@@ -15,13 +15,13 @@ which is how the settings of recipes/vit-cifar10 were chosen; ``--table FILE`` p
 import argparse
 import json
 import logging
-import statistics
 import tempfile
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch.utils.data import Subset
 
@@ -50,24 +50,40 @@ class Settings:
 class Bench:
     """Model, pruned model and images, read once."""
 
-    def __init__(self, model: Path, train: Path, test: Path, hold_out: int, ratio: float) -> None:
-        self.processor = load_processor(model)
-        self.dense = hf_vbp.from_pretrained(model).eval()
-        self.train = self._stored(train)
-        self.test = self._stored(test)
-        if hold_out:
+    def __init__(self, options: argparse.Namespace) -> None:
+        self.processor = load_processor(options.model)
+        self.dense = hf_vbp.from_pretrained(options.model).eval()
+        self.train = self._stored(options.train, options.cache)
+        self.test = self._stored(options.test, options.cache)
+        if options.hold_out:
             order = torch.randperm(len(self.train), generator=torch.Generator().manual_seed(0)).tolist()
-            self.test = Subset(self.train, order[:hold_out])
-            self.train = Subset(self.train, order[hold_out:])
+            self.test = Subset(self.train, order[: options.hold_out])
+            self.train = Subset(self.train, order[options.hold_out :])
         batches = torch.utils.data.DataLoader(self.train, batch_size=64)
-        self.pruned = hf_vbp.prune(self.dense, batches, hf_vbp.VBPConfig(ratio=ratio)).model
+        self.pruned = hf_vbp.prune(self.dense, batches, hf_vbp.VBPConfig(ratio=options.ratio)).model
 
-    def _stored(self, folder: Path) -> list[dict[str, Any]]:
-        opened = load_images(
-            str(folder), self.processor, id2label=self.dense.config.id2label, require_labels=True, purpose="evaluation"
-        )
-        dataset: Any = opened.loader.dataset
-        return [dataset[index] for index in range(len(dataset))]
+    def _stored(self, folder: Path, cache: Path | None) -> list[dict[str, Any]]:
+        kept = None if cache is None else cache / f"{folder.name}.pt"
+        if kept is not None and kept.is_file():
+            stored = torch.load(kept, weights_only=True)
+        else:
+            opened = load_images(
+                str(folder),
+                self.processor,
+                id2label=self.dense.config.id2label,
+                require_labels=True,
+                purpose="evaluation",
+            )
+            dataset: Any = opened.loader.dataset
+            rows = [dataset[index] for index in range(len(dataset))]
+            stored = {
+                "pixel_values": torch.stack([row["pixel_values"] for row in rows]),
+                "labels": torch.tensor([row["labels"] for row in rows]),
+            }
+            if kept is not None:
+                torch.save(stored, kept)
+        pairs = zip(stored["pixel_values"], stored["labels"].tolist(), strict=True)
+        return [{"pixel_values": pixels, "labels": label} for pixels, label in pairs]
 
     def run(self, arm: str, settings: Settings, seed: int, folder: str) -> list[float]:
         """Train one arm; return top-1 before and after each epoch."""
@@ -114,13 +130,13 @@ def copy_of(model: Any) -> Any:
 def table(results: dict[str, Any]) -> str:
     """Return the Markdown table: mean and spread (the largest less the smallest) over the seeds, in percent."""
     rows = [f"| epoch | {' | '.join(ARMS)} |", f"|---|{'---|' * len(ARMS)}"]
-    epochs = len(next(iter(results["runs"].values()))[0])
+    epochs = len(next(iter(results["runs"][ARMS[0]].values())))
     for epoch in range(epochs):
         cells = []
         for arm in ARMS:
-            values = [100 * run[epoch] for run in results["runs"][arm]]
+            values = [100 * run[epoch] for run in results["runs"][arm].values()]
             spread = f" ± {(max(values) - min(values)) / 2:.1f}" if epoch else ""
-            cells.append(f"{statistics.mean(values):.1f}{spread}")
+            cells.append(f"{np.mean(values):.1f}{spread}")
         rows.append(f"| {epoch or 'before training'} | {' | '.join(cells)} |")
     return "\n".join(rows)
 
@@ -136,6 +152,8 @@ def main() -> None:
     parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=ARMS)
     parser.add_argument("--ratio", type=float, default=0.5)
     parser.add_argument("--hold-out", type=int, default=0)
+    parser.add_argument("--cache", type=Path, help="folder that keeps the decoded images between calls")
+    parser.add_argument("--most", type=int, help="train so many, then stop; the next call goes on")
     parser.add_argument("--table", type=Path, help="print the table of an earlier run, and nothing else")
     for name, value in asdict(Settings()).items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=type(value), default=value)
@@ -145,18 +163,21 @@ def main() -> None:
         return
     logging.disable(logging.WARNING)
     settings = Settings(**{name: getattr(options, name) for name in asdict(Settings())})
-    bench = Bench(options.model, options.train, options.test, options.hold_out, options.ratio)
-    results: dict[str, Any] = {"settings": asdict(settings), "ratio": options.ratio, "seeds": [], "runs": {}}
-    results["seconds"] = dict.fromkeys(options.arms, 0.0)
-    with tempfile.TemporaryDirectory() as folder:
-        for seed in options.seeds:
-            for arm in options.arms:
-                started = time.perf_counter()
-                results["runs"].setdefault(arm, []).append(bench.run(arm, settings, seed, folder))
-                results["seconds"][arm] += time.perf_counter() - started
-                options.output.write_text(json.dumps(results, indent=1), encoding="utf-8")
-            results["seeds"].append(seed)
-    if set(options.arms) == set(ARMS):
+    results: dict[str, Any] = {"settings": asdict(settings), "ratio": options.ratio, "runs": {}, "seconds": {}}
+    if options.output.is_file():
+        results = json.loads(options.output.read_text(encoding="utf-8"))
+        if results["settings"] != asdict(settings) or results["ratio"] != options.ratio:
+            parser.error(f"{options.output} is of other settings; choose another --output")
+    wanted = [(seed, arm) for seed in options.seeds for arm in options.arms]
+    left = [(seed, arm) for seed, arm in wanted if str(seed) not in results["runs"].get(arm, {})]
+    bench = Bench(options) if left else None
+    for seed, arm in left[: options.most]:
+        started = time.perf_counter()
+        with tempfile.TemporaryDirectory() as folder:
+            results["runs"].setdefault(arm, {})[str(seed)] = bench.run(arm, settings, seed, folder)
+        results["seconds"].setdefault(arm, {})[str(seed)] = round(time.perf_counter() - started, 1)
+        options.output.write_text(json.dumps(results, indent=1), encoding="utf-8")
+    if len(left) <= (options.most or len(left)) and set(options.arms) == set(ARMS):
         print(table(results))
 
 

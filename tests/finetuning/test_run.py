@@ -216,3 +216,46 @@ def test_the_script_is_the_command(work: Path) -> None:
     assert done.returncode == 2
     assert "did you mean seed?" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_the_teacher_is_the_base_model_at_the_revision_in_the_results(
+    work: Path, unproved: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from hf_vbp.finetuning import start
+    from hf_vbp.loading import load_model
+
+    asked = []
+
+    def load(source: str, *, revision: str | None = None, **options: Any) -> Any:
+        asked.append((source, revision))
+        return load_model(str(work / "dense") if source == "someone/dense" else source, **options)
+
+    monkeypatch.setattr(start, "load_model", load)
+    (work / "hub").mkdir()
+    for path in (work / "pruned").iterdir():
+        (work / "hub" / path.name).write_bytes(path.read_bytes())
+    results = load_results(work / "pruned")
+    results["base_model"] |= {"id": "someone/dense", "source": "hub", "revision": "abc123"}
+    (work / "hub" / "vbp_results.json").write_text(json.dumps(results), encoding="utf-8")
+    found = run_finetune(make_recipe(merge(recipe_for(work), {"model": str(work / "hub"), "teacher": None})), Said())
+    assert asked == [(str(work / "hub"), None), ("someone/dense", "abc123")]
+    assert set(found["evaluation"]) == {"dense", "pruned", "finetuned", "retention"}
+
+
+@pytest.mark.real
+def test_a_real_model_gets_back_most_of_what_it_lost(real_assets: Path, tmp_path: Path, unproved: None) -> None:
+    folder = real_assets / "vit-cifar10"
+    data = {
+        "train": {"source": str(real_assets / "cifar10" / "train"), "limit": 1500},
+        "evaluation": {"source": str(real_assets / "cifar10" / "test"), "limit": 500, "batch_size": 100},
+        "augmentation": "plain",
+        "keep_images": True,
+    }
+    first = {"model": str(folder), "ratio": 0.6, "data": {**data["train"], "limit": 500}}
+    training = {"num_train_epochs": 1, "learning_rate": 5e-4, "use_cpu": True, "dataloader_pin_memory": False}
+    tree = {"prune": first, "data": data, "training": training, "output": str(tmp_path / "out")}
+    measured = run_finetune(make_recipe(tree), Said())["evaluation"]
+    dense, pruned, finetuned = (measured[name]["top1"] for name in ("dense", "pruned", "finetuned"))
+    assert dense - pruned > 0.05
+    assert finetuned - pruned > 0.5 * (dense - pruned)
+    assert measured["finetuned"]["kl"] < measured["pruned"]["kl"]
