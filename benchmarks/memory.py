@@ -1,6 +1,6 @@
 """How much memory plan, surgery and saving of a DeiT-Base add, from ready statistics.
 
-    python benchmarks/memory.py [--ratio 0.55] [--criterion variance] [--compensation mean]
+    python -m benchmarks.memory [--ratio 0.55] [--criterion variance] [--compensation mean]
 
 A DeiT-Base with random weights (ViTForImageClassification, 86.57 M parameters) and its statistics are made first.
 Then the peak of the resident set is taken during plan, surgery and saving, above what was resident before; it

@@ -1,0 +1,22 @@
+"""The bound on memory, measured by the benchmark in a process of its own."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the resident set is read from /proc")
+def test_a_deit_base_at_the_papers_ratio() -> None:
+    result = subprocess.run(
+        [sys.executable, "-m", "benchmarks.memory"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stderr[-2000:]
+    figures = json.loads(result.stdout)
+    assert round(figures["parameters"]["pruned"] / 1e6, 2) == 55.40
+    assert figures["added_over_model"] <= 1
