@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 from torch import nn
 
@@ -12,6 +12,7 @@ from hf_vbp.compensation import COMPENSATIONS
 from hf_vbp.criteria import CRITERIA, Ranking, SiteWeights, rank
 from hf_vbp.errors import ConfigurationError, StatisticsError
 from hf_vbp.plan import PruningPlan, SitePlan, known
+from hf_vbp.prediction import predict_damage
 from hf_vbp.selection import Limits, RemovalOrder
 
 if TYPE_CHECKING:
@@ -70,7 +71,9 @@ def make_plan(
     order = RemovalOrder(rankings, scope=scope, limits=limits)
     cost = _cost(model, sites, statistics, budget, latency_of)
     cut = order.cut_for(budget, cost, ceiling=_ceiling(budget, order, cost))
-    kept = [tuple(indices.tolist()) for indices in order.kept(cut)]
+    indices = order.kept(cut)
+    damage = predict_damage(compensation, statistics.sites, _Weights(sites), indices)
+    kept = [tuple(site_indices.tolist()) for site_indices in indices]
     return PruningPlan(
         sites=tuple(SitePlan(s.name, s.intermediate_size, k) for s, k in zip(sites, kept, strict=True)),
         criterion=criterion,
@@ -82,6 +85,7 @@ def make_plan(
         minimum_width=order.limits.minimum_width,
         round_to=order.limits.round_to,
         threshold=_threshold(rankings, kept) if scope == "global" else None,
+        predicted=damage.to_dict(),
         options=options,
     )
 
@@ -106,7 +110,24 @@ def rank_sites(model: nn.Module, statistics: "ActivationStatistics", criterion: 
     statistics.check_model(model)
     if statistics.images < 2:
         raise StatisticsError("The statistics saw 1 image, but at least 2 are needed to tell what varies.")
-    return rank(criterion, statistics.sites, [SiteWeights.of(site) for site in sites], **options)
+    return rank(criterion, statistics.sites, _Weights(sites), **options)
+
+
+class _Weights(Sequence[SiteWeights]):
+    """The float64 weights of all sites, copied one at a time: all at once would take more than the model itself."""
+
+    def __init__(self, sites: Sequence[MLPSite]) -> None:
+        self._sites = sites
+
+    def __len__(self) -> int:
+        return len(self._sites)
+
+    @overload
+    def __getitem__(self, index: int) -> SiteWeights: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[SiteWeights]: ...
+    def __getitem__(self, index: int | slice) -> SiteWeights | Sequence[SiteWeights]:
+        return _Weights(self._sites[index]) if isinstance(index, slice) else SiteWeights.of(self._sites[index])
 
 
 def check_bias(sites: Sequence[MLPSite], compensation: str) -> None:

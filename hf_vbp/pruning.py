@@ -1,6 +1,6 @@
 """The one verb: a model and images in, a smaller model, its plan and its figures out."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +10,7 @@ from hf_vbp.adapters import check_finite_weights, check_structure, find_sites
 from hf_vbp.budget import Budget, one_budget
 from hf_vbp.compensation import COMPENSATIONS
 from hf_vbp.costs import describe_cost, latency_of_widths
-from hf_vbp.criteria import CRITERIA
+from hf_vbp.criteria import CRITERIA, Ranking
 from hf_vbp.plan import PruningPlan, known
 from hf_vbp.planning import check_bias, make_plan
 from hf_vbp.results import SCHEMA_VERSION, describe_base_model, describe_plan, versions
@@ -170,16 +170,7 @@ def prune(
         statistics = collect_statistics(
             model, dataloader, max_images=max_images, progress=progress, provenance=provenance, **config.needs
         )
-    plan = make_plan(
-        model,
-        statistics,
-        config.budget,
-        criterion=config.criterion,
-        compensation=config.compensation,
-        scope=config.scope,
-        limits=config.limits,
-        latency_of=latency_of_widths(model) if config.target_latency is not None else None,
-    )
+    plan = plan_for(model, statistics, config)
     base_model, dense_cost = describe_base_model(model), describe_cost(model)
     pruned = apply_plan(model, plan, statistics, inplace=inplace)
     results = {
@@ -193,6 +184,34 @@ def prune(
         "versions": versions(),
     }
     return PruningResult(pruned, plan, statistics, results)
+
+
+def plan_for(
+    model: nn.Module,
+    statistics: "ActivationStatistics",
+    config: VBPConfig,
+    *,
+    rankings: Sequence[Ranking] | None = None,
+) -> PruningPlan:
+    """Make the plan that a configuration asks for; see :func:`hf_vbp.make_plan`.
+
+    Args:
+        model: The dense model.
+        statistics: What was gathered on it.
+        config: What to remove and how.
+        rankings: What :func:`hf_vbp.planning.rank_sites` returned, where several plans are made.
+    """
+    return make_plan(
+        model,
+        statistics,
+        config.budget,
+        criterion=config.criterion,
+        compensation=config.compensation,
+        scope=config.scope,
+        limits=config.limits,
+        latency_of=latency_of_widths(model) if config.target_latency is not None else None,
+        rankings=rankings,
+    )
 
 
 def describe_calibration(statistics: "ActivationStatistics", provenance: dict[str, Any] | None) -> dict[str, Any]:

@@ -33,13 +33,19 @@ def plan(
         sys.stdout.write(made.to_json())
         return
     rows = []
-    for site in made.sites:
+    for site, error in zip(made.sites, made.predicted["relative_output_error_by_site"], strict=True):
         kept = site.width / site.intermediate_size
-        rows.append((site.name, site.intermediate_size, site.width, percent(kept), "#" * round(kept * _BAR)))
+        bar = "#" * round(kept * _BAR)
+        rows.append((site.name, site.intermediate_size, site.width, percent(kept), percent(error), bar))
     title = f"{percent(made.ratio)} of the hidden neurons go ({made.criterion}, {made.compensation}, {made.scope})"
-    shown = table(title, ("MLP", "dense", "width", "kept", ""), rows)
+    shown = table(title, ("MLP", "dense", "width", "kept", "expected error", ""), rows)
     shown.columns[-1].justify = "left"
     console = standard_output()
     console.print(shown)
+    console.print(
+        f"Expected output error of all MLPs: {percent(made.predicted['relative_output_error'])}, of the calibration "
+        f"images, {'exact' if made.predicted['exact'] else 'as if neurons were uncorrelated'}.",
+        markup=False,
+    )
     if output is not None:
         console.print(f"The plan lies in {output}.", markup=False)

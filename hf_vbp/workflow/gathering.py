@@ -85,24 +85,14 @@ def run_plan(
     Raises:
         HfVbpError: The statistics do not belong to the model, or the budget cannot be met.
     """
-    from hf_vbp.costs import latency_of_widths
-    from hf_vbp.planning import make_plan
+    from hf_vbp.pruning import plan_for
     from hf_vbp.statistics import ActivationStatistics
 
     if output is not None:
         check_output_file(output, overwrite)
     gathered = ActivationStatistics.load(statistics)
     loaded = load_model(model, revision=revision, dtype=str(gathered.fingerprints["dtype"]))
-    plan = make_plan(
-        loaded.model,
-        gathered,
-        config.budget,
-        criterion=config.criterion,
-        compensation=config.compensation,
-        scope=config.scope,
-        limits=config.limits,
-        latency_of=latency_of_widths(loaded.model) if config.target_latency is not None else None,
-    )
+    plan = plan_for(loaded.model, gathered, config)
     if output is not None:
         plan.save(output)
     return plan

@@ -1,11 +1,10 @@
 """One pass over the images, then many ratios: how accuracy falls as the model shrinks."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hf_vbp.budget import Budget
 from hf_vbp.errors import ConfigurationError
 from hf_vbp.loading import load_model
 from hf_vbp.workflow.requests import DataRequest, Reporter
@@ -51,8 +50,9 @@ def run_sweep(request: SweepRequest, reporter: Reporter) -> list[dict[str, Any]]
     from hf_vbp.costs import describe_cost
     from hf_vbp.evaluation import evaluate_models
     from hf_vbp.planning import rank_sites
-    from hf_vbp.pruning import check_request
+    from hf_vbp.pruning import check_request, plan_for
     from hf_vbp.statistics import collect_statistics
+    from hf_vbp.surgery import apply_plan
 
     loaded = load_model(request.model, revision=request.revision, dtype=request.dtype, device=request.device)
     check_request(loaded.model, request.config)
@@ -64,7 +64,11 @@ def run_sweep(request: SweepRequest, reporter: Reporter) -> list[dict[str, Any]]
     rows: list[dict[str, Any]] = []
     for start in range(0, len(request.ratios), MODELS_IN_MEMORY):
         part = request.ratios[start : start + MODELS_IN_MEMORY]
-        models = {f"{r:g}": _pruned(loaded.model, statistics, rankings, request.config, r) for r in part}
+        models = {}
+        for ratio in part:
+            config = replace(request.config, ratio=ratio)
+            plan = plan_for(loaded.model, statistics, config, rankings=rankings)
+            models[f"{ratio:g}"] = apply_plan(loaded.model, plan, statistics)
         with reporter.stage(f"Evaluation of {', '.join(models)}", images.images) as progress:
             found = evaluate_models({"0": loaded.model, **models}, images.loader, reference="0", progress=progress)
         for name, model in {"0": loaded.model, **models}.items():
@@ -72,23 +76,6 @@ def run_sweep(request: SweepRequest, reporter: Reporter) -> list[dict[str, Any]]
                 cost = describe_cost(model)
                 rows.append({"ratio": float(name), **cost, **found[name].to_dict()})
     return rows
-
-
-def _pruned(model: Any, statistics: Any, rankings: Any, config: "VBPConfig", ratio: float) -> Any:
-    from hf_vbp.planning import make_plan
-    from hf_vbp.surgery import apply_plan
-
-    plan = make_plan(
-        model,
-        statistics,
-        Budget("ratio", ratio),
-        criterion=config.criterion,
-        compensation=config.compensation,
-        scope=config.scope,
-        limits=config.limits,
-        rankings=rankings,
-    )
-    return apply_plan(model, plan, statistics)
 
 
 def parse_ratios(text: str) -> list[float]:
