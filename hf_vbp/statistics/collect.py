@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -186,6 +187,8 @@ class _Pass:
                 position.order = batch.order
                 position.sketch.update(batch.hashes)
                 self._save(position)
+                # The images are not needed while the next ones are loaded.
+                del batch
                 if self.progress is not None:
                     self.progress(done, feed.total)
         if failure is not None:
@@ -242,11 +245,15 @@ def _fingerprints(
     provenance: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
     identity = model_identity(model)
+    try:
+        data = json.loads(json.dumps(dict(provenance or {})))
+    except (TypeError, ValueError) as error:
+        raise ConfigurationError(f"provenance must be ready for JSON: {error}") from error
     return {
         "weights": sites_fingerprint(sites),
         "dtype": identity.pop("dtype"),
         "model": identity,
-        "data": dict(provenance or {}),
+        "data": data,
         "moments": moments,
         "output_metric": None if seed is None else {"seed": seed},
         "versions": package_versions(),

@@ -101,27 +101,29 @@ class _ReadingFeed(Feed):
 
     def batches(self, skip: int = 0, order: str | None = None) -> Iterator[LocalBatch]:
         digest = hashlib.sha256()
-        taken = 0
-        for whole, hashes, start, number in self._read():
-            digest.update(repr(hashes).encode())
-            if number % self.processes.count != self.processes.index:
-                continue
-            taken += 1
-            if taken == skip:
-                check_order(digest.hexdigest(), order)
-            if taken > skip:
-                yield LocalBatch(whole, range(start, start + len(whole)), hashes, digest.hexdigest())
+        start, taken = 0, 0
+        for number, batch in enumerate(self.dataloader):
+            local = self._local(batch, start, digest)
+            del batch
+            start += len(local.hashes)
+            if number % self.processes.count == self.processes.index:
+                taken += 1
+                if taken == skip:
+                    check_order(local.order, order)
+                if taken > skip:
+                    yield local
+            del local
+            if self.limit is not None and start >= self.limit:
+                break
         self.final_order = digest.hexdigest()
 
-    def _read(self) -> Iterator[tuple[torch.Tensor, list[int], int, int]]:
-        start = 0
-        for number, batch in enumerate(self.dataloader):
-            values = pixel_values_of(batch)
-            values = values if self.limit is None else values[: self.limit - start]
-            yield values, hash_images(values), start, number
-            start += len(values)
-            if self.limit is not None and start >= self.limit:
-                return
+    def _local(self, batch: Any, start: int, digest: Any) -> LocalBatch:
+        values = pixel_values_of(batch)
+        if self.limit is not None:
+            values = values[: self.limit - start]
+        hashes = hash_images(values)
+        digest.update(repr(hashes).encode())
+        return LocalBatch(values, range(start, start + len(values)), hashes, digest.hexdigest())
 
 
 class _DispatchedFeed(Feed):
@@ -150,7 +152,10 @@ class _DispatchedFeed(Feed):
                 if taken == skip:
                     check_order(digest.hexdigest(), order)
                 if taken > skip:
-                    yield LocalBatch(values, range(first, first + len(values)), hashes, digest.hexdigest())
+                    local = LocalBatch(values, range(first, first + len(values)), hashes, digest.hexdigest())
+                    del batch, values
+                    yield local
+                    del local
                 start += read
                 if self.limit is not None and start >= self.limit:
                     return
@@ -180,7 +185,10 @@ class _OwnShardFeed(Feed):
                 if taken == skip:
                     check_order(digest.hexdigest(), order)
                 if taken > skip:
-                    yield LocalBatch(values, indices, hashes, digest.hexdigest())
+                    local = LocalBatch(values, indices, hashes, digest.hexdigest())
+                    del batch, values
+                    yield local
+                    del local
                 if self.limit is not None and done * step >= self.limit:
                     return
 

@@ -15,7 +15,7 @@ SHIFT_ROWS = 32
 # A batch whose shift missed a mean by more than this many squared standard deviations is done again.
 MAX_MISS = 8.0
 # A chunk and the two sums it is added to stay together in a second-level cache of 2 MiB.
-CHUNK_BYTES = 384 * 1024
+CHUNK_BYTES = 256 * 1024
 # Chunks whose sums are added up in float32 before they go to float64.
 GROUP = 32
 # Rows that are taken at once: the most that one float32 product sums over, and the most that is copied.
@@ -173,20 +173,24 @@ def _shifted_sums(
     """
     hidden = rows.shape[1]
     size = min(len(rows), max(1, CHUNK_BYTES // (4 * hidden)))
-    sums = workspace.take("sums", (2, size, hidden), rows.device)
     keep = name == "rows"
+    sums = workspace.take("sums", (2, size, hidden), rows.device)
     scratch = workspace.take(name, (len(rows) if keep else size, hidden), rows.device)
+    parts = torch.split(rows, size)
+    places = torch.split(scratch, size) if keep else (scratch,) * len(parts)
+    linear, square = sums
     result = torch.zeros(2, hidden, dtype=torch.float64)
-    for first in range(0, len(rows), size * GROUP):
-        sums.zero_()
-        for start in range(first, min(first + size * GROUP, len(rows)), size):
-            part = rows[start : start + size]
-            length = len(part)
-            place = start if keep else 0
-            centred = torch.sub(part, shift, out=scratch[place : place + length])
-            sums[0, :length] += centred
-            sums[1, :length].addcmul_(centred, centred)
-        result += sums.sum(1)
+    for number, (part, place) in enumerate(zip(parts, places, strict=True)):
+        if number % GROUP == 0:
+            sums.zero_()
+        length = len(part)
+        if length < size:
+            place, linear, square = place[:length], linear[:length], square[:length]
+        centred = torch.sub(part, shift, out=place)
+        linear += centred
+        square.addcmul_(centred, centred)
+        if number % GROUP == GROUP - 1 or number == len(parts) - 1:
+            result += sums.sum(1)
     return result[0], result[1]
 
 

@@ -76,7 +76,10 @@ class _MapFeed(Feed):
                 values = pixel_values_of(batch)
                 # Fewer or more than were asked for: the collation dropped bad images or cut several crops.
                 indices = range(indices.start, indices.start + len(values) * indices.step, indices.step)
-                yield LocalBatch(values, indices, hash_images(values), digest)
+                local = LocalBatch(values, indices, hash_images(values), digest)
+                del batch, values
+                yield local
+                del local
         self.final_order = chosen.final_order
 
     def _loader(self, chosen: Sampler[Any]) -> DataLoader[Any]:
