@@ -8,13 +8,12 @@ from hf_vbp._version import __version__
 from hf_vbp.card import make_facts, read_base_card, render_card
 from hf_vbp.card.sections import has_own_text
 from hf_vbp.errors import ConfigurationError, HubError
-from hf_vbp.hub.failures import FAILURES, hub_error, is_transient
 from hf_vbp.hub.files import CARD, PROCESSOR, PushFile, checked_path, checkpoint_files
 from hf_vbp.hub.loads import check_loads, check_receipt
 from hf_vbp.hub.plan import PushPlan, PushResult
 from hf_vbp.hub.preflight import check_checkpoint, private_paths
 from hf_vbp.hub.remote import Remote, ask, read_card, read_files, read_remote, refuse_content
-from hf_vbp.hub.retry import Commit, Committed, Retries, commit_with_retries
+from hf_vbp.hub.retry import Commit, Committed, Retries, commit_with_retries, repeat
 from hf_vbp.results import load_results
 
 if TYPE_CHECKING:
@@ -255,7 +254,7 @@ def carry_out(api: "HfApi", plan: PushPlan, message: str, retries: Retries) -> P
         create_pr=plan.action == "pull_request",
     )
     done = commit_with_retries(api, commit, retries)
-    read_back(api, plan, done)
+    read_back(api, plan, done, retries)
     status = "pull_request" if plan.action == "pull_request" else "pushed"
     revision = done.pull_request_revision or plan.revision
     return PushResult(status, plan.repo_id, done.pull_request_url or page, done.commit, revision, plan)
@@ -268,13 +267,13 @@ def prepare(api: "HfApi", plan: PushPlan, retries: Retries) -> Remote:
         HubError: It cannot be made, or is not as private as was asked for.
     """
     if plan.action == "create":
-        _repeat(
+        repeat(
             lambda: api.create_repo(plan.repo_id, private=plan.private, exist_ok=True),
             "Creating the repository",
             plan.repo_id,
             retries,
         )
-        made = ask("Reading the new repository", plan.repo_id, lambda: read_remote(api, plan.repo_id))
+        made = read_remote(api, plan.repo_id)
         if plan.private is not None and made.private != plan.private:
             raise HubError(
                 f"{plan.repo_id} was made, but is {'private' if made.private else 'public'}, which is not what was "
@@ -285,7 +284,7 @@ def prepare(api: "HfApi", plan: PushPlan, retries: Retries) -> Remote:
     else:
         made = Remote(True, bool(plan.private), plan.parent)
     if plan.revision is not None:
-        _repeat(
+        repeat(
             lambda: api.create_branch(plan.repo_id, branch=str(plan.revision), exist_ok=True),
             f"Making the branch {plan.revision}",
             plan.repo_id,
@@ -294,30 +293,15 @@ def prepare(api: "HfApi", plan: PushPlan, retries: Retries) -> Remote:
     return made
 
 
-def _repeat(call: Any, doing: str, repo_id: str, retries: Retries) -> None:
-    """Make a call that may be made twice without harm, again after a failure that may pass."""
-    for attempt in range(retries.attempts):
-        try:
-            call()
-        except FAILURES as error:
-            if not is_transient(error) or attempt + 1 == retries.attempts:
-                raise hub_error(error, doing, repo_id) from error
-            retries.wait(error, attempt)
-        else:
-            return
-
-
-def read_back(api: "HfApi", plan: PushPlan, done: Committed) -> None:
+def read_back(api: "HfApi", plan: PushPlan, done: Committed, retries: Retries) -> None:
     """Compare the commit with what was meant: a ``.gitignore`` there drops files without an error.
 
     Raises:
-        HubError: It holds something else; the message names the files.
+        HubError: It holds something else (the message names the files), or could not be read.
     """
-    there = Remote(
-        True,
-        head=done.commit,
-        files=ask("Reading back the commit", plan.repo_id, lambda: read_files(api, plan.repo_id, done.commit)),
-    )
+    doing = f"The commit {done.commit} was made, but reading it back"
+    files = repeat(lambda: read_files(api, plan.repo_id, done.commit), doing, plan.repo_id, retries)
+    there = Remote(True, head=done.commit, files=files)
     wrong = [file.path for file in there.changed(plan.files)] + sorted(set(plan.deleted) & set(there.files))
     if wrong:
         raise HubError(

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from hf_vbp.errors import HubError
 from hf_vbp.hub.failures import FAILURES, cause_of, hub_error, is_transient
@@ -12,6 +12,8 @@ from hf_vbp.hub.remote import is_conflict, read_remote
 
 if TYPE_CHECKING:
     from huggingface_hub import CommitInfo, HfApi
+
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,22 @@ class Retries:
         asked = response.headers.get("Retry-After", "") if response is not None else ""
         seconds = float(asked) + 1 if asked.isdigit() else self.wait_seconds * 2**attempt
         self.sleep(min(seconds, self.longest_wait))
+
+
+def repeat(call: Callable[[], Value], doing: str, repo_id: str, retries: Retries) -> Value:
+    """Make a call that may be made twice without harm, again after a failure that may pass.
+
+    Raises:
+        HubError: It failed for good; the message begins with ``doing``.
+    """
+    for attempt in range(max(retries.attempts, 1)):
+        try:
+            return call()
+        except FAILURES as error:
+            if not is_transient(error) or attempt + 1 >= retries.attempts:
+                raise hub_error(error, doing, repo_id) from error
+            retries.wait(error, attempt)
+    raise HubError(f"{doing} ({repo_id}) was not tried: at least one attempt is needed.")
 
 
 @dataclass(frozen=True)

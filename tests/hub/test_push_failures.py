@@ -74,6 +74,17 @@ def test_a_commit_whose_answer_is_lost_every_time(client: Client, xet_hub: Loopb
     assert len(xet_hub.repositories["alice/vit"].commits) == 2
 
 
+def test_a_commit_that_cannot_be_read_back_is_said_to_be_made(
+    client: Client, xet_hub: LoopbackHub, checkpoint: Path
+) -> None:
+    made = xet_hub.create("alice/vit")
+    xet_hub.fail("status", method="GET", path=f"/tree/(?!{made.head.sha})", status=503, times=99)
+    text = error_of(client.push(checkpoint, "alice/vit"))
+    assert text.startswith(f"HubError: The commit {made.head.sha} was made, but reading it back")
+    xet_hub.faults.clear()
+    assert client.push(checkpoint, "alice/vit")["status"] == "unchanged"
+
+
 @pytest.mark.parametrize("path", ["/commit/main", "/api/validate-yaml"])
 def test_a_page_of_a_proxy_is_not_a_bad_card(
     client: Client, xet_hub: LoopbackHub, checkpoint: Path, path: str, monkeypatch: pytest.MonkeyPatch
