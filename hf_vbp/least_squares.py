@@ -1,0 +1,60 @@
+"""The linear algebra that compensation, regularisation and prediction share. Pure tensors in float64."""
+
+import torch
+from torch import Tensor
+
+from hf_vbp.criteria.base import MomentsLike
+
+
+def complement(kept: Tensor, hidden: int) -> Tensor:
+    """Return the ascending indices ``(hidden - kept,)`` of the neurons that are not kept."""
+    pruned = torch.ones(hidden, dtype=torch.bool)
+    pruned[kept] = False
+    return pruned.nonzero().flatten()
+
+
+def cholesky(matrix: Tensor) -> Tensor | None:
+    """Return the lower Cholesky factor, or None when the matrix is singular to working precision."""
+    factor: Tensor
+    factor, failed = torch.linalg.cholesky_ex(matrix)
+    # A singular matrix often passes with a pivot of rounding noise, and the solution is then noise too.
+    floor = torch.finfo(matrix.dtype).eps * matrix.shape[0] * matrix.diagonal()
+    if failed or not torch.isfinite(factor).all() or bool((factor.diagonal().square() <= floor).any()):
+        return None
+    return factor
+
+
+def regression(covariance: Tensor, kept: Tensor, pruned: Tensor) -> Tensor | None:
+    """Return ``C_PK C_KK^-1`` ``(pruned, kept)``, or None when ``C_KK`` is singular.
+
+    Where nothing correlates with what stays it is zero, whether or not ``C_KK`` is singular.
+    """
+    cross = covariance[pruned][:, kept]
+    if cross.numel() == 0 or not cross.any():
+        return torch.zeros_like(cross)
+    factor = cholesky(covariance[kept][:, kept])
+    return None if factor is None else torch.cholesky_solve(cross.T, factor).T
+
+
+def expected_error(
+    change: Tensor, shift: Tensor, moments: MomentsLike, metric: Tensor | None = None
+) -> tuple[float, bool]:
+    """Return ``E|V h + v|_G^2`` over the tokens of ``moments``, and whether it is exact.
+
+    With mean ``m`` and covariance ``C`` of ``h`` it is ``trace(G V C V^T) + |V m + v|_G^2``; from variances alone,
+    neurons count as uncorrelated and the result is an approximation.
+
+    Args:
+        change: ``V`` ``(out, hidden)``.
+        shift: ``v`` ``(out,)``.
+        moments: Of any tokens, those of the calibration or held-back ones.
+        metric: ``G`` ``(out, out)``, or None for the identity.
+    """
+    weighted = change if metric is None else metric @ change
+    offset = change @ moments.mean + shift
+    bias = offset @ (offset if metric is None else metric @ offset)
+    if moments.comoment is None:
+        spread = ((weighted * change).sum(0) * moments.variance).sum()
+    else:
+        spread = (weighted * (change @ moments.comoment)).sum() / max(moments.count - 1, 1)
+    return max(float(spread + bias), 0.0), moments.comoment is not None
