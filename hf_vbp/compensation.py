@@ -12,6 +12,8 @@ from torch import Tensor
 
 from hf_vbp.criteria.base import SiteStatisticsLike, SiteWeights, covariance_of
 from hf_vbp.errors import ConfigurationError
+from hf_vbp.least_squares import complement, regression
+from hf_vbp.regularisation import Regularisation, choose_regularisation
 
 DEFAULT_RIDGE = 1e-3
 """Ridge of the linear compensation, as a share of the mean variance of the neurons of the site."""
@@ -44,6 +46,7 @@ def linear(
     site: SiteStatisticsLike,
     *,
     ridge: float = DEFAULT_RIDGE,
+    regularisation: str = "ridge",
     covariance: Tensor | None = None,
 ) -> Compensated:
     """Predict the pruned neurons from those that stay, by least squares, and fold the prediction in.
@@ -56,24 +59,41 @@ def linear(
         weights: The dense weights.
         kept: ``(kept,)`` int64.
         site: Statistics with covariances, or only the mean when ``covariance`` is given.
-        ridge: ``lambda`` as a share of the mean of the diagonal of ``C``; 0 for none.
-        covariance: ``(hidden, hidden)`` float64 to use in place of the sample covariance, for instance from
-            :func:`hf_vbp.regularisation.regularised_covariance`; then no ridge is added unless asked for.
+        ridge: ``lambda`` as a share of the mean of the diagonal of ``C``; 0 for none. The strength, when
+            ``regularisation`` is another kind.
+        regularisation: A kind of :class:`hf_vbp.regularisation.Regularisation`, or ``"held-out"`` to choose kind and
+            strength for this site by :func:`hf_vbp.regularisation.choose_regularisation`.
+        covariance: ``(hidden, hidden)`` float64 to use as it is, in place of the regularised sample covariance.
 
     Raises:
-        ConfigurationError: ``ridge`` is negative.
-        StatisticsError: The statistics hold no covariances.
+        ConfigurationError: An option cannot be meant.
+        StatisticsError: The statistics lack the covariances.
     """
-    if ridge < 0:
-        raise ConfigurationError(f"ridge must be 0 or more, not {ridge}")
     if covariance is None:
-        covariance = covariance_of(site.moments, site.name)
+        sampled = covariance_of(site.moments, site.name)
+        covariance = _cleaner(regularisation, ridge, weights, kept, site).apply(sampled, site.moments.count)
     pruned = complement(kept, weights.hidden)
-    coefficients = _regression(covariance, kept, pruned, ridge, site.name)
+    coefficients = regression(covariance, kept, pruned)
+    if coefficients is None:
+        warnings.warn(
+            f"the covariance of the kept neurons of site {site.name!r} is singular; this site gets the mean "
+            "compensation instead. More calibration images or a larger ridge avoid it",
+            CompensationWarning,
+            stacklevel=2,
+        )
+        coefficients = torch.zeros(len(pruned), len(kept), dtype=torch.float64)
     pruned_weight = weights.fc2_weight[:, pruned]
     hidden_mean = site.moments.mean
     shift = pruned_weight @ (hidden_mean[pruned] - coefficients @ hidden_mean[kept])
     return weights.fc2_weight[:, kept] + pruned_weight @ coefficients, shifted(weights.fc2_bias, shift)
+
+
+def _cleaner(
+    regularisation: str, strength: float, weights: SiteWeights, kept: Tensor, site: SiteStatisticsLike
+) -> Regularisation:
+    if regularisation == "held-out":
+        return choose_regularisation(site, weights, kept, metric=site.metric)[0]
+    return Regularisation(regularisation, strength)
 
 
 COMPENSATIONS: dict[str, Callable[..., Compensated]] = {"none": none, "mean": mean, "linear": linear}
@@ -113,43 +133,6 @@ def compensate(kind: str, weights: SiteWeights, kept: Tensor, site: SiteStatisti
     return COMPENSATIONS[kind](weights, kept, site, **options)
 
 
-def complement(kept: Tensor, hidden: int) -> Tensor:
-    """Return the ascending indices ``(hidden - kept,)`` of the neurons that are not kept."""
-    pruned = torch.ones(hidden, dtype=torch.bool)
-    pruned[kept] = False
-    return pruned.nonzero().flatten()
-
-
 def shifted(bias: Tensor | None, shift: Tensor) -> Tensor:
     """Return ``bias + shift``, where no bias counts as zero."""
     return shift if bias is None else bias + shift
-
-
-def _regression(covariance: Tensor, kept: Tensor, pruned: Tensor, ridge: float, name: str) -> Tensor:
-    """Return ``C_PK (C_KK + lambda I)^-1`` ``(pruned, kept)``, or zeros, with a warning, when it is singular."""
-    cross = covariance[pruned][:, kept]
-    if cross.numel() == 0 or not cross.any():
-        return torch.zeros_like(cross)
-    among_kept = covariance[kept][:, kept]
-    among_kept.diagonal().add_(ridge * covariance.diagonal().mean())
-    factor = _cholesky(among_kept)
-    if factor is None:
-        warnings.warn(
-            f"the covariance of the kept neurons of site {name!r} is singular (ridge {ridge:g}); this site gets "
-            "the mean compensation instead. More calibration images or a larger ridge avoid it",
-            CompensationWarning,
-            stacklevel=2,
-        )
-        return torch.zeros_like(cross)
-    return torch.cholesky_solve(cross.T, factor).T
-
-
-def _cholesky(matrix: Tensor) -> Tensor | None:
-    """Return the lower Cholesky factor, or None when the matrix is singular to working precision."""
-    factor: Tensor
-    factor, failed = torch.linalg.cholesky_ex(matrix)
-    # A singular matrix often passes with a pivot of rounding noise, and the solution is then noise too.
-    floor = torch.finfo(matrix.dtype).eps * matrix.shape[0] * matrix.diagonal().max()
-    if failed or not torch.isfinite(factor).all() or factor.diagonal().square().min() <= floor:
-        return None
-    return factor

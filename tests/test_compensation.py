@@ -69,11 +69,11 @@ def test_linear_recovers_a_neuron_that_is_a_sum_of_others():
     assert output_error(site, weights, kept, fc2_weight, fc2_bias) < 1e-18
 
 
-def test_linear_of_a_given_covariance_adds_the_ridge_on_request():
+def test_linear_takes_a_given_covariance_as_it_is():
     site, weights = random_site()
     ridged = site.moments.covariance.clone()
     ridged.diagonal().add_(1e-2 * ridged.diagonal().mean())
-    given = compensate("linear", weights, KEPT, site, covariance=ridged, ridge=0.0)
+    given = compensate("linear", weights, KEPT, site, covariance=ridged)
     asked = compensate("linear", weights, KEPT, site, ridge=1e-2)
     torch.testing.assert_close(given[0], asked[0], rtol=1e-10, atol=1e-12)
 
@@ -154,7 +154,8 @@ def test_mean_needs_variances_only_and_linear_says_what_it_lacks():
         ("mean", [0, 12], {}, "0 to 11"),
         ("mean", [-1], {}, "0 to 11"),
         ("mean", [3, 3], {}, "distinct"),
-        ("linear", [3], {"ridge": -1.0}, "ridge"),
+        ("linear", [3], {"ridge": -1.0}, "strength"),
+        ("linear", [3], {"regularisation": "lasso"}, "held-out|ridge"),
     ],
 )
 def test_what_cannot_be_meant_is_refused(kind, kept, options, match):

@@ -1,0 +1,229 @@
+"""Accuracy right after pruning: criteria x compensations x ratios, paired on the same images.
+
+    python benchmarks/accuracy.py --case MODEL CALIBRATION EVALUATION [--case ...] --output DIR
+
+``MODEL`` is a Hub id or a folder, ``CALIBRATION`` and ``EVALUATION`` are image folders or data sets of the Hub. One
+pass of statistics serves everything that is asked of a model. Written are ``accuracy.csv``, ``accuracy.md`` and
+``accuracy.png``: top-1 with Wilson's interval, retention, MACs, and the p-value of McNemar's exact test against the
+paper's variant (``variance`` with ``mean``) at the same ratio.
+"""
+
+import argparse
+import csv
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from math import comb, sqrt
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForImageClassification
+
+from hf_vbp.budget import one_budget
+from hf_vbp.compensation import COMPENSATIONS
+from hf_vbp.costs import count_macs
+from hf_vbp.criteria import CRITERIA
+from hf_vbp.data import load_images
+from hf_vbp.planning import make_plan, rank_sites
+from hf_vbp.saliency import collect_saliency
+from hf_vbp.statistics import collect_statistics
+from hf_vbp.surgery import apply_plan
+
+PAPER = ("variance", "mean")
+RATIOS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One pruned model; shares are fractions of 1."""
+
+    model: str
+    criterion: str
+    compensation: str
+    ratio: float
+    macs: float
+    images: int
+    dense_top1: float
+    top1: float
+    low: float
+    high: float
+    retention: float
+    agreement: float
+    predicted_error: float
+    won: int
+    lost: int
+    p_value: float
+
+
+def wilson(hits: int, images: int, z: float = 1.959964) -> tuple[float, float]:
+    """Return Wilson's score interval of a share, 95 % by default."""
+    share, spread = hits / images, z * z / images
+    centre = (share + spread / 2) / (1 + spread)
+    half = z / (1 + spread) * sqrt(share * (1 - share) / images + spread / (4 * images))
+    return centre - half, centre + half
+
+
+def mcnemar(won: int, lost: int) -> float:
+    """Return the two-sided p-value of McNemar's exact test from the two kinds of images that changed sides."""
+    changed, least = won + lost, min(won, lost)
+    tail = sum(comb(changed, k) for k in range(least + 1)) / 2**changed
+    return min(1.0, 2 * tail)
+
+
+@torch.inference_mode()
+def predict(model: Any, batches: Sequence[Mapping[str, torch.Tensor]]) -> torch.Tensor:
+    """Return the predicted class of every image, ``(images,)`` int64."""
+    return torch.cat([model(pixel_values=batch["pixel_values"]).logits.argmax(-1) for batch in batches])
+
+
+def run_case(case: Sequence[str], options: argparse.Namespace) -> Iterator[Row]:
+    """Yield one row for each pruned model of a case."""
+    name, calibration, evaluation = case
+    model = AutoModelForImageClassification.from_pretrained(name).eval()
+    images = load_images(calibration, model=model, limit=options.limit, seed=options.seed)
+    statistics = collect_statistics(model, images.loader, moments="full", output_metric=True, seed=options.seed)
+    held_out = load_images(
+        evaluation, model=model, limit=options.evaluation_limit, require_labels=True, purpose="evaluation"
+    )
+    batches = list(held_out.loader)
+    labels = torch.cat([batch["labels"] for batch in batches])
+    dense = predict(model, batches)
+    dense_macs, dense_top1 = count_macs(model), (dense == labels).double().mean().item()
+    papers: dict[float, torch.Tensor] = {}
+    # The paper's variant first: the others are compared with it.
+    pairs = [(c, k) for c in options.criteria for k in options.compensations]
+    rankings = {}
+    for criterion, compensation in [PAPER, *(pair for pair in pairs if pair != PAPER)]:
+        if criterion not in rankings:
+            extra = {"saliency": collect_saliency(model, images.loader)} if criterion == "snip" else {}
+            rankings[criterion] = rank_sites(model, statistics, criterion, **extra)
+        for ratio in options.ratios:
+            plan = make_plan(
+                model,
+                statistics,
+                one_budget(ratio=ratio),
+                criterion=criterion,
+                compensation=compensation,
+                rankings=rankings[criterion],
+            )
+            pruned = apply_plan(model, plan, statistics)
+            predicted = predict(pruned, batches)
+            right = predicted == labels
+            paper = papers.setdefault(ratio, right)
+            won, lost = int((right & ~paper).sum()), int((~right & paper).sum())
+            low, high = wilson(int(right.sum()), len(labels))
+            top1 = right.double().mean().item()
+            yield Row(
+                model=Path(name).name,
+                criterion=criterion,
+                compensation=compensation,
+                ratio=ratio,
+                macs=count_macs(pruned) / dense_macs,
+                images=len(labels),
+                dense_top1=dense_top1,
+                top1=top1,
+                low=low,
+                high=high,
+                retention=top1 / dense_top1,
+                agreement=(predicted == dense).double().mean().item(),
+                predicted_error=plan.predicted["relative_output_error"],
+                won=won,
+                lost=lost,
+                p_value=mcnemar(won, lost),
+            )
+
+
+def write_csv(rows: Sequence[Row], path: Path) -> None:
+    """Write every figure, one line a pruned model."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, [field.name for field in fields(Row)])
+        writer.writeheader()
+        for row in rows:
+            writer.writerow({k: round(v, 6) if isinstance(v, float) else v for k, v in asdict(row).items()})
+
+
+def write_table(rows: Sequence[Row], path: Path) -> None:
+    """Write top-1 by ratio for each model, in Markdown; a star marks p < 0.05 against the paper's variant."""
+    lines = []
+    for model in dict.fromkeys(row.model for row in rows):
+        of_model = [row for row in rows if row.model == model]
+        ratios = list(dict.fromkeys(row.ratio for row in of_model))
+        first = of_model[0]
+        lines += [
+            f"**{model}**: top-1 {first.dense_top1:.3f} before pruning, {first.images} images",
+            "",
+            "| criterion | compensation | " + " | ".join(f"{ratio:g}" for ratio in ratios) + " |",
+            "|---|---|" + "---|" * len(ratios),
+        ]
+        for criterion, compensation in dict.fromkeys((row.criterion, row.compensation) for row in of_model):
+            cells = [
+                f"{row.top1:.3f}{'*' if row.p_value < 0.05 else ''}"
+                for row in of_model
+                if (row.criterion, row.compensation) == (criterion, compensation)
+            ]
+            lines.append(f"| {criterion} | {compensation} | " + " | ".join(cells) + " |")
+        lines.append("")
+    path.write_text("\n".join(lines), encoding="utf-8")
+
+
+def write_plot(rows: Sequence[Row], path: Path) -> None:
+    """Draw retention against ratio (left) and against the share of MACs left (right), one line of axes a model."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    models = list(dict.fromkeys(row.model for row in rows))
+    figure, axes = pyplot.subplots(len(models), 2, figsize=(11, 4 * len(models)), squeeze=False, sharey="row")
+    for model, (by_ratio, by_macs) in zip(models, axes, strict=True):
+        of_model = [row for row in rows if row.model == model]
+        for variant in dict.fromkeys((row.criterion, row.compensation) for row in of_model):
+            line = [row for row in of_model if (row.criterion, row.compensation) == variant]
+            style = {"label": " + ".join(variant), "marker": "o", "markersize": 3}
+            style["linestyle"] = {"none": ":", "mean": "--", "linear": "-"}.get(variant[1], "-")
+            style["color"] = f"C{sorted({row.criterion for row in of_model}).index(variant[0])}"
+            by_ratio.plot([row.ratio for row in line], [row.retention for row in line], **style)
+            by_macs.plot([row.macs for row in line], [row.retention for row in line], **style)
+        by_ratio.set(title=model, xlabel="share of hidden neurons removed", ylabel="top-1 retention")
+        by_macs.set(title=model, xlabel="share of MACs left")
+        by_macs.invert_xaxis()
+        by_macs.legend(fontsize="x-small", loc="lower left")
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
+
+
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--case", nargs=3, action="append", required=True, metavar=("MODEL", "CALIBRATION", "EVALUATION")
+    )
+    parser.add_argument("--criteria", nargs="+", choices=sorted(CRITERIA), default=["variance", "obs"])
+    parser.add_argument(
+        "--compensations", nargs="+", choices=sorted(COMPENSATIONS), default=["none", "mean", "linear"]
+    )
+    parser.add_argument("--ratios", nargs="+", type=float, default=list(RATIOS))
+    parser.add_argument("--limit", type=int, help="calibration images, by default all")
+    parser.add_argument("--evaluation-limit", type=int, help="evaluation images, by default all")
+    parser.add_argument("--seed", type=int, default=0, help="of the order of the images and of the output metric")
+    parser.add_argument("--output", type=Path, required=True)
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run all cases and write the three files; they are written anew after every model."""
+    options = parse(arguments)
+    options.output.mkdir(parents=True, exist_ok=True)
+    rows: list[Row] = []
+    for case in options.case:
+        for row in run_case(case, options):
+            rows.append(row)
+            print(f"{row.model} {row.criterion}+{row.compensation} {row.ratio:g}: {row.top1:.3f}", file=sys.stderr)
+        write_csv(rows, options.output / "accuracy.csv")
+        write_table(rows, options.output / "accuracy.md")
+        write_plot(rows, options.output / "accuracy.png")
+
+
+if __name__ == "__main__":
+    main()
