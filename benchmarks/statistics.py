@@ -14,9 +14,12 @@ import sys
 sys.path = [folder for folder in sys.path if folder != sys.path[0]]
 
 import argparse
+import ctypes
+import gc
 import statistics
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from transformers import ViTConfig, ViTForImageClassification
@@ -34,6 +37,7 @@ SHAPES = {
 }
 # Two blocks of each half, so that batches of 1 and 16 touch both.
 IMAGES = 64
+M_MMAP_THRESHOLD = -3
 
 
 class Bare:
@@ -98,6 +102,9 @@ def main() -> None:
         for shape in options.models:
             for batch in options.batches:
                 print_row(shape, batch, torch.device(device), options)
+        print("peak memory over the bare forward")
+        for shape in options.models:
+            print_memory(shape, 16, torch.device(device), options)
 
 
 def print_row(shape: str, batch: int, device: torch.device, options: argparse.Namespace) -> None:
@@ -125,6 +132,55 @@ def print_row(shape: str, batch: int, device: torch.device, options: argparse.Na
     ratios = [statistics.median(times[name]) / bare for name in ways if name != "bare"]
     columns = "".join(f"{ratio:>{width}.3f}" for ratio, width in zip(ratios, (15, 10, 7, 8), strict=False))
     print(f"{shape:8}{batch:>6}{1e3 * bare:>12.1f}{columns}", flush=True)
+
+
+def print_memory(shape: str, batch: int, device: torch.device, options: argparse.Namespace) -> None:
+    """Print the peak of the pass above the peak of the bare forward, after one batch and after four."""
+    torch.manual_seed(0)
+    model = ViTForImageClassification(ViTConfig(num_hidden_layers=12, num_labels=1000, **SHAPES[shape]))
+    model = model.to(device, getattr(torch, options.dtype)).eval()
+    images = torch.randn(batch, 3, 224, 224, device=device)
+    makers: dict[str, Callable[[], Callable[[torch.Tensor, range], None]]] = {
+        "bare": lambda: Bare(model),
+        "diagonal": lambda: Pass(model),
+        "full": lambda: Pass(model, full=True),
+    }
+
+    def task(name: str, batches: int) -> None:
+        way = makers[name]()
+        for number in range(batches):
+            way(images, range(number * batch, (number + 1) * batch))
+
+    task("bare", 1)
+    peaks = {(name, n): peak_bytes(lambda name=name, n=n: task(name, n), device) for name in makers for n in (1, 4)}
+    for name in ("diagonal", "full"):
+        over = [(peaks[name, n] - peaks["bare", n]) / 2**20 for n in (1, 4)]
+        print(
+            f"{shape:8}{batch:>6}  {name:9} {over[0]:8.1f} MiB after 1 batch, {over[1]:8.1f} MiB after 4", flush=True
+        )
+
+
+def peak_bytes(task: Callable[[], None], device: torch.device) -> int:
+    """Return the most memory that is in use during ``task`` over what is in use before it."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        task()
+        return torch.cuda.max_memory_allocated() - before
+    # Let the allocator give back at once what is freed; what it keeps would hide what is taken, or look like it.
+    libc = ctypes.CDLL(None)
+    libc.mallopt(M_MMAP_THRESHOLD, 64 * 1024)
+    libc.malloc_trim(0)
+    Path("/proc/self/clear_refs").write_text("5")
+    before = _status("VmRSS")
+    task()
+    return _status("VmHWM") - before
+
+
+def _status(name: str) -> int:
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(name))
+    return 1024 * int(line.split()[1])
 
 
 def seconds(task: Callable[[], None], device: torch.device, batch: int) -> float:

@@ -36,10 +36,15 @@ MODES = [
 COUNTS = [2, 3, pytest.param(4, marks=pytest.mark.slow)]
 
 
-def launch(folder: Path, count: int, **job: Any) -> None:
-    """Run the worker in ``count`` processes over gloo."""
-    description = folder / "job.json"
-    description.write_text(json.dumps({"folder": str(folder), "images": IMAGES, **job}))
+def job(name: str, modes: list[str], images: int = IMAGES, **more: Any) -> dict[str, Any]:
+    """Describe one job for the worker."""
+    return {"name": name, "modes": modes, "images": images, "options": {}, **more}
+
+
+def launch(folder: Path, count: int, *jobs: dict[str, Any]) -> None:
+    """Run jobs in ``count`` processes over gloo."""
+    description = folder / "jobs.json"
+    description.write_text(json.dumps(jobs))
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -52,23 +57,19 @@ def launch(folder: Path, count: int, **job: Any) -> None:
     assert result.returncode == 0, result.stderr[-4000:]
 
 
-Run = Callable[..., dict[str, list[ActivationStatistics]]]
-
-
 @pytest.fixture(scope="module")
-def results(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], dict[str, list[ActivationStatistics]]]:
-    """Return what each process of a launch of ``count`` processes got, by mode; one launch for each count."""
-    cache: dict[int, dict[str, list[ActivationStatistics]]] = {}
+def folder_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Path]:
+    """Return the folder with the results of ``count`` processes; all jobs of one count share a launch."""
+    cache: dict[int, Path] = {}
 
-    def of(count: int) -> dict[str, list[ActivationStatistics]]:
+    def of(count: int) -> Path:
         if count not in cache:
-            folder = tmp_path_factory.mktemp(f"processes{count}")
-            options = {"moments": "full", "output_metric": True, "max_images": None}
-            launch(folder, count, modes=MODES, options=options)
-            cache[count] = {
-                mode: [ActivationStatistics.load(folder / f"{mode}-{rank}.safetensors") for rank in range(count)]
-                for mode in MODES
-            }
+            cache[count] = tmp_path_factory.mktemp(f"processes{count}")
+            jobs = [job("all", MODES, options={"moments": "full", "output_metric": True})]
+            jobs += [job("few", ["list", "dispatched"], 7, options={"moments": "full"})]
+            jobs += [job("some", ["shuffled"], options={"max_images": 20})]
+            jobs += [job("bad", ["plain", "dispatched", "disagreeing"], bad_image=9)]
+            launch(cache[count], count, *jobs)
         return cache[count]
 
     return of
@@ -97,7 +98,7 @@ def assert_close(found: ActivationStatistics, expected: ActivationStatistics, to
 @pytest.mark.parametrize("count", COUNTS)
 @pytest.mark.parametrize("mode", MODES)
 def test_the_same_statistics_for_every_number_of_processes(
-    count: int, mode: str, results: Any, alone: ActivationStatistics
+    count: int, mode: str, folder_of: Any, alone: ActivationStatistics
 ) -> None:
     # The same batches, spread differently, differ by float64 rounding; other batches by that of float32.
     same_batches = mode not in (
@@ -108,7 +109,8 @@ def test_the_same_statistics_for_every_number_of_processes(
         "distributed_sampler",
         "uneven_batches",
     )
-    first, *others = results(count)[mode]
+    files = [folder_of(count) / f"all-{mode}-{rank}.safetensors" for rank in range(count)]
+    first, *others = map(ActivationStatistics.load, files)
     assert_close(first, alone, 1e-12 if same_batches else 1e-6)
     assert kept(first) == kept(alone)
     for mine, theirs in zip(first.sites, alone.sites, strict=True):
@@ -122,42 +124,42 @@ def test_the_same_statistics_for_every_number_of_processes(
             assert torch.equal(mine.metric, theirs.metric)  # type: ignore[arg-type]
 
 
-def test_a_shuffle_is_the_same_order_in_all_processes(tmp_path: Path) -> None:
-    launch(tmp_path, 2, modes=["shuffled"], options={"max_images": 20})
-    two = ActivationStatistics.load(tmp_path / "shuffled-1.safetensors")
-    assert two.images == 20
+def test_a_shuffle_is_the_same_order_in_all_processes(folder_of: Any) -> None:
+    model = make_model()
     torch.manual_seed(5)
     loader = torch.utils.data.DataLoader(
         [{"pixel_values": image} for image in images(IMAGES)],  # type: ignore[arg-type]
         batch_size=6,
         shuffle=True,
     )
-    one = collect_statistics(make_model(), loader, max_images=20)
+    one = collect_statistics(model, loader, max_images=20)
+    two = ActivationStatistics.load(folder_of(2) / "some-shuffled-1.safetensors")
+    assert two.images == 20
     assert one.fingerprints["image_sketch"] == two.fingerprints["image_sketch"]
 
 
-def test_a_failure_in_one_process_is_raised_in_all(tmp_path: Path) -> None:
-    modes = ["plain", "dispatched"]
-    launch(tmp_path, 2, modes=[*modes, "disagreeing"], options={}, bad_image=9)
-    for mode in modes:
-        for rank in (0, 1):
-            error = (tmp_path / f"{mode}-{rank}.error").read_text()
-            assert error.startswith("NonFiniteError")
-            assert "site vit.layers.0.mlp" in error
-            assert "image 9 " in error
+@pytest.mark.parametrize("mode", ["plain", "dispatched"])
+def test_a_failure_in_one_process_is_raised_in_all(mode: str, folder_of: Any) -> None:
     for rank in (0, 1):
-        assert "different images" in (tmp_path / f"disagreeing-{rank}.error").read_text()
+        error = (folder_of(2) / f"bad-{mode}-{rank}.error").read_text()
+        assert error.startswith("NonFiniteError")
+        assert "site vit.layers.0.mlp" in error
+        assert "image 9 " in error
 
 
-def test_more_processes_than_batches(tmp_path: Path) -> None:
-    launch(tmp_path, 3, images=7, modes=["list", "dispatched"], options={"moments": "full"})
+def test_processes_that_read_different_data_are_refused(folder_of: Any) -> None:
+    for rank in (0, 1):
+        assert "different images" in (folder_of(2) / f"bad-disagreeing-{rank}.error").read_text()
+
+
+@pytest.mark.parametrize("mode", ["list", "dispatched"])
+def test_more_processes_than_batches(mode: str, folder_of: Any) -> None:
     expected = collect_statistics(make_model(), in_batches(images(7), 6), moments="full")
-    for mode in ("list", "dispatched"):
-        for rank in range(3):
-            found = ActivationStatistics.load(tmp_path / f"{mode}-{rank}.safetensors")
-            assert found.images == 7
-            for mine, theirs in zip(found.sites, expected.sites, strict=True):
-                torch.testing.assert_close(mine.moments.m2, theirs.moments.m2, rtol=1e-6, atol=0)
+    for rank in range(3):
+        found = ActivationStatistics.load(folder_of(3) / f"few-{mode}-{rank}.safetensors")
+        assert found.images == 7
+        for mine, theirs in zip(found.sites, expected.sites, strict=True):
+            torch.testing.assert_close(mine.moments.m2, theirs.moments.m2, rtol=1e-6, atol=0)
 
 
 @pytest.mark.real

@@ -16,7 +16,7 @@ from hf_vbp.errors import StatisticsError, StatisticsMismatchError
 from hf_vbp.statistics import ActivationStatistics, collect_statistics
 from tests.conftest import make_model
 from tests.statistics.helpers import images, in_batches
-from tests.statistics.test_processes import WORKER, launch
+from tests.statistics.test_processes import WORKER, job, launch
 
 OPTIONS: dict[str, Any] = {"moments": "full", "output_metric": True, "resume_every": 2}
 
@@ -54,39 +54,36 @@ def loader(values: torch.Tensor, **settings: Any) -> Any:
     return DataLoader([{"pixel_values": image} for image in values], batch_size=4, **settings)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("mode", ["plain", "list"])
-def test_killed_again_and_again_and_yet_the_same_bits(mode: str, tmp_path: Path) -> None:
-    job = {"folder": str(tmp_path), "images": 53, "modes": [mode]}
-    job["options"] = {**OPTIONS, "resume": str(tmp_path / "state")}
-    description = tmp_path / "job.json"
+def test_killed_again_and_again_and_yet_the_same_bits(tmp_path: Path) -> None:
+    options = {**OPTIONS, "resume": str(tmp_path / "state")}
+    description = tmp_path / "jobs.json"
     # A pass has 9 batches; killed after the 3rd, then again after 4 more, then it is left alone.
     for kill_after, expected in ((3, -signal.SIGKILL), (4, -signal.SIGKILL), (None, 0)):
-        description.write_text(json.dumps({**job, "kill_after": kill_after}))
+        description.write_text(json.dumps([job("killed", ["plain"], options=options, kill_after=kill_after)]))
         environment = {**os.environ, "PYTHONWARNINGS": "ignore", "OMP_NUM_THREADS": "1"}
         result = subprocess.run(
             [sys.executable, str(WORKER), str(description)], env=environment, capture_output=True, text=True
         )
         assert result.returncode == expected, result.stderr[-4000:]
         assert (tmp_path / "state").exists() == (kill_after is not None)
-    found = ActivationStatistics.load(tmp_path / f"{mode}-0.safetensors")
-    unbroken = collect_statistics(make_model(), in_batches(images(53), 6), **OPTIONS)
-    assert_same_bits(found, unbroken)
+    found = ActivationStatistics.load(tmp_path / "killed-plain-0.safetensors")
+    assert_same_bits(found, collect_statistics(make_model(), in_batches(images(53), 6), **OPTIONS))
 
 
 def test_processes_killed_together_go_on_together(tmp_path: Path) -> None:
     options = {**OPTIONS, "resume": str(tmp_path / "state"), "resume_every": 1}
+    killed = job("killed", ["plain"], options=options, kill_after=3, kill_process=1)
     with pytest.raises(AssertionError):
-        launch(tmp_path, 2, modes=["plain"], options=options, kill_after=3, kill_process=1)
+        launch(tmp_path, 2, killed)
     assert list((tmp_path / "state").glob("process-*-of-2.safetensors"))
     with pytest.raises(StatisticsMismatchError, match="processes differs"):
         collect_statistics(make_model(), in_batches(images(53), 6), **options)
-    launch(tmp_path, 2, modes=["plain"], options=options)
+    launch(tmp_path, 2, job("killed", ["plain"], options=options), job("unbroken", ["plain"], options=OPTIONS))
     assert not (tmp_path / "state").exists()
-    found = ActivationStatistics.load(tmp_path / "plain-0.safetensors")
-    unbroken = tmp_path / "unbroken"
-    unbroken.mkdir()
-    launch(unbroken, 2, modes=["plain"], options=OPTIONS)
-    assert_same_bits(found, ActivationStatistics.load(unbroken / "plain-0.safetensors"))
+    found, unbroken = (
+        ActivationStatistics.load(tmp_path / f"{name}-plain-1.safetensors") for name in ("killed", "unbroken")
+    )
+    assert_same_bits(found, unbroken)
 
 
 @pytest.mark.parametrize("stop", [1, 2, 5, 33, 39])

@@ -1,7 +1,8 @@
-"""What the tests run in processes of their own: ``python worker.py JOB.json``, alone or under a launcher.
+"""What the tests run in processes of their own: ``python worker.py JOBS.json``, alone or under a launcher.
 
-The job names the folder for the results, the modes (how the data are given), and the options of the pass. A
-process may be told to kill itself: ``kill_after`` batches, by SIGKILL, as an operating system would.
+A job has a name, the number of images, the modes (how the data are given), and the options of the pass; what
+comes out lies beside the file. A process may be told to kill itself after so many batches (``kill_after``), by
+SIGKILL, as an operating system would.
 """
 
 import json
@@ -84,34 +85,37 @@ def data(mode: str, values: torch.Tensor) -> Any:
     return makers[mode]()
 
 
-def main() -> None:
-    job = json.loads(Path(sys.argv[1]).read_text())
-    torch.set_num_threads(1)
+def run(job: dict[str, Any], mode: str, folder: Path) -> None:
+    """Do one pass, and leave the statistics or the error in ``folder``."""
     values = images(job["images"])
     if "bad_image" in job:
         values[job["bad_image"], 0, 0, 0] = float("nan")
     model = make_model()
-    for mode in job["modes"]:
-        torch.manual_seed(5)
-        loader = data(mode, values)
-        rank = PartialState(cpu=True).process_index if PartialState._shared_state else 0
-        done = 0
+    torch.manual_seed(5)
+    loader = data(mode, values)
+    rank = PartialState(cpu=True).process_index
+    batches = 0
 
-        def progress(images: int, total: int | None, rank: int = rank) -> None:
-            nonlocal done
-            done += 1
-            if done == job.get("kill_after") and rank == job.get("kill_process", rank):
-                os.kill(os.getpid(), signal.SIGKILL)
+    def progress(done: int, total: int | None) -> None:
+        nonlocal batches
+        batches += 1
+        if batches == job.get("kill_after") and rank == job.get("kill_process", rank):
+            os.kill(os.getpid(), signal.SIGKILL)
 
-        output = Path(job["folder"]) / f"{mode}-{rank}"
-        try:
-            statistics = collect_statistics(model, loader, progress=progress, **job["options"])
-        except HfVbpError as error:
-            output.with_suffix(".error").write_text(f"{type(error).__name__}: {error}")
-        else:
-            statistics.save(output.with_suffix(".safetensors"))
-    if PartialState._shared_state:
-        PartialState().destroy_process_group()
+    output = folder / f"{job['name']}-{mode}-{rank}.safetensors"
+    try:
+        collect_statistics(model, loader, progress=progress, **job["options"]).save(output)
+    except HfVbpError as error:
+        output.with_suffix(".error").write_text(f"{type(error).__name__}: {error}")
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    description = Path(sys.argv[1])
+    for job in json.loads(description.read_text()):
+        for mode in job["modes"]:
+            run(job, mode, description.parent)
+    PartialState(cpu=True).destroy_process_group()
 
 
 if __name__ == "__main__":
