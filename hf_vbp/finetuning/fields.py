@@ -14,14 +14,19 @@ Tree = dict[str, Any]
 
 
 class _Loader(yaml.SafeLoader):  # type: ignore[misc]
-    """Safe YAML that reads ``1e-4`` as a number, as YAML 1.2 does; 1.1 takes it for a text."""
+    """Safe YAML that reads as YAML 1.2 does, where ``1e-4`` is a number and ``no`` is a text.
+
+    1.1 takes them for a text and for false, so that ``save_strategy: no`` would not say what it says.
+    """
 
 
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(?:\d+(?:\.\d*)?|\.\d+)[eE][-+]?\d+$"),
-    list("-+0123456789."),
-)
+_BOOL, _FLOAT = "tag:yaml.org,2002:bool", "tag:yaml.org,2002:float"
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag != _BOOL]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver(_BOOL, re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF"))
+_Loader.add_implicit_resolver(_FLOAT, re.compile(r"^[-+]?(?:\d+(?:\.\d*)?|\.\d+)[eE][-+]?\d+$"), list("-+0123456789."))
 
 
 def read_yaml(path: str | Path) -> Tree:

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from hf_vbp.distillation import DistillationArguments
 
 NO_TEACHER = "none"
+# What of a request for images the trainer decides instead.
+_TRAINERS_OWN = {"batch_size": "per_device_train_batch_size", "num_workers": "dataloader_num_workers"}
 
 
 @dataclass(frozen=True)
@@ -133,8 +135,9 @@ class Recipe:
                 "data": _as_tree(self.prune.data),
             }
         tree |= {"teacher": self.teacher, "teacher_revision": self.teacher_revision}
+        train = _as_tree(self.data.train) or {}
         tree["data"] = {
-            "train": _as_tree(self.data.train),
+            "train": {name: value for name, value in train.items() if name not in _TRAINERS_OWN},
             "evaluation": _as_tree(self.data.evaluation),
             "augmentation": self.data.augmentation,
             "keep_images": self.data.keep_images,
@@ -199,7 +202,11 @@ def make_recipe(tree: Mapping[str, Any], *, name: str = "recipe") -> Recipe:
 
 def _data(tree: Tree) -> TrainingData:
     check_names(tree, [entry.name for entry in fields(TrainingData)], "data")
-    train = _request(section_of(tree, "train", required=True, label="data.train"), "data.train")
+    train_tree = section_of(tree, "train", required=True, label="data.train")
+    for name, right in _TRAINERS_OWN.items():
+        if name in train_tree:
+            raise ConfigurationError(f"data.train.{name} would have no effect: set training.{right}.")
+    train = _request(train_tree, "data.train")
     evaluation = tree.get("evaluation")
     augmentation = check_type(tree.get("augmentation", "paper"), str, "data.augmentation")
     if augmentation not in AUGMENTATIONS:

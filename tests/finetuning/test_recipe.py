@@ -33,6 +33,7 @@ def with_(**changes: Any) -> dict[str, Any]:
         ({"output": None}, "no output"),
         ({"output": 3}, "output is 3; expected a text"),
         ({"data": {"train": None}}, "has no data.train"),
+        ({"data": {"train": {"batch_size": 8}}}, "no effect: set training.per_device_train_batch_size"),
     ],
 )
 def test_what_cannot_be_meant_is_told_by_its_name(changes: dict[str, Any], message: str) -> None:
@@ -82,7 +83,16 @@ def test_files_and_overrides_go_over_each_other_in_their_order(tmp_path: Path) -
 
 @pytest.mark.parametrize(
     ("text", "value"),
-    [("a=1e-4", 1e-4), ("a=1.5E-5", 1.5e-5), ("a=true", True), ("a=x=y", "x=y"), ("a=", None), ("a=1", 1)],
+    [
+        ("a=1e-4", 1e-4),
+        ("a=1.5E-5", 1.5e-5),
+        ("a=true", True),
+        ("a=x=y", "x=y"),
+        ("a=", None),
+        ("a=1", 1),
+        ("a=no", "no"),
+        ("a=on", "on"),
+    ],
 )
 def test_values_are_read_as_people_mean_them(text: str, value: Any) -> None:
     assert read_override(text) == {"a": value}
