@@ -8,7 +8,7 @@ import numpy as np
 from torch.utils.data import DataLoader
 
 from hf_vbp.data.batches import Batch, Encoder, LabelTable, MapImages, Reordered, Sample, StreamedImages, make_loader
-from hf_vbp.data.decoding import BadImage, BadImageLog
+from hf_vbp.data.decoding import BadImage, BadImageLog, UnreadableImageError
 from hf_vbp.data.iterables import PreparedImages, count_images
 from hf_vbp.data.processing import Transform, load_processor
 from hf_vbp.data.records import ImageSource
@@ -134,17 +134,18 @@ def load_images(
     transform = _transform(processor, model, opened.name)
     log = BadImageLog() if on_bad_image == "skip" else None
     chosen = _choose(opened, limit, seed, log is None)
-    dataset = _dataset(opened, chosen, Encoder(transform, labels), log)
+    encode = Encoder(transform, labels)
+    shape = _shape_of_first(opened, chosen, encode, skip=log is not None)
     provenance = chosen.provenance | {
         "images": chosen.images,
         "available": opened.images,
         "limit": limit,
         "seed": seed,
         "labels": None if labels is None else "as given" if opened.class_names is None else "names",
-        "processor": transform.describe() | {"shape": _shape_of_first(dataset, opened.name)},
+        "processor": transform.describe() | {"shape": shape},
     }
     workers = num_workers if chosen.shards is None else min(num_workers, chosen.shards)
-    loader = make_loader(dataset, batch_size, workers)
+    loader = make_loader(_dataset(opened, chosen, encode, log), batch_size, workers)
     return ImageData(loader, provenance, chosen.images, labelled=labels is not None, log=log)
 
 
@@ -203,12 +204,18 @@ def _dataset(
     return StreamedImages(chosen.records, encode, log, shared=opened.shards is not None)
 
 
-def _shape_of_first(dataset: MapImages | StreamedImages, name: str) -> list[int]:
-    """Decode the first image, so that what is wrong with all of them is found before any work."""
-    first = next(iter(dataset), None) if isinstance(dataset, StreamedImages) else dataset[0]
-    if first is None:
-        raise DataError(f"{name} gives no image that can be read: give images that Pillow can open.")
-    return list(first["pixel_values"].shape)
+def _shape_of_first(opened: ImageSource, chosen: ImageSource, encode: Encoder, skip: bool) -> list[int]:
+    """Decode the first image, so that what is wrong with all of them is found before any work.
+
+    Of a stream it is the first before shuffling, so that the shuffle buffer is not filled for it.
+    """
+    for record in chosen.records if opened.select is None else opened.records:
+        try:
+            return list(encode(record)["pixel_values"].shape)
+        except UnreadableImageError:
+            if not skip:
+                raise
+    raise DataError(f"{opened.name} gives no image that can be read: give images that Pillow can open.")
 
 
 def _prepared(source: Any, *, labelled: bool, batch_size: int, limit: int | None) -> ImageData:

@@ -18,6 +18,8 @@ def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     import datasets
 
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    # A shuffled stream of Parquet files sleeps for 5 seconds at its end.
+    monkeypatch.setattr(datasets.config, "SLEEP_TIME_ON_THREADS_SHUTDOWN", 0, raising=False)
     folder = tmp_path / "pets"
     (folder / "data").mkdir(parents=True)
     dataset(12).to_parquet(folder / "data" / "train-00000-of-00001.parquet")

@@ -26,7 +26,8 @@ configs:
 """
 
 CHILD = """
-import json, sys
+import datasets, json, sys
+datasets.config.SLEEP_TIME_ON_THREADS_SHUTDOWN = 0  # 5 seconds after every shuffled stream
 from hf_vbp import HfVbpError, load_images
 from tests.data.helpers import ID2LABEL, labels, numbers, processor
 for options in json.load(sys.stdin):
