@@ -9,9 +9,11 @@ from hf_vbp.card import text
 Results = Mapping[str, Any]
 STATES = {"dense": "before", "pruned": "after pruning", "finetuned": "after fine-tuning"}
 LABELS = {
-    "halves rank correlation": "rank correlation of the scores that two halves of the images give",
-    "halves lowest site rank correlation": "the same of the layer where it is lowest",
+    "halves rank correlation": "rank correlation of the variances that the two halves of the images give",
+    "halves lowest site rank correlation": "the same in the layer where it is lowest",
+    "relative output error": "expected output error of the MLPs, relative",
 }
+FRACTIONS = frozenset({"relative_output_error", "agreement", "retention"})
 METRICS = {"agreement": "same answer as the dense model", "kl": "KL to the dense model (nats)"}
 
 
@@ -158,7 +160,12 @@ class CardFacts:
             (str(index), text.count(dense), text.count(kept), text.percent(1 - kept / dense) if dense else "-")
             for index, (dense, kept) in enumerate(pairs)
         ]
-        return Table(("MLP", "dense", "kept", "removed"), tuple(rows))
+        header: tuple[str, ...] = ("MLP", "dense", "kept", "removed")
+        errors = self.results.get("predicted", {}).get("relative_output_error_by_site", [])
+        if len(errors) == len(rows):
+            header += ("expected output error",)
+            return Table(header, tuple((*row, text.percent(error)) for row, error in zip(rows, errors, strict=True)))
+        return Table(header, tuple(rows))
 
     @property
     def accuracy_table(self) -> Table | None:
@@ -230,8 +237,8 @@ class CardFacts:
             observed["retention"] = evaluation["retention"]
         if not predicted:
             return None
-        rows = [(_label(key), text.number(value), _cell(observed.get(key))) for key, value in predicted.items()]
-        rows += [(_label(key), "", text.number(value)) for key, value in observed.items() if key not in predicted]
+        keys = [*predicted, *(key for key in observed if key not in predicted)]
+        rows = [(_label(key), _figure(key, predicted.get(key)), _figure(key, observed.get(key))) for key in keys]
         return Table(("", "predicted", "observed"), tuple(rows))
 
     @property
@@ -250,6 +257,18 @@ class CardFacts:
     def statistics_table(self) -> Table | None:
         """Whether the calibration images were enough, as far as that was measured."""
         return _details(self.results.get("statistics", {}))
+
+    @property
+    def halves_sentence(self) -> str | None:
+        """How far half of the calibration images would have kept the same neurons, at the ratio nearest to this."""
+        overlaps = self.results.get("statistics", {}).get("halves", {}).get("overlaps", [])
+        if not overlaps or "ratio" not in self.plan:
+            return None
+        row = min(overlaps, key=lambda row: abs(row["ratio"] - self.plan["ratio"]))
+        return (
+            f"Ranked by variance, each half of the images alone would keep {text.percent(row['kept'])} of the neurons "
+            f"that the other half keeps when {text.percent(row['ratio'], 0)} go."
+        )
 
     @property
     def finetuning_table(self) -> Table | None:
@@ -273,6 +292,10 @@ class CardFacts:
 def _label(key: str) -> str:
     plain = key.replace("_", " ")
     return text.foreign(METRICS.get(key, LABELS.get(plain, plain)))
+
+
+def _figure(key: str, value: Any) -> str:
+    return text.percent(value) if key in FRACTIONS and value is not None else _cell(value)
 
 
 def _are_figures(cells: Sequence[str]) -> bool:

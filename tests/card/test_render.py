@@ -35,17 +35,21 @@ def test_examples_are_in_step(example: Path) -> None:
     assert render_example(example) == (example / "README.md").read_text(encoding="utf-8")
 
 
+def test_there_are_examples() -> None:
+    assert len(EXAMPLES) >= 2
+
+
 def test_it_is_the_same_every_time() -> None:
     assert card() == card()
 
 
-@pytest.mark.parametrize("key", ["evaluation", "latency", "predicted", "data", "receipt", "command"])
+@pytest.mark.parametrize("key", ["evaluation", "latency", "predicted", "statistics", "data", "receipt", "command"])
 def test_what_was_not_measured_is_not_there(key: str) -> None:
     results = make_results()
     del results[key]
     text = render_card(make_facts(results, repo_id="me/x"))
     headings = {"evaluation": "## Accuracy", "predicted": "## Predicted", "data": "## Data"}
-    marks = {"latency": "Latency", "receipt": "loaded by", "command": "```bash"}
+    marks = {"latency": "Latency", "statistics": "half of the images", "receipt": "loaded by", "command": "```bash"}
     assert {**headings, **marks}[key] not in text
     assert "None" not in text
     assert "nan" not in text.lower().split()
@@ -62,8 +66,10 @@ def test_every_figure_of_the_results_is_in_the_card() -> None:
         "25.00 k",
         "420.00 k",
         "2.25",
-        "0.125",
+        "12.5 %",
         "510",
+        "94.3 %",
+        "0.9375",
     ):
         assert figure in text
     for part in ("commit `0123456789abcdef", "hf-vbp prune alice/base-vit", "transformers 5.24.0", "@inproceedings"):

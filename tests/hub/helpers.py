@@ -43,7 +43,19 @@ def make_results(widths: list[int] | None = None, **changes: Any) -> dict[str, A
             "dense_widths": DENSE,
             "widths": widths,
         },
-        "predicted": {"relative_output_error": 0.125},
+        "statistics": {
+            "moments": "diagonal",
+            "halves": {
+                "rank_correlation": 0.9715,
+                "lowest_site": "vit.layers.2.mlp",
+                "lowest_site_rank_correlation": 0.9375,
+                "overlaps": [
+                    {"ratio": 0.1, "kept": 0.99, "pruned": 0.92},
+                    {"ratio": 0.5, "kept": 0.943, "pruned": 0.94},
+                ],
+            },
+        },
+        "predicted": {"relative_output_error": 0.125, "relative_output_error_by_site": [0.5, 0.0, 0.25]},
         "cost": {
             "dense": {"parameters": 30000, "macs": 500000, "bytes": 120000},
             "pruned": {"parameters": 25000, "macs": 420000, "bytes": 100000},
