@@ -62,7 +62,7 @@ class PruningPlan:
         round_to: The multiple that widths were rounded to.
         threshold: The highest score that was removed; ``None`` where scores of sites were not compared.
         predicted: Expected damage on the calibration data, by name.
-        options: Further options of the criterion and the compensation.
+        options: Options of the criterion and of the compensation, under these two names.
     """
 
     sites: tuple[SitePlan, ...]

@@ -33,6 +33,7 @@ def make_plan(
     limits: Limits | None = None,
     latency_of: LatencyOf | None = None,
     criterion_options: Mapping[str, Any] | None = None,
+    compensation_options: Mapping[str, Any] | None = None,
     rankings: Sequence[Ranking] | None = None,
 ) -> PruningPlan:
     """Decide which hidden neurons stay.
@@ -52,6 +53,7 @@ def make_plan(
         latency_of: For a latency budget, what measures it on this device
             (:func:`hf_vbp.costs.latency_of_widths`).
         criterion_options: Options of the criterion.
+        compensation_options: Options of the compensation; they go into the plan, and apply when it is applied.
         rankings: What :func:`rank_sites` returned for the same criterion, where several plans are made.
 
     Returns:
@@ -65,14 +67,14 @@ def make_plan(
     known("compensation", compensation, list(COMPENSATIONS))
     sites = find_sites(model)
     check_bias(sites, compensation)
-    options = dict(criterion_options or {})
+    repair = dict(compensation_options or {})
     if rankings is None:
-        rankings = rank_sites(model, statistics, criterion, **options)
+        rankings = rank_sites(model, statistics, criterion, **(criterion_options or {}))
     order = RemovalOrder(rankings, scope=scope, limits=limits)
     cost = _cost(model, sites, statistics, budget, latency_of)
     cut = order.cut_for(budget, cost, ceiling=_ceiling(budget, order, cost))
     indices = order.kept(cut)
-    damage = predict_damage(compensation, statistics.sites, _Weights(sites), indices)
+    damage = predict_damage(compensation, statistics.sites, _Weights(sites), indices, options=repair)
     kept = [tuple(site_indices.tolist()) for site_indices in indices]
     return PruningPlan(
         sites=tuple(SitePlan(s.name, s.intermediate_size, k) for s, k in zip(sites, kept, strict=True)),
@@ -86,7 +88,7 @@ def make_plan(
         round_to=order.limits.round_to,
         threshold=_threshold(rankings, kept) if scope == "global" else None,
         predicted=damage.to_dict(),
-        options=options,
+        options={"criterion": dict(criterion_options or {}), "compensation": repair},
     )
 
 

@@ -1,6 +1,6 @@
 """The one verb: a model and images in, a smaller model, its plan and its figures out."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,7 @@ from hf_vbp.compensation import COMPENSATIONS
 from hf_vbp.costs import describe_cost, latency_of_widths
 from hf_vbp.criteria import CRITERIA, Ranking
 from hf_vbp.plan import PruningPlan, known
-from hf_vbp.planning import check_bias, make_plan
+from hf_vbp.planning import check_bias, make_plan, rank_sites
 from hf_vbp.results import SCHEMA_VERSION, describe_base_model, describe_plan, versions
 from hf_vbp.selection import SCOPES, Limits
 from hf_vbp.statistics import collect_statistics, halves_agreement
@@ -22,6 +22,13 @@ if TYPE_CHECKING:
     from hf_vbp.statistics import ActivationStatistics
 
 Progress = Callable[[int, int | None], None]
+
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "best": {"criterion": "obs", "compensation": "linear"},
+    "paper": {"criterion": "variance", "compensation": "mean", "scope": "global"},
+}
+"""The method by name: what wins (docs/beyond_the_paper.md), and exactly what the paper does."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +46,8 @@ class VBPConfig:
             site, so that the result loads in plain transformers.
         minimum_width: Neurons that every site keeps.
         round_to: Multiple that widths are rounded to.
+        criterion_options: What the criterion takes besides.
+        compensation_options: What the compensation takes besides.
 
     Raises:
         ConfigurationError: No budget or more than one, or an unknown name.
@@ -59,12 +68,31 @@ class VBPConfig:
     scope: str = "global"
     minimum_width: int = 1
     round_to: int = 1
+    criterion_options: Mapping[str, Any] = field(default_factory=dict)
+    compensation_options: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         known("criterion", self.criterion, list(CRITERIA))
         known("compensation", self.compensation, list(COMPENSATIONS))
         known("scope", self.scope, list(SCOPES))
         _ = self.budget, self.limits
+
+    @classmethod
+    def preset(cls, name: str, **fields: Any) -> "VBPConfig":
+        """Return a configuration with the method of a preset.
+
+        Args:
+            name: A key of :data:`PRESETS`; ``"paper"`` is exactly the paper's method.
+            fields: The budget, and whatever else differs from the preset.
+
+        Raises:
+            ConfigurationError: There is no such preset.
+
+        Example:
+            >>> VBPConfig.preset("paper", ratio=0.5).criterion
+            'variance'
+        """
+        return cls(**{**PRESETS[known("preset", name, list(PRESETS))], **fields})
 
     @property
     def budget(self) -> Budget:
@@ -90,7 +118,7 @@ class VBPConfig:
     def to_dict(self) -> dict[str, Any]:
         """Return the JSON form: every field that was given."""
         values = {entry.name: getattr(self, entry.name) for entry in fields(self)}
-        return {name: value for name, value in values.items() if value is not None}
+        return {name: value for name, value in values.items() if value is not None and value != {}}
 
 
 @dataclass(frozen=True)
@@ -142,7 +170,7 @@ def prune(
         dataloader: Batches of images, dicts with ``pixel_values`` ``(batch, channels, height, width)``; no
             labels are needed. Any iterable, or a ``DataLoader``.
         config: What to remove and how.
-        statistics: Statistics gathered before on this model; ``dataloader`` is then not read.
+        statistics: Statistics gathered before on this model; ``dataloader`` is then read for ``snip`` only.
         inplace: Whether to change ``model`` itself instead of a copy.
         max_images: Stop gathering after this many images.
         provenance: Where the images came from, for the results file.
@@ -170,7 +198,8 @@ def prune(
         statistics = collect_statistics(
             model, dataloader, max_images=max_images, progress=progress, provenance=provenance, **config.needs
         )
-    plan = plan_for(model, statistics, config)
+    rankings = gradient_rankings(model, statistics, config, dataloader, max_images=max_images)
+    plan = plan_for(model, statistics, config, rankings=rankings)
     base_model, dense_cost = describe_base_model(model), describe_cost(model)
     pruned = apply_plan(model, plan, statistics, inplace=inplace)
     results = {
@@ -184,6 +213,23 @@ def prune(
         "versions": versions(),
     }
     return PruningResult(pruned, plan, statistics, results)
+
+
+def gradient_rankings(
+    model: nn.Module,
+    statistics: "ActivationStatistics",
+    config: VBPConfig,
+    dataloader: Iterable[Any],
+    *,
+    max_images: int | None = None,
+) -> list[Ranking] | None:
+    """Return the rankings of a criterion that needs a pass of its own over the images (``snip``), else ``None``."""
+    if config.criterion != "snip":
+        return None
+    from hf_vbp.saliency import collect_saliency
+
+    saliency = collect_saliency(model, dataloader, max_images=max_images)
+    return rank_sites(model, statistics, config.criterion, saliency=saliency, **config.criterion_options)
 
 
 def plan_for(
@@ -210,6 +256,8 @@ def plan_for(
         scope=config.scope,
         limits=config.limits,
         latency_of=latency_of_widths(model) if config.target_latency is not None else None,
+        criterion_options=config.criterion_options,
+        compensation_options=config.compensation_options,
         rankings=rankings,
     )
 

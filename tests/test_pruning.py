@@ -8,6 +8,8 @@ import pytest
 import torch
 
 import hf_vbp
+from hf_vbp.compensation import COMPENSATIONS
+from hf_vbp.criteria import CRITERIA
 from hf_vbp.errors import BudgetError, ConfigurationError, NonFiniteError, StatisticsError, UnsupportedModelError
 from hf_vbp.pruning import VBPConfig, prune
 from hf_vbp.results import schema
@@ -122,3 +124,29 @@ def test_one_image_is_too_few(vit: Any, batches: Batches) -> None:
 def test_a_config_that_cannot_be_meant_is_refused_when_made(fields: dict[str, Any], error: type[Exception]) -> None:
     with pytest.raises(error):
         VBPConfig(**fields)
+
+
+@pytest.mark.parametrize("criterion", sorted(CRITERIA))
+@pytest.mark.parametrize("compensation", sorted(COMPENSATIONS))
+def test_every_criterion_goes_with_every_compensation(
+    criterion: str, compensation: str, vit: Any, batches: Batches
+) -> None:
+    result = prune(vit, batches, VBPConfig(ratio=0.5, criterion=criterion, compensation=compensation))
+    assert sum(result.plan.widths) == 72
+    assert result.results["plan"]["criterion"] == criterion
+    assert result.results["predicted"]["relative_output_error"] > 0
+    jsonschema.validate(result.results, schema())
+
+
+def test_the_paper_is_one_preset() -> None:
+    assert VBPConfig.preset("paper", ratio=0.5) == VBPConfig(
+        ratio=0.5, criterion="variance", compensation="mean", scope="global"
+    )
+    with pytest.raises(ConfigurationError, match="Unknown preset 'papers'; expected one of best, paper"):
+        VBPConfig.preset("papers", ratio=0.5)
+
+
+def test_the_command_line_names_every_criterion() -> None:
+    from hf_vbp.cli import groups
+
+    assert ", ".join(sorted(CRITERIA)) == groups.CRITERIA

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 MODEL_HELP = "A Hub id, a folder with a checkpoint, or 'sample'."
 DATA_HELP = "A Hub data set (name[:config]), an image folder, tar shards, or 'sample'."
 
+# Named here and not read from the registry, which would import torch; a test holds the two together.
+CRITERIA = "magnitude, obs, random, snip, variance, weighted-variance"
+
 Model = Annotated[str, typer.Argument(help=MODEL_HELP, show_default=False)]
 Data = Annotated[str, typer.Option("--data", help=f"Calibration images, no labels needed. {DATA_HELP}")]
 LabelledData = Annotated[str, typer.Option("--data", help=f"Labelled images. {DATA_HELP}")]
@@ -88,8 +91,9 @@ class EvaluationOptions:
 class MethodOptions:
     """How neurons are ranked and what stays is repaired."""
 
-    criterion: Annotated[str, typer.Option(help="What ranks the neurons.")] = "variance"
-    compensation: Annotated[str, typer.Option(help="How what stays is repaired: none, mean or linear.")] = "mean"
+    preset: Annotated[str, typer.Option(help="'best', or 'paper' for exactly the paper's method.")] = "best"
+    criterion: Annotated[str | None, typer.Option(help=f"What ranks the neurons: {CRITERIA}.")] = None
+    compensation: Annotated[str | None, typer.Option(help="How what stays is repaired: none, mean, linear.")] = None
     scope: Annotated[str, typer.Option(help="'global', or 'layer' for equal sites and stock loading.")] = "global"
     minimum_width: Annotated[int, typer.Option(help="Neurons that every MLP keeps.", min=0)] = 1
     round_to: Annotated[int, typer.Option(help="Round widths to a multiple of this.", min=1)] = 1
@@ -108,16 +112,17 @@ class BudgetOptions:
         """Return the configuration; raises what :class:`hf_vbp.VBPConfig` raises."""
         from hf_vbp.pruning import VBPConfig
 
-        return VBPConfig(
+        given = {"criterion": method.criterion, "compensation": method.compensation}
+        return VBPConfig.preset(
+            method.preset,
             ratio=self.ratio,
             target_parameters=self.target_params,
             target_macs=self.target_macs,
             target_latency=self.target_latency,
-            criterion=method.criterion,
-            compensation=method.compensation,
             scope=method.scope,
             minimum_width=method.minimum_width,
             round_to=method.round_to,
+            **{name: value for name, value in given.items() if value is not None},
         )
 
 

@@ -40,8 +40,9 @@ def sweep(
         dtype=loading.dtype,
         device=loading.device,
     )
+    name = f"{request.config.criterion}, {request.config.compensation}"
     rows = run_sweep(request, Reporter(quiet=quiet))
-    files = write_sweep(rows, output, f"{Path(model).name}, {method.criterion}, {method.compensation}")
+    files = write_sweep(rows, output, f"{Path(model).name}, {name}")
     if json:
         sys.stdout.write(json_module.dumps(rows, indent=2) + "\n")
         return
@@ -51,5 +52,5 @@ def sweep(
     shown = list(zip(removed, parameters, macs, top1, retention, strict=True))
     console = standard_output()
     columns = ("removed", "parameters", "MACs", "top-1", "retention")
-    console.print(table(f"{method.criterion}, {method.compensation}, no training", columns, shown))
+    console.print(table(f"{name}, no training", columns, shown))
     console.print(f"Written: {', '.join(map(str, files))}", markup=False)

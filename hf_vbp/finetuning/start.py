@@ -79,8 +79,8 @@ def _pruned(first: PruneFirst, reporter: Reporter) -> Start:
     loaded = load_model(first.model, revision=first.revision)
     check_request(loaded.model, first.config)
     request = PruneRequest(first.model, first.config, Path("unused"), data=first.data, statistics=first.statistics)
-    statistics, provenance = gather(request, loaded, reporter)
-    result = prune(loaded.model, (), first.config, statistics=statistics, provenance=provenance)
+    statistics, provenance, images = gather(request, loaded, reporter)
+    result = prune(loaded.model, images, first.config, statistics=statistics, provenance=provenance)
     results = {**result.results, "base_model": describe_base_model(loaded.model, loaded.source)}
     return _as_start(loaded, result.model, results, result.plan.to_json(), base=loaded)
 

@@ -1,5 +1,6 @@
 """The main job: a checkpoint and images in; a pruned checkpoint with its figures out."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -71,11 +72,11 @@ def run_prune(request: PruneRequest, reporter: Reporter) -> dict[str, Any]:
     loaded = load_model(request.model, revision=request.revision, dtype=request.dtype, device=request.device)
     check_request(loaded.model, request.config)
     evaluation = request.evaluation.open(loaded, "evaluation") if request.evaluation else None
-    statistics, provenance = gather(request, loaded, reporter)
+    statistics, provenance, loader = gather(request, loaded, reporter)
     if not leads():
         # The processes share the pass over the images; what follows is the work of one.
         return {}
-    result = prune(loaded.model, (), request.config, statistics=statistics, provenance=provenance)
+    result = prune(loaded.model, loader, request.config, statistics=statistics, provenance=provenance)
     results = result.results
     results["base_model"] = describe_base_model(loaded.model, loaded.source)
     if evaluation is not None:
@@ -94,14 +95,14 @@ def run_prune(request: PruneRequest, reporter: Reporter) -> dict[str, Any]:
 
 def gather(
     request: PruneRequest, loaded: LoadedModel, reporter: Reporter
-) -> tuple["ActivationStatistics", dict[str, Any]]:
-    """Return the statistics, gathered now or read from the file, and where their images came from."""
+) -> tuple["ActivationStatistics", dict[str, Any], Iterable[Any]]:
+    """Return the statistics, gathered now or read from the file, where their images came from, and the images."""
     from hf_vbp.statistics import ActivationStatistics, collect_statistics
 
     if request.statistics is not None:
         statistics = ActivationStatistics.load(request.statistics)
         statistics.check_model(loaded.model)
-        return statistics, dict(statistics.fingerprints["data"])
+        return statistics, dict(statistics.fingerprints["data"]), ()
     if request.data is None:
         raise DataError("Nothing to calibrate on.")
     images = request.data.open(loaded, "calibration")
@@ -113,7 +114,7 @@ def gather(
             provenance=images.provenance,
             **request.config.needs,
         )
-    return statistics, with_skipped(images, reporter)
+    return statistics, with_skipped(images, reporter), images.loader
 
 
 def with_skipped(images: Any, reporter: Reporter) -> dict[str, Any]:

@@ -50,7 +50,7 @@ def run_sweep(request: SweepRequest, reporter: Reporter) -> list[dict[str, Any]]
     from hf_vbp.costs import describe_cost
     from hf_vbp.evaluation import evaluate_models
     from hf_vbp.planning import rank_sites
-    from hf_vbp.pruning import check_request, plan_for
+    from hf_vbp.pruning import check_request, gradient_rankings, plan_for
     from hf_vbp.statistics import collect_statistics
     from hf_vbp.surgery import apply_plan
 
@@ -60,7 +60,9 @@ def run_sweep(request: SweepRequest, reporter: Reporter) -> list[dict[str, Any]]
     images = request.evaluation.open(loaded, "evaluation")
     with reporter.stage("Statistics", calibration.images) as progress:
         statistics = collect_statistics(loaded.model, calibration.loader, progress=progress, **request.config.needs)
-    rankings = rank_sites(loaded.model, statistics, request.config.criterion)
+    rankings = gradient_rankings(loaded.model, statistics, request.config, calibration.loader) or rank_sites(
+        loaded.model, statistics, request.config.criterion
+    )
     rows: list[dict[str, Any]] = []
     for start in range(0, len(request.ratios), MODELS_IN_MEMORY):
         part = request.ratios[start : start + MODELS_IN_MEMORY]
