@@ -12,6 +12,7 @@ from urllib.parse import unquote
 
 from .access import openable, writable
 from .card_rules import check_card
+from .cas_routes import token_response
 from .repository import Entry, Repository
 from .serving import Refusal, Request, Response, Routes, json_response
 
@@ -55,27 +56,38 @@ def preupload(request: Request, repo_id: str, revision: str) -> Response:
 
 @routes.add("POST", rf"/{ID}\.git/info/lfs/objects/batch")
 def lfs_batch(request: Request, repo_id: str) -> Response:
-    """Tell where each LFS object is to be put; nothing to do for those that are here."""
-    hub = request.hub
+    """Tell where each LFS object is to be put, or that it goes to Xet; nothing to do for those that are here.
+
+    huggingface_hub 2 asks for Xet elsewhere; clients before it, and the one in JavaScript, ask here.
+    """
     writable(request, repo_id, pull_request=True)
+    body = request.json()
+    transfer = "xet" if request.hub.xet and "xet" in body.get("transfers", []) else "basic"
+    actions = _xet_actions if transfer == "xet" else _lfs_actions
     objects = []
-    for wanted in request.json()["objects"]:
-        oid, size = wanted["oid"], wanted["size"]
-        answer: dict[str, Any] = {"oid": oid, "size": size}
-        if oid not in hub.blobs:
-            upload: dict[str, Any] = {"href": f"{hub.blob_url}/blobs/{oid}?signature={hub.signature}"}
-            if hub.multipart_bytes and size > hub.multipart_bytes:
-                count = -(-size // hub.multipart_bytes)
-                part = f"{hub.blob_url}/parts/{oid}"
-                upload["href"] = f"{part}?signature={hub.signature}"
-                header = {
-                    f"{number:05d}": f"{part}/{number}?signature={hub.signature}" for number in range(1, count + 1)
-                }
-                upload["header"] = {"chunk_size": str(hub.multipart_bytes), **header}
-            verify = {"href": f"{hub.url}/{repo_id}.git/info/lfs/verify"}
-            answer["actions"] = {"upload": upload, "verify": verify}
+    for wanted in body["objects"]:
+        answer: dict[str, Any] = {"oid": wanted["oid"], "size": wanted["size"]}
+        if wanted["oid"] not in request.hub.blobs:
+            answer["actions"] = actions(request, repo_id, wanted["oid"], wanted["size"])
         objects.append(answer)
-    return json_response({"transfer": "basic", "objects": objects})
+    return json_response({"transfer": transfer, "objects": objects})
+
+
+def _xet_actions(request: Request, repo_id: str, oid: str, size: int) -> dict[str, Any]:
+    token = token_response(request, repo_id, "write")
+    header = {name: value for name, value in token.headers.items() if name.startswith("X-Xet")}
+    return {"upload": {"href": f"{request.hub.url}/api/models/{repo_id}/xet-write-token/main", "header": header}}
+
+
+def _lfs_actions(request: Request, repo_id: str, oid: str, size: int) -> dict[str, Any]:
+    hub = request.hub
+    upload: dict[str, Any] = {"href": f"{hub.blob_url}/blobs/{oid}?signature={hub.signature}"}
+    if hub.multipart_bytes and size > hub.multipart_bytes:
+        part, count = f"{hub.blob_url}/parts/{oid}", -(-size // hub.multipart_bytes)
+        upload["href"] = f"{part}?signature={hub.signature}"
+        numbered = {f"{number:05d}": f"{part}/{number}?signature={hub.signature}" for number in range(1, count + 1)}
+        upload["header"] = {"chunk_size": str(hub.multipart_bytes), **numbered}
+    return {"upload": upload, "verify": {"href": f"{hub.url}/{repo_id}.git/info/lfs/verify"}}
 
 
 @routes.add("POST", rf"/{ID}\.git/info/lfs/verify")
