@@ -67,16 +67,19 @@ def _device_name(args: Any) -> str:
 
 
 def per_epoch(history: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return what was logged, one entry for each epoch: the last figure of each kind in it."""
-    rows: dict[int, dict[str, Any]] = {}
+    """Return what was logged, one entry for each epoch: the mean of its losses, and its evaluation."""
+    rows: dict[int, dict[str, list[float]]] = {}
     for entry in history:
         epoch = float(entry.get("epoch", 0))
         # What is logged at the end of epoch n stands at n.0 exactly; what is logged within it, below.
         number = int(epoch) if epoch == int(epoch) else int(epoch) + 1
-        figures = {name: entry[key] for key, name in _LOGGED.items() if key in entry}
-        if figures:
-            rows.setdefault(number, {"epoch": number}).update(figures)
-    return [rows[number] for number in sorted(rows)]
+        for key, name in _LOGGED.items():
+            if key in entry:
+                rows.setdefault(number, {}).setdefault(name, []).append(float(entry[key]))
+    return [
+        {"epoch": number, **{name: sum(values) / len(values) for name, values in rows[number].items()}}
+        for number in sorted(rows)
+    ]
 
 
 def updated_results(

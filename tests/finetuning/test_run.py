@@ -201,7 +201,7 @@ def test_epochs_are_told_by_what_was_logged_in_them() -> None:
         {"epoch": 2.0, "eval_top1": 0.6, "eval_loss": 0.1},
     ]
     assert per_epoch(history) == [
-        {"epoch": 1, "loss": 2.0, "hard_loss": 1.0, "top1": 0.5},
+        {"epoch": 1, "loss": 2.5, "hard_loss": 1.0, "top1": 0.5},
         {"epoch": 2, "loss": 1.0, "top1": 0.6, "evaluation_loss": 0.1},
     ]
 
