@@ -46,7 +46,8 @@ def make_plan(
         model: The dense model; it is only read.
         statistics: What was gathered on this model.
         budget: How much must go, or what must be left.
-        criterion: A key of :data:`hf_vbp.criteria.CRITERIA`.
+        criterion: A key of :data:`hf_vbp.criteria.CRITERIA`. The default is the paper's, which any statistics
+            serve; ``"obs"`` with ``compensation="linear"`` wins, and needs covariances.
         compensation: A key of :data:`hf_vbp.compensation.COMPENSATIONS`, applied when the plan is.
         scope: ``"global"`` or ``"layer"``.
         limits: Floor per site and rounding of widths.

@@ -40,8 +40,10 @@ class VBPConfig:
         target_parameters: Share of the model's parameters that must be left.
         target_macs: Share of the model's MACs that must be left.
         target_latency: Share of the model's latency on this device that must be left.
-        criterion: What makes the scores; the paper's is ``"variance"``.
-        compensation: What is done to the weights that stay; the paper's is ``"mean"``.
+        criterion: What makes the scores: ``"obs"``, greedy elimination with refit, is what wins; the paper's is
+            ``"variance"``. :data:`hf_vbp.criteria.CRITERIA` lists all.
+        compensation: What is done to the weights that stay: ``"linear"``, least squares, is what wins; the
+            paper's is ``"mean"``.
         scope: ``"global"`` ranks all neurons at once (the paper); ``"layer"`` takes the same share of each
             site, so that the result loads in plain transformers.
         minimum_width: Neurons that every site keeps.
@@ -57,14 +59,16 @@ class VBPConfig:
         >>> from hf_vbp import VBPConfig
         >>> VBPConfig(ratio=0.5).budget
         Budget(kind='ratio', asked=0.5, achieved=None)
+        >>> VBPConfig.preset("paper", ratio=0.5).compensation
+        'mean'
     """
 
     ratio: float | None = None
     target_parameters: float | None = None
     target_macs: float | None = None
     target_latency: float | None = None
-    criterion: str = "variance"
-    compensation: str = "mean"
+    criterion: str = "obs"
+    compensation: str = "linear"
     scope: str = "global"
     minimum_width: int = 1
     round_to: int = 1
@@ -109,11 +113,18 @@ class VBPConfig:
         """Floor and rounding."""
         return Limits(self.minimum_width, self.round_to)
 
-    @property
-    def needs(self) -> dict[str, Any]:
-        """What must be gathered for the criterion and the compensation, as options of ``collect_statistics``."""
+    def needs(self, model: nn.Module) -> dict[str, Any]:
+        """Return what must be gathered on ``model``, as options of :func:`hf_vbp.collect_statistics`.
+
+        The output metric of ``obs`` needs predicted labels; for a bare backbone all output directions count alike,
+        and the plan says so (``predicted["metric"]``).
+        """
         covariances = self.criterion == "obs" or self.compensation == "linear"
-        return {"moments": "full" if covariances else "diagonal", "output_metric": self.criterion == "obs"}
+        classifies = "ForImageClassification" in type(model).__name__
+        return {
+            "moments": "full" if covariances else "diagonal",
+            "output_metric": self.criterion == "obs" and classifies,
+        }
 
     def to_dict(self) -> dict[str, Any]:
         """Return the JSON form: every field that was given."""
@@ -196,7 +207,7 @@ def prune(
     check_request(model, config)
     if statistics is None:
         statistics = collect_statistics(
-            model, dataloader, max_images=max_images, progress=progress, provenance=provenance, **config.needs
+            model, dataloader, max_images=max_images, progress=progress, provenance=provenance, **config.needs(model)
         )
     rankings = gradient_rankings(model, statistics, config, dataloader, max_images=max_images)
     plan = plan_for(model, statistics, config, rankings=rankings)

@@ -41,8 +41,11 @@ def gather(
     output: groups.Output,
     images: ImageOptions,
     loading: ModelOptions,
-    moments: Annotated[Literal["diagonal", "full"], typer.Option(help="full: covariances too.")] = "diagonal",
-    output_metric: Annotated[bool, typer.Option("--output-metric", help="Also gather the gradient metric.")] = False,
+    moments: Annotated[
+        Literal["diagonal", "full"],
+        typer.Option(help="full: covariances too; diagonal is enough for the paper's method."),
+    ] = "full",
+    output_metric: Annotated[bool, typer.Option(help="Also gather which output directions matter, for obs.")] = True,
     resume: Annotated[Path | None, typer.Option(help="Folder for the state; a killed pass goes on from it.")] = None,
     max_bytes: Annotated[int | None, typer.Option(help="Refuse to start when the sums would take more.")] = None,
     overwrite: groups.Overwrite = False,

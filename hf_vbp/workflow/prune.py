@@ -112,7 +112,7 @@ def gather(
             images.loader,
             progress=progress,
             provenance=images.provenance,
-            **request.config.needs,
+            **request.config.needs(loaded.model),
         )
     return statistics, with_skipped(images, reporter), images.loader
 

@@ -59,7 +59,9 @@ def run_sweep(request: SweepRequest, reporter: Reporter) -> list[dict[str, Any]]
     calibration = request.data.open(loaded, "calibration")
     images = request.evaluation.open(loaded, "evaluation")
     with reporter.stage("Statistics", calibration.images) as progress:
-        statistics = collect_statistics(loaded.model, calibration.loader, progress=progress, **request.config.needs)
+        statistics = collect_statistics(
+            loaded.model, calibration.loader, progress=progress, **request.config.needs(loaded.model)
+        )
     rankings = gradient_rankings(loaded.model, statistics, request.config, calibration.loader) or rank_sites(
         loaded.model, statistics, request.config.criterion
     )

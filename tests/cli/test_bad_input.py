@@ -27,8 +27,11 @@ def shelf(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     model = AutoModelForImageClassification.from_pretrained(shelf / "model")
     batch = {"pixel_values": torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))}
-    collect_statistics(model, [batch]).save(shelf / "stats.safetensors")
-    collect_statistics(make_model(seed=9), [batch]).save(shelf / "other.safetensors")
+    collect_statistics(model, [batch], moments="full", output_metric=True).save(shelf / "stats.safetensors")
+    collect_statistics(make_model(seed=9), [batch], moments="full", output_metric=True).save(
+        shelf / "other.safetensors"
+    )
+    collect_statistics(model, [batch]).save(shelf / "diagonal.safetensors")
     return shelf
 
 
@@ -176,6 +179,8 @@ CASES = [
     Case("two budgets", "got ratio, macs", lambda here: prune(here, "--target-macs", "0.8")),
     Case("unknown criterion", "Unknown criterion 'vari'.*variance", lambda here: prune(here, "--criterion", "vari")),
     Case("unknown compensation", "Unknown compensation", lambda here: prune(here, "--compensation", "median")),
+    Case("unknown preset", "Unknown preset 'papers'", lambda here: prune(here, "--preset", "papers")),
+    Case("statistics without covariances", "variances only", statistics_instead("diagonal.safetensors")),
     Case("unknown scope", "Unknown scope 'block'", lambda here: prune(here, "--scope", "block")),
     Case("negative floor", "minimum-width", lambda here: prune(here, "--minimum-width", "-1")),
     Case("round to 0", "round-to", lambda here: prune(here, "--round-to", "0")),

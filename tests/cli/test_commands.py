@@ -62,7 +62,7 @@ def test_the_parts_give_what_the_whole_gives(hf_vbp: Any, shelf: Path, tmp_path:
     assert planned.out == plan.read_text()
     assert "#####" in hf_vbp("plan", shelf / "model", "--statistics", stats, "--ratio", "0.3").out
     ran = hf_vbp("prune", shelf / "model", "--statistics", stats, "--ratio", "0.3", "--scope", "layer",
-                 "--output", tmp_path / "uniform")  # fmt: skip
+                 "--preset", "paper", "--output", tmp_path / "uniform")  # fmt: skip
     assert "not evaluated" in ran.out
     assert load_results(tmp_path / "uniform")["receipt"][1]["way"] == "stock"
     assert "auto_map" not in json.loads((tmp_path / "uniform/config.json").read_text())
