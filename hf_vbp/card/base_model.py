@@ -8,6 +8,8 @@ from hf_vbp.card.facts import BaseCard
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
+    from hf_vbp.hub.patience import Retries
+
 
 def base_card_of(metadata: Mapping[str, Any]) -> BaseCard:
     """Return what a card's metadata say on licence and data sets."""
@@ -23,13 +25,16 @@ def base_card_of(metadata: Mapping[str, Any]) -> BaseCard:
     )
 
 
-def read_base_card(base_id: str, revision: str | None, api: "HfApi") -> tuple[BaseCard | None, str | None]:
+def read_base_card(
+    base_id: str, revision: str | None, api: "HfApi", retries: "Retries | None" = None
+) -> tuple[BaseCard | None, str | None]:
     """Read the card of the base model: one request.
 
     Args:
         base_id: Its id on the Hub.
         revision: The commit that was pruned; None for the newest.
         api: Client to ask with.
+        retries: How often it is asked.
 
     Returns:
         What it says and no remark, or None and the remark why licence and data sets are left out.
@@ -38,9 +43,10 @@ def read_base_card(base_id: str, revision: str | None, api: "HfApi") -> tuple[Ba
         HubError: The Hub did not answer, so that nobody knows what the card says.
     """
     from hf_vbp.hub.failures import FAILURES, explain, hub_error, is_transient
+    from hf_vbp.hub.patience import DEFAULT, patiently
 
     try:
-        data = api.model_info(base_id, revision=revision).card_data
+        data = patiently(lambda: api.model_info(base_id, revision=revision), retries or DEFAULT).card_data
     except FAILURES as error:
         if is_transient(error):
             raise hub_error(error, "Reading the card of the base model", base_id) from error

@@ -13,9 +13,10 @@ from hf_vbp.card.sections import generated_text
 from hf_vbp.errors import CheckpointError, ConfigurationError, HubError
 from hf_vbp.hub.files import CARD, CONFIG, PROCESSOR, RESULTS, PushFile, code_names, read_json
 from hf_vbp.hub.loads import MODELING_FILE, check_loads, differing_files, is_own_code, recorded_hashes
+from hf_vbp.hub.patience import DEFAULT, repeat
 from hf_vbp.hub.preflight import all_shapes, check_widths
 from hf_vbp.hub.push import full_repo_id, make_api
-from hf_vbp.hub.remote import Remote, ask, read_remote
+from hf_vbp.hub.remote import Remote, read_remote
 from hf_vbp.results import load_results
 
 if TYPE_CHECKING:
@@ -122,20 +123,23 @@ def download(api: "HfApi", repo_id: str, remote: Remote) -> Path:
     from huggingface_hub import snapshot_download
 
     head = str(remote.head)
-    first = ask(
-        "Downloading the config", repo_id, lambda: Path(api.hf_hub_download(repo_id, CONFIG, revision=head)).parent
+    first = repeat(
+        lambda: Path(api.hf_hub_download(repo_id, CONFIG, revision=head)).parent,
+        "Downloading the config",
+        repo_id,
+        DEFAULT,
     )
     wanted = {CONFIG, RESULTS, CARD, *PROCESSOR, *code_names(read_json(first, CONFIG))}
     names = [name for name in remote.files if name in wanted or _WANTED.fullmatch(name)]
-    return Path(
-        ask(
-            "Downloading the checkpoint",
-            repo_id,
-            lambda: snapshot_download(
-                repo_id, revision=head, allow_patterns=names, token=api.token, endpoint=api.endpoint
-            ),
-        )
+    folder = repeat(
+        lambda: snapshot_download(
+            repo_id, revision=head, allow_patterns=names, token=api.token, endpoint=api.endpoint
+        ),
+        "Downloading the checkpoint",
+        repo_id,
+        DEFAULT,
     )
+    return Path(folder)
 
 
 def check_transfer(remote: Remote, files: Sequence[PushFile]) -> Check:

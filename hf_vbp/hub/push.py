@@ -10,10 +10,11 @@ from hf_vbp.card.sections import has_own_text
 from hf_vbp.errors import ConfigurationError, HubError
 from hf_vbp.hub.files import CARD, PROCESSOR, PushFile, checked_path, checkpoint_files
 from hf_vbp.hub.loads import check_loads, check_receipt
+from hf_vbp.hub.patience import DEFAULT, Retries, repeat
 from hf_vbp.hub.plan import PushPlan, PushResult
 from hf_vbp.hub.preflight import check_checkpoint, private_paths
-from hf_vbp.hub.remote import Remote, ask, read_card, read_files, read_remote, refuse_content
-from hf_vbp.hub.retry import Commit, Committed, Retries, commit_with_retries, repeat
+from hf_vbp.hub.remote import Remote, read_card, read_files, read_remote, refuse_content
+from hf_vbp.hub.retry import Commit, Committed, commit_with_retries
 from hf_vbp.results import load_results
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ def push_to_hub(
         base_model: Hub id of the base model, where it was loaded from a folder.
         check_load: Load the checkpoint in a fresh process first and compare it with its receipt.
         on_plan: Called with what will be done after all checks, before anything is sent.
-        retries: How often the commit is tried.
+        retries: How often a request is tried that may be made again, and the commit.
 
     Returns:
         What was done, or would be done.
@@ -75,8 +76,9 @@ def push_to_hub(
     check_receipt(results, files)
     api = make_api(token)
     repo_id = full_repo_id(api, repo_id)
-    remote = read_remote(api, repo_id, revision)
-    card, remarks = make_card(api, repo_id, directory, results, base_model, remote)
+    retries = retries or DEFAULT
+    remote = read_remote(api, repo_id, revision, retries)
+    card, remarks = make_card(api, repo_id, directory, results, base_model, remote, retries)
     check_checkpoint(directory, [card], results)
     plan = make_plan(
         directory,
@@ -96,7 +98,7 @@ def push_to_hub(
     if dry_run:
         return PushResult("dry_run", repo_id, f"{api.endpoint}/{repo_id}", plan.parent, revision, plan)
     message = commit_message or f"Upload {repo_id.rpartition('/')[2]}, pruned with hf_vbp {__version__}"
-    return carry_out(api, plan, message, retries or Retries())
+    return carry_out(api, plan, message, retries)
 
 
 def check_target(
@@ -149,12 +151,12 @@ def full_repo_id(api: "HfApi", repo_id: str) -> str:
     """
     from huggingface_hub.utils._validators import validate_repo_id
 
-    ask("Checking the name", repo_id, lambda: validate_repo_id(repo_id))
+    repeat(lambda: validate_repo_id(repo_id), "Checking the name", repo_id, DEFAULT)
     if repo_id.endswith("/commit"):
         raise HubError(f"{repo_id}: a repository named 'commit' confuses clients of the Hub. Take another name.")
     if "/" in repo_id:
         return repo_id
-    name = ask("Asking whose token it is", repo_id, lambda: api.whoami()["name"])
+    name = repeat(lambda: api.whoami()["name"], "Asking whose token it is", repo_id, DEFAULT)
     return f"{name}/{repo_id}"
 
 
@@ -165,6 +167,7 @@ def make_card(
     results: dict[str, Any],
     base_model: str | None,
     remote: Remote,
+    retries: Retries,
 ) -> tuple[PushFile, list[str]]:
     """Return the card to send and what was left out of it.
 
@@ -174,14 +177,14 @@ def make_card(
     facts = make_facts(results, repo_id=repo_id, base_model=base_model, has_processor=has_processor)
     remarks = list(facts.remarks)
     if facts.base_id is not None:
-        base, remark = read_base_card(facts.base_id, facts.base_revision, api)
+        base, remark = read_base_card(facts.base_id, facts.base_revision, api, retries)
         remarks += [remark] if remark else []
         facts = make_facts(results, repo_id=repo_id, base_model=base_model, base=base, has_processor=has_processor)
-    existing = present_card(api, repo_id, directory, remote)
+    existing = present_card(api, repo_id, directory, remote, retries)
     return PushFile.of(CARD, render_card(facts, existing).encode()), remarks
 
 
-def present_card(api: "HfApi", repo_id: str, directory: Path, remote: Remote) -> str | None:
+def present_card(api: "HfApi", repo_id: str, directory: Path, remote: Remote, retries: Retries) -> str | None:
     """Return the card whose own text and keys are to survive.
 
     That of the folder, if somebody wrote in it, and otherwise the one in the repository, which may have been edited
@@ -192,7 +195,7 @@ def present_card(api: "HfApi", repo_id: str, directory: Path, remote: Remote) ->
         local = checked_path(directory, CARD).read_text(encoding="utf-8")
         if has_own_text(local):
             return local
-    return read_card(api, repo_id, remote) or local
+    return read_card(api, repo_id, remote, retries) or local
 
 
 def make_plan(
@@ -273,7 +276,7 @@ def prepare(api: "HfApi", plan: PushPlan, retries: Retries) -> Remote:
             plan.repo_id,
             retries,
         )
-        made = read_remote(api, plan.repo_id)
+        made = read_remote(api, plan.repo_id, retries=retries)
         if plan.private is not None and made.private != plan.private:
             raise HubError(
                 f"{plan.repo_id} was made, but is {'private' if made.private else 'public'}, which is not what was "

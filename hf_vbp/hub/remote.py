@@ -1,9 +1,9 @@
 """What stands in the repository: read before a push, and again after it."""
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from huggingface_hub.errors import (
     GatedRepoError,
@@ -16,11 +16,11 @@ from huggingface_hub.errors import (
 from hf_vbp.errors import HubError
 from hf_vbp.hub.failures import FAILURES, hub_error, status_of
 from hf_vbp.hub.files import CARD, PushFile
+from hf_vbp.hub.patience import DEFAULT, Retries, patiently
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
-Value = TypeVar("Value")
 # What a new repository holds without anybody having put it there.
 _BLANK = frozenset({".gitattributes"})
 # Weights and code that an earlier model left behind and that would be loaded instead, or looked for.
@@ -79,14 +79,6 @@ class Remote:
         return sorted(path for path in self.files if _STALE.fullmatch(path) and path not in names)
 
 
-def ask(doing: str, repo_id: str, call: Callable[[], Value]) -> Value:
-    """Run one call of the client and turn what it raises into a :class:`HubError`."""
-    try:
-        return call()
-    except FAILURES as error:
-        raise hub_error(error, doing, repo_id) from error
-
-
 def read_files(api: "HfApi", repo_id: str, revision: str) -> dict[str, RemoteFile]:
     """Return the files of a revision."""
     from huggingface_hub.hf_api import RepoFile
@@ -99,7 +91,7 @@ def read_files(api: "HfApi", repo_id: str, revision: str) -> dict[str, RemoteFil
     return files
 
 
-def read_remote(api: "HfApi", repo_id: str, revision: str | None = None) -> Remote:
+def read_remote(api: "HfApi", repo_id: str, revision: str | None = None, retries: Retries = DEFAULT) -> Remote:
     """Read what stands in a repository; one that is not there, or may not be seen, gives ``exists=False``.
 
     Raises:
@@ -116,7 +108,7 @@ def read_remote(api: "HfApi", repo_id: str, revision: str | None = None) -> Remo
         return Remote(True, bool(info.private), head, has_revision, read_files(api, repo_id, head))
 
     try:
-        return read()
+        return patiently(read, retries)
     except GatedRepoError as error:
         raise hub_error(error, "Reading the repository", repo_id) from error
     except RepositoryNotFoundError as error:
@@ -127,12 +119,12 @@ def read_remote(api: "HfApi", repo_id: str, revision: str | None = None) -> Remo
         raise hub_error(error, "Reading the repository", repo_id) from error
 
 
-def read_card(api: "HfApi", repo_id: str, remote: Remote) -> str | None:
+def read_card(api: "HfApi", repo_id: str, remote: Remote, retries: Retries = DEFAULT) -> str | None:
     """Return the card that stands in the repository; None when there is none."""
     if CARD not in remote.files or remote.head is None:
         return None
     try:
-        path = api.hf_hub_download(repo_id, CARD, revision=remote.head)
+        path = patiently(lambda: api.hf_hub_download(repo_id, CARD, revision=remote.head), retries)
     except RemoteEntryNotFoundError:
         return None
     except FAILURES as error:

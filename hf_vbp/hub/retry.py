@@ -1,60 +1,17 @@
 """One commit, tried again where trying again is safe."""
 
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from hf_vbp.errors import HubError
-from hf_vbp.hub.failures import FAILURES, cause_of, hub_error, is_transient
+from hf_vbp.hub.failures import FAILURES, hub_error, is_transient
 from hf_vbp.hub.files import PushFile
+from hf_vbp.hub.patience import Retries
 from hf_vbp.hub.remote import is_conflict, read_remote
 
 if TYPE_CHECKING:
     from huggingface_hub import CommitInfo, HfApi
-
-Value = TypeVar("Value")
-
-
-@dataclass(frozen=True)
-class Retries:
-    """How often a commit is tried, and how long is waited in between.
-
-    Attributes:
-        attempts: Tries in all.
-        wait_seconds: Wait before the second try; it doubles from try to try. ``Retry-After`` of the Hub goes
-            before, up to ``longest_wait``.
-        longest_wait: Seconds that are never exceeded.
-        sleep: What waits.
-    """
-
-    attempts: int = 3
-    wait_seconds: float = 2.0
-    longest_wait: float = 60.0
-    sleep: Callable[[float], None] = time.sleep
-
-    def wait(self, error: BaseException, attempt: int) -> None:
-        """Wait before the next try."""
-        response = getattr(cause_of(error), "response", None)
-        asked = response.headers.get("Retry-After", "") if response is not None else ""
-        seconds = float(asked) + 1 if asked.isdigit() else self.wait_seconds * 2**attempt
-        self.sleep(min(seconds, self.longest_wait))
-
-
-def repeat(call: Callable[[], Value], doing: str, repo_id: str, retries: Retries) -> Value:
-    """Make a call that may be made twice without harm, again after a failure that may pass.
-
-    Raises:
-        HubError: It failed for good; the message begins with ``doing``.
-    """
-    for attempt in range(max(retries.attempts, 1)):
-        try:
-            return call()
-        except FAILURES as error:
-            if not is_transient(error) or attempt + 1 >= retries.attempts:
-                raise hub_error(error, doing, repo_id) from error
-            retries.wait(error, attempt)
-    raise HubError(f"{doing} ({repo_id}) was not tried: at least one attempt is needed.")
 
 
 @dataclass(frozen=True)
@@ -121,24 +78,24 @@ def commit_with_retries(api: "HfApi", commit: Commit, retries: Retries) -> Commi
         try:
             info = commit.send(api)
         except FAILURES as error:
-            if attempt and is_conflict(error) and (done := _already_made(api, commit)):
+            if attempt and is_conflict(error) and (done := _already_made(api, commit, retries)):
                 return done
             if not is_transient(error) or attempt + 1 == retries.attempts:
                 raise _error(error, commit) from error
             retries.wait(error, attempt)
-            if done := _already_made(api, commit):
+            if done := _already_made(api, commit, retries):
                 return done
         else:
             return Committed(str(info.oid), info.pr_url, info.pr_revision)
     raise HubError(f"Committing to {commit.repo_id} was not tried: at least one attempt is needed.")
 
 
-def _already_made(api: "HfApi", commit: Commit) -> Committed | None:
+def _already_made(api: "HfApi", commit: Commit, retries: Retries) -> Committed | None:
     """Return the commit if the Hub has made it already; a pull request cannot be found again by its content."""
     if commit.create_pr:
         return None
     try:
-        remote = read_remote(api, commit.repo_id, commit.revision)
+        remote = read_remote(api, commit.repo_id, commit.revision, retries)
     except HubError:
         return None
     there = remote.head is not None and not remote.changed(commit.files)

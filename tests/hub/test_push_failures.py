@@ -55,12 +55,16 @@ def test_statuses_of_the_commit(
         ("drop", {"path": "/api/validate-yaml"}),
         ("status", {"path": "/api/validate-yaml", "status": 502}),
         ("drop", {"path": "/preupload/"}),
+        ("drop", {"method": "GET", "path": "/api/models/alice/vit$"}),
+        ("status", {"method": "GET", "path": "/api/models/alice/vit$", "status": 503, "times": 2}),
+        ("drop", {"method": "GET", "path": "alice/base-vit"}),
+        ("cut_body", {"method": "GET", "path": "/tree/", "keep_bytes": 9}),
     ],
 )
 def test_one_bad_moment_is_survived(
     client: Client, hub: LoopbackHub, checkpoint: Path, fault: str, options: dict[str, Any]
 ) -> None:
-    hub.fail(fault, method="POST", **options)
+    hub.fail(fault, **{"method": "POST", **options})
     assert client.push(checkpoint, "alice/vit")["status"] == "pushed"
     repository = hub.repositories["alice/vit"]
     assert set(repository.files()) == FILES | OWN

@@ -1,0 +1,62 @@
+"""How often a request is made again, and how long is waited in between."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+from hf_vbp.hub.failures import FAILURES, cause_of, hub_error, is_transient
+
+Value = TypeVar("Value")
+
+
+@dataclass(frozen=True)
+class Retries:
+    """How often a commit is tried, and how long is waited in between.
+
+    Attributes:
+        attempts: Tries in all.
+        wait_seconds: Wait before the second try; it doubles from try to try. ``Retry-After`` of the Hub goes
+            before, up to ``longest_wait``.
+        longest_wait: Seconds that are never exceeded.
+        sleep: What waits.
+    """
+
+    attempts: int = 3
+    wait_seconds: float = 2.0
+    longest_wait: float = 60.0
+    sleep: Callable[[float], None] = time.sleep
+
+    def wait(self, error: BaseException, attempt: int) -> None:
+        """Wait before the next try."""
+        response = getattr(cause_of(error), "response", None)
+        asked = response.headers.get("Retry-After", "") if response is not None else ""
+        seconds = float(asked) + 1 if asked.isdigit() else self.wait_seconds * 2**attempt
+        self.sleep(min(seconds, self.longest_wait))
+
+
+DEFAULT = Retries()
+
+
+def patiently(call: Callable[[], Value], retries: Retries) -> Value:
+    """Make a call that may be made twice without harm, again after a failure that may pass; raise what it raises."""
+    for attempt in range(retries.attempts - 1):
+        try:
+            return call()
+        except FAILURES as error:
+            if not is_transient(error):
+                raise
+            retries.wait(error, attempt)
+    return call()
+
+
+def repeat(call: Callable[[], Value], doing: str, repo_id: str, retries: Retries) -> Value:
+    """Make a call :func:`patiently`, and turn what it raises into an error of this package.
+
+    Raises:
+        HubError: It failed for good; the message begins with ``doing``.
+    """
+    try:
+        return patiently(call, retries)
+    except FAILURES as error:
+        raise hub_error(error, doing, repo_id) from error
