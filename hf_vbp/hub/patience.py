@@ -1,5 +1,6 @@
 """How often a request is made again, and how long is waited in between."""
 
+import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,16 +9,18 @@ from typing import TypeVar
 from hf_vbp.hub.failures import FAILURES, cause_of, hub_error, is_transient
 
 Value = TypeVar("Value")
+# Nothing is left of the allowance, and it is renewed in so many seconds: ``"api";r=0;t=12``.
+_RATE_LIMIT = re.compile(r"\br=0;.*?\bt=(\d+)")
 
 
 @dataclass(frozen=True)
 class Retries:
-    """How often a commit is tried, and how long is waited in between.
+    """How often a request is tried that may be made again, or a commit, and how long is waited in between.
 
     Attributes:
         attempts: Tries in all.
-        wait_seconds: Wait before the second try; it doubles from try to try. ``Retry-After`` of the Hub goes
-            before, up to ``longest_wait``.
+        wait_seconds: Wait before the second try; it doubles from try to try. What the Hub asks for
+            (``Retry-After``, ``RateLimit``) goes before, up to ``longest_wait``.
         longest_wait: Seconds that are never exceeded.
         sleep: What waits.
     """
@@ -30,7 +33,9 @@ class Retries:
     def wait(self, error: BaseException, attempt: int) -> None:
         """Wait before the next try."""
         response = getattr(cause_of(error), "response", None)
-        asked = response.headers.get("Retry-After", "") if response is not None else ""
+        headers = response.headers if response is not None else {}
+        limit = _RATE_LIMIT.search(headers.get("RateLimit", ""))
+        asked = headers.get("Retry-After", "") or (limit[1] if limit else "")
         seconds = float(asked) + 1 if asked.isdigit() else self.wait_seconds * 2**attempt
         self.sleep(min(seconds, self.longest_wait))
 

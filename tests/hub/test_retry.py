@@ -26,6 +26,8 @@ class Answered(Exception):
         (Answered(429, Retry_After="5"), 0, 6.0),
         (Answered(429, Retry_After="9000"), 0, 60.0),
         (Answered(503, Retry_After="soon"), 1, 4.0),
+        (Answered(429, RateLimit='"api";r=0;t=11'), 0, 12.0),
+        (Answered(429, RateLimit='"api";r=7;t=11'), 0, 2.0),
     ],
 )
 def test_waits(error: Exception, attempt: int, seconds: float) -> None:
