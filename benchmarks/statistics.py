@@ -15,6 +15,7 @@ sys.path = [folder for folder in sys.path if folder != sys.path[0]]
 
 import argparse
 import ctypes
+import functools
 import gc
 import statistics
 import time
@@ -92,6 +93,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--metric", action="store_true", help="also time the output metric")
     parser.add_argument("--dtype", default="float32")
+    parser.add_argument("--cpu-time", action="store_true", help="best processor time instead of median wall time")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     devices = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
@@ -125,11 +127,13 @@ def print_row(shape: str, batch: int, device: torch.device, options: argparse.Na
     for turn in range(options.rounds + 1):
         for name, way in ways.items():
             first = turn * batch % IMAGES // batch * batch
-            elapsed = seconds(lambda way=way, first=first: way(images, range(first, first + batch)), device, batch)
+            task = functools.partial(way, images, range(first, first + batch))
+            elapsed = seconds(task, device, batch, time.process_time if options.cpu_time else time.perf_counter)
             if turn:
                 times[name].append(elapsed)
-    bare = statistics.median(times["bare"])
-    ratios = [statistics.median(times[name]) / bare for name in ways if name != "bare"]
+    middle = min if options.cpu_time else statistics.median
+    bare = middle(times["bare"])
+    ratios = [middle(times[name]) / bare for name in ways if name != "bare"]
     columns = "".join(f"{ratio:>{width}.3f}" for ratio, width in zip(ratios, (15, 10, 7, 8), strict=False))
     print(f"{shape:8}{batch:>6}{1e3 * bare:>12.1f}{columns}", flush=True)
 
@@ -183,17 +187,17 @@ def _status(name: str) -> int:
     return 1024 * int(line.split()[1])
 
 
-def seconds(task: Callable[[], None], device: torch.device, batch: int) -> float:
+def seconds(task: Callable[[], None], device: torch.device, batch: int, clock: Callable[[], float]) -> float:
     """Return how long ``task`` takes; short ones are run several times."""
     repeats = max(1, 8 // batch)
     if device.type == "cuda":
         torch.cuda.synchronize()
-    start = time.perf_counter()
+    start = clock()
     for _ in range(repeats):
         task()
     if device.type == "cuda":
         torch.cuda.synchronize()
-    return (time.perf_counter() - start) / repeats
+    return (clock() - start) / repeats
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,8 +21,10 @@ CHUNK_BYTES = 256 * 1024
 GROUP = 32
 # Rows that are taken at once: the most that one float32 product sums over, and the most that is copied.
 MAX_ROWS = 4096
-# The gram matrix is made of this many rows of blocks, of which only those from the diagonal on are computed.
-GRAM_BLOCKS = 8
+# The gram matrix is made of this many rows of blocks, of which only those from the diagonal on are computed...
+GRAM_BLOCKS = 12
+# ... from so many rows at a time, whose columns stay in the cache.
+GRAM_ROWS = 512
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,9 +87,10 @@ def batch_moments(rows: torch.Tensor, workspace: Workspace, scatter: torch.Tenso
     for _ in range(2):
         totals, squares = _shifted_sums(rows, shift, workspace, name)
         miss = totals / count
-        m2 = (squares - miss.square() * count).clamp_(min=0)
-        # The comparison is false for NaN too, so one test finds what is not finite and what was badly centred.
-        if bool((miss.square() * count <= MAX_MISS * m2).all()) and bool(m2.isfinite().all()):
+        missed = totals * miss
+        m2 = (squares - missed).clamp_(min=0)
+        # Comparisons are false for NaN, so one test finds what is not finite and what was badly centred.
+        if bool(((missed <= MAX_MISS * m2) & (m2 < math.inf)).all()):
             break
         shift = (shift + miss).float()
     else:
@@ -110,7 +114,8 @@ def add_gram(centred: torch.Tensor, scatter: torch.Tensor, workspace: Workspace)
     for start in range(0, hidden, step):
         stop = min(start + step, hidden)
         product = workspace.take("product", (stop - start, hidden - start), centred.device)
-        torch.mm(centred[:, start:stop].T, centred[:, start:], out=product)
+        for first, part in enumerate(torch.split(centred, GRAM_ROWS)):
+            torch.addmm(product, part[:, start:stop].T, part[:, start:], beta=min(first, 1), out=product)
         scatter[start:stop, start:] += product
 
 
