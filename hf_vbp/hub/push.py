@@ -1,6 +1,7 @@
 """``push_to_hub``: look, check, show, send one commit, read it back."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,7 @@ from hf_vbp.hub.files import CARD, PROCESSOR, PushFile, checked_path, checkpoint
 from hf_vbp.hub.loads import check_loads, check_receipt
 from hf_vbp.hub.patience import DEFAULT, Retries, repeat
 from hf_vbp.hub.plan import PushPlan, PushResult
-from hf_vbp.hub.preflight import check_checkpoint, private_paths
+from hf_vbp.hub.preflight import check_checkpoint, check_secrets, private_paths
 from hf_vbp.hub.remote import Remote, read_card, read_files, read_remote, refuse_content
 from hf_vbp.hub.retry import Commit, Committed, commit_with_retries
 from hf_vbp.results import load_results
@@ -65,40 +66,58 @@ def push_to_hub(
 
     Example:
         >>> import hf_vbp
-        >>> print(hf_vbp.push_to_hub("pruned-vit", "me/pruned-vit", dry_run=True).plan.lines)
+        >>> print(hf_vbp.push_to_hub("pruned-vit", "me/pruned-vit", dry_run=True).plan.lines)  # doctest: +SKIP
     """
-    if create_pr and (overwrite or revision):
-        raise ConfigurationError("create_pr opens a pull request on main: give it without overwrite and revision.")
-    directory = Path(directory)
+    wish = Wish(private, revision, create_pr=create_pr, overwrite=overwrite, base_model=base_model)
+    retries, api = retries or DEFAULT, make_api(token)
+    plan = look(api, Path(directory), repo_id, wish, retries)
+    if check_load:
+        check_loads(plan.directory)
+    if on_plan is not None:
+        on_plan(plan)
+    if dry_run:
+        return PushResult("dry_run", plan.repo_id, f"{api.endpoint}/{plan.repo_id}", plan.parent, revision, plan)
+    return carry_out(api, plan, commit_message, retries)
+
+
+@dataclass(frozen=True)
+class Wish:
+    """How a push is to go; see :func:`push_to_hub`.
+
+    Raises:
+        ConfigurationError: Options contradict each other.
+    """
+
+    private: bool | None = None
+    revision: str | None = None
+    create_pr: bool = False
+    overwrite: bool = False
+    base_model: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.create_pr and (self.overwrite or self.revision):
+            raise ConfigurationError("create_pr opens a pull request on main: give it without overwrite and revision.")
+
+
+def look(api: "HfApi", directory: Path, repo_id: str, wish: Wish, retries: Retries) -> PushPlan:
+    """Check the folder, read what stands in the repository, make the card, and return what is to be done.
+
+    Raises:
+        CheckpointError: The folder is not a whole checkpoint.
+        ConfigurationError: The card cannot be made.
+        HubError: The repository cannot be read, or must not be pushed to.
+    """
     results = load_results(directory)
     files = checkpoint_files(directory)
     check_checkpoint(directory, files, results)
     check_receipt(results, files)
-    api = make_api(token)
     repo_id = full_repo_id(api, repo_id)
-    retries = retries or DEFAULT
-    remote = read_remote(api, repo_id, revision, retries)
-    card, remarks = make_card(api, repo_id, directory, results, base_model, remote, retries)
-    check_checkpoint(directory, [card], results)
-    plan = make_plan(
-        directory,
-        repo_id,
-        [*files, card],
-        remote,
-        revision=revision,
-        private=private,
-        create_pr=create_pr,
-        overwrite=overwrite,
-        remarks=[*remarks, *private_paths([*files, card], directory)],
-    )
-    if check_load:
-        check_loads(directory)
-    if on_plan is not None:
-        on_plan(plan)
-    if dry_run:
-        return PushResult("dry_run", repo_id, f"{api.endpoint}/{repo_id}", plan.parent, revision, plan)
-    message = commit_message or f"Upload {repo_id.rpartition('/')[2]}, pruned with hf_vbp {__version__}"
-    return carry_out(api, plan, message, retries)
+    remote = read_remote(api, repo_id, wish.revision, retries)
+    card, remarks = make_card(api, repo_id, directory, results, wish.base_model, remote, retries)
+    check_secrets([card])
+    everything = [*files, card]
+    remarks += private_paths(everything, directory)
+    return make_plan(directory, repo_id, everything, remote, wish, remarks)
 
 
 def check_target(
@@ -199,38 +218,29 @@ def present_card(api: "HfApi", repo_id: str, directory: Path, remote: Remote, re
 
 
 def make_plan(
-    directory: Path,
-    repo_id: str,
-    files: Sequence[PushFile],
-    remote: Remote,
-    *,
-    revision: str | None,
-    private: bool | None,
-    create_pr: bool,
-    overwrite: bool,
-    remarks: Sequence[str],
+    directory: Path, repo_id: str, files: Sequence[PushFile], remote: Remote, wish: Wish, remarks: Sequence[str]
 ) -> PushPlan:
     """Decide what is to be done, and refuse what must not be.
 
     Raises:
         HubError: The repository has content, its visibility is another, or a pull request has nothing to go to.
     """
-    check_visibility(remote, repo_id, private)
-    if create_pr and not remote.exists:
+    check_visibility(remote, repo_id, wish.private)
+    if wish.create_pr and not remote.exists:
         raise HubError(f"{repo_id} is not there, so it cannot get a pull request. Push without --create-pr.")
     changed, deleted = remote.changed(files), remote.stale(files)
     if remote.exists and remote.has_revision and not changed and not deleted:
         action = "nothing"
-    elif remote.exists and not remote.is_blank and not (overwrite or create_pr or revision):
+    elif remote.exists and not remote.is_blank and not (wish.overwrite or wish.create_pr or wish.revision):
         raise refuse_content(remote, repo_id)
     else:
-        action = "pull_request" if create_pr else "commit" if remote.exists else "create"
+        action = "pull_request" if wish.create_pr else "commit" if remote.exists else "create"
     return PushPlan(
         directory,
         repo_id,
         action,
-        revision,
-        remote.private if remote.exists else private,
+        wish.revision,
+        remote.private if remote.exists else wish.private,
         remote.head,
         tuple(files),
         tuple(file.path for file in changed),
@@ -239,7 +249,7 @@ def make_plan(
     )
 
 
-def carry_out(api: "HfApi", plan: PushPlan, message: str, retries: Retries) -> PushResult:
+def carry_out(api: "HfApi", plan: PushPlan, message: str | None, retries: Retries) -> PushResult:
     """Do what the plan says, and read back what came of it."""
     page = f"{api.endpoint}/{plan.repo_id}"
     if plan.action == "nothing":
@@ -247,6 +257,7 @@ def carry_out(api: "HfApi", plan: PushPlan, message: str, retries: Retries) -> P
     remote = prepare(api, plan, retries)
     if remote.head is None:
         raise HubError(f"{plan.repo_id} was created but has no first commit; nothing was sent. Push again.")
+    message = message or f"Upload {plan.repo_id.rpartition('/')[2]}, pruned with hf_vbp {__version__}"
     commit = Commit(
         plan.repo_id,
         plan.files,
