@@ -6,12 +6,14 @@ The columns: the bare forward; the naive hook, ``torch.var_mean`` of every site;
 ``moments="full"``. Then the peak memory of the pass over that of the bare forward, after one batch and four.
 
 Measured (torch 2.13, a Xeon with AMX, float32, ``--threads 1 --cpu-time``: the machine had much other work, so
-that wall time with two threads told nothing, and three runs of the same code give the spread of what follows):
+that wall time with two threads told nothing, and runs of the same code spread as far as this):
 
     model    batch  forward ms  var_mean hook  diagonal   full
     deit-s      16      1187.4          1.387     1.075  1.650
     deit-s      16      1115.8          1.468     1.074  1.773
     deit-s      16      1092.1          1.397     1.084  1.812
+    deit-s      16      1136.7          1.446     1.060  1.717
+    deit-s       1        71.3          1.343     1.143  2.191
 
     deit-s      16  diagonal       1.7 MiB after 1 batch,      2.2 MiB after 4
     deit-s      16  full         237.9 MiB after 1 batch,    238.8 MiB after 4
