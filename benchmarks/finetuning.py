@@ -1,6 +1,6 @@
 """How much of its accuracy a pruned model gets back, epoch by epoch, with and without its teacher.
 
-    OMP_NUM_THREADS=1 python benchmarks/finetuning.py MODEL TRAIN TEST --output recovery.json
+    OMP_NUM_THREADS=1 python -m benchmarks.finetuning MODEL TRAIN TEST --output recovery.json
 
 prunes MODEL at 50 % (criterion variance, compensation mean, statistics from TRAIN) and trains, for each seed,
 
@@ -60,7 +60,8 @@ class Bench:
             self.test = Subset(self.train, order[: options.hold_out])
             self.train = Subset(self.train, order[options.hold_out :])
         batches = torch.utils.data.DataLoader(self.train, batch_size=64)
-        self.pruned = hf_vbp.prune(self.dense, batches, hf_vbp.VBPConfig(ratio=options.ratio)).model
+        config = hf_vbp.VBPConfig(options.ratio, criterion=options.criterion, compensation=options.compensation)
+        self.pruned = hf_vbp.prune(self.dense, batches, config).model
 
     def _stored(self, folder: Path, cache: Path | None) -> list[dict[str, Any]]:
         kept = None if cache is None else cache / f"{folder.name}.pt"
@@ -151,6 +152,8 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=ARMS)
     parser.add_argument("--ratio", type=float, default=0.5)
+    parser.add_argument("--criterion", default="variance")
+    parser.add_argument("--compensation", default="mean")
     parser.add_argument("--hold-out", type=int, default=0)
     parser.add_argument("--cache", type=Path, help="folder that keeps the decoded images between calls")
     parser.add_argument("--most", type=int, help="train so many, then stop; the next call goes on")
@@ -163,10 +166,11 @@ def main() -> None:
         return
     logging.disable(logging.WARNING)
     settings = Settings(**{name: getattr(options, name) for name in asdict(Settings())})
-    results: dict[str, Any] = {"settings": asdict(settings), "ratio": options.ratio, "runs": {}, "seconds": {}}
+    pruning = {name: getattr(options, name) for name in ("ratio", "criterion", "compensation")}
+    results: dict[str, Any] = {"settings": asdict(settings), "pruning": pruning, "runs": {}, "seconds": {}}
     if options.output.is_file():
         results = json.loads(options.output.read_text(encoding="utf-8"))
-        if results["settings"] != asdict(settings) or results["ratio"] != options.ratio:
+        if results["settings"] != asdict(settings) or results["pruning"] != pruning:
             parser.error(f"{options.output} is of other settings; choose another --output")
     wanted = [(seed, arm) for seed in options.seeds for arm in options.arms]
     left = [(seed, arm) for seed, arm in wanted if str(seed) not in results["runs"].get(arm, {})]

@@ -1,6 +1,6 @@
 """What a teacher costs: images per second of DistillationTrainer against transformers' Trainer on the same model.
 
-    python benchmarks/finetuning_speed.py MODEL --ratio 0.45 --batch 8 --steps 6 --rounds 3
+    python -m benchmarks.finetuning_speed MODEL --ratio 0.45 --batch 8 --steps 6 --rounds 3
 
 prunes MODEL and trains the pruned model on random images, in turn with ``Trainer``, with ``DistillationTrainer`` on
 labels alone, with the teacher's logits cached, and with the teacher. Times are medians over all steps but the first of

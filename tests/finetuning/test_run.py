@@ -252,6 +252,7 @@ def test_a_real_model_gets_back_most_of_what_it_lost(real_assets: Path, tmp_path
         "keep_images": True,
     }
     first = {"model": str(folder), "ratio": 0.6, "data": {**data["train"], "limit": 500}}
+    first |= {"criterion": "variance", "compensation": "mean"}
     training = {"num_train_epochs": 1, "learning_rate": 5e-4, "use_cpu": True, "dataloader_pin_memory": False}
     tree = {"prune": first, "data": data, "training": training, "output": str(tmp_path / "out")}
     measured = run_finetune(make_recipe(tree), Said())["evaluation"]
