@@ -173,8 +173,9 @@ def _above_edge(covariance: Tensor, samples: float) -> Tensor:
     if not len(positive):
         return covariance.clone()
     noise = positive.median() / _marchenko_pastur_median(aspect)
-    kept = torch.where(eigenvalues > noise * (1 + aspect**0.5) ** 2, eigenvalues, 0.0)
-    return (vectors * kept) @ vectors.T
+    kept: Tensor = torch.where(eigenvalues > noise * (1 + aspect**0.5) ** 2, eigenvalues, 0.0)
+    cleaned: Tensor = (vectors * kept) @ vectors.T
+    return cleaned
 
 
 def _marchenko_pastur_median(aspect: float, points: int = 4000) -> float:

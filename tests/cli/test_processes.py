@@ -1,4 +1,4 @@
-"""``accelerate launch`` shares the pass of a command among processes; one of them writes and prints."""
+"""A launcher shares the pass of a command among processes; one of them writes and prints."""
 
 import os
 import subprocess
@@ -13,10 +13,10 @@ from tests.cli.helpers import save_images, save_tiny
 
 
 def launch(processes: int, arguments: list[object]) -> str:
-    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", str(processes)]
-    options = ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
-    command = [*launcher, *options, "-m", "hf_vbp", *map(str, arguments)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "COLUMNS": "120"}
+    # Not `accelerate launch --cpu`, which starts one process whatever number it is given.
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
+    command = [*launcher, "-m", "hf_vbp", *map(str, arguments)]
+    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     ran = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     assert ran.returncode == 0, ran.stderr[-3000:]
     return ran.stdout
