@@ -8,16 +8,19 @@ prunes MODEL at 50 % (criterion variance, compensation mean, statistics from TRA
 - ``labels only``: the pruned model on the labels, without a teacher;
 - ``unpruned``: MODEL itself, on the labels, for as many epochs,
 
-evaluating on TEST after every epoch. ``--hold-out N`` sets N images of TRAIN aside and evaluates on those instead,
-which is how the settings of recipes/vit-cifar10 were chosen; ``--table FILE`` prints the table of an earlier run.
+evaluating on TEST after every epoch. ``--arms gradual`` prunes half of what is to go, trains one epoch, prunes the
+rest from fresh statistics, and trains the other epochs, all against MODEL. ``--hold-out N`` sets N images of TRAIN
+aside and evaluates on those instead, which is how the settings of recipes/vit-cifar10 were chosen; ``--table FILE``
+prints the table of an earlier run.
 """
 
 import argparse
+import copy
 import json
 import logging
 import tempfile
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +35,7 @@ from hf_vbp.distillation import DistillationArguments, DistillationTrainer
 from hf_vbp.finetuning.images import AugmentedImages
 
 ARMS = ("distilled", "labels only", "unpruned")
+GRADUAL = "gradual"
 
 
 @dataclass(frozen=True)
@@ -59,9 +63,13 @@ class Bench:
             order = torch.randperm(len(self.train), generator=torch.Generator().manual_seed(0)).tolist()
             self.test = Subset(self.train, order[: options.hold_out])
             self.train = Subset(self.train, order[options.hold_out :])
+        self._options = options
+        self.pruned = self._prune(self.dense, options.ratio)
+
+    def _prune(self, model: Any, ratio: float) -> Any:
+        config = hf_vbp.VBPConfig(ratio, criterion=self._options.criterion, compensation=self._options.compensation)
         batches = torch.utils.data.DataLoader(self.train, batch_size=64)
-        config = hf_vbp.VBPConfig(options.ratio, criterion=options.criterion, compensation=options.compensation)
-        self.pruned = hf_vbp.prune(self.dense, batches, config).model
+        return hf_vbp.prune(model.eval(), batches, config).model
 
     def _stored(self, folder: Path, cache: Path | None) -> list[dict[str, Any]]:
         kept = None if cache is None else cache / f"{folder.name}.pt"
@@ -88,7 +96,17 @@ class Bench:
 
     def run(self, arm: str, settings: Settings, seed: int, folder: str) -> list[float]:
         """Train one arm; return top-1 before and after each epoch."""
-        source = self.dense if arm == "unpruned" else self.pruned
+        if arm != GRADUAL:
+            model = copy.deepcopy(self.dense if arm == "unpruned" else self.pruned)
+            return self._train(model, arm, settings, seed, folder)
+        half = self._options.ratio / 2
+        model = self._prune(self.dense, half)
+        first = self._train(model, arm, replace(settings, epochs=1), seed, folder)
+        model = self._prune(model, half / (1 - half))
+        rest = self._train(model, arm, replace(settings, epochs=settings.epochs - 1), seed + 1000, folder)
+        return first + rest
+
+    def _train(self, model: Any, arm: str, settings: Settings, seed: int, folder: str) -> list[float]:
         augmentation = Augmentation(settings.augmentation, self.processor, seed=seed)
         args = DistillationArguments(
             folder,
@@ -111,21 +129,14 @@ class Bench:
             dataloader_pin_memory=False,
         )
         trainer = DistillationTrainer(
-            copy_of(source),
+            model,
             args,
-            teacher=self.dense if arm == "distilled" else None,
+            teacher=self.dense if arm in ("distilled", GRADUAL) else None,
             train_dataset=AugmentedImages(self.train, augmentation),
             eval_dataset=self.test,
         )
         trainer.train()
         return [entry["eval_top1"] for entry in trainer.state.log_history if "eval_top1" in entry]
-
-
-def copy_of(model: Any) -> Any:
-    """Return a copy of a model."""
-    import copy
-
-    return copy.deepcopy(model)
 
 
 def table(results: dict[str, Any]) -> str:
@@ -150,7 +161,7 @@ def main() -> None:
     parser.add_argument("test", type=Path, nargs="?")
     parser.add_argument("--output", type=Path, default=Path("recovery.json"))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=ARMS)
+    parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=(*ARMS, GRADUAL))
     parser.add_argument("--ratio", type=float, default=0.5)
     parser.add_argument("--criterion", default="variance")
     parser.add_argument("--compensation", default="mean")
