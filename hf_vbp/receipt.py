@@ -1,14 +1,16 @@
 """The receipt: a checkpoint is reopened in a fresh process and compared with the model in memory."""
 
+import hashlib
 import json
 import math
 import os
+import re
 import shutil
 import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,7 @@ from hf_vbp.reloading import from_pretrained
 WAYS = ("import", "remote_code", "stock")
 _SCRIPT = Path(__file__).parent / "checkpoint" / "fresh_process.py"
 _TIMEOUT_SECONDS = 900
+_LOADED = re.compile(r"config\.json|(pre)?processor_config\.json|modeling_hf_vbp\.py|.*\.safetensors(\.index\.json)?")
 # What a launcher sets for its own workers; a child that inherits it would wait for the others.
 _LAUNCHER_VARIABLES = ("ACCELERATE_", "FSDP_", "MASTER_", "TORCHELASTIC_", "GROUP_RANK", "ROLE_", "LOCAL_")
 
@@ -36,11 +39,13 @@ class ReceiptEntry:
             ``trust_remote_code=True``) or ``"stock"`` (hf_vbp not importable, no flag).
         transformers: The version that loaded it.
         max_abs_difference: The largest absolute difference of any output to that of the model in memory.
+        files: Name to sha256 of the files that were loaded, so that a change after the receipt shows.
     """
 
     way: str
     transformers: str
     max_abs_difference: float
+    files: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -118,7 +123,8 @@ def take_receipt(
         job_folder = Path(temporary)
         tolerance = _write_job(model, folder, chosen, job_folder)
         results = _run(job_folder, python)
-    entries = {result["way"]: _entry(folder, result, tolerance) for result in results}
+    files = _hashes(folder)
+    entries = {result["way"]: _entry(folder, result, tolerance, files) for result in results}
     return Receipt(Path(directory), tuple(entries[way] for way in WAYS if way in entries))
 
 
@@ -277,7 +283,19 @@ def _environment(job_folder: Path) -> dict[str, str]:
     }
 
 
-def _entry(folder: Path, result: dict[str, Any], tolerance: float) -> ReceiptEntry:
+def _hashes(folder: Path) -> dict[str, str]:
+    loaded = sorted(path for path in folder.iterdir() if path.is_file() and _LOADED.fullmatch(path.name))
+    hashes = {}
+    for path in loaded:
+        digest = hashlib.sha256()
+        with path.open("rb") as file:
+            for chunk in iter(lambda file=file: file.read(1 << 20), b""):
+                digest.update(chunk)
+        hashes[path.name] = digest.hexdigest()
+    return hashes
+
+
+def _entry(folder: Path, result: dict[str, Any], tolerance: float, files: dict[str, str]) -> ReceiptEntry:
     way = result["way"]
     if "error" in result:
         raise CheckpointError(f"{folder} does not load by the way {way!r} in a fresh process: {result['error']}")
@@ -287,4 +305,4 @@ def _entry(folder: Path, result: dict[str, Any], tolerance: float) -> ReceiptEnt
             f"{folder}, loaded by the way {way!r} in a fresh process, gives outputs that are {difference:.3g} away "
             f"from those in memory, expected at most {tolerance:.3g}. The weights on disk are not the model's."
         )
-    return ReceiptEntry(way, result["transformers"], difference)
+    return ReceiptEntry(way, result["transformers"], difference, files)

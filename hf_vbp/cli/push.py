@@ -26,7 +26,13 @@ def push(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check and show everything, send nothing.")] = False,
 ) -> None:
     """Push a pruned checkpoint to the Hub in one commit, with a model card made from its results."""
-    from hf_vbp.hub import push_to_hub
+    from hf_vbp.hub import PushPlan, push_to_hub
+
+    console = standard_output()
+
+    def show(plan: PushPlan) -> None:
+        for line in plan.lines:
+            console.print(line, markup=False, soft_wrap=True)
 
     result = push_to_hub(
         directory,
@@ -38,10 +44,9 @@ def push(
         base_model=base_model,
         commit_message=message,
         dry_run=dry_run,
+        on_plan=show,
     )
-    console = standard_output()
-    for line in [*result.plan.lines, result.sentence]:
-        console.print(line, markup=False, soft_wrap=True)
+    console.print(result.sentence, markup=False, soft_wrap=True)
 
 
 def pull_check(
