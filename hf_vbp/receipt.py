@@ -289,7 +289,7 @@ def _hashes(folder: Path) -> dict[str, str]:
     for path in loaded:
         digest = hashlib.sha256()
         with path.open("rb") as file:
-            for chunk in iter(lambda file=file: file.read(1 << 20), b""):
+            while chunk := file.read(1 << 20):
                 digest.update(chunk)
         hashes[path.name] = digest.hexdigest()
     return hashes
