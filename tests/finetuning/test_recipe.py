@@ -141,6 +141,6 @@ def test_every_recipe_in_the_repository_is_right_and_has_a_readme(path: Path) ->
         assert heading in text.casefold()
 
 
-def test_every_recipe_of_the_issue_is_there() -> None:
+def test_every_recipe_that_is_promised_is_there() -> None:
     expected = {"deit-tiny", "deit-small", "deit-base", "vit-base", "sample", "vit-cifar10", "prune-then-finetune"}
     assert {path.parent.name for path in RECIPES} == expected
