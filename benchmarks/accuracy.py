@@ -1,6 +1,6 @@
 """Accuracy right after pruning: criteria x compensations x ratios, paired on the same images.
 
-    python benchmarks/accuracy.py --case MODEL CALIBRATION EVALUATION [--case ...] --output DIR
+    python -m benchmarks.accuracy --case MODEL CALIBRATION EVALUATION [--case ...] --output DIR
 
 ``MODEL`` is a Hub id or a folder, ``CALIBRATION`` and ``EVALUATION`` are image folders or data sets of the Hub. One
 pass of statistics serves everything that is asked of a model. Written are ``accuracy.csv``, ``accuracy.md`` and

@@ -1,6 +1,6 @@
 """Seconds that the greedy elimination and the least-squares repair of one site take, by width.
 
-    python benchmarks/elimination.py [--widths 768 1536 3072] [--sites 12] [--device cuda]
+    python -m benchmarks.elimination [--widths 768 1536 3072] [--sites 12] [--device cuda]
 
 Covariances are made up, of the rank and the noise that real ones have; time does not depend on their values.
 """

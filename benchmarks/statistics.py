@@ -1,6 +1,6 @@
 """What the statistics cost, as ratios to the bare forward pass of the same batches, in one run.
 
-    python benchmarks/statistics.py [--models deit-s deit-b] [--batches 1 16 64] [--rounds 7] [--threads 2]
+    python -m benchmarks.statistics [--models deit-s deit-b] [--batches 1 16 64] [--rounds 7] [--threads 2]
 
 The columns: the bare forward; the naive hook, ``torch.var_mean`` of every site; ``moments="diagonal"``; and
 ``moments="full"``. Then the peak memory of the pass over that of the bare forward, after one batch and four.

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from hf_vbp.budget import Budget
     from hf_vbp.checkpoint import to_stock, verify_checkpoint
     from hf_vbp.data import load_images
+    from hf_vbp.distillation import DistillationArguments, DistillationTrainer
     from hf_vbp.evaluation import evaluate_models
     from hf_vbp.hub.audit import audit
     from hf_vbp.hub.push import push_to_hub
@@ -33,6 +34,7 @@ _HOMES = {
     "hf_vbp.budget": ("Budget",),
     "hf_vbp.checkpoint": ("to_stock", "verify_checkpoint"),
     "hf_vbp.data": ("load_images",),
+    "hf_vbp.distillation": ("DistillationArguments", "DistillationTrainer"),
     "hf_vbp.evaluation": ("evaluate_models",),
     "hf_vbp.hub": ("audit", "push_to_hub"),
     "hf_vbp.plan": ("PruningPlan",),
@@ -49,6 +51,8 @@ _HOME = {name: module for module, names in _HOMES.items() for name in names}
 __all__ = [
     "ActivationStatistics",
     "Budget",
+    "DistillationArguments",
+    "DistillationTrainer",
     "HfVbpError",
     "PruningPlan",
     "PruningResult",
