@@ -3,24 +3,17 @@
 accelerate launch --config_file recipes/accelerate/one_gpu.yaml recipes/finetune.py recipes/deit-tiny/recipe.yaml
 """
 
-import sys
-
 import typer
 
-from hf_vbp.cli.console import standard_error
+from hf_vbp.cli.app import run
 from hf_vbp.cli.finetune import finetune
-from hf_vbp.errors import HfVbpError
 
 
 def main() -> None:
     """Run the recipe that the command line names."""
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
     app.command()(finetune)
-    try:
-        app()
-    except HfVbpError as error:
-        standard_error().print(f"finetune.py: {error}", style="red", markup=False, soft_wrap=True)
-        sys.exit(2)
+    run(app, "finetune.py")
 
 
 if __name__ == "__main__":

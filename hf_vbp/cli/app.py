@@ -48,11 +48,30 @@ def build() -> typer.Typer:
 
 def main() -> None:
     """Run the command line."""
+    run(build(), "hf-vbp")
+
+
+def run(app: typer.Typer, name: str) -> None:
+    """Run commands, and end as a command line should: one sentence, and an exit code that tells.
+
+    Args:
+        app: The commands.
+        name: What the sentence begins with.
+    """
     try:
-        build()()
+        app()
     except HfVbpError as error:
-        standard_error().print(f"hf-vbp: {error}", style="red", markup=False, soft_wrap=True)
+        standard_error().print(f"{name}: {error}", style="red", markup=False, soft_wrap=True)
         sys.exit(2)
     except KeyboardInterrupt:
-        standard_error().print("hf-vbp: interrupted; nothing half-written was left behind", markup=False)
+        standard_error().print(f"{name}: interrupted; nothing half-written was left behind", markup=False)
         sys.exit(130)
+    finally:
+        _leave_the_other_processes()
+
+
+def _leave_the_other_processes() -> None:
+    # Started by a launcher, a process that ends with its group open may be torn down by the group's threads.
+    distributed = sys.modules.get("torch.distributed")
+    if distributed is not None and distributed.is_available() and distributed.is_initialized():
+        distributed.destroy_process_group()
