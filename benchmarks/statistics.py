@@ -37,10 +37,11 @@ What the profile showed (DeiT-S, batch 16, one thread, by site; the block's forw
 # ruff: noqa: E402
 from __future__ import annotations
 
+import os
 import sys
 
 # This file carries the name of a module of the standard library, which others must still find.
-sys.path = [folder for folder in sys.path if folder != sys.path[0]]
+sys.path = [folder for folder in sys.path if folder != os.path.dirname(os.path.abspath(__file__))]
 
 import argparse
 import ctypes

@@ -40,7 +40,9 @@ def describe_base_model(model: Any, source: str | None = None) -> dict[str, str]
     """
     source = source or getattr(model, "name_or_path", "") or ""
     described = {"model_type": str(model.config.model_type), "architecture": type(model).__name__}
-    if source:
+    if source == "sample":
+        described |= {"id": source, "source": "sample"}
+    elif source:
         described["id"] = Path(source).resolve().name if Path(source).exists() else source
         described["source"] = "folder" if Path(source).exists() else "hub"
     revision = getattr(model.config, "_commit_hash", None)

@@ -102,9 +102,11 @@ def _copy_with(model: ModelT, sites: tuple[MLPSite, ...], pairs: list[_Pair]) ->
 def _record(model: Any, plan: PruningPlan) -> None:
     from hf_vbp.checkpoint import write_widths
 
+    # Pruned a second time, a model still tells what it was before the first.
+    earlier = (vars(model.config).get("vbp") or {}).get("dense_widths", plan.dense_widths)
     write_widths(
         model.config,
         plan.widths,
-        dense_widths=plan.dense_widths,
+        dense_widths=earlier,
         extra={"criterion": plan.criterion, "compensation": plan.compensation},
     )

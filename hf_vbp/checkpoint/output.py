@@ -4,7 +4,7 @@ import os
 import shutil
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -52,7 +52,7 @@ def _check_replaceable(folder: Path, overwrite: bool) -> None:
     if not overwrite:
         raise CheckpointError(
             f"{folder} exists and is not empty; nothing was changed. Choose another output, remove the folder, or "
-            "ask for it to be overwritten."
+            "pass overwrite=True (--overwrite)."
         )
     if not (folder / "config.json").is_file() or (folder / ".git").exists():
         raise CheckpointError(
@@ -74,6 +74,7 @@ def staged(folder: Path, overwrite: bool = False) -> Iterator[Path]:
             is there still.
     """
     staging = folder.parent / f".{folder.name}.{uuid.uuid4().hex[:12]}.partial"
+    made = [parent for parent in folder.parents if not parent.exists()]
     try:
         try:
             staging.mkdir(parents=True)
@@ -83,6 +84,10 @@ def staged(folder: Path, overwrite: bool = False) -> Iterator[Path]:
             _put_in_place(staging, folder)
         finally:
             shutil.rmtree(staging, ignore_errors=True)
+            # Of the parents that were made for it, those that hold nothing go as well.
+            for parent in made:
+                with suppress(OSError):
+                    parent.rmdir()
     except CheckpointError:
         raise
     except (OSError, SafetensorError) as error:

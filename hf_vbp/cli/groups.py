@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 
 import typer
 
+from hf_vbp.errors import ConfigurationError
+
 if TYPE_CHECKING:
     from hf_vbp.pruning import VBPConfig
     from hf_vbp.workflow.requests import DataRequest
@@ -112,6 +114,10 @@ class BudgetOptions:
         """Return the configuration; raises what :class:`hf_vbp.VBPConfig` raises."""
         from hf_vbp.pruning import VBPConfig
 
+        flags = {f"--{name.replace('_', '-')}": value for name, value in vars(self).items() if value is not None}
+        if len(flags) != 1:
+            options = "--ratio, --target-params, --target-macs, --target-latency"
+            raise ConfigurationError(f"Give exactly one budget of {options}; got {', '.join(flags) or 'none'}.")
         given = {"criterion": method.criterion, "compensation": method.compensation}
         return VBPConfig.preset(
             method.preset,

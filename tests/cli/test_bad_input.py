@@ -176,7 +176,7 @@ CASES = [
     Case("ratio nan", "between 0 and 1, got nan", lambda here: prune(here, ratio="nan")),
     Case("ratio not a number", "valid number|valid float", lambda here: prune(here, ratio="half")),
     Case("no budget", "exactly one budget", lambda here: prune(here, ratio=None)),
-    Case("two budgets", "got ratio, macs", lambda here: prune(here, "--target-macs", "0.8")),
+    Case("two budgets", "got --ratio, --target-macs", lambda here: prune(here, "--target-macs", "0.8")),
     Case("unknown criterion", "Unknown criterion 'vari'.*variance", lambda here: prune(here, "--criterion", "vari")),
     Case("unknown compensation", "Unknown compensation", lambda here: prune(here, "--compensation", "median")),
     Case("unknown preset", "Unknown preset 'papers'", lambda here: prune(here, "--preset", "papers")),
