@@ -188,7 +188,7 @@ def write_plot(rows: Sequence[Row], path: Path) -> None:
         by_ratio.set(title=model, xlabel="share of hidden neurons removed", ylabel="top-1 retention")
         by_macs.set(title=model, xlabel="share of MACs left")
         by_macs.invert_xaxis()
-        by_macs.legend(fontsize="x-small", loc="lower left")
+        by_macs.legend(fontsize="x-small", loc="lower left", handlelength=4)
     figure.tight_layout()
     figure.savefig(path, dpi=110)
 
