@@ -126,17 +126,18 @@ def without_progress_bars() -> Iterator[None]:
 
 def leads() -> bool:
     """Tell whether this is the process that writes and prints, among those that a launcher started."""
-    from accelerate import PartialState
+    from hf_vbp.statistics.processes import launched_state
 
-    return bool(PartialState().is_main_process)
+    return bool(launched_state().is_main_process)
 
 
 def _to_device(model: Any, device: str | None) -> Any:
     import torch
-    from accelerate import PartialState
+
+    from hf_vbp.statistics.processes import launched_state
 
     try:
-        return model.to(torch.device(device) if device is not None else PartialState().device)
+        return model.to(torch.device(device) if device is not None else launched_state().device)
     except (RuntimeError, AssertionError) as error:
         raise ConfigurationError(f"The model cannot be put on device {device!r}: {_sentence(error)}") from error
 

@@ -8,11 +8,24 @@ from typing import Any
 
 import torch
 from accelerate import PartialState
-from accelerate.utils import broadcast, broadcast_object_list, gather_object
+from accelerate.utils import broadcast, broadcast_object_list, gather_object, parse_flag_from_env
 
 from hf_vbp import errors
 from hf_vbp.moments import Moments
 from hf_vbp.statistics.store import SiteStatistics
+
+
+def launched_state() -> PartialState:
+    """Return what Accelerate knows of the processes that a launcher started, on CPUs too.
+
+    Left alone, ``PartialState`` takes processes without a GPU for single ones, whatever the launcher says, and
+    unlike ``Accelerator`` it does not read ``ACCELERATE_USE_CPU``.
+    """
+    launched = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    without_gpu = not (torch.cuda.is_available() or torch.xpu.is_available())
+    if parse_flag_from_env("ACCELERATE_USE_CPU") or (launched and without_gpu):
+        return PartialState(cpu=True)
+    return PartialState()
 
 
 @dataclass(frozen=True)
