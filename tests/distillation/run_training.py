@@ -47,8 +47,10 @@ def main(folder: Path, settings: dict[str, Any]) -> None:
         torch.save(parameters_of(trainer.model), folder / "parameters.pt")
         log = {key: log_of(trainer, key) for key in ("loss", "hard_loss", "soft_loss")}
         (folder / "log.json").write_text(json.dumps({**log, "processes": trainer.args.world_size}), encoding="utf-8")
-    # Left open, the group's threads may tear the process down as it ends.
     trainer.accelerator.end_training()
+    # Everything is written; gloo's threads at times abort an interpreter that is being torn down.
+    sys.stdout.flush()
+    os._exit(0)
 
 
 if __name__ == "__main__":
