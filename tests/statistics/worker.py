@@ -116,6 +116,8 @@ def main() -> None:
         for mode in job["modes"]:
             run(job, mode, description.parent)
     PartialState(cpu=True).destroy_process_group()
+    # Everything is written; gloo's threads at times abort an interpreter that is being torn down.
+    os._exit(0)
 
 
 if __name__ == "__main__":
