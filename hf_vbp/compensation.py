@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hf_vbp.criteria.base import SiteStatisticsLike, SiteWeights, covariance_of
+from hf_vbp.criteria.base import SiteStatisticsLike, SiteWeights, covariance_of, full_halves
 from hf_vbp.errors import ConfigurationError
-from hf_vbp.least_squares import complement, regression
-from hf_vbp.regularisation import Regularisation, choose_regularisation
+from hf_vbp.least_squares import complement, fold
+from hf_vbp.regularisation import Regularisation, choose_regularisation, sampling_noise
 
 DEFAULT_RIDGE = 1e-3
 """Ridge of the linear compensation, as a share of the mean variance of the neurons of the site."""
@@ -71,21 +71,21 @@ def linear(
     """
     if covariance is None:
         sampled = covariance_of(site.moments, site.name)
-        covariance = _cleaner(regularisation, ridge, weights, kept, site).apply(sampled, site.moments.count)
+        cleaner = _cleaner(regularisation, ridge, weights, kept, site)
+        covariance = cleaner.apply(sampled, site.moments.count, noise=_noise(cleaner, site))
     pruned = complement(kept, weights.hidden)
-    coefficients = regression(covariance, kept, pruned)
-    if coefficients is None:
+    removed, hidden_mean = weights.fc2_weight[:, pruned], site.moments.mean
+    folded = fold(covariance, kept, pruned, removed)
+    if folded is None:
         warnings.warn(
             f"the covariance of the kept neurons of site {site.name!r} is singular; this site gets the mean "
             "compensation instead. More calibration images or a larger ridge avoid it",
             CompensationWarning,
             stacklevel=2,
         )
-        coefficients = torch.zeros(len(pruned), len(kept), dtype=torch.float64)
-    pruned_weight = weights.fc2_weight[:, pruned]
-    hidden_mean = site.moments.mean
-    shift = pruned_weight @ (hidden_mean[pruned] - coefficients @ hidden_mean[kept])
-    return weights.fc2_weight[:, kept] + pruned_weight @ coefficients, shifted(weights.fc2_bias, shift)
+        folded = torch.zeros(len(removed), len(kept), dtype=torch.float64)
+    shift = removed @ hidden_mean[pruned] - folded @ hidden_mean[kept]
+    return weights.fc2_weight[:, kept] + folded, shifted(weights.fc2_bias, shift)
 
 
 def _cleaner(
@@ -94,6 +94,11 @@ def _cleaner(
     if regularisation == "held-out":
         return choose_regularisation(site, weights, kept, metric=site.metric)[0]
     return Regularisation(regularisation, strength)
+
+
+def _noise(cleaner: Regularisation, site: SiteStatisticsLike) -> float | None:
+    halves = full_halves(site) if cleaner.kind == "ledoit-wolf" else None
+    return None if halves is None else sampling_noise(*(covariance_of(half, site.name) for half in halves))
 
 
 COMPENSATIONS: dict[str, Callable[..., Compensated]] = {"none": none, "mean": mean, "linear": linear}

@@ -24,16 +24,23 @@ def cholesky(matrix: Tensor) -> Tensor | None:
     return factor
 
 
-def regression(covariance: Tensor, kept: Tensor, pruned: Tensor) -> Tensor | None:
-    """Return ``C_PK C_KK^-1`` ``(pruned, kept)``, or None when ``C_KK`` is singular.
+def fold(covariance: Tensor, kept: Tensor, pruned: Tensor, removed: Tensor) -> Tensor | None:
+    """Return ``removed C_PK C_KK^-1`` ``(out, kept)``, or None when ``C_KK`` is singular.
 
-    Where nothing correlates with what stays it is zero, whether or not ``C_KK`` is singular.
+    The least-squares prediction of the pruned neurons from the kept ones, seen by ``fc2``. Where nothing correlates
+    with what stays it is zero, whether or not ``C_KK`` is singular.
+
+    Args:
+        covariance: ``(hidden, hidden)``.
+        kept: ``(kept,)`` int64.
+        pruned: ``(pruned,)`` int64.
+        removed: ``(out, pruned)``, the columns of ``fc2`` that go.
     """
     cross = covariance[pruned][:, kept]
     if cross.numel() == 0 or not cross.any():
-        return torch.zeros_like(cross)
+        return torch.zeros(len(removed), len(kept), dtype=covariance.dtype)
     factor = cholesky(covariance[kept][:, kept])
-    return None if factor is None else torch.cholesky_solve(cross.T, factor).T
+    return None if factor is None else torch.cholesky_solve((removed @ cross).T, factor).T
 
 
 def expected_error(

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from hf_vbp.criteria.base import MomentsLike, SiteStatisticsLike, SiteWeights, covariance_of
+from hf_vbp.criteria.base import MomentsLike, SiteStatisticsLike, SiteWeights, covariance_of, full_halves
 from hf_vbp.errors import ConfigurationError, StatisticsError
-from hf_vbp.least_squares import complement, expected_error, regression
+from hf_vbp.least_squares import complement, expected_error, fold
 
-KINDS = ("ridge", "diagonal", "oas", "edge")
+KINDS = ("ridge", "diagonal", "ledoit-wolf", "oas", "edge")
 
 
 @dataclass(frozen=True)
@@ -25,9 +25,11 @@ class Regularisation:
 
     Attributes:
         kind: ``"ridge"`` adds ``strength`` times the mean variance to the diagonal. ``"diagonal"`` shrinks all
-            correlations by ``strength``, whatever the variances. ``"oas"`` shrinks towards a multiple of the
-            identity by the Oracle Approximating estimate (Chen et al. 2010), the tokens counting as ``strength``
-            times as many independent ones. ``"edge"`` drops the eigenvalues below the Marchenko-Pastur edge (as
+            correlations by ``strength``, whatever the variances. ``"ledoit-wolf"`` shrinks towards a multiple of
+            the identity by the estimate of Ledoit and Wolf (2004), times ``strength``, with the error of the sample
+            covariance told by its two halves: their fourth moments take tokens for independent, and those of one
+            image are not. ``"oas"`` does by the Oracle Approximating estimate (Chen et al. 2010), the tokens
+            counting as ``strength`` times as many independent ones. ``"edge"`` drops the eigenvalues below the Marchenko-Pastur edge (as
             Denoised VBP does), tokens counted likewise, and adds a ridge of 1e-3.
         strength: 0 or more; what it means depends on the kind.
 
@@ -42,16 +44,20 @@ class Regularisation:
         if self.kind not in KINDS:
             raise ConfigurationError(f"regularisation must be one of {', '.join(KINDS)}, not {self.kind!r}")
         highest = float("inf") if self.kind == "ridge" else 1.0
-        lowest_is_allowed = self.kind in ("ridge", "diagonal")
+        lowest_is_allowed = self.kind in ("ridge", "diagonal", "ledoit-wolf")
         if not 0 <= self.strength <= highest or (self.strength == 0 and not lowest_is_allowed):
             raise ConfigurationError(f"strength {self.strength} does not fit regularisation {self.kind!r}")
 
-    def apply(self, covariance: Tensor, count: int) -> Tensor:
+    def apply(self, covariance: Tensor, count: int, *, noise: float | None = None) -> Tensor:
         """Return the cleaned covariance; the argument is left as it is.
 
         Args:
             covariance: ``(hidden, hidden)`` float64 sample covariance.
             count: The number of tokens it was made from.
+            noise: Its expected squared error, :func:`sampling_noise`; ``"ledoit-wolf"`` needs it.
+
+        Raises:
+            StatisticsError: It needs the noise and was not told.
         """
         if not len(covariance):
             return covariance.clone()
@@ -61,6 +67,8 @@ class Regularisation:
             shrunk = covariance * (1 - self.strength)
             shrunk.diagonal().copy_(covariance.diagonal())
             return shrunk
+        if self.kind == "ledoit-wolf":
+            return _ledoit_wolf(covariance, noise, self.strength)
         if self.kind == "oas":
             return _oas(covariance, max(count * self.strength, 1.0))
         return _with_ridge(_above_edge(covariance, max(count * self.strength, 1.0)), 1e-3)
@@ -69,6 +77,8 @@ class Regularisation:
 CANDIDATES = (
     *(Regularisation("ridge", strength) for strength in (1e-4, 1e-3, 1e-2, 1e-1)),
     *(Regularisation("diagonal", strength) for strength in (1e-3, 1e-2, 1e-1)),
+    Regularisation("ledoit-wolf", 1.0),
+    Regularisation("oas", 1.0),
 )
 """What :func:`choose_regularisation` tries."""
 
@@ -102,52 +112,72 @@ def choose_regularisation(
     """
     if not candidates:
         raise ConfigurationError("no regularisation to choose from")
-    halves = site.halves
-    if halves is None or not has_full_halves(site):
+    halves = full_halves(site)
+    if halves is None:
         raise StatisticsError(
             f"the statistics of site {site.name!r} hold no covariances of two halves of the images, which choosing a "
             "regularisation needs; name one, such as ridge"
         )
-    errors = [
-        sum(
-            _held_out_error(candidate, fitted, held_out, site.name, weights, kept, metric)
-            for fitted, held_out in (halves, halves[::-1])
-        )
-        / 2
-        for candidate in candidates
-    ]
+    # Of one half: of the whole it is half of that.
+    noise = 2 * sampling_noise(*(covariance_of(half, site.name) for half in halves))
+    trials = [_Trial(*pair, site.name, weights, kept, metric, noise) for pair in (halves, halves[::-1])]
+    errors = [sum(trial.error(candidate) for trial in trials) / 2 for candidate in candidates]
     return candidates[min(range(len(errors)), key=errors.__getitem__)], errors
 
 
-def has_full_halves(site: SiteStatisticsLike) -> bool:
-    """Tell whether both halves of the images have covariances."""
-    return site.halves is not None and all(half.comoment is not None and half.count > 1 for half in site.halves)
+def sampling_noise(first: Tensor, second: Tensor) -> float:
+    """Return the expected squared error (Frobenius) of the mean of two independent sample covariances.
+
+    ``|first - second|^2 / 4``, whatever the dependence of the tokens within each; of one alone it is twice that.
+    """
+    return float((first - second).square().sum() / 4)
 
 
-def _held_out_error(
-    candidate: Regularisation,
-    fitted: MomentsLike,
-    held_out: MomentsLike,
-    name: str,
-    weights: SiteWeights,
-    kept: Tensor,
-    metric: Tensor | None,
-) -> float:
-    pruned = complement(kept, weights.hidden)
-    coefficients = regression(candidate.apply(covariance_of(fitted, name), fitted.count), kept, pruned)
-    if coefficients is None:
-        return float("inf")
-    # The repaired output less the dense one is W_P (B (h_K - m_K) - (h_P - m_P)), with m of the fitted half.
-    change = torch.zeros_like(weights.fc2_weight)
-    change[:, pruned] = -weights.fc2_weight[:, pruned]
-    change[:, kept] = weights.fc2_weight[:, pruned] @ coefficients
-    return expected_error(change, -change @ fitted.mean, held_out, metric)[0]
+@dataclass(frozen=True)
+class _Trial:
+    """A repair fitted on one half of the images and judged on the other."""
+
+    fitted: MomentsLike
+    held_out: MomentsLike
+    name: str
+    weights: SiteWeights
+    kept: Tensor
+    metric: Tensor | None
+    noise: float
+
+    def error(self, candidate: Regularisation) -> float:
+        pruned = complement(self.kept, self.weights.hidden)
+        covariance = covariance_of(self.fitted, self.name)
+        cleaned = candidate.apply(covariance, self.fitted.count, noise=self.noise)
+        removed = self.weights.fc2_weight[:, pruned]
+        folded = fold(cleaned, self.kept, pruned, removed)
+        if folded is None:
+            return float("inf")
+        # The repaired output less the dense one is W_P (B (h_K - m_K) - (h_P - m_P)), with m of the fitted half.
+        change = torch.empty_like(self.weights.fc2_weight)
+        change[:, pruned], change[:, self.kept] = -removed, folded
+        return expected_error(change, -change @ self.fitted.mean, self.held_out, self.metric)[0]
 
 
 def _with_ridge(covariance: Tensor, strength: float) -> Tensor:
     ridged = covariance.clone()
     ridged.diagonal().add_(strength * covariance.diagonal().mean())
     return ridged
+
+
+def _ledoit_wolf(covariance: Tensor, noise: float | None, strength: float) -> Tensor:
+    if noise is None:
+        raise StatisticsError(
+            "the regularisation ledoit-wolf needs covariances of two halves of the images, which these statistics "
+            "do not hold; gather them from more than 16 images, or choose another, such as ridge"
+        )
+    mean = covariance.diagonal().mean()
+    # What lies between the sample covariance and its target: the spread of the true one, and the noise.
+    distance = covariance.square().sum() - len(covariance) * mean.square()
+    share = min(1.0, strength * noise / float(distance)) if distance > 0 else 0.0
+    shrunk = covariance * (1 - share)
+    shrunk.diagonal().add_(share * mean)
+    return shrunk
 
 
 def _oas(covariance: Tensor, samples: float) -> Tensor:

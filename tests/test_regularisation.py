@@ -2,11 +2,12 @@
 
 import pytest
 import torch
-from sklearn.covariance import oas
+from sklearn.covariance import ledoit_wolf, oas
 
 from hf_vbp.compensation import compensate
+from hf_vbp.criteria.base import full_halves
 from hf_vbp.errors import ConfigurationError, StatisticsError
-from hf_vbp.regularisation import CANDIDATES, KINDS, Regularisation, choose_regularisation
+from hf_vbp.regularisation import CANDIDATES, KINDS, Regularisation, choose_regularisation, sampling_noise
 from tests.maths_helpers import FakeMoments, output_error, random_samples, random_site
 
 KEPT = torch.arange(0, 30, 2)
@@ -36,6 +37,39 @@ def test_oas_agrees_with_scikit_learn():
     )
 
 
+def test_the_halves_tell_the_shrinkage_that_ledoit_and_wolf_do():
+    # Independent tokens: the fourth moments of scikit-learn and the two halves estimate the same.
+    shares = []
+    for seed in range(8):
+        samples = random_samples(40, 160, seed=seed)
+        centred = samples - samples.mean(0)
+        covariance = centred.T @ centred / len(samples)
+        _, expected = ledoit_wolf(centred.numpy(), assume_centered=True)
+        halves = [torch.cov(half.T) for half in samples.split(80)]
+        cleaned = Regularisation("ledoit-wolf", 1.0).apply(covariance, 160, noise=sampling_noise(*halves))
+        share = 1 - cleaned[0, 1] / covariance[0, 1]
+        shares.append(float(share) / float(expected))
+        assert cleaned.trace() == pytest.approx(float(covariance.trace()))
+    assert sum(shares) / len(shares) == pytest.approx(1, abs=0.1)
+
+
+def test_ledoit_and_wolf_need_the_halves():
+    site, weights = random_site(30, 5)
+    site.halves = None
+    with pytest.raises(StatisticsError, match="two halves"):
+        compensate("linear", weights, KEPT, site, regularisation="ledoit-wolf", ridge=1.0)
+
+
+def test_the_second_half_is_what_the_first_leaves():
+    site, weights = random_site(30, 5, tokens=400)
+    both = full_halves(site)
+    errors = choose_regularisation(site, weights, KEPT)[1]
+    site.halves = (site.halves[0], FakeMoments.of(site.samples[200:], full=False))
+    first, second = full_halves(site)
+    torch.testing.assert_close(second.comoment, both[1].comoment, rtol=1e-10, atol=1e-10)
+    assert choose_regularisation(site, weights, KEPT)[1] == pytest.approx(errors)
+
+
 def test_ridge_and_diagonal_by_hand():
     covariance = torch.tensor([[2.0, 1.0], [1.0, 4.0]], dtype=torch.float64)
     ridge = Regularisation("ridge", 0.1).apply(covariance, 10)
@@ -58,7 +92,7 @@ def test_the_edge_keeps_a_spike_and_drops_pure_noise():
 @pytest.mark.parametrize("kind", KINDS)
 def test_cleaned_covariances_are_symmetric_and_can_be_inverted(kind):
     site, _, _ = few_tokens()
-    cleaned = Regularisation(kind, 0.1).apply(site.moments.covariance, site.moments.count)
+    cleaned = Regularisation(kind, 0.1).apply(site.moments.covariance, site.moments.count, noise=3.0)
     torch.testing.assert_close(cleaned, cleaned.T)
     assert torch.linalg.eigvalsh(cleaned).min() > 0
 
@@ -66,8 +100,8 @@ def test_cleaned_covariances_are_symmetric_and_can_be_inverted(kind):
 @pytest.mark.parametrize("kind", KINDS)
 def test_no_neurons_and_no_variance(kind):
     cleaner = Regularisation(kind, 0.1)
-    assert cleaner.apply(torch.zeros(0, 0, dtype=torch.float64), 5).shape == (0, 0)
-    assert torch.equal(cleaner.apply(torch.zeros(3, 3, dtype=torch.float64), 5), torch.zeros(3, 3).double())
+    assert cleaner.apply(torch.zeros(0, 0, dtype=torch.float64), 5, noise=0.0).shape == (0, 0)
+    assert torch.equal(cleaner.apply(torch.zeros(3, 3, dtype=torch.float64), 5, noise=0.0), torch.zeros(3, 3).double())
 
 
 def test_the_choice_is_better_on_fresh_tokens_than_hardly_any_regularisation():

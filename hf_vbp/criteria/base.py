@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from hf_vbp.errors import ConfigurationError, NonFiniteError, StatisticsError
+from hf_vbp.moments import Moments, with_diagonal
 
 
 class MomentsLike(Protocol):
@@ -57,7 +58,7 @@ class SiteStatisticsLike(Protocol):
 
     @property
     def halves(self) -> tuple[MomentsLike, MomentsLike] | None:
-        """The moments of two disjoint halves of the images, or None when not gathered."""
+        """The moments of two disjoint halves of the images, or None; see :func:`full_halves` for co-moments."""
         ...
 
 
@@ -221,3 +222,22 @@ def covariance_of(moments: MomentsLike, name: str) -> Tensor:
     if moments.count < 2:
         raise StatisticsError(f"site {name!r} saw {moments.count} tokens; a covariance needs two or more")
     return moments.comoment / (moments.count - 1)
+
+
+def full_halves(site: SiteStatisticsLike) -> tuple[MomentsLike, MomentsLike] | None:
+    """Return both halves of the images with their co-moments, or None where these were not gathered.
+
+    Statistics keep the co-moments of the first half only. Those of the second are what is left of the whole, by the
+    pairwise formula, with rounding errors of the size of ``2**-52`` times the co-moments of the whole.
+    """
+    if site.halves is None:
+        return None
+    whole, (first, second) = site.moments, site.halves
+    if whole.comoment is None or first.comoment is None or min(first.count, second.count) < 2:
+        return None
+    if second.comoment is None:
+        between = (second.mean - first.mean) * (first.count * second.count / whole.count) ** 0.5
+        rest = (whole.comoment - first.comoment).addr_(between, between, alpha=-1)
+        m2 = second.variance * (second.count - 1)
+        second = Moments(second.count, second.mean, m2, with_diagonal(rest, m2))
+    return first, second

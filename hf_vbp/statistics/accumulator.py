@@ -9,22 +9,14 @@ import torch
 
 from hf_vbp.adapters import MLPSite
 from hf_vbp.errors import StatisticsError
-from hf_vbp.moments import Moments, with_diagonal
-from hf_vbp.statistics.kernels import (
-    MAX_ROWS,
-    BatchMoments,
-    Workspace,
-    batch_moments,
-    full_precision,
-    mirror_upper_,
-)
+from hf_vbp.moments import Moments
+from hf_vbp.statistics.comoments import Comoments
+from hf_vbp.statistics.kernels import MAX_ROWS, BatchMoments, Workspace, batch_moments, full_precision
 from hf_vbp.statistics.store import SiteStatistics
 
 # Images of one block go to the same half; blocks alternate. By image, so that neither the batch size nor the
 # number of processes changes what a half holds.
 HALF_BLOCK = 16
-# Rank-one terms that are gathered before the co-moments are touched: one pass over a big matrix instead of many.
-PENDING_ROWS = 32
 
 
 def accumulation_device(device: torch.device) -> torch.device:
@@ -33,28 +25,20 @@ def accumulation_device(device: torch.device) -> torch.device:
 
 
 class SiteAccumulator:
-    """Takes in the activations of one site, batch by batch, in memory that does not grow.
-
-    The co-moments are kept about a fixed reference, the mean of the first batch,
-    ``S = sum_b [gram_b - n_b e_b e_b^T + n_b d_b d_b^T]`` with ``e_b`` what the shift of batch b missed its mean
-    by and ``d_b`` the distance of that mean from the reference. The rank-one terms are queued and added by one
-    product, and the reference is exchanged for the mean at the end, all in float64.
-    """
+    """Takes in the activations of one site, batch by batch, in memory that does not grow."""
 
     def __init__(self, site: MLPSite, workspace: Workspace, *, full: bool, metric: bool) -> None:
         self.site = site
         self.workspace = workspace
-        self.full = full
         self.device = accumulation_device(site.fc2.weight.device)
         self.counts = [0, 0]
         hidden = site.intermediate_size
         self.means = torch.zeros(2, hidden, dtype=torch.float64, device=self.device)
         self.m2s = torch.zeros(2, hidden, dtype=torch.float64, device=self.device)
         self.finite: list[torch.Tensor] = []
-        self.reference: torch.Tensor | None = None
-        self.scatter = self._matrix(hidden) if full else None
-        self.pending: list[torch.Tensor] = []
-        self.metric = self._matrix(site.hidden_size) if metric else None
+        self.comoments = tuple(Comoments(hidden, workspace, self.device) for _ in range(2)) if full else None
+        out = site.hidden_size
+        self.metric = torch.zeros(out, out, dtype=torch.float64, device=self.device) if metric else None
         self.metric_count = 0
 
     def add(self, hidden_states: torch.Tensor, spans: Sequence[tuple[int, int, int]]) -> None:
@@ -67,12 +51,13 @@ class SiteAccumulator:
         with full_precision(hidden_states.device):
             for half, start, stop in spans:
                 rows = hidden_states[start:stop].reshape(-1, hidden_states.shape[-1])
+                comoments = None if self.comoments is None else self.comoments[half]
                 for part in torch.split(rows, MAX_ROWS):
-                    batch = batch_moments(part, self.workspace, self.scatter)
+                    batch = batch_moments(part, self.workspace, None if comoments is None else comoments.add_products)
                     self.finite.append(batch.sound)
                     self._add_to_half(half, batch)
-                    if self.full:
-                        self._queue(batch)
+                    if comoments is not None:
+                        comoments.add_batch(batch)
 
     def sound(self) -> bool:
         """Return whether everything since the last call was finite; on a GPU this waits for the device."""
@@ -95,10 +80,10 @@ class SiteAccumulator:
             "means": self.means,
             "m2s": self.m2s,
         }
-        optional = {"scatter": self.scatter, "reference": self.reference, "metric": self.metric}
-        state.update({name: tensor for name, tensor in optional.items() if tensor is not None})
-        if self.pending:
-            state["pending"] = torch.stack(self.pending)
+        if self.metric is not None:
+            state["metric"] = self.metric
+        for half, comoments in enumerate(self.comoments or ()):
+            state.update({f"comoments.{half}.{name}": tensor for name, tensor in comoments.state().items()})
         return state
 
     def load_state(self, state: Mapping[str, torch.Tensor]) -> None:
@@ -107,10 +92,10 @@ class SiteAccumulator:
         self.counts = [first, second]
         self.means.copy_(state["means"])
         self.m2s.copy_(state["m2s"])
-        if self.scatter is not None:
-            self.scatter.copy_(state["scatter"])
-            self.reference = state["reference"].to(self.device) if "reference" in state else None
-            self.pending = list(state["pending"].to(self.device)) if "pending" in state else []
+        for half, comoments in enumerate(self.comoments or ()):
+            prefix = f"comoments.{half}."
+            mine = {name.removeprefix(prefix): part for name, part in state.items() if name.startswith(prefix)}
+            comoments.load_state(mine)
         if self.metric is not None:
             self.metric.copy_(state["metric"])
 
@@ -120,10 +105,10 @@ class SiteAccumulator:
         Raises:
             StatisticsError: The output metric missed tokens, because the output of the site was not used.
         """
-        halves = self._half_moments(0), self._half_moments(1)
-        moments = halves[0].merge(halves[1])
-        if self.scatter is not None:
-            moments = replace(moments, comoment=self._comoment(moments))
+        first, second = self._half_moments(0), self._half_moments(1)
+        moments = first.merge(second)
+        # The co-moments of the second half are those of both less those of the first: one matrix less to hold.
+        halves = first, second.diagonal()
         if self.metric is None:
             return SiteStatistics(self.site.name, self.site.index, moments, None, halves)
         if self.metric_count != moments.count:
@@ -134,17 +119,6 @@ class SiteAccumulator:
         metric = self.metric.cpu() / max(1, moments.count)
         return SiteStatistics(self.site.name, self.site.index, moments, metric, halves)
 
-    def _comoment(self, moments: Moments) -> torch.Tensor:
-        """Turn the scatter about the reference into the co-moments about the mean, in place."""
-        scatter = self.scatter
-        self.scatter = None
-        if scatter is None or self.reference is None:
-            return self._matrix(self.site.intermediate_size).cpu()
-        self._flush(scatter)
-        delta = moments.mean - self.reference.cpu()
-        scatter = mirror_upper_(scatter.cpu().addr_(delta, delta, alpha=-moments.count))
-        return with_diagonal(scatter, moments.m2)
-
     def _add_to_half(self, half: int, batch: BatchMoments) -> None:
         """Merge one batch into a half by the pairwise formula; see :class:`~hf_vbp.moments.Moments`."""
         before = self.counts[half]
@@ -153,24 +127,9 @@ class SiteAccumulator:
         self.means[half].add_(delta, alpha=batch.count / count)
         self.m2s[half].add_(batch.m2.to(self.device)).add_(delta.square_(), alpha=before * batch.count / count)
 
-    def _queue(self, batch: BatchMoments) -> None:
-        if self.reference is None:
-            self.reference = batch.mean.clone()
-        self.pending.append(torch.stack([batch.mean - self.reference, batch.mean - batch.shift]) * batch.count**0.5)
-        if len(self.pending) >= PENDING_ROWS and self.scatter is not None:
-            self._flush(self.scatter)
-
-    def _flush(self, scatter: torch.Tensor) -> None:
-        if self.pending:
-            between, missed = torch.stack(self.pending, dim=1)
-            scatter.addmm_(between.T, between).addmm_(missed.T, missed, alpha=-1)
-            self.pending.clear()
-
     def _half_moments(self, half: int) -> Moments:
-        return Moments(self.counts[half], self.means[half].cpu().clone(), self.m2s[half].cpu().clone())
-
-    def _matrix(self, size: int) -> torch.Tensor:
-        return torch.zeros(size, size, dtype=torch.float64, device=self.device)
+        moments = Moments(self.counts[half], self.means[half].cpu().clone(), self.m2s[half].cpu().clone())
+        return moments if self.comoments is None else replace(moments, comoment=self.comoments[half].finish(moments))
 
 
 def half_spans(indices: range, block: int = HALF_BLOCK) -> list[tuple[int, int, int]]:

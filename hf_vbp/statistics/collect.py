@@ -61,8 +61,8 @@ def collect_statistics(
             gradients, and is afterwards as it was.
         dataloader: Batches with ``pixel_values`` ``(images, channels, height, width)``: a torch ``DataLoader``,
             whether prepared by Accelerate or not, or any iterable of dicts that is the same in every process.
-        moments: ``"diagonal"`` for means and variances; ``"full"`` for co-moments besides, ``hidden^2`` doubles
-            a site, needed by least squares.
+        moments: ``"diagonal"`` for means and variances; ``"full"`` for co-moments besides, of all images and of
+            half of them, ``2 hidden^2`` doubles a site, needed by least squares.
         output_metric: Also gather ``G = E[g g^T]`` at each site, by one backward pass a batch; see
             :class:`SiteStatistics`.
         seed: Seed of the labels drawn for the output metric; image by image, so that neither batches nor
@@ -126,7 +126,7 @@ def statistics_bytes(sites: Sequence[MLPSite], *, moments: str = "diagonal", out
     doubles = 0
     for site in sites:
         doubles += 4 * site.intermediate_size
-        doubles += site.intermediate_size**2 if moments == "full" else 0
+        doubles += 2 * site.intermediate_size**2 if moments == "full" else 0
         doubles += site.hidden_size**2 if output_metric else 0
     return 8 * doubles
 

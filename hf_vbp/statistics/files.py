@@ -24,7 +24,8 @@ def save_statistics(statistics: ActivationStatistics, path: Path) -> None:
     """Write ``statistics`` to ``path``, replacing what is there only when everything is on disk.
 
     Tensors by site: ``sites.I.count`` ``()`` int64, ``.mean`` and ``.m2`` ``(hidden,)``, ``.comoment``
-    ``(hidden, hidden)``, ``.metric`` ``(out, out)``, all float64, and ``sites.I.halves.H.count|mean|m2``.
+    ``(hidden, hidden)``, ``.metric`` ``(out, out)``, all float64, and ``sites.I.halves.H.count|mean|m2``, with
+    ``.comoment`` for the first half only, as in :class:`SiteStatistics`.
 
     Raises:
         StatisticsError: The file cannot be written.
@@ -145,7 +146,11 @@ def _read_site(
         _check_square(path, f"{prefix}.metric", metric, metric.shape[0])
     halves = None
     if f"{prefix}.halves.0.count" in tensors:
-        halves = tuple(_read_moments(path, tensors, f"{prefix}.halves.{number}", False) for number in (0, 1))
+        with_comoment = f"{prefix}.halves.0.comoment" in tensors
+        halves = tuple(
+            _read_moments(path, tensors, f"{prefix}.halves.{number}", with_comoment and number == 0)
+            for number in (0, 1)
+        )
         if any(half.hidden != moments.hidden for half in halves):
             raise StatisticsError(f"{path}: the halves of {prefix} do not have its {moments.hidden} neurons")
     return SiteStatistics(name, index, moments, metric, (halves[0], halves[1]) if halves else None)

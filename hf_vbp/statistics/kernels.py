@@ -16,15 +16,11 @@ SHIFT_ROWS = 32
 # A batch whose shift missed a mean by more than this many squared standard deviations is done again.
 MAX_MISS = 8.0
 # A chunk and the two sums it is added to stay together in a second-level cache of 2 MiB.
-CHUNK_BYTES = 256 * 1024
+CHUNK_BYTES = 512 * 1024
 # Chunks whose sums are added up in float32 before they go to float64.
 GROUP = 32
 # Rows that are taken at once: the most that one float32 product sums over, and the most that is copied.
 MAX_ROWS = 4096
-# The gram matrix is made of this many rows of blocks, of which only those from the diagonal on are computed...
-GRAM_BLOCKS = 12
-# ... from so many rows at a time, whose columns stay in the cache.
-GRAM_ROWS = 512
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,19 +48,23 @@ class Workspace:
     def __init__(self) -> None:
         self._buffers: dict[str, torch.Tensor] = {}
 
-    def take(self, name: str, shape: tuple[int, ...], device: torch.device) -> torch.Tensor:
-        """Return uninitialised float32 memory of ``shape``; what was taken under ``name`` before is given up."""
-        size = 1
-        for length in shape:
-            size *= length
+    def take(
+        self, name: str, shape: tuple[int, ...], device: torch.device, dtype: torch.dtype = torch.float32
+    ) -> torch.Tensor:
+        """Return uninitialised memory of ``shape``; what was taken under ``name``, always of one dtype, is given up."""
+        size = math.prod(shape)
         buffer = self._buffers.get(name)
         if buffer is None or buffer.numel() < size or buffer.device != device:
-            buffer = self._buffers[name] = torch.empty(size, dtype=torch.float32, device=device)
+            buffer = self._buffers[name] = torch.empty(size, dtype=dtype, device=device)
         return buffer[:size].view(shape)
 
 
-def batch_moments(rows: torch.Tensor, workspace: Workspace, scatter: torch.Tensor | None = None) -> BatchMoments:
-    """Return mean and centred second moments of ``rows``, and add their products to ``scatter``.
+# Takes ``(rows, hidden)`` values, centred by the shift, and adds up their products.
+AddProducts = Callable[[torch.Tensor], None]
+
+
+def batch_moments(rows: torch.Tensor, workspace: Workspace, add_products: AddProducts | None = None) -> BatchMoments:
+    """Return mean and centred second moments of ``rows``, and hand the centred rows to ``add_products``.
 
     The rows are shifted by an estimate of their mean first (exact by Sterbenz' lemma where values lie close to
     it), so that squares are of the size of the variance and not of the mean. Float32 sums run over about a
@@ -76,13 +76,13 @@ def batch_moments(rows: torch.Tensor, workspace: Workspace, scatter: torch.Tenso
     Args:
         rows: ``(count, hidden)``, any floating dtype, at most ``MAX_ROWS``.
         workspace: Scratch memory.
-        scatter: ``(hidden, hidden)`` float64 on the device of ``rows``; the products of the rows centred by the
-            ``shift`` that is returned are added to its upper triangle of blocks.
+        add_products: Called once with ``(count, hidden)`` float32 or float64, the rows less the ``shift`` that is
+            returned, which are overwritten afterwards.
     """
     if rows.device.type != "cpu":
-        return _device_moments(rows, scatter)
+        return _device_moments(rows, add_products)
     count = len(rows)
-    name = "chunk" if scatter is None else "rows"
+    name = "chunk" if add_products is None else "rows"
     shift = rows[_spread(count)].double().mean(0).float()
     for _ in range(2):
         totals, squares = _shifted_sums(rows, shift, workspace, name)
@@ -94,41 +94,11 @@ def batch_moments(rows: torch.Tensor, workspace: Workspace, scatter: torch.Tenso
             break
         shift = (shift + miss).float()
     else:
-        return _float64_moments(rows, scatter)
-    if scatter is not None:
-        add_gram(workspace.take(name, tuple(rows.shape), rows.device), scatter, workspace)
+        return _float64_moments(rows, add_products)
+    if add_products is not None:
+        add_products(workspace.take(name, tuple(rows.shape), rows.device))
     shift64 = shift.double()
     return BatchMoments(count, shift64 + miss, m2, shift64, torch.tensor(True))
-
-
-def add_gram(centred: torch.Tensor, scatter: torch.Tensor, workspace: Workspace) -> None:
-    """Add ``centred^T centred``, in float32 products, to the upper blocks of ``scatter``.
-
-    Args:
-        centred: ``(rows, hidden)`` float32.
-        scatter: ``(hidden, hidden)`` float64.
-        workspace: Scratch memory.
-    """
-    hidden = centred.shape[1]
-    step = -(-hidden // GRAM_BLOCKS)
-    for start in range(0, hidden, step):
-        stop = min(start + step, hidden)
-        product = workspace.take("product", (stop - start, hidden - start), centred.device)
-        for first, part in enumerate(torch.split(centred, GRAM_ROWS)):
-            torch.addmm(product, part[:, start:stop].T, part[:, start:], beta=min(first, 1), out=product)
-        scatter[start:stop, start:] += product
-
-
-def mirror_upper_(matrix: torch.Tensor) -> torch.Tensor:
-    """Copy the upper triangle of blocks of ``matrix`` ``(hidden, hidden)`` onto the lower, in place."""
-    hidden = len(matrix)
-    step = -(-hidden // GRAM_BLOCKS)
-    for start in range(0, hidden, step):
-        stop = min(start + step, hidden)
-        matrix[stop:, start:stop] = matrix[start:stop, stop:].T
-        block = matrix[start:stop, start:stop]
-        block.copy_(block.triu() + block.triu(1).T)
-    return matrix
 
 
 @contextmanager
@@ -199,26 +169,26 @@ def _shifted_sums(
     return result[0], result[1]
 
 
-def _device_moments(rows: torch.Tensor, scatter: torch.Tensor | None) -> BatchMoments:
+def _device_moments(rows: torch.Tensor, add_products: AddProducts | None) -> BatchMoments:
     shift = rows.mean(0, dtype=torch.float32)
     centred = rows.float() - shift
     wide = torch.float64 if rows.device.type != "mps" else torch.float32
     miss = centred.sum(0).to(wide) / len(rows)
-    if scatter is not None:
-        scatter += centred.T @ centred
+    if add_products is not None:
+        add_products(centred)
     m2 = centred.square_().sum(0).to(wide) - miss.square() * len(rows)
     sound = m2.isfinite().all()
     shift = shift.to(wide)
     return BatchMoments(len(rows), shift + miss, m2.clamp_(min=0), shift, sound)
 
 
-def _float64_moments(rows: torch.Tensor, scatter: torch.Tensor | None) -> BatchMoments:
+def _float64_moments(rows: torch.Tensor, add_products: AddProducts | None) -> BatchMoments:
     wide = rows.double()
     mean = wide.mean(0)
     centred = wide.sub_(mean)
     rest = centred.mean(0)
     centred -= rest
-    if scatter is not None:
-        scatter += centred.T @ centred
+    if add_products is not None:
+        add_products(centred)
     m2 = centred.square_().sum(0)
     return BatchMoments(len(rows), mean + rest, m2, mean + rest, m2.isfinite().all())

@@ -30,8 +30,9 @@ class SiteStatistics:
         metric: ``G = E[g g^T]``, ``(out, out)`` float64, the mean over the tokens, with ``g`` the gradient of
             the log-likelihood of a label drawn from the model's own prediction with respect to the output of
             the site; ``None`` when it was not asked for.
-        halves: Means and variances of the two halves of the pass, without co-moments; ``None`` when the pass
-            was too short to have two.
+        halves: Moments of the two halves of the pass; ``None`` when the pass was too short to have two. Where
+            ``moments`` has co-moments, so has the first half; those of the second are the rest, and
+            :func:`hf_vbp.criteria.base.full_halves` returns them, so that two matrices are held and not three.
     """
 
     name: str
@@ -56,7 +57,10 @@ class SiteStatistics:
         # A part too short for halves of its own would unbalance those of the other; it counts in the total only.
         halves = self.halves if other.halves is None else other.halves
         if self.halves is not None and other.halves is not None:
-            halves = (self.halves[0].merge(other.halves[0]), self.halves[1].merge(other.halves[1]))
+            mine, theirs = self.halves, other.halves
+            if (mine[0].comoment is None) != (theirs[0].comoment is None):
+                mine, theirs = _diagonals(mine), _diagonals(theirs)
+            halves = (mine[0].merge(theirs[0]), mine[1].merge(theirs[1]))
         return replace(self, moments=self.moments.merge(other.moments), metric=metric, halves=halves)
 
     @property
@@ -196,6 +200,10 @@ def describe_model(fingerprints: dict[str, Any]) -> str:
     name = model.get("id") or model.get("architecture") or "a model without a name"
     revision = model.get("revision")
     return f"{name} at {revision[:12]}" if revision else str(name)
+
+
+def _diagonals(halves: tuple[Moments, Moments]) -> tuple[Moments, Moments]:
+    return halves[0].diagonal(), halves[1].diagonal()
 
 
 def _merged_data(mine: dict[str, Any], theirs: dict[str, Any]) -> dict[str, Any]:

@@ -108,7 +108,7 @@ DAMAGE = {
     "metric missing": (lambda t, m: t.pop("sites.2.metric"), r"sites\.2\.metric"),
     "half of another width": (
         lambda t, m: t.update(
-            {f"sites.0.halves.{h}.{n}": torch.ones(3).double() for h in "01" for n in ("mean", "m2")}
+            {f"sites.0.halves.1.{name}": torch.ones(3, dtype=torch.float64) for name in ("mean", "m2")}
         ),
         "halves of sites.0",
     ),
