@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from hf_vbp.hub.audit import audit
     from hf_vbp.hub.push import push_to_hub
     from hf_vbp.plan import PruningPlan
-    from hf_vbp.planning import make_plan
+    from hf_vbp.planning import make_plan, with_curves
     from hf_vbp.pruning import PruningResult, VBPConfig, prune
     from hf_vbp.reloading import from_pretrained
     from hf_vbp.sample import sample_model_path
@@ -38,7 +38,7 @@ _HOMES = {
     "hf_vbp.evaluation": ("evaluate_models",),
     "hf_vbp.hub": ("audit", "push_to_hub"),
     "hf_vbp.plan": ("PruningPlan",),
-    "hf_vbp.planning": ("make_plan",),
+    "hf_vbp.planning": ("make_plan", "with_curves"),
     "hf_vbp.pruning": ("PruningResult", "VBPConfig", "prune"),
     "hf_vbp.reloading": ("from_pretrained",),
     "hf_vbp.sample": ("sample_model_path",),
@@ -75,6 +75,7 @@ __all__ = [
     "save_checkpoint",
     "to_stock",
     "verify_checkpoint",
+    "with_curves",
 ]
 
 arm()

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, overload
 
 from torch import nn
@@ -10,6 +11,8 @@ from hf_vbp.adapters import MLPSite, check_finite_weights, find_sites
 from hf_vbp.budget import COSTS, Budget
 from hf_vbp.compensation import COMPENSATIONS
 from hf_vbp.criteria import CRITERIA, Ranking, SiteWeights, rank
+from hf_vbp.criteria.obs import DEFAULT_RIDGE, chosen_metric, elimination_curves
+from hf_vbp.elimination import Progress
 from hf_vbp.errors import ConfigurationError, StatisticsError
 from hf_vbp.plan import PruningPlan, SitePlan, known
 from hf_vbp.prediction import predict_damage
@@ -113,7 +116,53 @@ def rank_sites(model: nn.Module, statistics: "ActivationStatistics", criterion: 
     statistics.check_model(model)
     if statistics.images < 2:
         raise StatisticsError("The statistics saw 1 image, but at least 2 are needed to tell what varies.")
+    if criterion == "obs" and "curves" not in options:
+        options["curves"] = statistics.curves(_curve_options(statistics, **options))
     return rank(criterion, statistics.sites, _Weights(sites), **options)
+
+
+def with_curves(
+    model: nn.Module,
+    statistics: "ActivationStatistics",
+    *,
+    metric: str = "auto",
+    ridge: float = DEFAULT_RIDGE,
+    device: str | None = None,
+    progress: Progress | None = None,
+) -> "ActivationStatistics":
+    """Run the greedy elimination of criterion ``obs`` once, and keep its curves with the statistics.
+
+    Every later plan by ``obs`` with the same options reads them instead of running it again.
+
+    Args:
+        model: The dense model; it is only read.
+        statistics: What was gathered on it, with covariances.
+        metric: As for :func:`hf_vbp.criteria.obs.obs`.
+        ridge: As there.
+        device: Where to compute; by default where the statistics are.
+        progress: Called with the number of sites done and of all.
+
+    Returns:
+        New statistics that hold the curves; the argument is not changed.
+
+    Raises:
+        StatisticsError: The statistics hold no covariances, or belong to another model.
+        ConfigurationError: An option cannot be meant.
+        NonFiniteError: Weights hold NaN or infinity.
+    """
+    sites = find_sites(model)
+    check_finite_weights(sites)
+    statistics.check_model(model)
+    options = _curve_options(statistics, metric=metric, ridge=ridge)
+    curves = elimination_curves(statistics.sites, _Weights(sites), **options, device=device, progress=progress)
+    held = tuple(replace(site, curve=curve) for site, curve in zip(statistics.sites, curves, strict=True))
+    return replace(statistics, sites=held, fingerprints={**statistics.fingerprints, "curves": options})
+
+
+def _curve_options(
+    statistics: "ActivationStatistics", *, metric: str = "auto", ridge: float = DEFAULT_RIDGE, **others: Any
+) -> dict[str, Any]:
+    return {"metric": chosen_metric(statistics.sites, metric), "ridge": ridge}
 
 
 class _Weights(Sequence[SiteWeights]):

@@ -29,8 +29,8 @@ class Regularisation:
             the identity by the estimate of Ledoit and Wolf (2004), times ``strength``, with the error of the sample
             covariance told by its two halves: their fourth moments take tokens for independent, and those of one
             image are not. ``"oas"`` does by the Oracle Approximating estimate (Chen et al. 2010), the tokens
-            counting as ``strength`` times as many independent ones. ``"edge"`` drops the eigenvalues below the Marchenko-Pastur edge (as
-            Denoised VBP does), tokens counted likewise, and adds a ridge of 1e-3.
+            counting as ``strength`` times as many independent ones. ``"edge"`` drops the eigenvalues below the
+            Marchenko-Pastur edge (as Denoised VBP does), tokens counted likewise, and adds a ridge of 1e-3.
         strength: 0 or more; what it means depends on the kind.
 
     Raises:

@@ -65,7 +65,7 @@ def test_the_second_half_is_what_the_first_leaves():
     both = full_halves(site)
     errors = choose_regularisation(site, weights, KEPT)[1]
     site.halves = (site.halves[0], FakeMoments.of(site.samples[200:], full=False))
-    first, second = full_halves(site)
+    _, second = full_halves(site)
     torch.testing.assert_close(second.comoment, both[1].comoment, rtol=1e-10, atol=1e-10)
     assert choose_regularisation(site, weights, KEPT)[1] == pytest.approx(errors)
 

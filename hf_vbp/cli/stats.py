@@ -46,6 +46,9 @@ def gather(
         typer.Option(help="full: covariances too; diagonal is enough for the paper's method."),
     ] = "full",
     output_metric: Annotated[bool, typer.Option(help="Also gather which output directions matter, for obs.")] = True,
+    curves: Annotated[
+        bool, typer.Option(help="Also run the greedy elimination of obs, which every plan can use.")
+    ] = True,
     resume: Annotated[Path | None, typer.Option(help="Folder for the state; a killed pass goes on from it.")] = None,
     max_bytes: Annotated[int | None, typer.Option(help="Refuse to start when the sums would take more.")] = None,
     overwrite: groups.Overwrite = False,
@@ -61,6 +64,7 @@ def gather(
         output=output,
         moments=moments,
         output_metric=output_metric,
+        curves=curves,
         revision=loading.revision,
         dtype=loading.dtype,
         device=loading.device,
@@ -119,7 +123,10 @@ def _show(statistics: Any, name: str) -> None:
     ]
     columns = ("MLP", "width", "tokens", "nearly constant", "smallest variance", "largest variance")
     console = standard_output()
-    console.print(table(f"{name}: {statistics.images} images, {statistics.tokens} tokens", columns, rows))
+    held = statistics.fingerprints.get("curves")
+    caption = None if held is None else f"with the elimination curves of obs ({held['metric']} metric)"
+    title = f"{name}: {statistics.images} images, {statistics.tokens} tokens"
+    console.print(table(title, columns, rows, caption=caption))
     agreement = halves_agreement(statistics)
     if agreement is not None:
         shown = [(percent(item.ratio, 0), percent(item.kept), percent(item.pruned)) for item in agreement.overlaps]

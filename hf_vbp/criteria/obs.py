@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
 
 from hf_vbp.criteria.base import Ranking, SiteStatisticsLike, SiteWeights, covariance_of, register_criterion
 from hf_vbp.elimination import EliminationCurve, Progress, eliminate, output_gram
@@ -65,11 +64,12 @@ def elimination_curves(
 ) -> list[EliminationCurve]:
     """Run the greedy elimination of every site; the arguments are those of :func:`obs`.
 
-    Independent of any budget, so it is worth saving: :meth:`EliminationCurve.to_tensors`.
+    Independent of any budget, so it is worth saving: :func:`hf_vbp.with_curves`.
     """
     if ridge < 0:
         raise ConfigurationError(f"ridge must be 0 or more, not {ridge}")
-    metrics = _metrics(statistics, metric)
+    chosen = chosen_metric(statistics, metric)
+    metrics = [None if chosen == "identity" else site.metric for site in statistics]
     curves = []
     for site, site_weights, site_metric in zip(statistics, weights, metrics, strict=True):
         covariance = covariance_of(site.moments, site.name)
@@ -85,10 +85,15 @@ def elimination_curves(
     return curves
 
 
-def _metrics(statistics: Sequence[SiteStatisticsLike], metric: str) -> list[Tensor | None]:
+def chosen_metric(statistics: Sequence[SiteStatisticsLike], metric: str) -> str:
+    """Return ``"gradient"`` or ``"identity"``, which ``metric`` comes to on these statistics.
+
+    Raises:
+        ConfigurationError: There is no such metric.
+        StatisticsError: ``"gradient"`` was asked for and not gathered.
+    """
     if metric not in METRICS:
         raise ConfigurationError(f"metric must be one of {', '.join(METRICS)}, not {metric!r}")
-    gathered = [site.metric for site in statistics]
     lacking = [site.name for site in statistics if site.metric is None]
     if metric == "gradient" and lacking:
         raise StatisticsError(
@@ -96,7 +101,7 @@ def _metrics(statistics: Sequence[SiteStatisticsLike], metric: str) -> list[Tens
             "or use metric='identity'"
         )
     # One metric for all or for none: costs of different sites must be of one unit.
-    return [None] * len(gathered) if metric == "identity" or lacking else gathered
+    return "identity" if metric == "identity" or lacking else "gradient"
 
 
 def _ranking(curve: EliminationCurve) -> Ranking:

@@ -11,6 +11,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from hf_vbp.elimination import EliminationCurve
 from hf_vbp.errors import StatisticsError
 from hf_vbp.moments import Moments
 from hf_vbp.statistics.store import ActivationStatistics, SiteStatistics
@@ -25,7 +26,8 @@ def save_statistics(statistics: ActivationStatistics, path: Path) -> None:
 
     Tensors by site: ``sites.I.count`` ``()`` int64, ``.mean`` and ``.m2`` ``(hidden,)``, ``.comoment``
     ``(hidden, hidden)``, ``.metric`` ``(out, out)``, all float64, and ``sites.I.halves.H.count|mean|m2``, with
-    ``.comoment`` for the first half only, as in :class:`SiteStatistics`.
+    ``.comoment`` for the first half only, as in :class:`SiteStatistics`; ``sites.I.curve.order`` int64 and
+    ``.costs`` float64, ``(hidden,)``.
 
     Raises:
         StatisticsError: The file cannot be written.
@@ -35,6 +37,8 @@ def save_statistics(statistics: ActivationStatistics, path: Path) -> None:
         tensors.update(_moments_tensors(f"sites.{site.index}", site.moments))
         if site.metric is not None:
             tensors[f"sites.{site.index}.metric"] = site.metric
+        for name, tensor in ({} if site.curve is None else site.curve.to_tensors()).items():
+            tensors[f"sites.{site.index}.curve.{name}"] = tensor
         for number, half in enumerate(site.halves or ()):
             tensors.update(_moments_tensors(f"sites.{site.index}.halves.{number}", half))
     description = {"sites": [site.name for site in statistics.sites], "fingerprints": statistics.fingerprints}
@@ -153,7 +157,21 @@ def _read_site(
         )
         if any(half.hidden != moments.hidden for half in halves):
             raise StatisticsError(f"{path}: the halves of {prefix} do not have its {moments.hidden} neurons")
-    return SiteStatistics(name, index, moments, metric, (halves[0], halves[1]) if halves else None)
+    curve = _read_curve(path, tensors, f"{prefix}.curve.", moments.hidden)
+    return SiteStatistics(name, index, moments, metric, (halves[0], halves[1]) if halves else None, curve)
+
+
+def _read_curve(path: Path, tensors: dict[str, torch.Tensor], prefix: str, hidden: int) -> EliminationCurve | None:
+    held = {name.removeprefix(prefix): tensors.pop(name) for name in list(tensors) if name.startswith(prefix)}
+    if not held:
+        return None
+    try:
+        curve = EliminationCurve.from_tensors(held)
+    except StatisticsError as error:
+        raise StatisticsError(f"{path}: {prefix.rstrip('.')}: {error}") from error
+    if len(curve.order) != hidden:
+        raise StatisticsError(f"{path}: {prefix}order is of {len(curve.order)} neurons, the site has {hidden}")
+    return curve
 
 
 def _read_moments(path: Path, tensors: dict[str, torch.Tensor], prefix: str, full: bool) -> Moments:

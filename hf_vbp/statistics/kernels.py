@@ -51,7 +51,7 @@ class Workspace:
     def take(
         self, name: str, shape: tuple[int, ...], device: torch.device, dtype: torch.dtype = torch.float32
     ) -> torch.Tensor:
-        """Return uninitialised memory of ``shape``; what was taken under ``name``, always of one dtype, is given up."""
+        """Return uninitialised memory of ``shape``; what was taken under ``name`` is given up."""
         size = math.prod(shape)
         buffer = self._buffers.get(name)
         if buffer is None or buffer.numel() < size or buffer.device != device:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import torch
 from torch import nn
 
 from hf_vbp.adapters import find_sites
+from hf_vbp.elimination import EliminationCurve
 from hf_vbp.errors import StatisticsError, StatisticsMismatchError
 from hf_vbp.moments import Moments
 from hf_vbp.statistics.fingerprints import ImageSketch, model_identity, sites_fingerprint
@@ -33,6 +35,7 @@ class SiteStatistics:
         halves: Moments of the two halves of the pass; ``None`` when the pass was too short to have two. Where
             ``moments`` has co-moments, so has the first half; those of the second are the rest, and
             :func:`hf_vbp.criteria.base.full_halves` returns them, so that two matrices are held and not three.
+        curve: What greedy elimination found at this site, where :func:`hf_vbp.with_curves` has put it.
     """
 
     name: str
@@ -40,9 +43,10 @@ class SiteStatistics:
     moments: Moments
     metric: torch.Tensor | None = None
     halves: tuple[Moments, Moments] | None = None
+    curve: EliminationCurve | None = None
 
     def merge(self, other: SiteStatistics) -> SiteStatistics:
-        """Return the statistics of both sets of images.
+        """Return the statistics of both sets of images, without a curve, which is of one set only.
 
         Raises:
             StatisticsError: The two do not hold the same kinds of statistics.
@@ -61,7 +65,7 @@ class SiteStatistics:
             if (mine[0].comoment is None) != (theirs[0].comoment is None):
                 mine, theirs = _diagonals(mine), _diagonals(theirs)
             halves = (mine[0].merge(theirs[0]), mine[1].merge(theirs[1]))
-        return replace(self, moments=self.moments.merge(other.moments), metric=metric, halves=halves)
+        return replace(self, moments=self.moments.merge(other.moments), metric=metric, halves=halves, curve=None)
 
     @property
     def nbytes(self) -> int:
@@ -79,7 +83,8 @@ class ActivationStatistics:
         fingerprints: What the statistics belong to, ready for JSON: ``weights`` (hash of the site weights),
             ``model`` (id, revision, model_type, architecture), ``dtype``, ``data`` (provenance as given),
             ``images``, ``tokens`` (of the first site), ``moments`` (``"diagonal"`` or ``"full"``),
-            ``output_metric`` (``None`` or its seed), ``image_sketch`` and ``versions``.
+            ``output_metric`` (``None`` or its seed), ``image_sketch`` and ``versions``; and, where curves are
+            held, ``curves``, the options that they were made with.
     """
 
     sites: tuple[SiteStatistics, ...]
@@ -159,8 +164,14 @@ class ActivationStatistics:
         fingerprints["images"] = self.images + other.images
         fingerprints["tokens"] = sites[0].moments.count
         fingerprints["image_sketch"] = sketch.hashes()
+        fingerprints.pop("curves", None)
         fingerprints["data"] = _merged_data(self.fingerprints["data"], other.fingerprints["data"])
         return ActivationStatistics(sites, fingerprints)
+
+    def curves(self, options: Mapping[str, Any]) -> list[EliminationCurve] | None:
+        """Return the curves of all sites, or None unless they are held and were made with ``options``."""
+        held = [site.curve for site in self.sites if site.curve is not None]
+        return held if len(held) == len(self.sites) and self.fingerprints.get("curves") == dict(options) else None
 
     def save(self, path: str | Path) -> None:
         """Write everything to one safetensors file; see :func:`hf_vbp.statistics.files.save_statistics`."""

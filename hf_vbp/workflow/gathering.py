@@ -24,6 +24,8 @@ class StatsRequest:
         output: File of the statistics.
         moments: ``"diagonal"`` or ``"full"``.
         output_metric: Whether to gather the output metric for criterion ``obs``.
+        curves: Whether to run the greedy elimination of ``obs`` too, where there are covariances, so that no plan
+            has to.
         revision: Revision of the model.
         dtype: What to load it in.
         device: Where to compute.
@@ -37,6 +39,7 @@ class StatsRequest:
     output: Path
     moments: Literal["diagonal", "full"] = "diagonal"
     output_metric: bool = False
+    curves: bool = True
     revision: str | None = None
     dtype: str = "auto"
     device: str | None = None
@@ -52,6 +55,7 @@ def run_stats(request: StatsRequest, reporter: Reporter) -> "ActivationStatistic
         HfVbpError: Anything that cannot be done, before the pass where that can be known.
     """
     from hf_vbp.adapters import find_sites
+    from hf_vbp.planning import with_curves
     from hf_vbp.statistics import collect_statistics, statistics_bytes
 
     check_output_file(request.output, request.overwrite)
@@ -73,6 +77,10 @@ def run_stats(request: StatsRequest, reporter: Reporter) -> "ActivationStatistic
             max_bytes=request.max_bytes,
         )
     if leads():
+        if request.curves and request.moments == "full":
+            with reporter.stage("Elimination", len(sites)) as progress:
+                device = str(loaded.model.device)
+                statistics = with_curves(loaded.model, statistics, device=device, progress=progress)
         statistics.save(request.output)
     return statistics
 
