@@ -82,7 +82,9 @@ def run_case(case: Sequence[str], options: argparse.Namespace) -> Iterator[Row]:
     name, calibration, evaluation = case
     model = AutoModelForImageClassification.from_pretrained(name).eval()
     images = load_images(calibration, model=model, limit=options.limit, seed=options.seed)
-    statistics = collect_statistics(model, images.loader, moments="full", output_metric=True, seed=options.seed)
+    statistics = collect_statistics(
+        model, images.loader, moments="full", output_metric=True, token_weights=True, seed=options.seed
+    )
     held_out = load_images(
         evaluation, model=model, limit=options.evaluation_limit, require_labels=True, purpose="evaluation"
     )

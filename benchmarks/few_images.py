@@ -83,7 +83,9 @@ def run(options: argparse.Namespace) -> Iterator[Row]:
     judge = Judge.of(model, options.evaluation, options.evaluation_limit)
     for limit in options.limits:
         images = load_images(options.calibration, model=model, limit=limit, seed=options.seed)
-        statistics = collect_statistics(model, images.loader, moments="full", output_metric=True, seed=options.seed)
+        statistics = collect_statistics(
+            model, images.loader, moments="full", output_metric=True, token_weights=True, seed=options.seed
+        )
         rankings = rank_sites(model, statistics, "obs")
         for ratio in options.ratios:
             first: tuple[torch.Tensor, torch.Tensor] | None = None

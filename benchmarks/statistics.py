@@ -56,7 +56,7 @@ import torch
 from transformers import ViTConfig, ViTForImageClassification
 
 from hf_vbp.adapters import find_sites
-from hf_vbp.statistics.accumulator import SiteAccumulator
+from hf_vbp.statistics.accumulator import Depth, SiteAccumulator
 from hf_vbp.statistics.fingerprints import ImageSketch, hash_images
 from hf_vbp.statistics.kernels import Workspace
 from hf_vbp.statistics.passes import ListeningModel
@@ -68,6 +68,8 @@ SHAPES = {
 }
 # Two blocks of each half, so that batches of 1 and 16 touch both.
 IMAGES = 64
+DIAGONAL, FULL, METRIC = Depth(), Depth(full=True, halves=True), Depth(metric=True)
+ALL = Depth(full=True, halves=True, metric=True, weighted=True)
 M_TRIM_THRESHOLD = -1
 M_MMAP_THRESHOLD = -3
 
@@ -102,10 +104,10 @@ class Naive(Bare):
 class Pass:
     """Everything that a pass does with one batch."""
 
-    def __init__(self, model: ViTForImageClassification, *, full: bool = False, metric: bool = False) -> None:
+    def __init__(self, model: ViTForImageClassification, depth: Depth) -> None:
         workspace = Workspace()
-        self.accumulators = [SiteAccumulator(s, workspace, full=full, metric=metric) for s in find_sites(model)]
-        self.listening = ListeningModel(model, self.accumulators, 0 if metric else None)
+        self.accumulators = [SiteAccumulator(site, workspace, depth) for site in find_sites(model)]
+        self.listening = ListeningModel(model, self.accumulators, 0 if depth.metric else None)
         self.sketch = ImageSketch()
 
     def __call__(self, images: torch.Tensor, indices: range) -> None:
@@ -122,7 +124,7 @@ def main() -> None:
     parser.add_argument("--batches", nargs="+", type=int, default=[1, 16, 64])
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--metric", action="store_true", help="also time the output metric")
+    parser.add_argument("--metric", action="store_true", help="also time the output metric, and everything together")
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--cpu-time", action="store_true", help="best processor time instead of median wall time")
     options = parser.parse_args()
@@ -132,7 +134,10 @@ def main() -> None:
     for device in devices:
         name = torch.cuda.get_device_name() if device == "cuda" else f"{options.threads} threads"
         print(f"{device} ({name}), torch {torch.__version__}, {options.dtype}, {options.rounds} rounds")
-        print("model    batch  forward ms  var_mean hook  diagonal   full" + ("  metric" if options.metric else ""))
+        print(
+            "model    batch  forward ms  var_mean hook  diagonal   full"
+            + ("  metric     all" if options.metric else "")
+        )
         for shape in options.models:
             for batch in options.batches:
                 print_row(shape, batch, torch.device(device), options)
@@ -157,11 +162,12 @@ def print_row(shape: str, batch: int, device: torch.device, options: argparse.Na
     ways: dict[str, Callable[[torch.Tensor, range], None]] = {
         "bare": Bare(model),
         "naive": Naive(model),
-        "diagonal": Pass(model),
-        "full": Pass(model, full=True),
+        "diagonal": Pass(model, DIAGONAL),
+        "full": Pass(model, FULL),
     }
     if options.metric:
-        ways["metric"] = Pass(model, metric=True)
+        ways["metric"] = Pass(model, METRIC)
+        ways["all"] = Pass(model, ALL)
     images = torch.randn(batch, 3, 224, 224, device=device)
     times: dict[str, list[float]] = {name: [] for name in ways}
     for turn in range(options.rounds + 1):
@@ -174,7 +180,7 @@ def print_row(shape: str, batch: int, device: torch.device, options: argparse.Na
     middle = min if options.cpu_time else statistics.median
     bare = middle(times["bare"])
     ratios = [middle(times[name]) / bare for name in ways if name != "bare"]
-    columns = "".join(f"{ratio:>{width}.3f}" for ratio, width in zip(ratios, (15, 10, 7, 8), strict=False))
+    columns = "".join(f"{ratio:>{width}.3f}" for ratio, width in zip(ratios, (15, 10, 7, 8, 8), strict=False))
     print(f"{shape:8}{batch:>6}{1e3 * bare:>12.1f}{columns}", flush=True)
 
 
@@ -186,8 +192,8 @@ def print_memory(shape: str, batch: int, device: torch.device, options: argparse
     images = torch.randn(batch, 3, 224, 224, device=device)
     makers: dict[str, Callable[[], Callable[[torch.Tensor, range], None]]] = {
         "bare": lambda: Bare(model),
-        "diagonal": lambda: Pass(model),
-        "full": lambda: Pass(model, full=True),
+        "diagonal": lambda: Pass(model, DIAGONAL),
+        "full": lambda: Pass(model, FULL),
     }
 
     def task(name: str, batches: int) -> None:

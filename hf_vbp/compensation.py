@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hf_vbp.criteria.base import SiteStatisticsLike, SiteWeights, covariance_of, full_halves
+from hf_vbp.criteria.base import SiteStatisticsLike, SiteWeights, covariance_of, full_halves, least_squares_moments
 from hf_vbp.errors import ConfigurationError
 from hf_vbp.least_squares import complement, fold
 from hf_vbp.regularisation import Regularisation, choose_regularisation, sampling_noise
@@ -47,6 +47,7 @@ def linear(
     *,
     ridge: float = DEFAULT_RIDGE,
     regularisation: str = "ridge",
+    token_weights: str = "auto",
     covariance: Tensor | None = None,
 ) -> Compensated:
     """Predict the pruned neurons from those that stay, by least squares, and fold the prediction in.
@@ -63,18 +64,20 @@ def linear(
             ``regularisation`` is another kind.
         regularisation: A kind of :class:`hf_vbp.regularisation.Regularisation`, or ``"held-out"`` to choose kind and
             strength for this site by :func:`hf_vbp.regularisation.choose_regularisation`.
+        token_weights: ``"gradient"`` fits to tokens that count by the norm of their gradient, ``"none"`` to all
+            alike, ``"auto"`` to the former where it was gathered.
         covariance: ``(hidden, hidden)`` float64 to use as it is, in place of the regularised sample covariance.
 
     Raises:
         ConfigurationError: An option cannot be meant.
         StatisticsError: The statistics lack the covariances.
     """
+    moments = least_squares_moments(site, token_weights)
     if covariance is None:
-        sampled = covariance_of(site.moments, site.name)
         cleaner = _cleaner(regularisation, ridge, weights, kept, site)
-        covariance = cleaner.apply(sampled, site.moments.count, noise=_noise(cleaner, site))
+        covariance = cleaner.apply(covariance_of(moments, site.name), moments.count, noise=_noise(cleaner, site))
     pruned = complement(kept, weights.hidden)
-    removed, hidden_mean = weights.fc2_weight[:, pruned], site.moments.mean
+    removed, hidden_mean = weights.fc2_weight[:, pruned], moments.mean
     folded = fold(covariance, kept, pruned, removed)
     if folded is None:
         warnings.warn(

@@ -11,7 +11,7 @@ from hf_vbp.adapters import MLPSite, check_finite_weights, find_sites
 from hf_vbp.budget import COSTS, Budget
 from hf_vbp.compensation import COMPENSATIONS
 from hf_vbp.criteria import CRITERIA, Ranking, SiteWeights, rank
-from hf_vbp.criteria.obs import DEFAULT_RIDGE, chosen_metric, elimination_curves
+from hf_vbp.criteria.obs import curve_options, elimination_curves
 from hf_vbp.elimination import Progress
 from hf_vbp.errors import ConfigurationError, StatisticsError
 from hf_vbp.plan import PruningPlan, SitePlan, known
@@ -21,6 +21,8 @@ from hf_vbp.selection import Limits, RemovalOrder
 if TYPE_CHECKING:
     from hf_vbp.statistics import ActivationStatistics
 
+# Options of criterion obs that its curves depend on.
+CURVE_OPTIONS = ("metric", "ridge", "token_weights")
 # From widths to the fraction of the dense latency that a model of such widths needs.
 LatencyOf = Callable[[Sequence[int]], float]
 
@@ -117,7 +119,8 @@ def rank_sites(model: nn.Module, statistics: "ActivationStatistics", criterion: 
     if statistics.images < 2:
         raise StatisticsError("The statistics saw 1 image, but at least 2 are needed to tell what varies.")
     if criterion == "obs" and "curves" not in options:
-        options["curves"] = statistics.curves(_curve_options(statistics, **options))
+        chosen = {name: value for name, value in options.items() if name in CURVE_OPTIONS}
+        options["curves"] = statistics.curves(curve_options(statistics.sites, **chosen))
     return rank(criterion, statistics.sites, _Weights(sites), **options)
 
 
@@ -125,10 +128,9 @@ def with_curves(
     model: nn.Module,
     statistics: "ActivationStatistics",
     *,
-    metric: str = "auto",
-    ridge: float = DEFAULT_RIDGE,
     device: str | None = None,
     progress: Progress | None = None,
+    **options: Any,
 ) -> "ActivationStatistics":
     """Run the greedy elimination of criterion ``obs`` once, and keep its curves with the statistics.
 
@@ -137,10 +139,9 @@ def with_curves(
     Args:
         model: The dense model; it is only read.
         statistics: What was gathered on it, with covariances.
-        metric: As for :func:`hf_vbp.criteria.obs.obs`.
-        ridge: As there.
         device: Where to compute; by default where the statistics are.
         progress: Called with the number of sites done and of all.
+        options: ``metric``, ``ridge`` and ``token_weights`` of :func:`hf_vbp.criteria.obs.obs`.
 
     Returns:
         New statistics that hold the curves; the argument is not changed.
@@ -153,16 +154,10 @@ def with_curves(
     sites = find_sites(model)
     check_finite_weights(sites)
     statistics.check_model(model)
-    options = _curve_options(statistics, metric=metric, ridge=ridge)
-    curves = elimination_curves(statistics.sites, _Weights(sites), **options, device=device, progress=progress)
+    chosen = curve_options(statistics.sites, **options)
+    curves = elimination_curves(statistics.sites, _Weights(sites), **chosen, device=device, progress=progress)
     held = tuple(replace(site, curve=curve) for site, curve in zip(statistics.sites, curves, strict=True))
-    return replace(statistics, sites=held, fingerprints={**statistics.fingerprints, "curves": options})
-
-
-def _curve_options(
-    statistics: "ActivationStatistics", *, metric: str = "auto", ridge: float = DEFAULT_RIDGE, **others: Any
-) -> dict[str, Any]:
-    return {"metric": chosen_metric(statistics.sites, metric), "ridge": ridge}
+    return replace(statistics, sites=held, fingerprints={**statistics.fingerprints, "curves": chosen})
 
 
 class _Weights(Sequence[SiteWeights]):

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from hf_vbp.statistics import ActivationStatistics
 
 Progress = Callable[[int, int | None], None]
+# Regularisations of the linear compensation that are chosen from two halves of the images.
+NEED_HALVES = ("held-out", "ledoit-wolf")
 
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -116,14 +118,17 @@ class VBPConfig:
     def needs(self, model: nn.Module) -> dict[str, Any]:
         """Return what must be gathered on ``model``, as options of :func:`hf_vbp.collect_statistics`.
 
-        The output metric of ``obs`` needs predicted labels; for a bare backbone all output directions count alike,
-        and the plan says so (``predicted["metric"]``).
+        The output metric of ``obs`` and its token weights need predicted labels; for a bare backbone all output
+        directions and all tokens count alike, and the plan says so (``predicted["metric"]``).
         """
-        covariances = self.criterion == "obs" or self.compensation == "linear"
+        full = self.criterion == "obs" or self.compensation == "linear"
         classifies = "ForImageClassification" in type(model).__name__
+        by_halves = self.compensation_options.get("regularisation") in NEED_HALVES
         return {
-            "moments": "full" if covariances else "diagonal",
+            "moments": "full" if full else "diagonal",
             "output_metric": self.criterion == "obs" and classifies,
+            "half_comoments": full and by_halves,
+            "token_weights": self.criterion == "obs" and classifies,
         }
 
     def to_dict(self) -> dict[str, Any]:

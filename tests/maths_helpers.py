@@ -40,6 +40,7 @@ class FakeSite:
     metric: Tensor | None = None
     halves: tuple[FakeMoments, FakeMoments] | None = None
     index: int = 0
+    weighted: FakeMoments | None = None
     samples: Tensor | None = field(default=None, repr=False)
 
 

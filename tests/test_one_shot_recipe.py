@@ -1,4 +1,4 @@
-"""The recipe that others are to check the one-shot figures with: its commands, word for word, on the built-in sample."""
+"""The recipe that others are to check the one-shot figures with: its commands, word for word, on the sample."""
 
 import csv
 import re

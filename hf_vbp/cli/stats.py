@@ -46,6 +46,9 @@ def gather(
         typer.Option(help="full: covariances too; diagonal is enough for the paper's method."),
     ] = "full",
     output_metric: Annotated[bool, typer.Option(help="Also gather which output directions matter, for obs.")] = True,
+    token_weights: Annotated[
+        bool, typer.Option(help="Also gather covariances with tokens weighted by their gradients, for obs.")
+    ] = True,
     curves: Annotated[
         bool, typer.Option(help="Also run the greedy elimination of obs, which every plan can use.")
     ] = True,
@@ -64,6 +67,8 @@ def gather(
         output=output,
         moments=moments,
         output_metric=output_metric,
+        # What was switched off before it is not worth an error.
+        token_weights=token_weights and output_metric and moments == "full",
         curves=curves,
         revision=loading.revision,
         dtype=loading.dtype,

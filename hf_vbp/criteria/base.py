@@ -57,6 +57,11 @@ class SiteStatisticsLike(Protocol):
         ...
 
     @property
+    def weighted(self) -> MomentsLike | None:
+        """The moments in which tokens count by the norm of their gradient, or None when not gathered."""
+        ...
+
+    @property
     def halves(self) -> tuple[MomentsLike, MomentsLike] | None:
         """The moments of two disjoint halves of the images, or None; see :func:`full_halves` for co-moments."""
         ...
@@ -222,6 +227,33 @@ def covariance_of(moments: MomentsLike, name: str) -> Tensor:
     if moments.count < 2:
         raise StatisticsError(f"site {name!r} saw {moments.count} tokens; a covariance needs two or more")
     return moments.comoment / (moments.count - 1)
+
+
+TOKEN_WEIGHTS = ("auto", "gradient", "none")
+
+
+def least_squares_moments(site: SiteStatisticsLike, token_weights: str) -> MomentsLike:
+    """Return the moments that least squares is to be fitted to.
+
+    Args:
+        site: The statistics of the site.
+        token_weights: ``"gradient"``, tokens count by the norm of their gradient; ``"none"``, all alike; ``"auto"``,
+            the former where it was gathered.
+
+    Raises:
+        ConfigurationError: There are no such weights.
+        StatisticsError: ``"gradient"`` was asked for and not gathered.
+    """
+    if token_weights not in TOKEN_WEIGHTS:
+        raise ConfigurationError(f"token_weights must be one of {', '.join(TOKEN_WEIGHTS)}, not {token_weights!r}")
+    if site.weighted is not None and token_weights != "none":
+        return site.weighted
+    if token_weights == "gradient":
+        raise StatisticsError(
+            f"the statistics of site {site.name!r} hold no weighted moments; gather them with token_weights=True, or "
+            "use token_weights='none'"
+        )
+    return site.moments
 
 
 def full_halves(site: SiteStatisticsLike) -> tuple[MomentsLike, MomentsLike] | None:

@@ -1,10 +1,18 @@
 """Optimal Brain Surgeon: the curves of greedy elimination of all sites, merged by marginal cost."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 
-from hf_vbp.criteria.base import Ranking, SiteStatisticsLike, SiteWeights, covariance_of, register_criterion
+from hf_vbp.criteria.base import (
+    Ranking,
+    SiteStatisticsLike,
+    SiteWeights,
+    covariance_of,
+    least_squares_moments,
+    register_criterion,
+)
 from hf_vbp.elimination import EliminationCurve, Progress, eliminate, output_gram
 from hf_vbp.errors import ConfigurationError, StatisticsError
 
@@ -21,6 +29,7 @@ def obs(
     *,
     metric: str = "auto",
     ridge: float = DEFAULT_RIDGE,
+    token_weights: str = "auto",
     curves: Sequence[EliminationCurve] | None = None,
     device: str | None = None,
     progress: Progress | None = None,
@@ -37,6 +46,8 @@ def obs(
         metric: ``"gradient"`` weighs output errors by ``G = E[g g^T]`` of the statistics, across sites too;
             ``"identity"`` by nothing; ``"auto"`` takes the former where all sites have it.
         ridge: Added to the diagonal of the covariance, as a share of its mean.
+        token_weights: ``"gradient"`` takes the covariance in which tokens count by the norm of their gradient,
+            ``"none"`` the plain one; ``"auto"`` the former where all sites have it and the metric is ``"gradient"``.
         curves: Curves of an earlier call of :func:`elimination_curves`, to be merged as they are.
         device: Where to compute; by default where the statistics are.
         progress: Called with the number of sites done and of all.
@@ -46,7 +57,8 @@ def obs(
         StatisticsError: The statistics lack what is needed.
     """
     if curves is None:
-        curves = elimination_curves(statistics, weights, metric=metric, ridge=ridge, device=device, progress=progress)
+        options = curve_options(statistics, metric=metric, ridge=ridge, token_weights=token_weights)
+        curves = elimination_curves(statistics, weights, **options, device=device, progress=progress)
     sizes = [len(curve.order) for curve in curves]
     if sizes != [site_weights.hidden for site_weights in weights]:
         raise ConfigurationError(f"the curves are of sites of {sizes} neurons, and this model has others")
@@ -59,6 +71,7 @@ def elimination_curves(
     *,
     metric: str = "auto",
     ridge: float = DEFAULT_RIDGE,
+    token_weights: str = "auto",
     device: str | None = None,
     progress: Progress | None = None,
 ) -> list[EliminationCurve]:
@@ -66,13 +79,11 @@ def elimination_curves(
 
     Independent of any budget, so it is worth saving: :func:`hf_vbp.with_curves`.
     """
-    if ridge < 0:
-        raise ConfigurationError(f"ridge must be 0 or more, not {ridge}")
-    chosen = chosen_metric(statistics, metric)
-    metrics = [None if chosen == "identity" else site.metric for site in statistics]
+    chosen = curve_options(statistics, metric=metric, ridge=ridge, token_weights=token_weights)
+    metrics = [None if chosen["metric"] == "identity" else site.metric for site in statistics]
     curves = []
     for site, site_weights, site_metric in zip(statistics, weights, metrics, strict=True):
-        covariance = covariance_of(site.moments, site.name)
+        covariance = covariance_of(least_squares_moments(site, chosen["token_weights"]), site.name)
         if ridge and len(covariance):
             covariance.diagonal().add_(ridge * covariance.diagonal().mean())
         try:
@@ -85,13 +96,21 @@ def elimination_curves(
     return curves
 
 
-def chosen_metric(statistics: Sequence[SiteStatisticsLike], metric: str) -> str:
-    """Return ``"gradient"`` or ``"identity"``, which ``metric`` comes to on these statistics.
+def curve_options(
+    statistics: Sequence[SiteStatisticsLike],
+    *,
+    metric: str = "auto",
+    ridge: float = DEFAULT_RIDGE,
+    token_weights: str = "auto",
+) -> dict[str, Any]:
+    """Return what the options of :func:`obs` come to on these statistics, ``"auto"`` replaced by what it takes.
 
     Raises:
-        ConfigurationError: There is no such metric.
-        StatisticsError: ``"gradient"`` was asked for and not gathered.
+        ConfigurationError: An option cannot be meant.
+        StatisticsError: What was asked for was not gathered.
     """
+    if ridge < 0:
+        raise ConfigurationError(f"ridge must be 0 or more, not {ridge}")
     if metric not in METRICS:
         raise ConfigurationError(f"metric must be one of {', '.join(METRICS)}, not {metric!r}")
     lacking = [site.name for site in statistics if site.metric is None]
@@ -100,8 +119,14 @@ def chosen_metric(statistics: Sequence[SiteStatisticsLike], metric: str) -> str:
             f"the statistics of site {lacking[0]!r} hold no output metric; gather them with output_metric=True, "
             "or use metric='identity'"
         )
-    # One metric for all or for none: costs of different sites must be of one unit.
-    return "identity" if metric == "identity" or lacking else "gradient"
+    # One metric and one kind of moments for all: costs of different sites must be of one unit.
+    metric = "identity" if metric == "identity" or lacking else "gradient"
+    if token_weights == "auto":
+        weighted = metric == "gradient" and all(site.weighted is not None for site in statistics)
+        token_weights = "gradient" if weighted else "none"
+    for site in statistics:
+        least_squares_moments(site, token_weights)
+    return {"metric": metric, "ridge": ridge, "token_weights": token_weights}
 
 
 def _ranking(curve: EliminationCurve) -> Ranking:

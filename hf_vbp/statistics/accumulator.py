@@ -1,22 +1,39 @@
-"""The running statistics of one site: two halves and, when asked for, co-moments and the output metric."""
+"""The running statistics of one site: two halves and, when asked for, co-moments, metric and weighted moments."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 
 from hf_vbp.adapters import MLPSite
 from hf_vbp.errors import StatisticsError
-from hf_vbp.moments import Moments
 from hf_vbp.statistics.comoments import Comoments
-from hf_vbp.statistics.kernels import MAX_ROWS, BatchMoments, Workspace, batch_moments, full_precision
+from hf_vbp.statistics.kernels import MAX_ROWS, Workspace, batch_moments, full_precision, weighted_moments
+from hf_vbp.statistics.running import RunningMoments
 from hf_vbp.statistics.store import SiteStatistics
 
 # Images of one block go to the same half; blocks alternate. By image, so that neither the batch size nor the
 # number of processes changes what a half holds.
 HALF_BLOCK = 16
+
+
+@dataclass(frozen=True)
+class Depth:
+    """What is gathered at every site besides means and variances.
+
+    Attributes:
+        full: Co-moments of all images.
+        halves: Co-moments of the halves too; only where ``full``.
+        metric: The output metric.
+        weighted: Moments in which tokens count by the norm of their gradient; only where ``full`` and ``metric``.
+    """
+
+    full: bool = False
+    halves: bool = False
+    metric: bool = False
+    weighted: bool = False
 
 
 def accumulation_device(device: torch.device) -> torch.device:
@@ -27,18 +44,17 @@ def accumulation_device(device: torch.device) -> torch.device:
 class SiteAccumulator:
     """Takes in the activations of one site, batch by batch, in memory that does not grow."""
 
-    def __init__(self, site: MLPSite, workspace: Workspace, *, full: bool, metric: bool) -> None:
-        self.site = site
-        self.workspace = workspace
+    def __init__(self, site: MLPSite, workspace: Workspace, depth: Depth) -> None:
+        self.site, self.workspace, self.depth = site, workspace, depth
         self.device = accumulation_device(site.fc2.weight.device)
-        self.counts = [0, 0]
-        hidden = site.intermediate_size
-        self.means = torch.zeros(2, hidden, dtype=torch.float64, device=self.device)
-        self.m2s = torch.zeros(2, hidden, dtype=torch.float64, device=self.device)
         self.finite: list[torch.Tensor] = []
-        self.comoments = tuple(Comoments(hidden, workspace, self.device) for _ in range(2)) if full else None
+        self.halves = tuple(self._running(depth.full and depth.halves) for _ in range(2))
+        self.whole = None
+        if depth.full and not depth.halves:
+            self.whole = Comoments(site.intermediate_size, workspace, self.device)
+        self.weighted = self._running(True) if depth.weighted else None
         out = site.hidden_size
-        self.metric = torch.zeros(out, out, dtype=torch.float64, device=self.device) if metric else None
+        self.metric = torch.zeros(out, out, dtype=torch.float64, device=self.device) if depth.metric else None
         self.metric_count = 0
 
     def add(self, hidden_states: torch.Tensor, spans: Sequence[tuple[int, int, int]]) -> None:
@@ -49,15 +65,15 @@ class SiteAccumulator:
             spans: ``(half, first, last + 1)`` image positions of the batch, in order.
         """
         with full_precision(hidden_states.device):
-            for half, start, stop in spans:
-                rows = hidden_states[start:stop].reshape(-1, hidden_states.shape[-1])
-                comoments = None if self.comoments is None else self.comoments[half]
+            for number, start, stop in spans:
+                rows, half = hidden_states[start:stop].reshape(-1, hidden_states.shape[-1]), self.halves[number]
+                add_products = half.add_products if self.whole is None else self.whole.add_products
                 for part in torch.split(rows, MAX_ROWS):
-                    batch = batch_moments(part, self.workspace, None if comoments is None else comoments.add_products)
+                    batch = batch_moments(part, self.workspace, add_products)
                     self.finite.append(batch.sound)
-                    self._add_to_half(half, batch)
-                    if comoments is not None:
-                        comoments.add_batch(batch)
+                    half.add(batch)
+                    if self.whole is not None:
+                        self.whole.add_batch(batch)
 
     def sound(self) -> bool:
         """Return whether everything since the last call was finite; on a GPU this waits for the device."""
@@ -65,39 +81,43 @@ class SiteAccumulator:
         self.finite.clear()
         return finite
 
-    def add_gradients(self, gradients: torch.Tensor) -> None:
-        """Take in the gradients of the log-likelihood at the output of the site, ``(..., out)`` float32."""
-        rows = gradients.reshape(-1, gradients.shape[-1])
-        if self.metric is not None:
-            with full_precision(rows.device):
+    def add_gradients(self, gradients: torch.Tensor, hidden_states: torch.Tensor | None = None) -> None:
+        """Take in the gradients of the log-likelihood at the output of the site.
+
+        Args:
+            gradients: ``(images, tokens, out)`` float32.
+            hidden_states: ``(images, tokens, hidden)``, the activations that they belong to, for the weighted moments.
+        """
+        rows = gradients.flatten(0, 1)
+        with full_precision(rows.device):
+            if self.metric is not None:
                 self.metric += (rows.T @ rows).to(self.device)
-            self.metric_count += len(rows)
+                self.metric_count += len(rows)
+            if self.weighted is not None and hidden_states is not None:
+                weights = token_weights(gradients).flatten()
+                parts = zip(*(torch.split(x, MAX_ROWS) for x in (hidden_states.flatten(0, 1), weights)), strict=True)
+                for part, part_weights in parts:
+                    batch = weighted_moments(part, part_weights, self.workspace, self.weighted.add_products)
+                    self.finite.append(batch.sound)
+                    self.weighted.add(batch)
 
     def state(self) -> dict[str, torch.Tensor]:
         """Return everything that is needed to go on later to the same bits."""
-        state = {
-            "counts": torch.tensor([*self.counts, self.metric_count], dtype=torch.int64),
-            "means": self.means,
-            "m2s": self.m2s,
-        }
+        state = {"metric_count": torch.tensor(self.metric_count, dtype=torch.int64)}
         if self.metric is not None:
             state["metric"] = self.metric
-        for half, comoments in enumerate(self.comoments or ()):
-            state.update({f"comoments.{half}.{name}": tensor for name, tensor in comoments.state().items()})
+        for name, part in self._parts().items():
+            state.update({f"{name}.{key}": tensor for key, tensor in part.state().items()})
         return state
 
     def load_state(self, state: Mapping[str, torch.Tensor]) -> None:
         """Go on from what :meth:`state` returned."""
-        first, second, self.metric_count = state["counts"].tolist()
-        self.counts = [first, second]
-        self.means.copy_(state["means"])
-        self.m2s.copy_(state["m2s"])
-        for half, comoments in enumerate(self.comoments or ()):
-            prefix = f"comoments.{half}."
-            mine = {name.removeprefix(prefix): part for name, part in state.items() if name.startswith(prefix)}
-            comoments.load_state(mine)
+        self.metric_count = int(state["metric_count"])
         if self.metric is not None:
             self.metric.copy_(state["metric"])
+        for name, part in self._parts().items():
+            prefix = f"{name}."
+            part.load_state({k.removeprefix(prefix): tensor for k, tensor in state.items() if k.startswith(prefix)})
 
     def finish(self) -> SiteStatistics:
         """Return the statistics of the site and give up the memory; nothing can be added afterwards.
@@ -105,31 +125,54 @@ class SiteAccumulator:
         Raises:
             StatisticsError: The output metric missed tokens, because the output of the site was not used.
         """
-        first, second = self._half_moments(0), self._half_moments(1)
+        first, second = (half.finish() for half in self.halves)
         moments = first.merge(second)
-        # The co-moments of the second half are those of both less those of the first: one matrix less to hold.
-        halves = first, second.diagonal()
-        if self.metric is None:
-            return SiteStatistics(self.site.name, self.site.index, moments, None, halves)
-        if self.metric_count != moments.count:
-            raise StatisticsError(
-                f"site {self.site.name}: {moments.count} tokens went in and gradients of {self.metric_count} "
-                "came back; the model does not use the output of this site, so leave the output metric out"
-            )
-        metric = self.metric.cpu() / max(1, moments.count)
-        return SiteStatistics(self.site.name, self.site.index, moments, metric, halves)
+        if self.whole is not None:
+            moments = replace(moments, comoment=self.whole.finish(moments))
+        metric = None
+        if self.metric is not None:
+            if self.metric_count != moments.count:
+                raise StatisticsError(
+                    f"site {self.site.name}: {moments.count} tokens went in and gradients of {self.metric_count} "
+                    "came back; the model does not use the output of this site, so leave the output metric out"
+                )
+            metric = self.metric.cpu() / max(1, moments.count)
+        return SiteStatistics(
+            self.site.name,
+            self.site.index,
+            moments,
+            metric,
+            # The co-moments of the second half are those of both less those of the first: one matrix less to hold.
+            (first, second.diagonal()),
+            weighted=None if self.weighted is None else self.weighted.finish(),
+        )
 
-    def _add_to_half(self, half: int, batch: BatchMoments) -> None:
-        """Merge one batch into a half by the pairwise formula; see :class:`~hf_vbp.moments.Moments`."""
-        before = self.counts[half]
-        count = self.counts[half] = before + batch.count
-        delta = batch.mean.to(self.device, torch.float64) - self.means[half]
-        self.means[half].add_(delta, alpha=batch.count / count)
-        self.m2s[half].add_(batch.m2.to(self.device)).add_(delta.square_(), alpha=before * batch.count / count)
+    def _parts(self) -> dict[str, RunningMoments | Comoments]:
+        parts: dict[str, RunningMoments | Comoments] = {"first": self.halves[0], "second": self.halves[1]}
+        parts.update({} if self.whole is None else {"whole": self.whole})
+        parts.update({} if self.weighted is None else {"weighted": self.weighted})
+        return parts
 
-    def _half_moments(self, half: int) -> Moments:
-        moments = Moments(self.counts[half], self.means[half].cpu().clone(), self.m2s[half].cpu().clone())
-        return moments if self.comoments is None else replace(moments, comoment=self.comoments[half].finish(moments))
+    def _running(self, full: bool) -> RunningMoments:
+        return RunningMoments(self.site.intermediate_size, self.workspace, self.device, full=full)
+
+
+def token_weights(gradients: torch.Tensor) -> torch.Tensor:
+    """Return how much each token counts: half alike, half by the norm of its gradient among those of its image.
+
+    ``1/2 + |g_t| / (2 mean_t |g_t|)``: the loss cares for the output of some tokens more than for that of others, and
+    least squares should too. The weights of an image add up to its tokens, so that every image counts the same and
+    neither batches nor processes matter. Why half and half, and why by image: docs/beyond_the_paper.md.
+
+    Args:
+        gradients: ``(images, tokens, out)``.
+
+    Returns:
+        ``(images, tokens)`` float32; 1 for all tokens of an image without gradients.
+    """
+    norms = gradients.float().norm(dim=-1)
+    mean = norms.mean(1, keepdim=True)
+    return torch.where(mean > 0, 0.5 + 0.5 * norms / mean, 1.0)
 
 
 def half_spans(indices: range, block: int = HALF_BLOCK) -> list[tuple[int, int, int]]:

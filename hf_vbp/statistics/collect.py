@@ -13,7 +13,7 @@ from torch import nn
 
 from hf_vbp.adapters import MLPSite, check_finite_weights, find_sites
 from hf_vbp.errors import ConfigurationError, DataError, HfVbpError, StatisticsError
-from hf_vbp.statistics.accumulator import SiteAccumulator
+from hf_vbp.statistics.accumulator import Depth, SiteAccumulator
 from hf_vbp.statistics.feeding import Feed, open_feed
 from hf_vbp.statistics.fingerprints import model_identity, package_versions, sites_fingerprint
 from hf_vbp.statistics.kernels import Workspace
@@ -33,6 +33,8 @@ def collect_statistics(
     *,
     moments: Literal["diagonal", "full"] = "diagonal",
     output_metric: bool = False,
+    half_comoments: bool = True,
+    token_weights: bool = False,
     seed: int = 0,
     max_images: int | None = None,
     max_bytes: int | None = None,
@@ -61,10 +63,15 @@ def collect_statistics(
             gradients, and is afterwards as it was.
         dataloader: Batches with ``pixel_values`` ``(images, channels, height, width)``: a torch ``DataLoader``,
             whether prepared by Accelerate or not, or any iterable of dicts that is the same in every process.
-        moments: ``"diagonal"`` for means and variances; ``"full"`` for co-moments besides, of all images and of
-            half of them, ``2 hidden^2`` doubles a site, needed by least squares.
+        moments: ``"diagonal"`` for means and variances; ``"full"`` for co-moments besides, ``hidden^2`` doubles
+            a site, needed by least squares.
         output_metric: Also gather ``G = E[g g^T]`` at each site, by one backward pass a batch; see
             :class:`SiteStatistics`.
+        half_comoments: With ``moments="full"``, also keep the co-moments of one half of the images, as many doubles
+            again; a regularisation chosen from the data needs them.
+        token_weights: Also gather co-moments in which tokens count by the norm of their gradient, as many doubles
+            again; least squares from them is better. Needs ``moments="full"`` and ``output_metric``, and the
+            activations of all sites in memory until the backward pass of each batch.
         seed: Seed of the labels drawn for the output metric; image by image, so that neither batches nor
             processes matter.
         max_images: Stop after so many images of the whole set.
@@ -92,20 +99,23 @@ def collect_statistics(
         >>> statistics = collect_statistics(model, loader, moments="full")  # doctest: +SKIP
         >>> statistics.save("statistics.safetensors")  # doctest: +SKIP
     """
-    _check_arguments(moments, max_images, resume_every)
+    depth = _depth(moments, output_metric, half_comoments, token_weights)
+    _check_arguments(max_images, resume_every)
     sites = tuple(find_sites(model))
     check_finite_weights(sites)
-    size = statistics_bytes(sites, moments=moments, output_metric=output_metric)
+    size = depth_bytes(sites, depth)
     _check_size(size, max_bytes, sites, moments)
     processes = Processes.of(accelerator)
     workspace = Workspace()
-    full = moments == "full"
-    accumulators = [SiteAccumulator(site, workspace, full=full, metric=output_metric) for site in sites]
+    accumulators = [SiteAccumulator(site, workspace, depth) for site in sites]
     fingerprints = _fingerprints(model, sites, moments, seed if output_metric else None, provenance)
-    identity = {key: fingerprints[key] for key in ("weights", "dtype", "moments", "output_metric", "data")}
+    fingerprints["token_weights"] = "gradient" if depth.weighted else None
+    keys = ("weights", "dtype", "moments", "output_metric", "token_weights", "data")
+    identity = {key: fingerprints[key] for key in keys}
     state = None
     if resume is not None:
-        state = SavedState(Path(resume), processes, {**identity, "max_images": max_images})
+        limits = {"half_comoments": depth.halves, "max_images": max_images}
+        state = SavedState(Path(resume), processes, {**identity, **limits})
     listening = ListeningModel(model, accumulators, seed if output_metric else None)
     task = _Pass(listening, accumulators, processes, state, resume_every, progress)
     position = task.run(lambda: open_feed(dataloader, processes, max_images))
@@ -115,19 +125,29 @@ def collect_statistics(
     return statistics
 
 
-def statistics_bytes(sites: Sequence[MLPSite], *, moments: str = "diagonal", output_metric: bool = False) -> int:
+def statistics_bytes(
+    sites: Sequence[MLPSite],
+    *,
+    moments: str = "diagonal",
+    output_metric: bool = False,
+    half_comoments: bool = True,
+    token_weights: bool = False,
+) -> int:
     """Return the bytes that the sums of a pass take in each process, whatever the number of images.
 
-    Args:
-        sites: The MLP sites of the model.
-        moments: ``"diagonal"`` or ``"full"``.
-        output_metric: Whether the output metric is gathered.
+    The arguments are those of :func:`collect_statistics`.
     """
-    doubles = 0
-    for site in sites:
-        doubles += 4 * site.intermediate_size
-        doubles += 2 * site.intermediate_size**2 if moments == "full" else 0
-        doubles += site.hidden_size**2 if output_metric else 0
+    return depth_bytes(sites, _depth(moments, output_metric, half_comoments, token_weights))
+
+
+def depth_bytes(sites: Sequence[MLPSite], depth: Depth) -> int:
+    """Return the bytes of the sums of a pass of this depth; see :func:`statistics_bytes`."""
+    matrices = depth.full + depth.halves + depth.weighted
+    vectors = 4 + 2 * depth.weighted
+    doubles = sum(
+        vectors * site.intermediate_size + matrices * site.intermediate_size**2 + depth.metric * site.hidden_size**2
+        for site in sites
+    )
     return 8 * doubles
 
 
@@ -260,9 +280,18 @@ def _fingerprints(
     }
 
 
-def _check_arguments(moments: str, max_images: int | None, resume_every: int) -> None:
+def _depth(moments: str, output_metric: bool, half_comoments: bool, token_weights: bool) -> Depth:
     if moments not in ("diagonal", "full"):
         raise ConfigurationError(f'moments must be "diagonal" or "full", not {moments!r}')
+    full = moments == "full"
+    if token_weights and not (full and output_metric):
+        raise ConfigurationError(
+            'token_weights=True weighs co-moments by gradients: it needs moments="full" and output_metric=True'
+        )
+    return Depth(full, full and half_comoments, output_metric, token_weights)
+
+
+def _check_arguments(max_images: int | None, resume_every: int) -> None:
     if max_images is not None and max_images < 1:
         raise ConfigurationError(f"max_images must be at least 1, not {max_images}")
     if resume_every < 1:

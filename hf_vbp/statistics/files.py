@@ -24,10 +24,10 @@ REQUIRED = ("weights", "model", "dtype", "data", "images", "tokens", "moments", 
 def save_statistics(statistics: ActivationStatistics, path: Path) -> None:
     """Write ``statistics`` to ``path``, replacing what is there only when everything is on disk.
 
-    Tensors by site: ``sites.I.count`` ``()`` int64, ``.mean`` and ``.m2`` ``(hidden,)``, ``.comoment``
-    ``(hidden, hidden)``, ``.metric`` ``(out, out)``, all float64, and ``sites.I.halves.H.count|mean|m2``, with
-    ``.comoment`` for the first half only, as in :class:`SiteStatistics`; ``sites.I.curve.order`` int64 and
-    ``.costs`` float64, ``(hidden,)``.
+    Tensors by site, float64 where nothing else is said: ``sites.I.count`` ``()`` int64, ``.mean`` and ``.m2``
+    ``(hidden,)``, ``.comoment`` ``(hidden, hidden)``; the same four of ``sites.I.weighted`` and
+    ``sites.I.halves.H``, the second half without co-moments; ``sites.I.metric`` ``(out, out)``;
+    ``sites.I.curve.order`` int64 and ``.costs``, ``(hidden,)``.
 
     Raises:
         StatisticsError: The file cannot be written.
@@ -37,6 +37,8 @@ def save_statistics(statistics: ActivationStatistics, path: Path) -> None:
         tensors.update(_moments_tensors(f"sites.{site.index}", site.moments))
         if site.metric is not None:
             tensors[f"sites.{site.index}.metric"] = site.metric
+        if site.weighted is not None:
+            tensors.update(_moments_tensors(f"sites.{site.index}.weighted", site.weighted))
         for name, tensor in ({} if site.curve is None else site.curve.to_tensors()).items():
             tensors[f"sites.{site.index}.curve.{name}"] = tensor
         for number, half in enumerate(site.halves or ()):
@@ -64,6 +66,9 @@ def load_statistics(path: Path) -> ActivationStatistics:
     sites = tuple(
         _read_site(path, tensors, name, index, full, with_metric) for index, name in enumerate(map(str, names))
     )
+    held = [site.weighted is not None for site in sites]
+    if held != [fingerprints.get("token_weights") is not None] * len(sites):
+        raise StatisticsError(f"{path}: weighted moments are missing or not expected; gather the statistics again")
     if tensors:
         raise StatisticsError(f"{path} holds tensors that belong to no site: {', '.join(sorted(tensors)[:3])}")
     return ActivationStatistics(sites, fingerprints)
@@ -157,8 +162,13 @@ def _read_site(
         )
         if any(half.hidden != moments.hidden for half in halves):
             raise StatisticsError(f"{path}: the halves of {prefix} do not have its {moments.hidden} neurons")
+    weighted = None
+    if f"{prefix}.weighted.count" in tensors:
+        weighted = _read_moments(path, tensors, f"{prefix}.weighted", True)
+        if weighted.hidden != moments.hidden:
+            raise StatisticsError(f"{path}: {prefix}.weighted does not have its {moments.hidden} neurons")
     curve = _read_curve(path, tensors, f"{prefix}.curve.", moments.hidden)
-    return SiteStatistics(name, index, moments, metric, (halves[0], halves[1]) if halves else None, curve)
+    return SiteStatistics(name, index, moments, metric, (halves[0], halves[1]) if halves else None, weighted, curve)
 
 
 def _read_curve(path: Path, tensors: dict[str, torch.Tensor], prefix: str, hidden: int) -> EliminationCurve | None:

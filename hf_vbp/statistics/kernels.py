@@ -101,6 +101,37 @@ def batch_moments(rows: torch.Tensor, workspace: Workspace, add_products: AddPro
     return BatchMoments(count, shift64 + miss, m2, shift64, torch.tensor(True))
 
 
+def weighted_moments(
+    rows: torch.Tensor, weights: torch.Tensor, workspace: Workspace, add_products: AddProducts | None
+) -> BatchMoments:
+    """Return mean and centred second moments of rows that count unequally, and hand the scaled rows on.
+
+    Rows are centred by their plain mean and scaled by the root of their weight, so that products of what is handed
+    on are weighted. For least squares only: constant columns come out as constant up to float32 rounding.
+
+    Args:
+        rows: ``(count, hidden)``, any floating dtype, at most ``MAX_ROWS``.
+        weights: ``(count,)`` float32, 0 or more, about 1 in the mean.
+        workspace: Scratch memory.
+        add_products: Called once with ``(count, hidden)`` float32, overwritten afterwards.
+
+    Returns:
+        The moments, with the number of rows for a count.
+    """
+    count = len(rows)
+    wide = torch.float64 if rows.device.type != "mps" else torch.float32
+    shift, roots = rows.mean(0, dtype=torch.float32), weights.sqrt()
+    scaled = torch.sub(rows, shift, out=workspace.take("rows", tuple(rows.shape), rows.device))
+    scaled.mul_(roots[:, None])
+    if add_products is not None:
+        add_products(scaled)
+    total = weights.sum(dtype=wide)
+    miss = (roots @ scaled).to(wide) / total
+    m2 = scaled.square_().sum(0).to(wide) - miss.square() * total
+    shift = shift.to(wide)
+    return BatchMoments(count, shift + miss, m2.clamp_(min=0), shift, m2.isfinite().all())
+
+
 @contextmanager
 def full_precision(device: torch.device) -> Iterator[None]:
     """Take products in float32, whatever the caller allows his own (TF32, bfloat16, autocast)."""

@@ -37,6 +37,7 @@ class ListeningModel:
         self.indices = range(0)
         self.spans: list[tuple[int, int, int]] = []
         self._first_output: torch.Tensor | None = None
+        self._held: dict[int, torch.Tensor] = {}
         self._handles: list[Any] = []
 
     def __enter__(self) -> ListeningModel:
@@ -95,13 +96,20 @@ class ListeningModel:
                 )
             labels = draw_labels(logits, self.indices, seed).to(logits.device)
             likelihood = logits.float().log_softmax(-1).gather(1, labels[:, None]).sum()
-            torch.autograd.grad(likelihood * self.scale, self._first_output)
+            try:
+                torch.autograd.grad(likelihood * self.scale, self._first_output)
+            finally:
+                self._held.clear()
         self._first_output = None
 
     def _input_hook(self, accumulator: SiteAccumulator) -> Callable[[nn.Module, tuple[Any, ...]], None]:
         def hook(module: nn.Module, inputs: tuple[Any, ...]) -> None:
             with torch.no_grad():
-                accumulator.add(self._by_image(inputs[0].detach(), accumulator), self.spans)
+                hidden_states = self._by_image(inputs[0].detach(), accumulator)
+                accumulator.add(hidden_states, self.spans)
+            if accumulator.depth.weighted:
+                # Its weights are known only when the gradients come back.
+                self._held[accumulator.site.index] = hidden_states
 
         return hook
 
@@ -114,7 +122,7 @@ class ListeningModel:
                     f"site {accumulator.site.name}: the gradient of the log-likelihood holds NaN or infinity at "
                     f"{self._image(finite)}; gather the output metric in float32 or bfloat16, or leave it out"
                 )
-            accumulator.add_gradients(by_image)
+            accumulator.add_gradients(by_image, self._held.pop(accumulator.site.index, None))
 
         def hook(module: nn.Module, inputs: tuple[Any, ...], output: torch.Tensor) -> torch.Tensor:
             if self._first_output is None:

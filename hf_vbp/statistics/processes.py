@@ -105,7 +105,9 @@ class Processes:
         received = tuple(self._receive_moments(half, source) for half in halves)
         metric = None if site.metric is None else self._receive_tensor(site.metric, source)
         moments = self._receive_moments(site.moments, source)
-        return SiteStatistics(site.name, site.index, moments, metric, (received[0], received[1]) if received else None)
+        weighted = None if site.weighted is None else self._receive_moments(site.weighted, source)
+        both = (received[0], received[1]) if received else None
+        return SiteStatistics(site.name, site.index, moments, metric, both, weighted)
 
     def _receive_moments(self, moments: Moments, source: int) -> Moments:
         count = self._receive_tensor(torch.tensor([moments.count], dtype=torch.int64), source)

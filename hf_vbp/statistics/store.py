@@ -17,7 +17,7 @@ from hf_vbp.moments import Moments
 from hf_vbp.statistics.fingerprints import ImageSketch, model_identity, sites_fingerprint
 
 # Two files are alike, and may be merged, when they agree on these; the rest is counts and provenance.
-ALIKE = ("weights", "dtype", "moments", "output_metric")
+ALIKE = ("weights", "dtype", "moments", "output_metric", "token_weights")
 ALIKE_DATA = ("processor", "transform")
 
 
@@ -35,6 +35,8 @@ class SiteStatistics:
         halves: Moments of the two halves of the pass; ``None`` when the pass was too short to have two. Where
             ``moments`` has co-moments, so has the first half; those of the second are the rest, and
             :func:`hf_vbp.criteria.base.full_halves` returns them, so that two matrices are held and not three.
+        weighted: Moments with co-moments in which tokens count half alike and half by the norm of their gradient
+            (:func:`hf_vbp.statistics.accumulator.token_weights`), for least squares; ``None`` when not asked for.
         curve: What greedy elimination found at this site, where :func:`hf_vbp.with_curves` has put it.
     """
 
@@ -43,6 +45,7 @@ class SiteStatistics:
     moments: Moments
     metric: torch.Tensor | None = None
     halves: tuple[Moments, Moments] | None = None
+    weighted: Moments | None = None
     curve: EliminationCurve | None = None
 
     def merge(self, other: SiteStatistics) -> SiteStatistics:
@@ -65,13 +68,20 @@ class SiteStatistics:
             if (mine[0].comoment is None) != (theirs[0].comoment is None):
                 mine, theirs = _diagonals(mine), _diagonals(theirs)
             halves = (mine[0].merge(theirs[0]), mine[1].merge(theirs[1]))
-        return replace(self, moments=self.moments.merge(other.moments), metric=metric, halves=halves, curve=None)
+        if (self.weighted is None) != (other.weighted is None):
+            raise StatisticsError(f"only one of the two holds weighted moments at site {self.name}")
+        weighted = None
+        if self.weighted is not None and other.weighted is not None:
+            weighted = self.weighted.merge(other.weighted)
+        moments = self.moments.merge(other.moments)
+        return replace(self, moments=moments, metric=metric, halves=halves, weighted=weighted, curve=None)
 
     @property
     def nbytes(self) -> int:
         """Bytes of the tensors."""
         metric = 0 if self.metric is None else self.metric.nbytes
-        return self.moments.nbytes + metric + sum(half.nbytes for half in self.halves or ())
+        weighted = 0 if self.weighted is None else self.weighted.nbytes
+        return self.moments.nbytes + metric + weighted + sum(half.nbytes for half in self.halves or ())
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,8 +93,9 @@ class ActivationStatistics:
         fingerprints: What the statistics belong to, ready for JSON: ``weights`` (hash of the site weights),
             ``model`` (id, revision, model_type, architecture), ``dtype``, ``data`` (provenance as given),
             ``images``, ``tokens`` (of the first site), ``moments`` (``"diagonal"`` or ``"full"``),
-            ``output_metric`` (``None`` or its seed), ``image_sketch`` and ``versions``; and, where curves are
-            held, ``curves``, the options that they were made with.
+            ``output_metric`` (``None`` or its seed), ``token_weights`` (``None`` or ``"gradient"``),
+            ``image_sketch`` and ``versions``; and, where curves are held, ``curves``, the options that they were
+            made with.
     """
 
     sites: tuple[SiteStatistics, ...]
@@ -191,7 +202,7 @@ class ActivationStatistics:
 
     def _check_alike(self, other: ActivationStatistics) -> None:
         for key in ALIKE:
-            mine, theirs = self.fingerprints[key], other.fingerprints[key]
+            mine, theirs = self.fingerprints.get(key), other.fingerprints.get(key)
             if mine != theirs:
                 raise StatisticsMismatchError(
                     f"{key} differs: {mine!r} and {theirs!r}; only statistics gathered from the same model in the "

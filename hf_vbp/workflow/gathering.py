@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from hf_vbp.errors import StatisticsError
 from hf_vbp.loading import leads, load_model
@@ -24,6 +24,7 @@ class StatsRequest:
         output: File of the statistics.
         moments: ``"diagonal"`` or ``"full"``.
         output_metric: Whether to gather the output metric for criterion ``obs``.
+        token_weights: Whether to gather moments with weighted tokens too, for criterion ``obs``.
         curves: Whether to run the greedy elimination of ``obs`` too, where there are covariances, so that no plan
             has to.
         revision: Revision of the model.
@@ -39,6 +40,7 @@ class StatsRequest:
     output: Path
     moments: Literal["diagonal", "full"] = "diagonal"
     output_metric: bool = False
+    token_weights: bool = False
     curves: bool = True
     revision: str | None = None
     dtype: str = "auto"
@@ -63,14 +65,18 @@ def run_stats(request: StatsRequest, reporter: Reporter) -> "ActivationStatistic
     loaded = load_model(request.model, revision=request.revision, dtype=request.dtype, device=request.device)
     images = request.data.open(loaded, "calibration")
     sites = find_sites(loaded.model)
-    size = statistics_bytes(sites, moments=request.moments, output_metric=request.output_metric)
+    depth: dict[str, Any] = {
+        "moments": request.moments,
+        "output_metric": request.output_metric,
+        "token_weights": request.token_weights,
+    }
+    size = statistics_bytes(sites, **depth)
     reporter.say(f"{len(sites)} MLPs; the sums take {size / 1e6:.1f} MB in each process")
     with reporter.stage("Statistics", images.images) as progress:
         statistics = collect_statistics(
             loaded.model,
             images.loader,
-            moments=request.moments,
-            output_metric=request.output_metric,
+            **depth,
             progress=progress,
             provenance=images.provenance,
             resume=request.resume,

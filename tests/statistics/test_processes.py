@@ -34,6 +34,7 @@ MODES = [
     "stream_dispatched_split",
 ]
 COUNTS = [2, 3, pytest.param(4, marks=pytest.mark.slow)]
+EVERYTHING: dict[str, Any] = {"moments": "full", "output_metric": True, "token_weights": True}
 
 
 def job(name: str, modes: list[str], images: int = IMAGES, **more: Any) -> dict[str, Any]:
@@ -65,7 +66,7 @@ def folder_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Path]
     def of(count: int) -> Path:
         if count not in cache:
             cache[count] = tmp_path_factory.mktemp(f"processes{count}")
-            jobs = [job("all", MODES, options={"moments": "full", "output_metric": True})]
+            jobs = [job("all", MODES, options=EVERYTHING)]
             jobs += [job("few", ["list", "dispatched"], 7, options={"moments": "full"})]
             jobs += [job("some", ["shuffled"], options={"max_images": 20})]
             jobs += [job("bad", ["plain", "dispatched", "disagreeing"], bad_image=9)]
@@ -78,7 +79,7 @@ def folder_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Path]
 @pytest.fixture(scope="module")
 def alone() -> ActivationStatistics:
     """The statistics of one process."""
-    return collect_statistics(make_model(), in_batches(images(IMAGES), 6), moments="full", output_metric=True)
+    return collect_statistics(make_model(), in_batches(images(IMAGES), 6), **EVERYTHING)
 
 
 def assert_close(found: ActivationStatistics, expected: ActivationStatistics, tolerance: float) -> None:
@@ -87,9 +88,12 @@ def assert_close(found: ActivationStatistics, expected: ActivationStatistics, to
     for mine, theirs in zip(found.sites, expected.sites, strict=True):
         assert mine.moments.count == theirs.moments.count
         torch.testing.assert_close(mine.moments.variance, theirs.moments.variance, rtol=tolerance, atol=0)
-        spread = theirs.moments.variance.sqrt()
-        error = (mine.moments.covariance - theirs.moments.covariance).abs() / torch.outer(spread, spread)
-        assert float(error.max()) < tolerance
+        assert mine.weighted is not None
+        assert theirs.weighted is not None
+        for one, other in ((mine.moments, theirs.moments), (mine.weighted, theirs.weighted)):
+            spread = other.variance.sqrt()
+            error = (one.covariance - other.covariance).abs() / torch.outer(spread, spread)
+            assert float(error.max()) < tolerance
         assert mine.metric is not None
         assert theirs.metric is not None
         assert float((mine.metric - theirs.metric).abs().max() / theirs.metric.abs().max()) < 10 * tolerance
@@ -121,6 +125,7 @@ def test_the_same_statistics_for_every_number_of_processes(
     for other in others:
         for mine, theirs in zip(other.sites, first.sites, strict=True):
             assert torch.equal(mine.moments.comoment, theirs.moments.comoment)  # type: ignore[arg-type]
+            assert torch.equal(mine.weighted.comoment, theirs.weighted.comoment)  # type: ignore
             assert torch.equal(mine.metric, theirs.metric)  # type: ignore[arg-type]
 
 

@@ -18,7 +18,7 @@ from tests.conftest import make_model
 from tests.statistics.helpers import images, in_batches
 from tests.statistics.test_processes import WORKER, job, launch
 
-OPTIONS: dict[str, Any] = {"moments": "full", "output_metric": True, "resume_every": 2}
+OPTIONS: dict[str, Any] = {"moments": "full", "output_metric": True, "token_weights": True, "resume_every": 2}
 
 
 class InterruptedError_(RuntimeError):
@@ -41,8 +41,9 @@ def assert_same_bits(first: ActivationStatistics, second: ActivationStatistics) 
     assert first.fingerprints == second.fingerprints
     for mine, theirs in zip(first.sites, second.sites, strict=True):
         for name in ("mean", "m2", "comoment"):
-            a, b = getattr(mine.moments, name), getattr(theirs.moments, name)
-            assert (a is None and b is None) or torch.equal(a, b)
+            for one, other in ((mine.moments, theirs.moments), (mine.weighted, theirs.weighted)):
+                a, b = getattr(one, name, None), getattr(other, name, None)
+                assert (a is None and b is None) or torch.equal(a, b)
         assert (mine.metric is None and theirs.metric is None) or torch.equal(mine.metric, theirs.metric)  # type: ignore[arg-type]
         for half, other in zip(mine.halves or (), theirs.halves or (), strict=True):
             assert half.count == other.count
