@@ -4,7 +4,7 @@
 
 For each number of calibration images: one pass, the neurons chosen by ``obs``, and the repair fitted with each
 regularisation, ``KIND:STRENGTH`` or ``held-out``, which chooses one for each site by the error on the half of the
-images that it was not fitted on. Top-1 and the KL divergence to the dense model on the same evaluation images; the
+images that it was not fitted on; ``unweighted`` is the first with all tokens alike, in the choice too. Top-1 and the KL divergence to the dense model on the same evaluation images; the
 differences are to the first regularisation, with 95 % intervals of the paired means. Prints a Markdown table.
 """
 
@@ -25,7 +25,7 @@ from hf_vbp.planning import make_plan, rank_sites
 from hf_vbp.statistics import collect_statistics
 from hf_vbp.surgery import apply_plan
 
-REGULARISATIONS = ("ridge:1e-3", "ledoit-wolf:1", "oas:1", "edge:0.1", "held-out")
+REGULARISATIONS = ("ridge:1e-3", "unweighted", "ledoit-wolf:1", "oas:1", "edge:0.1", "held-out")
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,9 @@ def log_probabilities(model: Any, batches: Sequence[Mapping[str, torch.Tensor]])
 
 
 def compensation_options(regularisation: str) -> dict[str, Any]:
-    """Return what ``KIND:STRENGTH`` or ``held-out`` means to the linear compensation."""
+    """Return what ``KIND:STRENGTH``, ``held-out`` or ``unweighted`` means to the linear compensation."""
+    if regularisation == "unweighted":
+        return {"token_weights": "none"}
     kind, _, strength = regularisation.partition(":")
     return {"regularisation": kind, **({"ridge": float(strength)} if strength else {})}
 
@@ -86,7 +88,7 @@ def run(options: argparse.Namespace) -> Iterator[Row]:
         statistics = collect_statistics(
             model, images.loader, moments="full", output_metric=True, token_weights=True, seed=options.seed
         )
-        rankings = rank_sites(model, statistics, "obs")
+        weighted, alike = (rank_sites(model, statistics, "obs", token_weights=kind) for kind in ("gradient", "none"))
         for ratio in options.ratios:
             first: tuple[torch.Tensor, torch.Tensor] | None = None
             for regularisation in options.regularisations:
@@ -96,7 +98,7 @@ def run(options: argparse.Namespace) -> Iterator[Row]:
                     one_budget(ratio=ratio),
                     criterion="obs",
                     compensation="linear",
-                    rankings=rankings,
+                    rankings=alike if regularisation == "unweighted" else weighted,
                     compensation_options=compensation_options(regularisation),
                 )
                 right, kl = judge(apply_plan(model, plan, statistics))
