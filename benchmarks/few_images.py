@@ -4,8 +4,9 @@
 
 For each number of calibration images: one pass, the neurons chosen by ``obs``, and the repair fitted with each
 regularisation, ``KIND:STRENGTH`` or ``held-out``, which chooses one for each site by the error on the half of the
-images that it was not fitted on; ``unweighted`` is the first with all tokens alike, in the choice too. Top-1 and the KL divergence to the dense model on the same evaluation images; the
-differences are to the first regularisation, with 95 % intervals of the paired means. Prints a Markdown table.
+images that it was not fitted on; ``unweighted`` is the first with all tokens alike, in the choice too. Top-1 and the
+KL divergence to the dense model on the same evaluation images; the differences are to the first regularisation, with
+95 % intervals of the paired means. Prints a Markdown table.
 """
 
 import argparse

@@ -53,6 +53,7 @@ def gather(
         bool, typer.Option(help="Also run the greedy elimination of obs, which every plan can use.")
     ] = True,
     resume: Annotated[Path | None, typer.Option(help="Folder for the state; a killed pass goes on from it.")] = None,
+    resume_every: Annotated[int, typer.Option(help="Batches between two writes of the state.", min=1)] = 50,
     max_bytes: Annotated[int | None, typer.Option(help="Refuse to start when the sums would take more.")] = None,
     overwrite: groups.Overwrite = False,
     quiet: groups.Quiet = False,
@@ -75,6 +76,7 @@ def gather(
         device=loading.device,
         overwrite=overwrite,
         resume=resume,
+        resume_every=resume_every,
         max_bytes=max_bytes,
     )
     statistics = run_stats(request, Reporter(quiet=quiet))

@@ -32,6 +32,7 @@ class StatsRequest:
         device: Where to compute.
         overwrite: Whether to replace ``output``.
         resume: Folder for the state of the pass, so that a killed one goes on.
+        resume_every: Batches between two writes of the state.
         max_bytes: Refuse to start when the sums would take more memory.
     """
 
@@ -47,6 +48,7 @@ class StatsRequest:
     device: str | None = None
     overwrite: bool = False
     resume: Path | None = None
+    resume_every: int = 50
     max_bytes: int | None = None
 
 
@@ -80,6 +82,7 @@ def run_stats(request: StatsRequest, reporter: Reporter) -> "ActivationStatistic
             progress=progress,
             provenance=images.provenance,
             resume=request.resume,
+            resume_every=request.resume_every,
             max_bytes=request.max_bytes,
         )
     if leads():
