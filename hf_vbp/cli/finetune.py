@@ -2,6 +2,7 @@
 
 import shlex
 import sys
+from contextlib import redirect_stdout
 from typing import Annotated, Any
 
 import typer
@@ -29,7 +30,8 @@ def finetune(
     read = load_recipe(recipe)
     # The settings of the run say which processes there are; without them a CPU takes itself for the only one.
     silent = quiet or read.arguments().process_index != 0
-    with without_progress_bars():
+    # What training.report_to logs to may print (Trackio does), and standard output is for the results alone.
+    with without_progress_bars(), redirect_stdout(sys.stderr):
         results = run_finetune(
             read,
             Reporter(quiet=silent),

@@ -116,6 +116,22 @@ class StreamedImages(IterableDataset[Sample]):
         self._log = log
         self._shared = shared
 
+    def reshuffle(self, epoch: int) -> None:
+        """Draw another order for the passes from now on, always the same for the same epoch.
+
+        Streams of ``datasets`` do so, those that were not shuffled by reading their shards in another order; other
+        records stay in theirs.
+
+        It is not called ``set_epoch``, which accelerate calls by itself before every pass over a loader that it
+        prepared: images that are evaluated again must be the same, and with a limit another order is other images.
+
+        Args:
+            epoch: The number of the pass, from 0.
+        """
+        reshuffle = getattr(self._records, "reshuffle", None)
+        if reshuffle is not None:
+            reshuffle(epoch)
+
     def __iter__(self) -> Iterator[Sample]:
         for record in self._mine():
             try:

@@ -228,6 +228,10 @@ class _Stream(Iterable[Record]):
         self._dataset = dataset
         self._fields = fields
 
+    def reshuffle(self, epoch: int) -> None:
+        """Draw another order; ``datasets`` lets worker processes that live on know of it."""
+        self._dataset.set_epoch(epoch)
+
     def __iter__(self) -> Iterator[Record]:
         for index, row in enumerate(self._dataset):
             yield self._fields.record(row, index)

@@ -16,6 +16,7 @@ from hf_vbp.distillation.checkpoints import is_training_checkpoint, last_checkpo
 from hf_vbp.distillation.losses import Heads, LossParts, read_heads
 from hf_vbp.distillation.metrics import accuracy
 from hf_vbp.distillation.parts_log import PartsLog
+from hf_vbp.distillation.sharding import check_launch
 from hf_vbp.distillation.teacher import Teacher, check_teacher
 from hf_vbp.errors import CheckpointError, ConfigurationError, NonFiniteError
 
@@ -61,6 +62,7 @@ class DistillationTrainer(Trainer):  # type: ignore[misc]
     def __init__(self, model: Any, args: DistillationArguments, *, teacher: Any | None = None, **options: Any) -> None:
         if not isinstance(args, DistillationArguments):
             raise ConfigurationError(f"args is a {type(args).__name__}; expected DistillationArguments.")
+        check_launch(args)
         if teacher is not None:
             check_teacher(model, teacher)
             _check_heads(model, args)

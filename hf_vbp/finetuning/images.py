@@ -9,6 +9,7 @@ from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
 from hf_vbp.data import load_images
 from hf_vbp.data.augmentation import Augmentation
+from hf_vbp.data.batches import StreamedImages
 from hf_vbp.errors import ConfigurationError
 from hf_vbp.workflow.requests import DataRequest
 
@@ -97,9 +98,8 @@ class AugmentedStream(IterableDataset[Sample]):
     def set_epoch(self, epoch: int) -> None:
         """Say which epoch is seen; the stream is shuffled anew where it was shuffled."""
         self._epoch.set(epoch)
-        source: Any = getattr(getattr(self._dataset, "_records", None), "_dataset", None)
-        if hasattr(source, "set_epoch"):
-            source.set_epoch(epoch)
+        if isinstance(self._dataset, StreamedImages):
+            self._dataset.reshuffle(epoch)
 
     def __len__(self) -> int:
         if self._images is None:

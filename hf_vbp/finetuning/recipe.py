@@ -101,11 +101,13 @@ class Recipe:
         # Shown by ours, on standard error, so that standard output holds only what was asked for.
         settings = {"output_dir": self.folder, "disable_tqdm": True, **self._epochwise(), **self.training}
         try:
-            return DistillationArguments(**settings)
+            args = DistillationArguments(**settings)
+            _check_reporters(args.report_to)
         except HfVbpError:
             raise
         except (ValueError, TypeError, ImportError, RuntimeError) as error:
             raise ConfigurationError(f"The training section of the recipe cannot be meant: {error}") from error
+        return args
 
     def _epochwise(self) -> Tree:
         settings: Tree = {"save_strategy": "epoch", "save_total_limit": 2, "logging_strategy": "steps"}
@@ -272,6 +274,14 @@ def _expected(hint: Any, default: Any) -> Any:
     if options and all(isinstance(option, str) for option in options):
         return str
     return type(default) if default not in (None, MISSING) and len(options) == 1 else None
+
+
+def _check_reporters(names: Any) -> None:
+    """Refuse what ``report_to`` does not know or finds not installed, which Trainer does only after pruning."""
+    from transformers.integrations import get_reporting_integration_callbacks
+
+    for callback in get_reporting_integration_callbacks(names):
+        callback()
 
 
 def _as_tree(request: DataRequest | None) -> Tree | None:

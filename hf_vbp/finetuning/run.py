@@ -11,6 +11,7 @@ from transformers import PrinterCallback
 from hf_vbp.data.augmentation import Augmentation
 from hf_vbp.distillation import DistillationArguments, DistillationTrainer
 from hf_vbp.distillation.checkpoints import training_checkpoints
+from hf_vbp.distillation.sharding import check_launch
 from hf_vbp.errors import CheckpointError, ConfigurationError, DataError
 from hf_vbp.finetuning.images import TrainingImages, open_training_images
 from hf_vbp.finetuning.progress import ReportProgress
@@ -47,6 +48,7 @@ def run_finetune(
     from hf_vbp.checkpoint import check_output_directory
 
     args = recipe.arguments()
+    check_launch(args)
     check_output_directory(recipe.output, overwrite)
     _check_folder(args, resume=resume, overwrite=overwrite)
     start = open_start(recipe, reporter)

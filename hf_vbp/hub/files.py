@@ -13,6 +13,7 @@ CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 PLAN = "plan.json"
+RECIPE = "recipe.yaml"
 RESULTS = "vbp_results.json"
 CARD = "README.md"
 PROCESSOR = ("preprocessor_config.json", "processor_config.json")
@@ -122,7 +123,7 @@ def checkpoint_names(directory: Path) -> list[str]:
         raise CheckpointError(f"{directory} is not a folder. Give the folder that `hf-vbp prune --output` wrote.")
     config = read_json(directory, CONFIG)
     names = [CONFIG, *weight_names(directory), *code_names(config)]
-    names += [name for name in (*PROCESSOR, PLAN) if (directory / name).is_file()]
+    names += [name for name in (*PROCESSOR, PLAN, RECIPE) if (directory / name).is_file()]
     return [*names, RESULTS]
 
 

@@ -26,8 +26,8 @@ _BLANK = frozenset({".gitattributes"})
 # Weights and code that an earlier model left behind and that would be loaded instead, or looked for.
 _STALE = re.compile(
     r"(model(-\d+-of-\d+)?\.safetensors|pytorch_model(-\d+-of-\d+)?\.bin|(model\.safetensors|pytorch_model\.bin)"
-    r"\.index\.json|tf_model\.h5|flax_model\.msgpack|modeling_hf_vbp\.py|plan\.json|preprocessor_config\.json"
-    r"|processor_config\.json)"
+    r"\.index\.json|tf_model\.h5|flax_model\.msgpack|modeling_hf_vbp\.py|plan\.json|recipe\.yaml"
+    r"|preprocessor_config\.json|processor_config\.json)"
 )
 
 

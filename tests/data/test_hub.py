@@ -113,6 +113,27 @@ def test_streams_are_shuffled_and_cut_with_the_seed_on_record() -> None:
     assert len(set(numbers(shared))) == 10
 
 
+def test_a_stream_is_reshuffled_only_when_that_is_asked_for() -> None:
+    from accelerate import Accelerator
+
+    def opened(**options: Any) -> Any:
+        stream = dataset(40).to_iterable_dataset(num_shards=2)
+        return load_images(stream, processor(), **options)
+
+    data = opened(limit=10, seed=0)
+    first = numbers(data)
+    # accelerate tells whatever has set_epoch before each pass; what is evaluated twice must be the same images.
+    prepared = Accelerator(cpu=True).prepare(data.loader)
+    assert [numbers(prepared) for _ in range(2)] == [first, first]
+    whole = opened(seed=0)
+    orders = []
+    for epoch in (0, 1, 1, 0):
+        whole.loader.dataset.reshuffle(epoch)
+        orders.append(numbers(whole))
+    assert orders[0] == orders[3] != orders[1] == orders[2]
+    assert sorted(orders[1]) == list(range(40))
+
+
 def test_a_stream_that_declares_nothing_is_asked_for_an_example() -> None:
     import datasets
 

@@ -3,6 +3,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,25 +15,18 @@ from tests.distillation.helpers import make_trainer, parameters_of
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = "tests.distillation.run_training"
+DDP = ("--multi_gpu", "--num_machines", "1", "--dynamo_backend", "no")
 SAVING = {"save_strategy": "steps", "save_steps": 2, "num_train_epochs": 2}
 
 
-def launch(folder: Path, *, processes: int = 1, **settings: Any) -> subprocess.CompletedProcess[str]:
+def launch(
+    folder: Path, *, processes: int = 1, launcher: Sequence[str] = DDP, **settings: Any
+) -> subprocess.CompletedProcess[str]:
     folder.mkdir(exist_ok=True)
     command = [sys.executable, "-m", SCRIPT]
     if processes > 1:
-        launcher = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", str(processes)]
-        options = [
-            "--num_machines",
-            "1",
-            "--mixed_precision",
-            "no",
-            "--dynamo_backend",
-            "no",
-            "--main_process_port",
-            "0",
-        ]
-        command = [sys.executable, *launcher, *options, "--module", SCRIPT]
+        options = ["--num_processes", str(processes), "--main_process_port", "0", "--mixed_precision", "no"]
+        command = [sys.executable, "-m", "accelerate.commands.launch", *launcher, *options, "--module", SCRIPT]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "GLOO_SOCKET_IFNAME": "lo"}
     return subprocess.run(
         [*command, str(folder), json.dumps(settings)],

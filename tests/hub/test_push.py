@@ -66,6 +66,18 @@ def test_nothing_else_from_the_folder_goes_up(client: Client, xet_hub: LoopbackH
     assert set(xet_hub.repositories["alice/pruned-vit"].files()) == FILES | OWN
 
 
+def test_the_recipe_of_a_fine_tuned_checkpoint_goes_up_and_goes_with_it(
+    client: Client, hub: LoopbackHub, checkpoint: Path, copy: Path
+) -> None:
+    recipe = f"model: pruned\noutput: {copy.resolve()}\n"
+    (copy / "recipe.yaml").write_text(recipe, encoding="utf-8")
+    answer = client.push(copy, "alice/pruned-vit")
+    assert hub.repositories["alice/pruned-vit"].files()["recipe.yaml"] == recipe.encode()
+    assert any("recipe.yaml names a path of this machine" in line for line in answer["lines"])
+    assert client.push(checkpoint, "alice/pruned-vit", overwrite=True)["deleted"] == ["recipe.yaml"]
+    assert set(hub.repositories["alice/pruned-vit"].files()) == FILES | OWN
+
+
 def test_nothing_changed_is_said(client: Client, hub: LoopbackHub, checkpoint: Path) -> None:
     client.push(checkpoint, "alice/pruned-vit")
     before = len(hub.log)

@@ -1,0 +1,44 @@
+"""What a launch under FSDP must not ask for, said before anything is loaded."""
+
+import os
+from typing import Any
+
+from accelerate.utils import DistributedType
+
+from hf_vbp.errors import ConfigurationError
+
+_TRUE = ("1", "true", "yes", "y", "on", "t")
+
+
+def check_launch(args: Any) -> None:
+    """Refuse a launch under FSDP that would train something else than what was asked for, without a sign.
+
+    Args:
+        args: The settings of the run; they know the processes.
+
+    Raises:
+        ConfigurationError: FSDP was asked for on CPUs, or with settings that it does not go with.
+    """
+    if not (args.fsdp or _is_set("ACCELERATE_USE_FSDP")) or args.world_size == 1:
+        return
+    if args.distributed_state.distributed_type == DistributedType.MULTI_CPU:
+        raise ConfigurationError(
+            "FSDP was asked for, but accelerate shards models on accelerators only; on CPUs every process would hold "
+            "the whole model, as without FSDP. Launch with a configuration without FSDP."
+        )
+    if _is_set("FSDP_CPU_RAM_EFFICIENT_LOADING"):
+        # transformers then reads weights in the first process only. FSDP hands them on for the student, but nobody
+        # does for the teacher, which is not sharded: the other processes would learn from memory never written to.
+        raise ConfigurationError(
+            "fsdp_cpu_ram_efficient_loading is on, which leaves the teacher without weights in all processes but the "
+            "first. Set it to false in the configuration of accelerate."
+        )
+    if args.auto_find_batch_size:
+        raise ConfigurationError(
+            "auto_find_batch_size does not go with FSDP: the weights that a second attempt starts from are shared "
+            "among the processes. Set it to false, and per_device_train_batch_size lower."
+        )
+
+
+def _is_set(name: str) -> bool:
+    return os.environ.get(name, "").strip().lower() in _TRUE
