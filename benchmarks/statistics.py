@@ -5,33 +5,37 @@
 The columns: the bare forward; the naive hook, ``torch.var_mean`` of every site; ``moments="diagonal"``; and
 ``moments="full"``. Then the peak memory of the pass over that of the bare forward, after one batch and four.
 
-Measured (torch 2.13, a Xeon with AMX, float32, ``--threads 1 --cpu-time``: the machine had much other work, so
-that wall time with two threads told nothing, and runs of the same code spread as far as this):
+Measured (torch 2.13, a Xeon with AMX, float32, ``--threads 2 --metric``, idle; 7 rounds, 3 for batch 64):
 
-    model    batch  forward ms  var_mean hook  diagonal   full
-    deit-s      16      1187.4          1.387     1.075  1.650
-    deit-s      16      1115.8          1.468     1.074  1.773
-    deit-s      16      1092.1          1.397     1.084  1.812
-    deit-s      16      1136.7          1.446     1.060  1.717
-    deit-s       1        71.3          1.343     1.143  2.191
+    model    batch  forward ms  var_mean hook  diagonal   full  metric     all
+    deit-s       1        52.9          1.263     1.170  2.162   2.566   4.724
+    deit-s      16       586.6          1.372     1.065  1.789   2.388   3.801
+    deit-s      64      2730.5          1.456     1.090  1.682
+    deit-b       1       161.7          1.219     1.103  2.251   2.338   4.778
+    deit-b      16      2174.9          1.295     1.040  1.722   2.106   3.596
+    deit-b      64      9604.9          1.267     1.028  1.606
 
-    deit-s      16  diagonal       1.7 MiB after 1 batch,      2.2 MiB after 4
-    deit-s      16  full         237.9 MiB after 1 batch,    238.8 MiB after 4
+    deit-s      16  full         263.7 MiB after 1 batch,    266.6 MiB after 4
+    deit-b      16  diagonal       3.6 MiB after 1 batch,      4.0 MiB after 4
+    deit-b      16  full         989.1 MiB after 1 batch,    921.8 MiB after 4
 
-The second row is from before the panels of 512 rows. On an idle machine the ratios remain to be measured.
+Other runs of the same code on the same machine, at batch 16: deit-s 1.08 and 1.74 to 1.76, deit-b 1.02 and 1.68 to
+1.69. ``full`` keeps the co-moments of both halves; ``all`` adds the metric and the weighted co-moments, which is what
+``hf-vbp stats`` gathers.
 
-What the profile showed (DeiT-S, batch 16, one thread, by site; the block's forward takes 95 ms):
+What the profile showed (by site; the forward of a block takes 47 ms for deit-s, 170 ms for deit-b):
 
-- ``torch.var_mean`` over the rows: 15 ms on two threads, for a Welford update that does not vectorise.
-- Two sums over a shifted copy of all rows: 4 passes over memory, 5.3 ms. In chunks of 256 KiB that stay in the
-  second-level cache, subtracted, added and multiplied in place: 2.6 ms hot, 3.7 ms when the activations come from
-  memory. Slicing in Python was a third of it until the views were made once.
-- The hooks add 54 ms to a forward of 1.07 s of user time; what the ratio shows beyond is page faults, of which
-  the same forward takes between 0 and 80,000, as the allocator pleases.
-- The product of all pairs: 90 ms as one ``mm``; upper blocks only, 73, 66 and 61 ms with 2, 4 and 8 rows of
-  blocks; 55 to 57 ms with 8 to 12 rows and panels of 512 rows.
-- Adding float32 blocks to the float64 sums costs 2.5 ms, of which a second matrix would cost as much again: the
-  halves of a pass keep no co-moments.
+- ``torch.var_mean`` over the rows is a Welford update that does not vectorise.
+- Two sums over a shifted copy of all rows are four passes over memory. In chunks of 512 KiB that stay in the
+  second-level cache, subtracted, added and multiplied in place: 1.4 ms for 1536 neurons and 2.7 ms for 3072, where
+  256 KiB took 1.8 and 3.8 ms. Sums by a matrix-vector product are no faster. When the activations come from memory
+  it is 2.2 ms, and 0.6 ms go to some dozen small operations.
+- The product of all pairs of 3072 neurons: 105 ms at 150 GMAC/s, which the forward does not reach; rows of blocks of
+  192 neurons take 27 ms (1536) and 102 ms (3072), of 384 29 and 102 ms, of 128 28 and 104 ms. Cutting the blocks on
+  the diagonal again saves arithmetic and no time. The arithmetic alone is 1.64 times the forward for deit-b.
+- Adding float32 products to float64 sums in one operation cost 11 ms (3072), converted first 4 ms. Adding the products
+  of several batches in float32 would save these too, and cost that every number of processes gives the same sums.
+- The splitting of float32 into bfloat16 parts for AMX needs three products to be as exact: no gain.
 """
 
 # ruff: noqa: E402

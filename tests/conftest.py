@@ -7,6 +7,8 @@ from typing import Any
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# Runs that are compared bit for bit, in this process and in others, must not share the cores in another way.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 import torch
