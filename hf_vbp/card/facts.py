@@ -11,7 +11,7 @@ STATES = {"dense": "before", "pruned": "after pruning", "finetuned": "after fine
 LABELS = {
     "halves rank correlation": "rank correlation of the variances that the two halves of the images give",
     "halves lowest site rank correlation": "the same in the layer where it is lowest",
-    "relative output error": "expected output error of the MLPs, relative",
+    "relative output error": "output error of the MLPs, relative",
 }
 FRACTIONS = frozenset({"relative_output_error", "agreement", "retention"})
 METRICS = {"agreement": "same answer as the dense model", "kl": "KL to the dense model (nats)"}
@@ -232,7 +232,8 @@ class CardFacts:
         """Damage that was told before the cut, beside what was seen after it."""
         predicted = dict(_scalars(self.results.get("predicted", {})))
         evaluation = self.results.get("evaluation", {})
-        observed = {key: value for key, value in evaluation.get("pruned", {}).items() if key in METRICS}
+        observed = dict(_scalars(self.results.get("observed", {})))
+        observed |= {key: value for key, value in evaluation.get("pruned", {}).items() if key in METRICS}
         if "retention" in evaluation:
             observed["retention"] = evaluation["retention"]
         if not predicted:

@@ -71,9 +71,10 @@ def show(results: dict[str, Any], output: Path) -> None:
         rows.append(("agreement with the base model", None, percent(after["agreement"]), None))
     if "kl" in after:
         rows.append(("KL from the base model, nats", None, f"{after['kl']:.3f}", None))
-    expected = results.get("predicted", {}).get("relative_output_error")
-    if expected is not None:
-        rows.append(("expected output error of the MLPs", None, percent(expected), None))
+    for kind, part in (("expected", "predicted"), ("observed", "observed")):
+        error = results.get(part, {}).get("relative_output_error")
+        if error is not None:
+            rows.append((f"output error of the MLPs, {kind}", None, percent(error), None))
     for name, key in (("parameters", "parameters"), ("MACs", "macs")):
         left = cost["pruned"][key] / cost["dense"][key]
         rows.append((name, *scaled(cost["dense"][key], cost["pruned"][key]), percent(left)))

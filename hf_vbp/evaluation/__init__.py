@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 from hf_vbp.evaluation.measures import kl_divergences, top_k_hits, wilson_interval
 from hf_vbp.evaluation.models import Evaluation, evaluate_models
+from hf_vbp.evaluation.output_error import OutputErrors
 
 if TYPE_CHECKING:
     from hf_vbp.evaluation.metrics import Agreement, KLDivergence, Top1Accuracy, Top5Accuracy
@@ -12,6 +13,7 @@ __all__ = [
     "Agreement",
     "Evaluation",
     "KLDivergence",
+    "OutputErrors",
     "Top1Accuracy",
     "Top5Accuracy",
     "evaluate_models",

@@ -80,7 +80,7 @@ def run_prune(request: PruneRequest, reporter: Reporter) -> dict[str, Any]:
     results = result.results
     results["base_model"] = describe_base_model(loaded.model, loaded.source)
     if evaluation is not None:
-        measured = evaluate_both(loaded, result, evaluation, reporter)
+        measured, results["observed"] = evaluate_both(loaded, result, evaluation, reporter)
         results["data"]["evaluation"] = {**with_skipped(evaluation, reporter), "images": measured["dense"]["images"]}
         results["evaluation"] = measured
     if request.latency:
@@ -126,18 +126,23 @@ def with_skipped(images: Any, reporter: Reporter) -> dict[str, Any]:
     return {**images.provenance, "skipped": len(skipped), "skipped_names": skipped[:20]}
 
 
-def evaluate_both(loaded: LoadedModel, result: "PruningResult", images: Any, reporter: Reporter) -> dict[str, Any]:
-    """Return the ``evaluation`` part of the results: both models on the same images, and the retention."""
-    from hf_vbp.evaluation import evaluate_models
+def evaluate_both(
+    loaded: LoadedModel, result: "PruningResult", images: Any, reporter: Reporter
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the parts ``evaluation`` and ``observed`` of the results: both models on the same images."""
+    from hf_vbp.evaluation import OutputErrors, evaluate_models
 
     models = {"dense": loaded.model, "pruned": result.model}
-    with reporter.stage("Evaluation", images.images) as progress:
+    weighted = result.plan.predicted.get("metric") == "gradient"
+    metrics = [site.metric if weighted else None for site in result.statistics.sites]
+    observed = OutputErrors(loaded.model, result.model, metrics)
+    with reporter.stage("Evaluation", images.images) as progress, observed:
         evaluations = evaluate_models(models, images.loader, reference="dense", progress=progress)
     measured: dict[str, Any] = {name: evaluation.to_dict() for name, evaluation in evaluations.items()}
     before, after = (measured[name].get("top1") for name in models)
     if before and after is not None:
         measured["retention"] = after / before
-    return measured
+    return measured, observed.to_dict()
 
 
 def measure_both(loaded: LoadedModel, result: "PruningResult", reporter: Reporter) -> list[dict[str, Any]]:

@@ -12,7 +12,7 @@ ProgressCallback = Callable[[int, "int | None"], None]
 
 
 class Reporter(Protocol):
-    """Who is told how a job goes; the command line's shows bars, :class:`Silent` shows nothing."""
+    """Who is told how a job goes; the command line's shows bars."""
 
     def say(self, text: str) -> None:
         """Take one remark."""
