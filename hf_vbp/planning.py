@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
@@ -14,6 +14,7 @@ from hf_vbp.criteria import CRITERIA, Ranking, SiteWeights, rank
 from hf_vbp.criteria.obs import curve_options, elimination_curves
 from hf_vbp.elimination import Progress
 from hf_vbp.errors import ConfigurationError, StatisticsError
+from hf_vbp.lazy import LazySequence
 from hf_vbp.plan import PruningPlan, SitePlan, known
 from hf_vbp.prediction import predict_damage
 from hf_vbp.selection import Limits, RemovalOrder
@@ -160,7 +161,7 @@ def with_curves(
     return replace(statistics, sites=held, fingerprints={**statistics.fingerprints, "curves": chosen})
 
 
-class _Weights(Sequence[SiteWeights]):
+class _Weights(LazySequence[SiteWeights]):
     """The float64 weights of all sites, copied one at a time: all at once would take more than the model itself."""
 
     def __init__(self, sites: Sequence[MLPSite]) -> None:
@@ -169,12 +170,8 @@ class _Weights(Sequence[SiteWeights]):
     def __len__(self) -> int:
         return len(self._sites)
 
-    @overload
-    def __getitem__(self, index: int) -> SiteWeights: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[SiteWeights]: ...
-    def __getitem__(self, index: int | slice) -> SiteWeights | Sequence[SiteWeights]:
-        return _Weights(self._sites[index]) if isinstance(index, slice) else SiteWeights.of(self._sites[index])
+    def item(self, index: int) -> SiteWeights:
+        return SiteWeights.of(self._sites[index])
 
 
 def check_bias(sites: Sequence[MLPSite], compensation: str) -> None:

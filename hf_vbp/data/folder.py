@@ -4,11 +4,11 @@ import hashlib
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import overload
 
 from hf_vbp.data.decoding import check_header
 from hf_vbp.data.records import ImageSource, Record
 from hf_vbp.errors import DataError
+from hf_vbp.lazy import LazySequence
 
 EXTENSIONS = frozenset(
     (".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
@@ -30,7 +30,7 @@ _SPLITS = frozenset(
 )
 
 
-class FolderRecords(Sequence[Record]):
+class FolderRecords(LazySequence[Record]):
     """The images of a folder as records, by their path relative to it."""
 
     def __init__(self, root: Path, files: Sequence[str], labelled: bool) -> None:
@@ -41,13 +41,8 @@ class FolderRecords(Sequence[Record]):
     def __len__(self) -> int:
         return len(self._files)
 
-    @overload
-    def __getitem__(self, index: int) -> Record: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[Record]: ...
-    def __getitem__(self, index: int | slice) -> Record | Sequence[Record]:
-        if isinstance(index, slice):
-            return FolderRecords(self._root, self._files[index], self._labelled)
+    def item(self, index: int) -> Record:
+        """Return the record of one file."""
         file = self._files[index]
         path = self._root / file
         return Record(str(path), path, file.split("/", 1)[0] if self._labelled else None)

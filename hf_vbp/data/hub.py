@@ -3,12 +3,13 @@
 import glob
 import hashlib
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, overload
+from typing import Any
 
 from hf_vbp.data.records import ImageSource, Record
 from hf_vbp.errors import ConfigurationError, DataError
+from hf_vbp.lazy import LazySequence
 
 _IMAGE_NAMES = ("image", "img", "pixel_values", "jpg", "jpeg", "png", "webp", "picture", "photo")
 _LABEL_NAMES = ("label", "labels", "cls", "class", "fine_label", "target")
@@ -201,7 +202,7 @@ class _Fields:
         return f"{self._source}, row {index}" + (f" ({path})" if path else "")
 
 
-class _Rows(Sequence[Record]):
+class _Rows(LazySequence[Record]):
     """The rows of a map-style data set as records."""
 
     def __init__(self, dataset: Any, fields: _Fields) -> None:
@@ -211,13 +212,7 @@ class _Rows(Sequence[Record]):
     def __len__(self) -> int:
         return len(self._dataset)
 
-    @overload
-    def __getitem__(self, index: int) -> Record: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[Record]: ...
-    def __getitem__(self, index: int | slice) -> Record | Sequence[Record]:
-        if isinstance(index, slice):
-            return [self[position] for position in range(len(self))[index]]
+    def item(self, index: int) -> Record:
         return self._fields.record(self._dataset[index], index)
 
 
