@@ -177,7 +177,9 @@ def write_plot(rows: Sequence[Row], path: Path) -> None:
     from matplotlib import pyplot
 
     models = list(dict.fromkeys(row.model for row in rows))
-    figure, axes = pyplot.subplots(len(models), 2, figsize=(11, 4 * len(models)), squeeze=False, sharey="row")
+    figure, axes = pyplot.subplots(
+        len(models), 2, figsize=(13, 4 * len(models)), squeeze=False, sharey="row", layout="constrained"
+    )
     for model, (by_ratio, by_macs) in zip(models, axes, strict=True):
         of_model = [row for row in rows if row.model == model]
         for variant in dict.fromkeys((row.criterion, row.compensation) for row in of_model):
@@ -190,8 +192,8 @@ def write_plot(rows: Sequence[Row], path: Path) -> None:
         by_ratio.set(title=model, xlabel="share of hidden neurons removed", ylabel="top-1 retention")
         by_macs.set(title=model, xlabel="share of MACs left")
         by_macs.invert_xaxis()
-        by_macs.legend(fontsize="x-small", loc="lower left", handlelength=4)
-    figure.tight_layout()
+    lines, names = axes[0, 0].get_legend_handles_labels()
+    figure.legend(lines, names, fontsize="small", loc="outside right center", handlelength=4)
     figure.savefig(path, dpi=110)
 
 
