@@ -19,8 +19,9 @@ class Moments:
 
     and for the co-moments with the outer product of ``delta`` in place of its square. With one token for B it
     is Welford's update, the paper's section 3.2, and the result is the same sum. All terms are non-negative,
-    so nothing cancels: after k merges the relative error of ``m2`` stays below about ``k * 2**-52`` plus that
-    of the parts (first order, and much less in practice), whatever the ratio of mean to standard deviation.
+    so nothing cancels: after k merges the relative error of ``m2`` stays below about ``k * 2**-52`` times the
+    ratio of mean to standard deviation, at least 1, plus that of the parts (first order, and much less in practice):
+    what is lost is the rounding of the means.
 
     Attributes:
         count: Number of tokens.

@@ -33,11 +33,14 @@ parts = st.lists(
 def assert_same(found: Moments, expected: Moments, tolerance: float = 1e-9) -> None:
     assert found.count == expected.count
     spread = expected.m2.sqrt() + 1e-12
+    # A mean is stored to 2**-53 of itself, which is more of a deviation the smaller that is.
+    rounding = 2**-52 * expected.mean.abs() * expected.count**0.5 / spread
     torch.testing.assert_close(found.mean, expected.mean, rtol=1e-12, atol=1e-12)
-    torch.testing.assert_close(found.m2, expected.m2, rtol=tolerance, atol=1e-12)
+    assert bool(((found.m2 - expected.m2).abs() <= expected.m2 * (tolerance + 8 * rounding) + 1e-12).all())
     assert found.comoment is not None
     assert expected.comoment is not None
-    assert float(((found.comoment - expected.comoment).abs() / torch.outer(spread, spread)).max()) < tolerance
+    error = (found.comoment - expected.comoment).abs() / torch.outer(spread, spread)
+    assert bool((error <= tolerance + 4 * (rounding[:, None] + rounding)).all())
 
 
 @settings(deadline=None, max_examples=60)
