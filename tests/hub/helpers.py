@@ -1,5 +1,6 @@
 """Small pruned checkpoints, results files, and children that run the real client against the loopback Hub."""
 
+import copy
 import json
 import subprocess
 import sys
@@ -13,6 +14,30 @@ WIDTHS, DENSE = [5, 48, 17], [48, 48, 48]
 BASE_REVISION = "0123456789abcdef0123456789abcdef01234567"
 BASE_CARD = "---\nlicense: apache-2.0\ndatasets:\n- imagenet-1k\n---\n# The base model\n"
 RUNNER = Path(__file__).with_name("client.py")
+STATISTICS: dict[str, Any] = {
+    "moments": "diagonal",
+    "halves": {
+        "rank_correlation": 0.9715,
+        "lowest_site": "vit.layers.2.mlp",
+        "lowest_site_rank_correlation": 0.9375,
+        "overlaps": [
+            {"ratio": 0.1, "kept": 0.99, "pruned": 0.92},
+            {"ratio": 0.5, "kept": 0.943, "pruned": 0.94},
+        ],
+    },
+}
+EVALUATION: dict[str, Any] = {
+    "dense": {"images": 50, "top1": 0.84, "top1_interval": [0.71, 0.93], "top5": 0.98},
+    "pruned": {
+        "images": 50,
+        "top1": 0.74,
+        "top1_interval": [0.6, 0.85],
+        "top5": 0.96,
+        "agreement": 0.82,
+        "kl": 0.3125,
+    },
+    "retention": 0.881,
+}
 
 
 def make_results(widths: list[int] | None = None, **changes: Any) -> dict[str, Any]:
@@ -43,35 +68,14 @@ def make_results(widths: list[int] | None = None, **changes: Any) -> dict[str, A
             "dense_widths": DENSE,
             "widths": widths,
         },
-        "statistics": {
-            "moments": "diagonal",
-            "halves": {
-                "rank_correlation": 0.9715,
-                "lowest_site": "vit.layers.2.mlp",
-                "lowest_site_rank_correlation": 0.9375,
-                "overlaps": [
-                    {"ratio": 0.1, "kept": 0.99, "pruned": 0.92},
-                    {"ratio": 0.5, "kept": 0.943, "pruned": 0.94},
-                ],
-            },
-        },
+        "statistics": copy.deepcopy(STATISTICS),
         "predicted": {"relative_output_error": 0.125, "relative_output_error_by_site": [0.5, 0.0, 0.25]},
+        "observed": {"relative_output_error": 0.375, "relative_output_error_by_site": [0.5, 0.25, 0.5]},
         "cost": {
             "dense": {"parameters": 30000, "macs": 500000, "bytes": 120000},
             "pruned": {"parameters": 25000, "macs": 420000, "bytes": 100000},
         },
-        "evaluation": {
-            "dense": {"images": 50, "top1": 0.84, "top1_interval": [0.71, 0.93], "top5": 0.98},
-            "pruned": {
-                "images": 50,
-                "top1": 0.74,
-                "top1_interval": [0.6, 0.85],
-                "top5": 0.96,
-                "agreement": 0.82,
-                "kl": 0.3125,
-            },
-            "retention": 0.881,
-        },
+        "evaluation": copy.deepcopy(EVALUATION),
         "latency": [
             {"model": "dense", "device": "cpu", "dtype": "float32", "batch": 1, "median_ms": 2.5, "threads": 1},
             {"model": "pruned", "device": "cpu", "dtype": "float32", "batch": 1, "median_ms": 2.25, "threads": 1},
