@@ -61,10 +61,13 @@ class SiteStatistics:
             count = self.moments.count + other.moments.count
             shares = (self.moments.count / count, other.moments.count / count)
             metric = self.metric * shares[0] + other.metric * shares[1]
-        # A part too short for halves of its own would unbalance those of the other; it counts in the total only.
-        halves = self.halves if other.halves is None else other.halves
-        if self.halves is not None and other.halves is not None:
-            mine, theirs = self.halves, other.halves
+        # A part too short for halves of its own would unbalance those of the other; it counts in the total only,
+        # and the co-moments that the total leaves of the first half are then not those of the second.
+        mine, theirs = self.halves, other.halves
+        if mine is None or theirs is None:
+            one = theirs if mine is None else mine
+            halves = None if one is None else _diagonals(one)
+        else:
             if (mine[0].comoment is None) != (theirs[0].comoment is None):
                 mine, theirs = _diagonals(mine), _diagonals(theirs)
             halves = (mine[0].merge(theirs[0]), mine[1].merge(theirs[1]))

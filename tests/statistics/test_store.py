@@ -11,6 +11,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from hf_vbp.adapters import find_sites
+from hf_vbp.criteria.base import full_halves
 from hf_vbp.errors import StatisticsError, StatisticsMismatchError
 from hf_vbp.statistics import ActivationStatistics, collect_statistics
 from hf_vbp.statistics.fingerprints import SKETCH_SIZE, ImageSketch, hash_images
@@ -231,3 +232,17 @@ def test_image_hashes_tell_images_apart_and_not_batches() -> None:
     assert len(set(hashes)) == 6
     assert hash_images(values[2:4]) == hashes[2:4]
     assert hash_images(values.flip(0).contiguous().flip(0)) == hashes
+
+
+def test_halves_keep_no_comoments_beside_a_part_that_has_no_halves(vit: Any) -> None:
+    # What the whole leaves of the first half would hold the images of the short part too.
+    long, short = (
+        collect_statistics(vit, in_batches(images(count, seed=seed), 8), moments="full")
+        for count, seed in ((40, 7), (8, 8))
+    )
+    assert short.sites[0].halves is None
+    for joined in (long.merge(short), short.merge(long)):
+        assert joined.sites[0].halves is not None
+        assert [half.count for half in joined.sites[0].halves] == [half.count for half in long.sites[0].halves or ()]
+        assert full_halves(joined.sites[0]) is None
+    assert full_halves(long.sites[0]) is not None
