@@ -13,6 +13,7 @@ from hf_vbp.costs import describe_cost, latency_of_widths
 from hf_vbp.criteria import CRITERIA, Ranking
 from hf_vbp.plan import PruningPlan, known
 from hf_vbp.planning import check_bias, make_plan, rank_sites
+from hf_vbp.regularisation import NEED_HALVES
 from hf_vbp.results import SCHEMA_VERSION, describe_base_model, describe_plan, versions
 from hf_vbp.selection import SCOPES, Limits
 from hf_vbp.statistics import collect_statistics, halves_agreement
@@ -22,8 +23,6 @@ if TYPE_CHECKING:
     from hf_vbp.statistics import ActivationStatistics
 
 Progress = Callable[[int, int | None], None]
-# Regularisations of the linear compensation that are chosen from two halves of the images.
-NEED_HALVES = ("held-out", "ledoit-wolf")
 
 
 PRESETS: dict[str, dict[str, Any]] = {

@@ -17,6 +17,8 @@ from hf_vbp.errors import ConfigurationError, StatisticsError
 from hf_vbp.least_squares import complement, expected_error, fold
 
 KINDS = ("ridge", "diagonal", "ledoit-wolf", "oas", "edge")
+# What compensations take as a regularisation and find from the covariances of two halves of the images.
+NEED_HALVES = ("held-out", "ledoit-wolf")
 
 
 @dataclass(frozen=True)
@@ -118,9 +120,14 @@ def choose_regularisation(
             f"the statistics of site {site.name!r} hold no covariances of two halves of the images, which choosing a "
             "regularisation needs; name one, such as ridge"
         )
+    first, second = halves
+    covariances = [covariance_of(half, site.name) for half in halves]
     # Of one half: of the whole it is half of that.
-    noise = 2 * sampling_noise(*(covariance_of(half, site.name) for half in halves))
-    trials = [_Trial(*pair, site.name, weights, kept, metric, noise) for pair in (halves, halves[::-1])]
+    noise = 2 * sampling_noise(*covariances)
+    trials = [
+        _Trial(first, covariances[0], second, weights, kept, metric, noise),
+        _Trial(second, covariances[1], first, weights, kept, metric, noise),
+    ]
     errors = [sum(trial.error(candidate) for trial in trials) / 2 for candidate in candidates]
     return candidates[min(range(len(errors)), key=errors.__getitem__)], errors
 
@@ -138,8 +145,8 @@ class _Trial:
     """A repair fitted on one half of the images and judged on the other."""
 
     fitted: MomentsLike
+    covariance: Tensor
     held_out: MomentsLike
-    name: str
     weights: SiteWeights
     kept: Tensor
     metric: Tensor | None
@@ -147,8 +154,7 @@ class _Trial:
 
     def error(self, candidate: Regularisation) -> float:
         pruned = complement(self.kept, self.weights.hidden)
-        covariance = covariance_of(self.fitted, self.name)
-        cleaned = candidate.apply(covariance, self.fitted.count, noise=self.noise)
+        cleaned = candidate.apply(self.covariance, self.fitted.count, noise=self.noise)
         removed = self.weights.fc2_weight[:, pruned]
         folded = fold(cleaned, self.kept, pruned, removed)
         if folded is None:

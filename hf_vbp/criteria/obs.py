@@ -57,7 +57,7 @@ def obs(
         StatisticsError: The statistics lack what is needed.
     """
     if curves is None:
-        options = curve_options(statistics, metric=metric, ridge=ridge, token_weights=token_weights)
+        options: dict[str, Any] = {"metric": metric, "ridge": ridge, "token_weights": token_weights}
         curves = elimination_curves(statistics, weights, **options, device=device, progress=progress)
     sizes = [len(curve.order) for curve in curves]
     if sizes != [site_weights.hidden for site_weights in weights]:

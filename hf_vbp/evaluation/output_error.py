@@ -9,6 +9,7 @@ from torch import nn
 
 from hf_vbp.adapters import find_sites
 from hf_vbp.errors import ConfigurationError
+from hf_vbp.prediction import Damage, SiteDamage
 
 
 class OutputErrors:
@@ -28,10 +29,11 @@ class OutputErrors:
     """
 
     def __init__(self, dense: nn.Module, pruned: nn.Module, metrics: Sequence[torch.Tensor | None]) -> None:
-        self.sites = list(zip(find_sites(dense), find_sites(pruned), strict=False))
-        counts = {len(find_sites(dense)), len(find_sites(pruned)), len(metrics)}
+        before, after = find_sites(dense), find_sites(pruned)
+        counts = {len(before), len(after), len(metrics)}
         if len(counts) > 1:
             raise ConfigurationError(f"the models and the metrics have {sorted(counts)} MLPs; they must have as many")
+        self.sites = list(zip(before, after, strict=True))
         self.metrics = list(metrics)
         self.errors = [0.0] * len(self.sites)
         self.energies = [0.0] * len(self.sites)
@@ -57,32 +59,31 @@ class OutputErrors:
 
         The squared error of the outputs over the variance of the dense outputs, both summed in the metric.
         """
-        energies = []
-        for energy, total, tokens, metric in zip(self.energies, self.sums, self.tokens, self.metrics, strict=True):
-            centre = 0.0 if total is None else _energy(total[None] / tokens, metric) * tokens
-            energies.append(max(energy - centre, 0.0))
-        by_site = [_ratio(error, energy) for error, energy in zip(self.errors, energies, strict=True)]
-        # Per token, since sites of hierarchical models see different numbers of them.
-        shares = [1 / max(tokens, 1) for tokens in self.tokens]
-        total_error = sum(error * share for error, share in zip(self.errors, shares, strict=True))
-        total_energy = sum(energy * share for energy, share in zip(energies, shares, strict=True))
-        return {
-            "relative_output_error": _ratio(total_error, total_energy),
-            "relative_output_error_by_site": by_site,
-            "metric": "gradient" if all(metric is not None for metric in self.metrics) else "identity",
-        }
+        sites = []
+        for index, (site, _) in enumerate(self.sites):
+            # Per token, since sites of hierarchical models see different numbers of them.
+            tokens, total, metric = max(self.tokens[index], 1), self.sums[index], self.metrics[index]
+            centre = 0.0 if total is None else _energy(total[None] / tokens, metric)
+            energy = max(self.energies[index] / tokens - centre, 0.0)
+            sites.append(SiteDamage(site.name, self.errors[index] / tokens, energy, exact=True))
+        weighted = all(metric is not None for metric in self.metrics)
+        described = Damage(tuple(sites), "gradient" if weighted else "identity").to_dict()
+        # Of what was measured there is nothing to say about how it was approximated.
+        del described["exact"]
+        return described
 
     def _keep(self, index: int, module: nn.Module, inputs: Any, output: torch.Tensor) -> None:
         self._dense_outputs[index] = output.detach()
 
     def _compare(self, index: int, module: nn.Module, inputs: Any, output: torch.Tensor) -> None:
         dense = self._dense_outputs.pop(index)
-        dense = dense.reshape(-1, dense.shape[-1]).double()
-        rows = output.detach().reshape(-1, output.shape[-1]).double()
+        # Products in float32: in float64 they would take longer than the models on many a GPU.
+        dense = dense.reshape(-1, dense.shape[-1]).float()
+        rows = output.detach().reshape(-1, output.shape[-1]).float()
         self.errors[index] += _energy(rows - dense, self.metrics[index])
         self.energies[index] += _energy(dense, self.metrics[index])
-        total = self.sums[index]
-        self.sums[index] = dense.sum(0) if total is None else total + dense.sum(0)
+        total, added = self.sums[index], dense.sum(0).cpu().double()
+        self.sums[index] = added if total is None else total + added
         self.tokens[index] += len(rows)
 
 
@@ -91,7 +92,3 @@ def _energy(rows: torch.Tensor, metric: torch.Tensor | None) -> float:
     if metric is None:
         return float(rows.square().sum())
     return float(((rows @ metric.to(rows.device, rows.dtype)) * rows).sum())
-
-
-def _ratio(error: float, energy: float) -> float:
-    return error / energy if energy > 0 else float(error > 0)

@@ -18,14 +18,12 @@ from hf_vbp.statistics.store import SiteStatistics
 def launched_state() -> PartialState:
     """Return what Accelerate knows of the processes that a launcher started, on CPUs too.
 
-    Left alone, ``PartialState`` takes processes without a GPU for single ones, whatever the launcher says, and
-    unlike ``Accelerator`` it does not read ``ACCELERATE_USE_CPU``.
+    Left alone, ``PartialState`` takes processes without an accelerator for single ones, whatever the launcher says,
+    and unlike ``Accelerator`` it does not read ``ACCELERATE_USE_CPU``.
     """
-    launched = int(os.environ.get("WORLD_SIZE", "1")) > 1
-    without_gpu = not (torch.cuda.is_available() or torch.xpu.is_available())
-    if parse_flag_from_env("ACCELERATE_USE_CPU") or (launched and without_gpu):
-        return PartialState(cpu=True)
-    return PartialState()
+    accelerator: Any = getattr(torch, "accelerator", torch.cuda)
+    without = _launched() and not accelerator.is_available()
+    return PartialState(cpu=without or parse_flag_from_env("ACCELERATE_USE_CPU"))
 
 
 @dataclass(frozen=True)
@@ -47,7 +45,7 @@ class Processes:
         """Return the processes of ``accelerator``, or those that the launcher's environment tells of."""
         if accelerator is None and not _launched():
             return cls(0, 1, torch.device("cpu"))
-        state = accelerator if accelerator is not None else PartialState(cpu=_on_cpu())
+        state = accelerator if accelerator is not None else launched_state()
         return cls(int(state.process_index), int(state.num_processes), torch.device(state.device))
 
     @property
@@ -125,15 +123,3 @@ def _launched() -> bool:
     """Tell whether a launcher started this process; without one, no state of Accelerate is made."""
     names = ("LOCAL_RANK", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
     return torch.distributed.is_initialized() or any(name in os.environ for name in names)
-
-
-def _on_cpu() -> bool:
-    """Tell whether the processes meet over gloo: asked for by the launcher, or there is nothing else.
-
-    ``PartialState`` does not read the launcher's flag by itself, and without it every process believes that it
-    is alone.
-    """
-    if os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes", "on"):
-        return True
-    accelerator: Any = getattr(torch, "accelerator", torch.cuda)
-    return not accelerator.is_available()

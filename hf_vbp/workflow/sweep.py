@@ -63,7 +63,7 @@ def run_sweep(request: SweepRequest, reporter: Reporter) -> list[dict[str, Any]]
             loaded.model, calibration.loader, progress=progress, **request.config.needs(loaded.model)
         )
     rankings = gradient_rankings(loaded.model, statistics, request.config, calibration.loader) or rank_sites(
-        loaded.model, statistics, request.config.criterion
+        loaded.model, statistics, request.config.criterion, **request.config.criterion_options
     )
     rows: list[dict[str, Any]] = []
     for start in range(0, len(request.ratios), MODELS_IN_MEMORY):
