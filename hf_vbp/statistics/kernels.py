@@ -21,6 +21,9 @@ CHUNK_BYTES = 512 * 1024
 GROUP = 32
 # Rows that are taken at once: the most that one float32 product sums over, and the most that is copied.
 MAX_ROWS = 4096
+# Floats of a cache line. Rows of 1,024 neurons or a multiple lie whole pages apart and fight for the same few sets of
+# the cache; a product of rows that lie a line more apart is 5 % faster.
+PADDING = 16
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,6 +61,10 @@ class Workspace:
             buffer = self._buffers[name] = torch.empty(size, dtype=dtype, device=device)
         return buffer[:size].view(shape)
 
+    def take_rows(self, count: int, hidden: int, device: torch.device) -> torch.Tensor:
+        """Return :meth:`take` of ``"rows"``, ``(count, hidden)`` float32, laid out for matrix products."""
+        return self.take("rows", (count, hidden + PADDING), device)[:, :hidden]
+
 
 # Takes ``(rows, hidden)`` values, centred by the shift, and adds up their products.
 AddProducts = Callable[[torch.Tensor], None]
@@ -82,10 +89,10 @@ def batch_moments(rows: torch.Tensor, workspace: Workspace, add_products: AddPro
     if rows.device.type != "cpu":
         return _device_moments(rows, add_products)
     count = len(rows)
-    name = "chunk" if add_products is None else "rows"
+    keep = add_products is not None
     shift = rows[_spread(count)].double().mean(0).float()
     for _ in range(2):
-        totals, squares = _shifted_sums(rows, shift, workspace, name)
+        totals, squares = _shifted_sums(rows, shift, workspace, keep)
         miss = totals / count
         missed = totals * miss
         m2 = (squares - missed).clamp_(min=0)
@@ -96,7 +103,7 @@ def batch_moments(rows: torch.Tensor, workspace: Workspace, add_products: AddPro
     else:
         return _float64_moments(rows, add_products)
     if add_products is not None:
-        add_products(workspace.take(name, tuple(rows.shape), rows.device))
+        add_products(workspace.take_rows(*rows.shape, rows.device))
     shift64 = shift.double()
     return BatchMoments(count, shift64 + miss, m2, shift64, torch.tensor(True))
 
@@ -121,7 +128,7 @@ def weighted_moments(
     count = len(rows)
     wide = torch.float64 if rows.device.type != "mps" else torch.float32
     shift, roots = rows.mean(0, dtype=torch.float32), weights.sqrt()
-    scaled = torch.sub(rows, shift, out=workspace.take("rows", tuple(rows.shape), rows.device))
+    scaled = torch.sub(rows, shift, out=workspace.take_rows(*rows.shape, rows.device))
     scaled.mul_(roots[:, None])
     if add_products is not None:
         add_products(scaled)
@@ -170,20 +177,21 @@ def _spread(count: int) -> torch.Tensor:
 
 
 def _shifted_sums(
-    rows: torch.Tensor, shift: torch.Tensor, workspace: Workspace, name: str
+    rows: torch.Tensor, shift: torch.Tensor, workspace: Workspace, keep: bool
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the sums of ``rows - shift`` and of its squares, ``(hidden,)`` float64 each, in one read of ``rows``.
 
-    The shifted rows themselves stay in the scratch memory ``"rows"`` when that is its ``name``; otherwise each
-    chunk of them overwrites the one before, in the cache.
+    With ``keep``, the shifted rows themselves stay in the scratch memory for rows; otherwise each chunk of them
+    overwrites the one before, in the cache.
     """
     hidden = rows.shape[1]
     size = min(len(rows), max(1, CHUNK_BYTES // (4 * hidden)))
-    keep = name == "rows"
     sums = workspace.take("sums", (2, size, hidden), rows.device)
-    scratch = workspace.take(name, (len(rows) if keep else size, hidden), rows.device)
     parts = torch.split(rows, size)
-    places = torch.split(scratch, size) if keep else (scratch,) * len(parts)
+    if keep:
+        places = torch.split(workspace.take_rows(len(rows), hidden, rows.device), size)
+    else:
+        places = (workspace.take("chunk", (size, hidden), rows.device),) * len(parts)
     linear, square = sums
     result = torch.zeros(2, hidden, dtype=torch.float64)
     for number, (part, place) in enumerate(zip(parts, places, strict=True)):
