@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 
 import torch
 
 from hf_vbp.moments import Moments, with_diagonal
 from hf_vbp.statistics.kernels import BatchMoments, Workspace
 
-# The matrix is made of columns of blocks of so many neurons, of which those from the diagonal down are kept: wide
-# enough for the matrix product to be fast, narrow enough to compute little twice. Tall products are as fast as wide
-# ones on some processors, and 15 % faster on others.
-BLOCK = 192
+# Squares on the diagonal that are computed whole: narrow enough to compute little twice, wide enough for the matrix
+# product to be fast.
+SQUARE = 96
+# Larger squares are cut at a multiple of so many neurons.
+ALIGNMENT = 32
 # Rank-one terms that are gathered before the co-moments are touched: one pass over a big matrix instead of many.
 PENDING_TERMS = 32
 
@@ -40,12 +43,12 @@ class Comoments:
 
     def add_products(self, centred: torch.Tensor) -> None:
         """Add ``centred^T centred`` of ``(rows, hidden)`` float32 or float64 values, on any device."""
-        for start, stop, block in self._blocks(self.sums):
-            left, right = centred[:, start:].T, centred[:, start:stop]
+        for rows, columns, block in self._blocks(self.sums):
+            left, right = centred[:, rows].T, centred[:, columns]
             if centred.dtype == torch.float64:
                 block += left @ right
                 continue
-            shape = (self.hidden - start, stop - start)
+            shape = tuple(block.shape)
             product = torch.mm(left, right, out=self.workspace.take("product", shape, centred.device))
             # Converted first: adding float32 to float64 in one operation takes three times as long.
             block += self.workspace.take("wide", shape, self.device, torch.float64).copy_(product)
@@ -86,31 +89,46 @@ class Comoments:
         if self.reference is None:
             return matrix
         distance = (moments.mean - self.reference.cpu()) * moments.count**0.5
-        for start, stop, block in self._blocks(sums):
-            block.addr_(distance[start:], distance[start:stop], alpha=-1)
-            matrix[start:, start:stop] = block
-            matrix[start:stop, stop:] = block[stop - start :].T
-            square = matrix[start:stop, start:stop]
-            square.copy_(square.tril() + square.tril(-1).T)
+        for rows, columns, block in self._blocks(sums):
+            block.addr_(distance[rows], distance[columns], alpha=-1)
+            matrix[columns, rows] = block.T
+            matrix[rows, columns] = block
+            if rows == columns:
+                matrix[rows, columns] = block.tril() + block.tril(-1).T
         return with_diagonal(matrix, moments.m2)
 
     def _add_pending(self) -> None:
         if self.pending:
             between, missed = torch.stack(self.pending, dim=1)
-            for start, stop, block in self._blocks(self.sums):
-                block.addmm_(between[:, start:].T, between[:, start:stop])
-                block.addmm_(missed[:, start:].T, missed[:, start:stop], alpha=-1)
+            for rows, columns, block in self._blocks(self.sums):
+                block.addmm_(between[:, rows].T, between[:, columns])
+                block.addmm_(missed[:, rows].T, missed[:, columns], alpha=-1)
             self.pending.clear()
 
-    def _blocks(self, packed: torch.Tensor) -> Iterator[tuple[int, int, torch.Tensor]]:
-        """Yield ``start, stop`` and the view ``(hidden - start, stop - start)`` of each column of blocks."""
+    def _blocks(self, packed: torch.Tensor) -> Iterator[tuple[slice, slice, torch.Tensor]]:
+        """Yield the rows, the columns and the view of each block that is kept, one after the other in ``packed``."""
         offset = 0
-        for start in range(0, self.hidden, BLOCK):
-            stop = min(start + BLOCK, self.hidden)
-            size = (stop - start) * (self.hidden - start)
-            yield start, stop, packed[offset : offset + size].view(self.hidden - start, stop - start)
-            offset += size
+        for rows, columns in _lower_blocks(self.hidden):
+            height, width = rows.stop - rows.start, columns.stop - columns.start
+            yield rows, columns, packed[offset : offset + height * width].view(height, width)
+            offset += height * width
+
+
+@lru_cache(maxsize=64)
+def _lower_blocks(hidden: int) -> tuple[tuple[slice, slice], ...]:
+    """Cover a square matrix from its diagonal down: every square is cut into two and the rectangle below the first."""
+
+    def cut(start: int, stop: int) -> Iterator[tuple[slice, slice]]:
+        if stop - start <= SQUARE:
+            yield slice(start, stop), slice(start, stop)
+            return
+        middle = start + math.ceil((stop - start) / (2 * ALIGNMENT)) * ALIGNMENT
+        yield slice(middle, stop), slice(start, middle)
+        yield from cut(start, middle)
+        yield from cut(middle, stop)
+
+    return tuple(cut(0, hidden))
 
 
 def _packed_size(hidden: int) -> int:
-    return sum((min(start + BLOCK, hidden) - start) * (hidden - start) for start in range(0, hidden, BLOCK))
+    return sum((rows.stop - rows.start) * (columns.stop - columns.start) for rows, columns in _lower_blocks(hidden))

@@ -103,7 +103,7 @@ def batch_moments(rows: torch.Tensor, workspace: Workspace, add_products: AddPro
     else:
         return _float64_moments(rows, add_products)
     if add_products is not None:
-        add_products(workspace.take_rows(*rows.shape, rows.device))
+        add_products(workspace.take_rows(count, rows.shape[1], rows.device))
     shift64 = shift.double()
     return BatchMoments(count, shift64 + miss, m2, shift64, torch.tensor(True))
 
@@ -128,7 +128,7 @@ def weighted_moments(
     count = len(rows)
     wide = torch.float64 if rows.device.type != "mps" else torch.float32
     shift, roots = rows.mean(0, dtype=torch.float32), weights.sqrt()
-    scaled = torch.sub(rows, shift, out=workspace.take_rows(*rows.shape, rows.device))
+    scaled = torch.sub(rows, shift, out=workspace.take_rows(count, rows.shape[1], rows.device))
     scaled.mul_(roots[:, None])
     if add_products is not None:
         add_products(scaled)

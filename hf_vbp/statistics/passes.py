@@ -11,6 +11,7 @@ from torch import nn
 
 from hf_vbp.errors import ConfigurationError, NonFiniteError, StatisticsError
 from hf_vbp.statistics.accumulator import SiteAccumulator, half_spans
+from hf_vbp.statistics.skipping import LastProduct
 
 # Keeps the small gradients of half-precision models away from the subnormal numbers; divided out in float32.
 HALF_PRECISION_SCALE = 1024.0
@@ -38,12 +39,14 @@ class ListeningModel:
         self.spans: list[tuple[int, int, int]] = []
         self._first_output: torch.Tensor | None = None
         self._held: dict[int, torch.Tensor] = {}
+        self._last_product: LastProduct | None = None
         self._handles: list[Any] = []
 
     def __enter__(self) -> ListeningModel:
         self._training = {module: module.training for module in self.model.modules()}
         self._frozen = {parameter: parameter.requires_grad for parameter in self.model.parameters()}
         self.model.eval()
+        self._last_product = LastProduct(self.model) if self.seed is None else None
         for accumulator in self.accumulators:
             self._handles.append(accumulator.site.fc2.register_forward_pre_hook(self._input_hook(accumulator)))
             if self.seed is not None:
@@ -58,6 +61,8 @@ class ListeningModel:
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
+        if self._last_product is not None:
+            self._last_product.restore()
         for module, training in self._training.items():
             module.training = training
         for parameter, requires_grad in self._frozen.items():
@@ -79,6 +84,8 @@ class ListeningModel:
         self._first_output = None
         images = pixel_values.to(self.device, self.dtype)
         if self.seed is None:
+            if self._last_product is not None:
+                self._last_product.next_batch()
             with torch.inference_mode():
                 self.model(pixel_values=images)
         else:
@@ -107,6 +114,8 @@ class ListeningModel:
             with torch.no_grad():
                 hidden_states = self._by_image(inputs[0].detach(), accumulator)
                 accumulator.add(hidden_states, self.spans)
+            if self._last_product is not None:
+                self._last_product.use(accumulator.site)
             if accumulator.depth.weighted:
                 # Its weights are known only when the gradients come back.
                 self._held[accumulator.site.index] = hidden_states
