@@ -1,21 +1,15 @@
-"""Running co-moments of one half of a pass: float32 products, float64 sums, the lower blocks only."""
+"""Running co-moments of one half of a pass: float32 products, float64 sums, the lower half only."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Mapping
-from functools import lru_cache
+from collections.abc import Mapping
 
 import torch
 
 from hf_vbp.moments import Moments, with_diagonal
 from hf_vbp.statistics.kernels import BatchMoments, Workspace
+from hf_vbp.statistics.lower_half import LowerHalf
 
-# Squares on the diagonal that are computed whole: narrow enough to compute little twice, wide enough for the matrix
-# product to be fast.
-SQUARE = 96
-# Larger squares are cut at a multiple of so many neurons.
-ALIGNMENT = 32
 # Rank-one terms that are gathered before the co-moments are touched: one pass over a big matrix instead of many.
 PENDING_TERMS = 32
 
@@ -36,20 +30,20 @@ class Comoments:
     """
 
     def __init__(self, hidden: int, workspace: Workspace, device: torch.device) -> None:
-        self.hidden, self.workspace, self.device = hidden, workspace, device
-        self.sums = torch.zeros(_packed_size(hidden), dtype=torch.float64, device=device)
+        self.layout, self.workspace, self.device = LowerHalf.of(hidden), workspace, device
+        self.sums = torch.zeros(self.layout.size, dtype=torch.float64, device=device)
         self.reference: torch.Tensor | None = None
         self.pending: list[torch.Tensor] = []
 
     def add_products(self, centred: torch.Tensor) -> None:
-        """Add ``centred^T centred`` of ``(rows, hidden)`` float32 or float64 values, on any device."""
-        for rows, columns, block in self._blocks(self.sums):
-            left, right = centred[:, rows].T, centred[:, columns]
+        """Add ``centred^T centred`` of ``(rows, hidden or layout.width)`` float32 or float64 values, on any device."""
+        factors = self.layout.factors(self.layout.pad(centred))
+        for block, (left, right) in zip(self.layout.split(self.sums), factors, strict=True):
             if centred.dtype == torch.float64:
-                block += left @ right
+                block += torch.bmm(left, right)
                 continue
             shape = tuple(block.shape)
-            product = torch.mm(left, right, out=self.workspace.take("product", shape, centred.device))
+            product = torch.bmm(left, right, out=self.workspace.take("product", shape, centred.device))
             # Converted first: adding float32 to float64 in one operation takes three times as long.
             block += self.workspace.take("wide", shape, self.device, torch.float64).copy_(product)
 
@@ -85,50 +79,20 @@ class Comoments:
         """
         self._add_pending()
         sums, self.sums = self.sums.cpu(), self.sums.new_empty(0)
-        matrix = torch.zeros(self.hidden, self.hidden, dtype=torch.float64)
-        if self.reference is None:
-            return matrix
-        distance = (moments.mean - self.reference.cpu()) * moments.count**0.5
-        for rows, columns, block in self._blocks(sums):
-            block.addr_(distance[rows], distance[columns], alpha=-1)
-            matrix[columns, rows] = block.T
-            matrix[rows, columns] = block
-            if rows == columns:
-                matrix[rows, columns] = block.tril() + block.tril(-1).T
-        return with_diagonal(matrix, moments.m2)
+        if self.reference is not None:
+            distance = (moments.mean - self.reference.cpu()) * moments.count**0.5
+            self._add_outer(sums, distance[None], -1)
+        return with_diagonal(self.layout.unpack(sums), moments.m2)
 
     def _add_pending(self) -> None:
         if self.pending:
             between, missed = torch.stack(self.pending, dim=1)
-            for rows, columns, block in self._blocks(self.sums):
-                block.addmm_(between[:, rows].T, between[:, columns])
-                block.addmm_(missed[:, rows].T, missed[:, columns], alpha=-1)
+            self._add_outer(self.sums, between, 1)
+            self._add_outer(self.sums, missed, -1)
             self.pending.clear()
 
-    def _blocks(self, packed: torch.Tensor) -> Iterator[tuple[slice, slice, torch.Tensor]]:
-        """Yield the rows, the columns and the view of each block that is kept, one after the other in ``packed``."""
-        offset = 0
-        for rows, columns in _lower_blocks(self.hidden):
-            height, width = rows.stop - rows.start, columns.stop - columns.start
-            yield rows, columns, packed[offset : offset + height * width].view(height, width)
-            offset += height * width
-
-
-@lru_cache(maxsize=64)
-def _lower_blocks(hidden: int) -> tuple[tuple[slice, slice], ...]:
-    """Cover a square matrix from its diagonal down: every square is cut into two and the rectangle below the first."""
-
-    def cut(start: int, stop: int) -> Iterator[tuple[slice, slice]]:
-        if stop - start <= SQUARE:
-            yield slice(start, stop), slice(start, stop)
-            return
-        middle = start + math.ceil((stop - start) / (2 * ALIGNMENT)) * ALIGNMENT
-        yield slice(middle, stop), slice(start, middle)
-        yield from cut(start, middle)
-        yield from cut(middle, stop)
-
-    return tuple(cut(0, hidden))
-
-
-def _packed_size(hidden: int) -> int:
-    return sum((rows.stop - rows.start) * (columns.stop - columns.start) for rows, columns in _lower_blocks(hidden))
+    def _add_outer(self, sums: torch.Tensor, terms: torch.Tensor, sign: int) -> None:
+        """Add ``sign * terms^T terms`` of ``(terms, hidden)`` float64 values to ``sums``."""
+        factors = self.layout.factors(self.layout.pad(terms))
+        for block, (left, right) in zip(self.layout.split(sums), factors, strict=True):
+            block.baddbmm_(left, right, alpha=sign)

@@ -11,6 +11,8 @@ from typing import Any
 
 import torch
 
+from hf_vbp.statistics.lower_half import LowerHalf
+
 # Rows that the shift is estimated from; a shift within a few standard deviations is all that is needed.
 SHIFT_ROWS = 32
 # A batch whose shift missed a mean by more than this many squared standard deviations is done again.
@@ -62,11 +64,15 @@ class Workspace:
         return buffer[:size].view(shape)
 
     def take_rows(self, count: int, hidden: int, device: torch.device) -> torch.Tensor:
-        """Return :meth:`take` of ``"rows"``, ``(count, hidden)`` float32, laid out for matrix products."""
-        return self.take("rows", (count, hidden + PADDING), device)[:, :hidden]
+        """Return :meth:`take` of ``"rows"``, ``(count, LowerHalf.width)`` float32, 0 behind ``hidden``."""
+        width = LowerHalf.of(hidden).width
+        rows = self.take("rows", (count, width + PADDING), device)[:, :width]
+        if width > hidden:
+            rows[:, hidden:] = 0
+        return rows
 
 
-# Takes ``(rows, hidden)`` values, centred by the shift, and adds up their products.
+# Takes ``(rows, hidden)`` values, centred by the shift, perhaps with columns of 0 behind them; adds up their products.
 AddProducts = Callable[[torch.Tensor], None]
 
 
@@ -84,7 +90,7 @@ def batch_moments(rows: torch.Tensor, workspace: Workspace, add_products: AddPro
         rows: ``(count, hidden)``, any floating dtype, at most ``MAX_ROWS``.
         workspace: Scratch memory.
         add_products: Called once with ``(count, hidden)`` float32 or float64, the rows less the ``shift`` that is
-            returned, which are overwritten afterwards.
+            returned, and columns of 0 behind them; they are overwritten afterwards.
     """
     if rows.device.type != "cpu":
         return _device_moments(rows, add_products)
@@ -120,7 +126,7 @@ def weighted_moments(
         rows: ``(count, hidden)``, any floating dtype, at most ``MAX_ROWS``.
         weights: ``(count,)`` float32, 0 or more, about 1 in the mean.
         workspace: Scratch memory.
-        add_products: Called once with ``(count, hidden)`` float32, overwritten afterwards.
+        add_products: Called once with ``(count, hidden)`` float32 and columns of 0 behind them, overwritten later.
 
     Returns:
         The moments, with the number of rows for a count.
@@ -128,10 +134,11 @@ def weighted_moments(
     count = len(rows)
     wide = torch.float64 if rows.device.type != "mps" else torch.float32
     shift, roots = rows.mean(0, dtype=torch.float32), weights.sqrt()
-    scaled = torch.sub(rows, shift, out=workspace.take_rows(count, rows.shape[1], rows.device))
-    scaled.mul_(roots[:, None])
+    hidden = rows.shape[1]
+    padded = workspace.take_rows(count, hidden, rows.device)
+    scaled = torch.sub(rows, shift, out=padded[:, :hidden]).mul_(roots[:, None])
     if add_products is not None:
-        add_products(scaled)
+        add_products(padded)
     total = weights.sum(dtype=wide)
     miss = (roots @ scaled).to(wide) / total
     m2 = scaled.square_().sum(0).to(wide) - miss.square() * total
@@ -189,7 +196,7 @@ def _shifted_sums(
     sums = workspace.take("sums", (2, size, hidden), rows.device)
     parts = torch.split(rows, size)
     if keep:
-        places = torch.split(workspace.take_rows(len(rows), hidden, rows.device), size)
+        places = torch.split(workspace.take_rows(len(rows), hidden, rows.device)[:, :hidden], size)
     else:
         places = (workspace.take("chunk", (size, hidden), rows.device),) * len(parts)
     linear, square = sums

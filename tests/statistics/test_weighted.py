@@ -78,7 +78,7 @@ def test_weighted_moments_agree_with_float64(dtype: torch.dtype, offset: float) 
     weights = torch.rand(3000, generator=generator) + 0.5
     weights *= 3000 / weights.sum()
     handed: list[torch.Tensor] = []
-    batch = weighted_moments(rows, weights, Workspace(), lambda scaled: handed.append(scaled.clone()))
+    batch = weighted_moments(rows, weights, Workspace(), lambda scaled: handed.append(scaled[:, :20].clone()))
     wide, total = rows.double(), weights.double().sum()
     mean = (weights.double()[:, None] * wide).sum(0) / total
     m2 = (weights.double()[:, None] * (wide - mean).square()).sum(0)
