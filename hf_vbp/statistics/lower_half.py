@@ -8,9 +8,9 @@ from functools import lru_cache
 
 import torch
 
-# Squares on the diagonal that are computed whole have more than half of so many neurons and no more than these: wide
-# enough for the matrix product to be fast, narrow enough to compute little twice.
-LARGEST_SQUARE = 128
+# The squares on the diagonal are computed whole. So wide they must be for the matrix product to be fast, and no
+# narrower squares are tried to compute less twice.
+SMALLEST_SQUARE = 64
 # Their width is a multiple of this, for vector instructions.
 ALIGNMENT = 8
 
@@ -37,12 +37,10 @@ class LowerHalf:
     @staticmethod
     @lru_cache(maxsize=64)
     def of(hidden: int) -> LowerHalf:
-        """Return how the matrix of ``hidden`` neurons is cut."""
-        depth = 0
-        while hidden > LARGEST_SQUARE << depth:
-            depth += 1
-        square = -(-hidden // (ALIGNMENT << depth)) * ALIGNMENT
-        return LowerHalf(hidden, depth, square)
+        """Return the cut of the matrix of ``hidden`` neurons that keeps the fewest values."""
+        depths = range(max(1, (hidden // SMALLEST_SQUARE).bit_length()))
+        cuts = (LowerHalf(hidden, depth, -(-hidden // (ALIGNMENT << depth)) * ALIGNMENT) for depth in depths)
+        return min(cuts, key=lambda cut: cut.size)
 
     @property
     def width(self) -> int:
