@@ -5,7 +5,14 @@
 The columns: the bare forward; the naive hook, ``torch.var_mean`` of every site; ``moments="diagonal"``; and
 ``moments="full"``. Then the peak memory of the pass over that of the bare forward, after one batch and four.
 
-Measured (torch 2.13, a Xeon with AMX, float32, ``--threads 2 --metric``, idle; 7 rounds, 3 for batch 64):
+Measured (torch 2.13, an AMD EPYC, float32, ``--threads 2 --batches 16``, 9 or 11 rounds, several runs):
+
+    model    batch  forward ms  var_mean hook  diagonal        full
+    deit-s      16    886 - 913   1.19 - 1.20  1.02 - 1.06  1.64, 1.64, 1.66 and once 1.80
+    deit-b      16         3223          1.11         0.99  1.60
+
+Before the last product was left out and the products were batched, this machine gave 1.014 and 1.731 (deit-s), 1.012
+and 1.737 (deit-b), and a Xeon with AMX the following, with ``--metric``, 7 rounds, 3 for batch 64:
 
     model    batch  forward ms  var_mean hook  diagonal   full  metric     all
     deit-s       1        52.9          1.263     1.170  2.162   2.566   4.724
@@ -19,8 +26,7 @@ Measured (torch 2.13, a Xeon with AMX, float32, ``--threads 2 --metric``, idle; 
     deit-b      16  diagonal       3.6 MiB after 1 batch,      4.0 MiB after 4
     deit-b      16  full         989.1 MiB after 1 batch,    921.8 MiB after 4
 
-Other runs of the same code on the same machine, at batch 16: deit-s 1.08 and 1.74 to 1.76, deit-b 1.02 and 1.68 to
-1.69. ``full`` keeps the co-moments of both halves; ``all`` adds the metric and the weighted co-moments, which is what
+``full`` keeps the co-moments of both halves; ``all`` adds the metric and the weighted co-moments, which is what
 ``hf-vbp stats`` gathers.
 
 What the profile showed (by site; the forward of a block takes 47 ms for deit-s, 170 ms for deit-b):
@@ -30,9 +36,12 @@ What the profile showed (by site; the forward of a block takes 47 ms for deit-s,
   second-level cache, subtracted, added and multiplied in place: 1.4 ms for 1536 neurons and 2.7 ms for 3072, where
   256 KiB took 1.8 and 3.8 ms. Sums by a matrix-vector product are no faster. When the activations come from memory
   it is 2.2 ms, and 0.6 ms go to some dozen small operations.
-- The product of all pairs of 3072 neurons: 105 ms at 150 GMAC/s, which the forward does not reach; rows of blocks of
-  192 neurons take 27 ms (1536) and 102 ms (3072), of 384 29 and 102 ms, of 128 28 and 104 ms. Cutting the blocks on
-  the diagonal again saves arithmetic and no time. The arithmetic alone is 1.64 times the forward for deit-b.
+- The product of all pairs is what ``full`` costs. One product for each column of blocks of 192 neurons takes 51 ms
+  (1536) and 208 ms (3072) on the EPYC, 57 and 222 ms where the blocks are wide instead of tall, 48 and 183 ms with
+  rows that do not lie whole pages apart. Squares cut again and again down to 96 neurons have 5 % less arithmetic but
+  small products are slow (54 GMAC/s of 96 neurons, 100 of 1536); all those of one size in one batched call, 44 and
+  158 ms. A rank-k update from another BLAS is no faster for 1536, and its idle threads take torch's cores.
+- The second product of the last MLP tells nothing to a pass without gradients: 1 to 2 % of the forward.
 - Adding float32 products to float64 sums in one operation cost 11 ms (3072), converted first 4 ms. Adding the products
   of several batches in float32 would save these too, and cost that every number of processes gives the same sums.
 - The splitting of float32 into bfloat16 parts for AMX needs three products to be as exact: no gain.

@@ -114,7 +114,8 @@ def collect_statistics(
     identity = {key: fingerprints[key] for key in keys}
     state = None
     if resume is not None:
-        limits = {"half_comoments": depth.halves, "max_images": max_images}
+        # The order of the packed sums is part of the state: another one must not be read as this.
+        limits = {"half_comoments": depth.halves, "max_images": max_images, "layout": "lower half by depth"}
         state = SavedState(Path(resume), processes, {**identity, **limits})
     listening = ListeningModel(model, accumulators, seed if output_metric else None)
     task = _Pass(listening, accumulators, processes, state, resume_every, progress)
