@@ -195,7 +195,7 @@ def print_row(shape: str, batch: int, device: torch.device, options: argparse.Na
     middle = min if options.cpu_time else statistics.median
     bare = middle(times["bare"])
     ratios = [ratio(times[name], times["bare"], options.cpu_time) for name in ways if name != "bare"]
-    columns = "".join(f"{ratio:>{width}.3f}" for ratio, width in zip(ratios, (15, 10, 7, 8, 8), strict=False))
+    columns = "".join(f"{value:>{width}.3f}" for value, width in zip(ratios, (15, 10, 7, 8, 8), strict=False))
     print(f"{shape:8}{batch:>6}{1e3 * bare:>12.1f}{columns}", flush=True)
 
 

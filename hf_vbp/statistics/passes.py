@@ -84,14 +84,17 @@ class ListeningModel:
         self._first_output = None
         images = pixel_values.to(self.device, self.dtype)
         if self.seed is None:
-            if self._last_product is not None:
-                self._last_product.next_batch()
-            with torch.inference_mode():
-                self.model(pixel_values=images)
+            self._run_without_gradients(images)
         else:
             self._run_with_gradients(images, self.seed)
         if not all(accumulator.sound() for accumulator in self.accumulators):
             self._name_culprit(images)
+
+    def _run_without_gradients(self, images: torch.Tensor) -> None:
+        if self._last_product is not None:
+            self._last_product.next_batch()
+        with torch.inference_mode():
+            self.model(pixel_values=images)
 
     def _run_with_gradients(self, images: torch.Tensor, seed: int) -> None:
         with torch.enable_grad():
@@ -159,8 +162,7 @@ class ListeningModel:
             for accumulator in self.accumulators
         ]
         try:
-            with torch.inference_mode():
-                self.model(pixel_values=images)
+            self._run_without_gradients(images)
         finally:
             for handle in handles:
                 handle.remove()

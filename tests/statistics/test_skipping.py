@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from hf_vbp.adapters import find_sites
-from hf_vbp.errors import StatisticsError
+from hf_vbp.errors import NonFiniteError, StatisticsError
 from hf_vbp.statistics import collect_statistics
 from hf_vbp.statistics.skipping import LastProduct
 from tests.conftest import make_model
@@ -101,3 +101,14 @@ def test_another_order_than_in_the_first_batch_is_refused(vit: Any) -> None:
         last_product.use(first)
     last_product.restore()
     assert "forward" not in vars(second.fc2)
+
+
+def test_what_is_not_finite_in_a_later_batch_is_named(vit: Any) -> None:
+    done: list[int] = []
+
+    def spoil(module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+        return (inputs[0] * torch.inf,) if len(done) == 2 else inputs
+
+    find_sites(vit)[1].fc1.register_forward_pre_hook(spoil)
+    with pytest.raises(NonFiniteError, match=r"layers\.1\.mlp: the activations hold NaN.* image 16 "):
+        collect_statistics(vit, in_batches(images(24), 8), progress=lambda count, _: done.append(count))
