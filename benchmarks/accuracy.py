@@ -20,15 +20,15 @@ from typing import Any
 import torch
 from transformers import AutoModelForImageClassification
 
-from hf_vbp.budget import one_budget
-from hf_vbp.compensation import COMPENSATIONS
-from hf_vbp.costs import count_macs
-from hf_vbp.criteria import CRITERIA
-from hf_vbp.data import load_images
-from hf_vbp.planning import make_plan, rank_sites
-from hf_vbp.saliency import collect_saliency
-from hf_vbp.statistics import collect_statistics
-from hf_vbp.surgery import apply_plan
+from hf_vbp.calibration.collect import collect_statistics
+from hf_vbp.calibration.saliency import collect_saliency
+from hf_vbp.compensation.compensate import COMPENSATIONS
+from hf_vbp.config.budget import one_budget
+from hf_vbp.costs.counts import count_macs
+from hf_vbp.criteria.base import CRITERIA
+from hf_vbp.data.loading import load_images
+from hf_vbp.pruning.apply_plan import apply_plan
+from hf_vbp.pruning.make_plan import make_plan, rank_sites
 
 PAPER = ("variance", "mean")
 RATIOS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)

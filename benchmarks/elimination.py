@@ -10,11 +10,11 @@ import time
 
 import torch
 
-from hf_vbp.compensation import linear
-from hf_vbp.criteria import SiteWeights
-from hf_vbp.elimination import eliminate, output_gram
-from hf_vbp.moments import Moments
-from hf_vbp.statistics import SiteStatistics
+from hf_vbp.compensation.compensate import linear
+from hf_vbp.criteria.base import SiteWeights
+from hf_vbp.criteria.elimination import eliminate, output_gram
+from hf_vbp.statistics.activation_statistics import SiteStatistics
+from hf_vbp.statistics.moments import Moments
 
 
 def make_site(hidden: int, seed: int = 0) -> tuple[SiteStatistics, SiteWeights]:

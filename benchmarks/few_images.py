@@ -20,11 +20,11 @@ from typing import Any
 import torch
 from transformers import AutoModelForImageClassification
 
-from hf_vbp.budget import one_budget
-from hf_vbp.data import load_images
-from hf_vbp.planning import make_plan, rank_sites
-from hf_vbp.statistics import collect_statistics
-from hf_vbp.surgery import apply_plan
+from hf_vbp.calibration.collect import collect_statistics
+from hf_vbp.config.budget import one_budget
+from hf_vbp.data.loading import load_images
+from hf_vbp.pruning.apply_plan import apply_plan
+from hf_vbp.pruning.make_plan import make_plan, rank_sites
 
 REGULARISATIONS = ("ridge:1e-3", "unweighted", "ledoit-wolf:1", "oas:1", "edge:0.1", "held-out")
 

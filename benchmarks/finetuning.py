@@ -29,10 +29,12 @@ import torch
 from torch.utils.data import Subset
 
 import hf_vbp
-from hf_vbp.data import load_images, load_processor
 from hf_vbp.data.augmentation import Augmentation
-from hf_vbp.distillation import DistillationArguments, DistillationTrainer
-from hf_vbp.finetuning.images import AugmentedImages
+from hf_vbp.data.loading import load_images
+from hf_vbp.data.processing import load_processor
+from hf_vbp.data.training_images import AugmentedImages
+from hf_vbp.distillation.arguments import DistillationArguments
+from hf_vbp.distillation.trainer import DistillationTrainer
 
 ARMS = ("distilled", "labels only", "unpruned")
 GRADUAL = "gradual"

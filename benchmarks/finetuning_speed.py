@@ -21,8 +21,9 @@ import torch
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 import hf_vbp
-from hf_vbp.distillation import DistillationArguments, DistillationTrainer
-from hf_vbp.results import versions
+from hf_vbp.distillation.arguments import DistillationArguments
+from hf_vbp.distillation.trainer import DistillationTrainer
+from hf_vbp.results.record import versions
 
 
 class StepTimes(TrainerCallback):

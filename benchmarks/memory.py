@@ -23,11 +23,11 @@ from typing import Any, Literal, TypeVar
 import torch
 from transformers import ViTConfig, ViTForImageClassification
 
-from hf_vbp.budget import Budget
-from hf_vbp.checkpoint import save_checkpoint
-from hf_vbp.planning import make_plan
-from hf_vbp.statistics import collect_statistics
-from hf_vbp.surgery import apply_plan
+from hf_vbp.calibration.collect import collect_statistics
+from hf_vbp.checkpoint.saving import save_checkpoint
+from hf_vbp.config.budget import Budget
+from hf_vbp.pruning.apply_plan import apply_plan
+from hf_vbp.pruning.make_plan import make_plan
 
 PAPER_PARAMETERS = {0.55: 55.40e6}
 ResultT = TypeVar("ResultT")

@@ -69,11 +69,11 @@ from pathlib import Path
 import torch
 from transformers import ViTConfig, ViTForImageClassification
 
-from hf_vbp.adapters import find_sites
-from hf_vbp.statistics.accumulator import Depth, SiteAccumulator
+from hf_vbp.adapters.registry import find_sites
+from hf_vbp.calibration.batch_moments import Workspace
+from hf_vbp.calibration.hooked_model import ListeningModel
+from hf_vbp.calibration.site_accumulator import Depth, SiteAccumulator
 from hf_vbp.statistics.fingerprints import ImageSketch, hash_images
-from hf_vbp.statistics.kernels import Workspace
-from hf_vbp.statistics.passes import ListeningModel
 
 SHAPES = {
     "deit-ti": {"hidden_size": 192, "num_attention_heads": 3, "intermediate_size": 768},

@@ -1,6 +1,5 @@
 """Writes docs/api.md from the docstrings of the public names: ``python scripts/make_api_reference.py``."""
 
-import importlib
 import inspect
 from pathlib import Path
 from typing import Any
@@ -16,8 +15,7 @@ Made by `python scripts/make_api_reference.py` from the docstrings; every name b
 
 def home_of(name: str) -> Any:
     """Return the object that the package exports under ``name``."""
-    module = hf_vbp._HOME.get(name, "hf_vbp")
-    return getattr(importlib.import_module(module), name)
+    return getattr(hf_vbp, name)
 
 
 def section(name: str) -> str:

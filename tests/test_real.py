@@ -5,11 +5,12 @@ from typing import Any
 
 import pytest
 
-from hf_vbp.adapters import find_sites
-from hf_vbp.evaluation import evaluate_models
-from hf_vbp.loading import load_model
-from hf_vbp.pruning import VBPConfig, prune
-from hf_vbp.statistics import collect_statistics
+from hf_vbp.adapters.registry import find_sites
+from hf_vbp.calibration.collect import collect_statistics
+from hf_vbp.config.vbp_config import VBPConfig
+from hf_vbp.evaluation.models import evaluate_models
+from hf_vbp.workflow.loading import load_model
+from hf_vbp.workflow.pruning import prune
 from hf_vbp.workflow.requests import DataRequest
 
 pytestmark = pytest.mark.real

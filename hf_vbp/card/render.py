@@ -76,7 +76,7 @@ def render_card(facts: CardFacts, existing: str | None = None) -> str:
 
     Example:
         >>> from hf_vbp.card import make_facts, render_card
-        >>> from hf_vbp.results import load_results
+        >>> from hf_vbp.results.record import load_results
         >>> card = render_card(make_facts(load_results("pruned-vit"), repo_id="me/pruned-vit"))  # doctest: +SKIP
     """
     old_data, old_body = split_card(existing) if existing else ({}, "")

@@ -1,6 +1,6 @@
 """Reopens a checkpoint as a stranger would, and tells how far its outputs are from the reference.
 
-Run as a script in a process of its own, with the path of a job file; see :mod:`hf_vbp.receipt`. It imports
+Run as a script in a process of its own, with the path of a job file; see :mod:`hf_vbp.checkpoint.receipt`. It imports
 nothing of hf_vbp, which is blocked until the way "import" asks for it, and runs under every transformers from 4.57.
 """
 

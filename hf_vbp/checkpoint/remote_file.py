@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from hf_vbp import modeling_hf_vbp
+from hf_vbp.modeling import modeling_hf_vbp
 
 REMOTE_FILE = "modeling_hf_vbp.py"
 

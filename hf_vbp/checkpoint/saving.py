@@ -5,11 +5,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from hf_vbp.checkpoint.output import check_output_directory, staged
+from hf_vbp.checkpoint.atomic_folder import check_output_directory, staged
+from hf_vbp.checkpoint.receipt import Receipt, take_receipt
+from hf_vbp.checkpoint.transformers_patch import scoped
 from hf_vbp.checkpoint.widths import check_recorded
 from hf_vbp.errors import ConfigurationError, UnsupportedModelError
-from hf_vbp.receipt import Receipt, take_receipt
-from hf_vbp.reloading import scoped
 
 Content = str | bytes | Callable[[Receipt], str | bytes]
 

@@ -3,9 +3,9 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from hf_vbp.checkpoint.transformers_patch import forget_remote_code
 from hf_vbp.errors import CheckpointError, ConfigurationError
-from hf_vbp.modeling_hf_vbp import RECORD_VERSION, find_pairs, recorded_widths
-from hf_vbp.reloading import forget_remote_code
+from hf_vbp.modeling.modeling_hf_vbp import RECORD_VERSION, find_pairs, recorded_widths
 
 
 def write_widths(

@@ -22,10 +22,10 @@ def finetune(
     quiet: groups.Quiet = False,
 ) -> None:
     """Fine-tune a pruned checkpoint as a recipe says, by default against the model it came from."""
-    from hf_vbp.finetuning.recipe import load_recipe
-    from hf_vbp.finetuning.run import run_finetune
-    from hf_vbp.loading import leads, without_progress_bars
-    from hf_vbp.results import to_json
+    from hf_vbp.results.record import to_json
+    from hf_vbp.workflow.finetune.recipe import load_recipe
+    from hf_vbp.workflow.finetune.run import run_finetune
+    from hf_vbp.workflow.loading import leads, without_progress_bars
 
     read = load_recipe(recipe)
     # The settings of the run say which processes there are; without them a CPU takes itself for the only one.

@@ -12,7 +12,7 @@ import typer
 from hf_vbp.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from hf_vbp.pruning import VBPConfig
+    from hf_vbp.config.vbp_config import VBPConfig
     from hf_vbp.workflow.requests import DataRequest
 
 MODEL_HELP = "A Hub id, a folder with a checkpoint, or 'sample'."
@@ -112,7 +112,7 @@ class BudgetOptions:
 
     def config(self, method: MethodOptions) -> "VBPConfig":
         """Return the configuration; raises what :class:`hf_vbp.VBPConfig` raises."""
-        from hf_vbp.pruning import VBPConfig
+        from hf_vbp.config.vbp_config import VBPConfig
 
         flags = {f"--{name.replace('_', '-')}": value for name, value in vars(self).items() if value is not None}
         if len(flags) != 1:

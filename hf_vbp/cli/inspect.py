@@ -13,8 +13,8 @@ def inspect(
     json: groups.Json = False,
 ) -> None:
     """List the MLPs of a model, their widths and their share of parameters and MACs."""
-    from hf_vbp.loading import load_model
-    from hf_vbp.workflow.inspection import inspect_model
+    from hf_vbp.workflow.inspect import inspect_model
+    from hf_vbp.workflow.loading import load_model
 
     found = inspect_model(load_model(model, revision=revision).model)
     if json:

@@ -25,7 +25,7 @@ def plan(
     json: groups.Json = False,
 ) -> None:
     """Decide which hidden neurons stay, from statistics and a budget."""
-    from hf_vbp.workflow.gathering import run_plan
+    from hf_vbp.workflow.statistics_command import run_plan
 
     config = budget.config(method)
     made = run_plan(model, statistics, config, output, revision=revision, overwrite=overwrite)

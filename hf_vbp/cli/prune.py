@@ -32,8 +32,8 @@ def prune(
     quiet: groups.Quiet = False,
 ) -> None:
     """Prune a checkpoint in one shot: statistics, plan, surgery, evaluation, receipt."""
-    from hf_vbp.results import to_json
-    from hf_vbp.workflow.prune import PruneRequest, run_prune
+    from hf_vbp.results.record import to_json
+    from hf_vbp.workflow.prune_command import PruneRequest, run_prune
 
     request = PruneRequest(
         model=model,

@@ -26,7 +26,8 @@ def push(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check and show everything, send nothing.")] = False,
 ) -> None:
     """Push a pruned checkpoint to the Hub in one commit, with a model card made from its results."""
-    from hf_vbp.hub import PushPlan, push_to_hub
+    from hf_vbp.hub.push import push_to_hub
+    from hf_vbp.hub.push_plan import PushPlan
 
     console = standard_output()
 
@@ -57,7 +58,7 @@ def pull_check(
     ] = False,
 ) -> None:
     """Download a pruned checkpoint and check its weights, its receipt and the figures of its card."""
-    from hf_vbp.hub import audit
+    from hf_vbp.hub.audit import audit
 
     report = audit(repo_id, revision, trust_remote_code=trust_remote_code)
     console = standard_output()

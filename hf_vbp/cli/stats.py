@@ -59,8 +59,8 @@ def gather(
     quiet: groups.Quiet = False,
 ) -> None:
     """Gather the statistics of a model in one pass (the default: `hf-vbp stats MODEL ...`)."""
-    from hf_vbp.loading import leads
-    from hf_vbp.workflow.gathering import StatsRequest, run_stats
+    from hf_vbp.workflow.loading import leads
+    from hf_vbp.workflow.statistics_command import StatsRequest, run_stats
 
     request = StatsRequest(
         model=model,
@@ -87,7 +87,7 @@ def gather(
 @app.command("show")
 def show(file: Annotated[Path, typer.Argument(help="A file of statistics.")]) -> None:
     """Show what a file of statistics holds, site by site."""
-    from hf_vbp.statistics import ActivationStatistics
+    from hf_vbp.statistics.activation_statistics import ActivationStatistics
 
     _show(ActivationStatistics.load(file), str(file))
 
@@ -100,8 +100,8 @@ def merge(
 ) -> None:
     """Join statistics that were gathered on different images of one data set."""
     from hf_vbp.errors import ConfigurationError
-    from hf_vbp.statistics import ActivationStatistics
-    from hf_vbp.workflow.gathering import check_output_file
+    from hf_vbp.statistics.activation_statistics import ActivationStatistics
+    from hf_vbp.workflow.statistics_command import check_output_file
 
     if len(files) < 2:
         raise ConfigurationError(f"Merging takes two files or more, got {len(files)}.")
@@ -115,7 +115,8 @@ def merge(
 
 
 def _show(statistics: Any, name: str) -> None:
-    from hf_vbp.statistics import halves_agreement, site_rows
+    from hf_vbp.statistics.split_halves import halves_agreement
+    from hf_vbp.statistics.table import site_rows
 
     rows = [
         (

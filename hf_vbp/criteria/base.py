@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from hf_vbp.errors import ConfigurationError, NonFiniteError, StatisticsError
-from hf_vbp.moments import Moments, with_diagonal
+from hf_vbp.statistics.moments import Moments, with_diagonal
 
 
 class MomentsLike(Protocol):
-    """The moments of the hidden neurons of one site; :class:`hf_vbp.moments.Moments` is one."""
+    """The moments of the hidden neurons of one site; :class:`hf_vbp.statistics.moments.Moments` is one."""
 
     @property
     def count(self) -> int:

@@ -13,8 +13,9 @@ from hf_vbp.criteria.base import (
     least_squares_moments,
     register_criterion,
 )
-from hf_vbp.elimination import EliminationCurve, Progress, eliminate, output_gram
+from hf_vbp.criteria.elimination import Progress, eliminate, output_gram
 from hf_vbp.errors import ConfigurationError, StatisticsError
+from hf_vbp.statistics.elimination_curve import EliminationCurve
 
 DEFAULT_RIDGE = 1e-3
 """Ridge of the covariance, as a share of the mean variance of the neurons of the site."""

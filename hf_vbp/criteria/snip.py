@@ -1,4 +1,4 @@
-"""SNIP on whole neurons: needs gradients, which :func:`hf_vbp.saliency.collect_saliency` gathers."""
+"""SNIP on whole neurons: needs gradients, which :func:`hf_vbp.calibration.saliency.collect_saliency` gathers."""
 
 from collections.abc import Sequence
 
@@ -23,15 +23,15 @@ def snip(
     Args:
         statistics: Not used.
         weights: Tell the number of neurons.
-        saliency: ``(hidden,)`` for each site, from :func:`hf_vbp.saliency.collect_saliency`.
+        saliency: ``(hidden,)`` for each site, from :func:`hf_vbp.calibration.saliency.collect_saliency`.
 
     Raises:
         ConfigurationError: No saliency was given, or it does not fit the sites.
     """
     if saliency is None:
         raise ConfigurationError(
-            "criterion 'snip' needs gradients: gather them with hf_vbp.saliency.collect_saliency and pass them as "
-            "saliency=..."
+            "criterion 'snip' needs gradients: gather them with hf_vbp.calibration.saliency.collect_saliency and "
+            "pass them as saliency=..."
         )
     shapes = [tuple(site_saliency.shape) for site_saliency in saliency]
     expected = [(site_weights.hidden,) for site_weights in weights]

@@ -7,10 +7,10 @@ import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_info
 
 from hf_vbp.data.decoding import BadImage, BadImageLog, StreamedLabelError, UnreadableImageError, decode, reason
+from hf_vbp.data.labels import label_ids
 from hf_vbp.data.processing import Transform
 from hf_vbp.data.records import Record
 from hf_vbp.errors import LabelError
-from hf_vbp.labels import label_ids
 
 Sample = dict[str, Any]
 Batch = dict[str, torch.Tensor]

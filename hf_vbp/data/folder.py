@@ -6,9 +6,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from hf_vbp.data.decoding import check_header
+from hf_vbp.data.lazy_sequence import LazySequence
 from hf_vbp.data.records import ImageSource, Record
 from hf_vbp.errors import DataError
-from hf_vbp.lazy import LazySequence
 
 EXTENSIONS = frozenset(
     (".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")

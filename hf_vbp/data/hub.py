@@ -7,9 +7,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from hf_vbp.data.lazy_sequence import LazySequence
 from hf_vbp.data.records import ImageSource, Record
 from hf_vbp.errors import ConfigurationError, DataError
-from hf_vbp.lazy import LazySequence
 
 _IMAGE_NAMES = ("image", "img", "pixel_values", "jpg", "jpeg", "png", "webp", "picture", "photo")
 _LABEL_NAMES = ("label", "labels", "cls", "class", "fine_label", "target")

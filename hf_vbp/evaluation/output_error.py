@@ -7,16 +7,16 @@ from typing import Any
 import torch
 from torch import nn
 
-from hf_vbp.adapters import find_sites
+from hf_vbp.adapters.registry import find_sites
 from hf_vbp.errors import ConfigurationError
-from hf_vbp.prediction import Damage, SiteDamage
+from hf_vbp.pruning.damage import Damage, SiteDamage
 
 
 class OutputErrors:
     """Compares the outputs of the MLPs of two models while both see the same batches, the dense one first.
 
     Used as a context around :func:`hf_vbp.evaluation.evaluate_models`. Unlike what
-    :func:`hf_vbp.prediction.predict_damage` tells, the inputs of the pruned MLPs are those of the pruned model, so
+    :func:`hf_vbp.pruning.damage.predict_damage` tells, the inputs of the pruned MLPs are those of the pruned model, so
     that errors of earlier sites count, and the images are others than those of the calibration.
 
     Args:

@@ -2,8 +2,8 @@
 
 from hf_vbp.hub.audit import AuditReport, Check, audit
 from hf_vbp.hub.files import PushFile
-from hf_vbp.hub.patience import Retries
-from hf_vbp.hub.plan import PushPlan, PushResult
 from hf_vbp.hub.push import push_to_hub
+from hf_vbp.hub.push_plan import PushPlan, PushResult
+from hf_vbp.hub.retries import Retries
 
 __all__ = ["AuditReport", "Check", "PushFile", "PushPlan", "PushResult", "Retries", "audit", "push_to_hub"]

@@ -6,18 +6,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hf_vbp.card import make_facts, render_card
-from hf_vbp.card.base_model import base_card_of
-from hf_vbp.card.render import split_card
+from hf_vbp.card.render import make_facts, render_card, split_card
 from hf_vbp.card.sections import generated_text
 from hf_vbp.errors import CheckpointError, ConfigurationError, HubError
+from hf_vbp.hub.base_card import base_card_of
 from hf_vbp.hub.files import CARD, CONFIG, PROCESSOR, RESULTS, PushFile, code_names, read_json
-from hf_vbp.hub.loads import MODELING_FILE, check_loads, differing_files, is_own_code, recorded_hashes
-from hf_vbp.hub.patience import DEFAULT, repeat
+from hf_vbp.hub.load_checks import MODELING_FILE, check_loads, differing_files, is_own_code, recorded_hashes
 from hf_vbp.hub.preflight import all_shapes, check_widths
 from hf_vbp.hub.push import full_repo_id, make_api
 from hf_vbp.hub.remote import Remote, read_remote
-from hf_vbp.results import load_results
+from hf_vbp.hub.retries import DEFAULT, repeat
+from hf_vbp.results.record import load_results
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi

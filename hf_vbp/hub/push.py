@@ -6,17 +6,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hf_vbp._version import __version__
-from hf_vbp.card import make_facts, read_base_card, render_card
+from hf_vbp.card.render import make_facts, render_card
 from hf_vbp.card.sections import has_own_text
 from hf_vbp.errors import ConfigurationError, HubError
+from hf_vbp.hub.base_card import read_base_card
+from hf_vbp.hub.commit import Commit, Committed, commit_with_retries
 from hf_vbp.hub.files import CARD, PROCESSOR, PushFile, checked_path, checkpoint_files
-from hf_vbp.hub.loads import check_loads, check_receipt
-from hf_vbp.hub.patience import DEFAULT, Retries, repeat
-from hf_vbp.hub.plan import PushPlan, PushResult
+from hf_vbp.hub.load_checks import check_loads, check_receipt
 from hf_vbp.hub.preflight import check_checkpoint, check_secrets, private_paths
+from hf_vbp.hub.push_plan import PushPlan, PushResult
 from hf_vbp.hub.remote import Remote, read_card, read_files, read_remote, refuse_content
-from hf_vbp.hub.retry import Commit, Committed, commit_with_retries
-from hf_vbp.results import load_results
+from hf_vbp.hub.retries import DEFAULT, Retries, repeat
+from hf_vbp.results.record import load_results
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi

@@ -16,7 +16,7 @@ from huggingface_hub.errors import (
 from hf_vbp.errors import HubError
 from hf_vbp.hub.failures import FAILURES, hub_error, status_of
 from hf_vbp.hub.files import CARD, PushFile
-from hf_vbp.hub.patience import DEFAULT, Retries, patiently
+from hf_vbp.hub.retries import DEFAULT, Retries, patiently
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from hf_vbp.adapters import MLPSite, find_sites
+from hf_vbp.adapters.base import MLPSite
+from hf_vbp.adapters.registry import find_sites
 
 PACKAGES = ("hf-vbp", "torch", "transformers", "accelerate", "datasets")
 SKETCH_SIZE = 4096

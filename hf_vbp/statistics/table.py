@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from hf_vbp.statistics.store import ActivationStatistics, describe_model
+from hf_vbp.statistics.activation_statistics import ActivationStatistics, describe_model
 
 # A neuron counts as nearly constant when its variance is below this share of the mean variance of its site,
 # that is when its standard deviation is below a hundredth of the site's.

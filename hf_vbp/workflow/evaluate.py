@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from hf_vbp.loading import load_model
+from hf_vbp.workflow.loading import load_model
 from hf_vbp.workflow.requests import DataRequest, Reporter
 
 
@@ -32,7 +32,7 @@ def run_evaluate(
     Returns:
         ``{"model": {...}, "base": {...}, "data": {...}}``, the figures as in ``vbp_results.json``.
     """
-    from hf_vbp.evaluation import evaluate_models
+    from hf_vbp.evaluation.models import evaluate_models
 
     loaded = load_model(model, revision=revision, dtype=dtype, device=device)
     models = {"model": loaded.model}

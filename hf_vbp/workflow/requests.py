@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol
 
 from hf_vbp.errors import DataError
-from hf_vbp.loading import LoadedModel
+from hf_vbp.workflow.loading import LoadedModel
 
 ProgressCallback = Callable[[int, "int | None"], None]
 
@@ -63,7 +63,7 @@ class DataRequest:
             DataError: There are no such images, or the model has no image processor.
             LabelError: The classes do not match the labels of the model.
         """
-        from hf_vbp.data import load_images
+        from hf_vbp.data.loading import load_images
 
         if loaded.processor is None:
             raise DataError(

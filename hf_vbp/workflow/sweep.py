@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hf_vbp.errors import ConfigurationError
-from hf_vbp.loading import load_model
+from hf_vbp.workflow.loading import load_model
 from hf_vbp.workflow.requests import DataRequest, Reporter
 
 if TYPE_CHECKING:
-    from hf_vbp.pruning import VBPConfig
+    from hf_vbp.config.vbp_config import VBPConfig
 
 MODELS_IN_MEMORY = 4
 
@@ -47,12 +47,12 @@ def run_sweep(request: SweepRequest, reporter: Reporter) -> list[dict[str, Any]]
         One row per ratio, the dense model first with ratio 0: ``ratio``, ``parameters``, ``macs``, and the
         figures of the evaluation.
     """
-    from hf_vbp.costs import describe_cost
-    from hf_vbp.evaluation import evaluate_models
-    from hf_vbp.planning import rank_sites
-    from hf_vbp.pruning import check_request, gradient_rankings, plan_for
-    from hf_vbp.statistics import collect_statistics
-    from hf_vbp.surgery import apply_plan
+    from hf_vbp.calibration.collect import collect_statistics
+    from hf_vbp.costs.counts import describe_cost
+    from hf_vbp.evaluation.models import evaluate_models
+    from hf_vbp.pruning.apply_plan import apply_plan
+    from hf_vbp.pruning.make_plan import rank_sites
+    from hf_vbp.workflow.pruning import check_request, gradient_rankings, plan_for
 
     loaded = load_model(request.model, revision=request.revision, dtype=request.dtype, device=request.device)
     check_request(loaded.model, request.config)

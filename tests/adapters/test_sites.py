@@ -6,14 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from hf_vbp.adapters import (
-    LinearPairAdapter,
-    find_sites,
-    get_adapter,
-    register_adapter,
-    registered_model_types,
-)
 from hf_vbp.adapters import registry as registry_module
+from hf_vbp.adapters.linear_pair import LinearPairAdapter
+from hf_vbp.adapters.registry import find_sites, get_adapter, register_adapter, registered_model_types
 from hf_vbp.errors import ConfigurationError, NonFiniteError, UnsupportedModelError
 from tests.conftest import TINY, make_model
 
@@ -131,7 +126,7 @@ class TestWhatMustBeUndoneFirst:
 
 @pytest.mark.parametrize("poison", [float("nan"), float("inf")])
 def test_weights_that_are_not_finite_are_named(vit: Any, poison: float) -> None:
-    from hf_vbp.adapters import check_finite_weights
+    from hf_vbp.adapters.prunable import check_finite_weights
 
     sites = find_sites(vit)
     with torch.no_grad():

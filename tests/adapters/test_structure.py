@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from hf_vbp.adapters import check_structure, find_sites
+from hf_vbp.adapters.registry import find_sites
+from hf_vbp.adapters.structure import check_structure
 from hf_vbp.errors import UnsupportedModelError
 from tests.conftest import make_model
 

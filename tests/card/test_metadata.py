@@ -5,10 +5,11 @@ from typing import Any
 import pytest
 import torch
 
-from hf_vbp.card import BaseCard, make_facts
-from hf_vbp.card.base_model import base_card_of
+from hf_vbp.card.facts import BaseCard
 from hf_vbp.card.metadata import card_metadata, check_metadata
+from hf_vbp.card.render import make_facts
 from hf_vbp.errors import ConfigurationError
+from hf_vbp.hub.base_card import base_card_of
 from tests.hub.helpers import make_results
 from tests.loopback_hub.card_rules import check_card
 

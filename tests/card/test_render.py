@@ -10,8 +10,8 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from hf_vbp.card import BaseCard, make_facts, render_card, template
-from hf_vbp.card.render import split_card
+from hf_vbp.card.facts import BaseCard
+from hf_vbp.card.render import make_facts, render_card, split_card, template
 from hf_vbp.errors import ConfigurationError
 from tests.hub.helpers import make_results
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import torch
 
-from hf_vbp.checkpoint import write_widths
-from hf_vbp.modeling_hf_vbp import find_pairs, resize
+from hf_vbp.checkpoint.widths import write_widths
+from hf_vbp.modeling.modeling_hf_vbp import find_pairs, resize
 from tests.conftest import TINY, make_model
 
 WIDTHS = [11, 0, 37]

@@ -11,9 +11,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import hf_vbp
-from hf_vbp.checkpoint import save_checkpoint, verify_checkpoint
+from hf_vbp.checkpoint.receipt import applicable_ways, take_receipt, verify_checkpoint
+from hf_vbp.checkpoint.saving import save_checkpoint
 from hf_vbp.errors import CheckpointError, ConfigurationError
-from hf_vbp.receipt import applicable_ways, take_receipt
 from tests.checkpoint.helpers import UNIFORM, WIDTHS, change_config, make_pruned
 
 ZERO = 0.0

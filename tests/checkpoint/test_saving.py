@@ -15,9 +15,11 @@ from safetensors import SafetensorError
 from torch import nn
 
 import hf_vbp
-from hf_vbp.checkpoint import Receipt, check_output_directory, save_checkpoint
+from hf_vbp.checkpoint.atomic_folder import check_output_directory
+from hf_vbp.checkpoint.receipt import Receipt
+from hf_vbp.checkpoint.saving import save_checkpoint
 from hf_vbp.errors import CheckpointError, ConfigurationError, UnsupportedModelError
-from hf_vbp.modeling_hf_vbp import resize
+from hf_vbp.modeling.modeling_hf_vbp import resize
 from tests.checkpoint.helpers import WIDTHS, assert_same_outputs, assert_whole, make_pruned, read_config
 from tests.conftest import make_model
 

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from transformers import ConvNextConfig, SwinConfig, ViTConfig
 
-from hf_vbp.checkpoint import read_widths, write_widths
+from hf_vbp.checkpoint.widths import read_widths, write_widths
 from hf_vbp.errors import CheckpointError, ConfigurationError
 from tests.conftest import TINY
 

@@ -23,7 +23,7 @@ class Ran:
 
 def run(arguments: list[str], capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Ran:
     """Run ``hf-vbp`` with arguments, as the installed script does."""
-    from hf_vbp.cli import main
+    from hf_vbp.cli.app import main
 
     monkeypatch.setattr(sys, "argv", ["hf-vbp", *map(str, arguments)])
     monkeypatch.setenv("COLUMNS", "200")

@@ -18,7 +18,7 @@ from tests.conftest import make_model
 @pytest.fixture(scope="module")
 def shelf(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a good checkpoint, good images and good statistics; tests copy what they damage."""
-    from hf_vbp.statistics import collect_statistics
+    from hf_vbp.calibration.collect import collect_statistics
 
     shelf = tmp_path_factory.mktemp("shelf")
     save_tiny(shelf / "model")

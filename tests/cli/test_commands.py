@@ -8,7 +8,7 @@ from typing import Any
 import jsonschema
 import pytest
 
-from hf_vbp.results import load_results, schema
+from hf_vbp.results.record import load_results, schema
 from tests.cli.helpers import Ran, run, save_images, save_tiny
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from hf_vbp.statistics import ActivationStatistics
+from hf_vbp.statistics.activation_statistics import ActivationStatistics
 from tests.cli.helpers import save_images, save_tiny
 
 

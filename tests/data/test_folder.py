@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from hf_vbp.data import UnreadableImageError, load_images
+from hf_vbp.data.decoding import UnreadableImageError
+from hf_vbp.data.loading import load_images
 from hf_vbp.errors import ConfigurationError, DataError, LabelError
 from tests.data.helpers import CLASSES, ID2LABEL, MODEL_ID, class_folder, flat_folder, labels, numbers, png, processor
 

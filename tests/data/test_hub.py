@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from hf_vbp.data import UnreadableImageError, load_images
+from hf_vbp.data.decoding import UnreadableImageError
 from hf_vbp.data.hub import find_shards
+from hf_vbp.data.loading import load_images
 from hf_vbp.errors import ConfigurationError, DataError, LabelError
 from tests.data.helpers import CLASSES, ID2LABEL, MODEL_ID, dataset, labels, numbers, png, processor, shards
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from hf_vbp.data import load_images
+from hf_vbp.data.loading import load_images
 from hf_vbp.errors import DataError
 from tests.data.helpers import ID2LABEL, labels, numbers, prepared
 

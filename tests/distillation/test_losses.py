@@ -1,8 +1,7 @@
 import pytest
 import torch
 
-from hf_vbp.distillation import DistillationLoss
-from hf_vbp.distillation.losses import Heads, read_heads
+from hf_vbp.distillation.losses import DistillationLoss, Heads, read_heads
 from hf_vbp.errors import ConfigurationError
 from tests.distillation.helpers import loss_by_hand
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from hf_vbp.distillation import last_checkpoint
+from hf_vbp.distillation.checkpoints import last_checkpoint
 from tests.distillation.helpers import make_trainer, parameters_of
 
 ROOT = Path(__file__).parents[2]

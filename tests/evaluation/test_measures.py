@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hf_vbp.errors import ConfigurationError
-from hf_vbp.evaluation import kl_divergences, top_k_hits, wilson_interval
+from hf_vbp.evaluation.measures import kl_divergences, top_k_hits, wilson_interval
 
 
 def reference_kl(p_logits: np.ndarray, q_logits: np.ndarray) -> float:

@@ -9,15 +9,9 @@ import evaluate
 import pytest
 import torch
 
-from hf_vbp.evaluation import (
-    Agreement,
-    KLDivergence,
-    Top1Accuracy,
-    Top5Accuracy,
-    evaluate_models,
-    kl_divergences,
-    wilson_interval,
-)
+from hf_vbp.evaluation.measures import kl_divergences, wilson_interval
+from hf_vbp.evaluation.metrics import Agreement, KLDivergence, Top1Accuracy, Top5Accuracy
+from hf_vbp.evaluation.models import evaluate_models
 from tests.conftest import make_model
 
 

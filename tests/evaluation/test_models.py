@@ -8,7 +8,8 @@ import torch
 from torch import nn
 
 from hf_vbp.errors import ConfigurationError, DataError, LabelError, NonFiniteError, UnsupportedModelError
-from hf_vbp.evaluation import Evaluation, evaluate_models, wilson_interval
+from hf_vbp.evaluation.measures import wilson_interval
+from hf_vbp.evaluation.models import Evaluation, evaluate_models
 from tests.conftest import make_model
 
 Batches = list[dict[str, torch.Tensor]]

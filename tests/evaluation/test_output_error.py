@@ -6,14 +6,16 @@ import pytest
 import torch
 
 import hf_vbp
-from hf_vbp.adapters import find_sites
+from hf_vbp.adapters.registry import find_sites
 from hf_vbp.cli.console import Reporter
+from hf_vbp.config.vbp_config import VBPConfig
 from hf_vbp.errors import ConfigurationError
-from hf_vbp.evaluation import OutputErrors, evaluate_models
-from hf_vbp.pruning import VBPConfig, prune
-from hf_vbp.workflow.prune import PruneRequest, run_prune
+from hf_vbp.evaluation.models import evaluate_models
+from hf_vbp.evaluation.output_error import OutputErrors
+from hf_vbp.workflow.prune_command import PruneRequest, run_prune
+from hf_vbp.workflow.pruning import prune
 from hf_vbp.workflow.requests import DataRequest
-from tests.statistics.helpers import images, in_batches
+from tests.calibration.helpers import images, in_batches
 
 
 def outputs(model: Any, values: torch.Tensor) -> list[torch.Tensor]:

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 from transformers import AutoModelForImageClassification
 
-from hf_vbp.data import load_images
-from hf_vbp.evaluation import evaluate_models
+from hf_vbp.data.loading import load_images
+from hf_vbp.evaluation.models import evaluate_models
 
 
 @pytest.mark.real

@@ -12,7 +12,8 @@ from typing import Any
 
 
 def push(directory: str, repo_id: str, options: dict[str, Any]) -> dict[str, Any]:
-    from hf_vbp.hub import Retries, push_to_hub
+    from hf_vbp.hub.push import push_to_hub
+    from hf_vbp.hub.retries import Retries
 
     attempts = options.pop("attempts", 3)
     retries = Retries(attempts=attempts, sleep=lambda seconds: None)
@@ -33,7 +34,7 @@ def push(directory: str, repo_id: str, options: dict[str, Any]) -> dict[str, Any
 
 
 def audit(repo_id: str, options: dict[str, Any]) -> dict[str, Any]:
-    from hf_vbp.hub import audit as run
+    from hf_vbp.hub.audit import audit as run
 
     report = run(repo_id, **options)
     return {"passed": report.passed, "lines": report.lines, "revision": report.revision}

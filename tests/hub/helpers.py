@@ -94,9 +94,9 @@ def make_checkpoint(directory: Path, *, widths: list[int] | None = None, seed: i
     """Save a tiny pruned ViT with processor, plan and results to ``directory``."""
     from transformers import ViTImageProcessor
 
-    from hf_vbp.checkpoint import write_widths
-    from hf_vbp.modeling_hf_vbp import resize
-    from hf_vbp.reloading import scoped
+    from hf_vbp.checkpoint.transformers_patch import scoped
+    from hf_vbp.checkpoint.widths import write_widths
+    from hf_vbp.modeling.modeling_hf_vbp import resize
 
     widths = widths or WIDTHS
     model = make_model("vit", seed=seed)

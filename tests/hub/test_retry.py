@@ -4,8 +4,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from hf_vbp.hub import Retries
 from hf_vbp.hub.failures import cause_of, is_transient
+from hf_vbp.hub.retries import Retries
 
 
 class Answered(Exception):

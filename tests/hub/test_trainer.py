@@ -16,7 +16,7 @@ import sys
 import numpy as np, torch
 from transformers import Trainer, TrainingArguments
 import hf_vbp
-from hf_vbp.card.callback import PublishCallback
+from hf_vbp.hub.publish_callback import PublishCallback
 
 pruned, verify = sys.argv[1], sys.argv[2] == "verify"
 model = hf_vbp.from_pretrained(pruned)

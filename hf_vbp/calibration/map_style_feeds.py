@@ -1,0 +1,183 @@
+"""Map-style data sets: each process asks for its own index batches, so that nothing is ever repeated."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import deque
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from accelerate.data_loader import BatchSamplerShard, DataLoaderShard
+from torch.utils.data import BatchSampler, DataLoader, DistributedSampler, Sampler
+
+from hf_vbp.calibration.feeds import Feed, LocalBatch, check_order, loader_settings, pixel_values_of
+from hf_vbp.calibration.processes import Processes
+from hf_vbp.errors import ConfigurationError
+from hf_vbp.statistics.fingerprints import hash_images
+
+
+def map_feed(dataloader: DataLoader[Any], processes: Processes, limit: int | None) -> Feed | None:
+    """Return the feed of a loader over a map-style data set, or ``None`` when it has no batch sampler.
+
+    Raises:
+        ConfigurationError: Accelerate wrapped the sampler in a way that is not understood, or a distributed
+            sampler was made for another number of processes.
+    """
+    batches: Any = dataloader.batch_sampler
+    if batches is None and isinstance(dataloader.sampler, BatchSampler):
+        batches = dataloader.sampler
+    split = False
+    while isinstance(batches, BatchSamplerShard):
+        split = split or batches.split_batches
+        batches = batches.batch_sampler
+    if batches is None:
+        return None
+    sampler = getattr(batches, "sampler", None)
+    if isinstance(sampler, DistributedSampler):
+        return _DistributedSamplerFeed(dataloader, processes, limit, batches, split)
+    if (
+        processes.several
+        and isinstance(dataloader, DataLoaderShard)
+        and type(batches).__module__.startswith("accelerate")
+    ):
+        raise ConfigurationError(
+            f"Accelerate wrapped the sampler in a {type(batches).__name__}, which hides the order of the images; pass "
+            "the data loader as it was before accelerator.prepare"
+        )
+    return _MapFeed(dataloader, processes, limit, batches, split)
+
+
+class _MapFeed(Feed):
+    """Walks the index batches of all processes and loads only those of this one."""
+
+    def __init__(
+        self, dataloader: DataLoader[Any], processes: Processes, limit: int | None, index_batches: Any, split: bool
+    ) -> None:
+        super().__init__(dataloader, processes, limit)
+        self.index_batches = index_batches
+        self.split = split and processes.several
+
+    @property
+    def total(self) -> int | None:
+        sampler = getattr(self.index_batches, "sampler", None)
+        if sampler is None or not hasattr(sampler, "__len__"):
+            return self.limit
+        images: int = len(sampler)
+        return images if self.limit is None else min(self.limit, images)
+
+    def batches(self, skip: int = 0, order: str | None = None) -> Iterator[LocalBatch]:
+        chosen = _ChosenBatches(self._walk(), skip, order)
+        loader = self._loader(chosen)
+        with _same_shuffle(getattr(self.index_batches, "sampler", None), self.processes):
+            for batch in loader:
+                indices, digest = chosen.queue.popleft()
+                values = pixel_values_of(batch)
+                # Fewer or more than were asked for: the collation dropped bad images or cut several crops.
+                indices = range(indices.start, indices.start + len(values) * indices.step, indices.step)
+                local = LocalBatch(values, indices, hash_images(values), digest)
+                del batch, values
+                yield local
+                del local
+        self.final_order = chosen.final_order
+
+    def _loader(self, chosen: Sampler[Any]) -> DataLoader[Any]:
+        settings = loader_settings(self.dataloader)
+        if self.dataloader.batch_sampler is None:
+            return DataLoader(self.dataloader.dataset, sampler=chosen, batch_size=None, **settings)
+        return DataLoader(self.dataloader.dataset, batch_sampler=chosen, **settings)
+
+    def _walk(self) -> Iterator[tuple[list[Any], list[Any], range]]:
+        """Yield every whole index batch, the part of it for this process, and the numbers of that part."""
+        start = 0
+        for number, batch in enumerate(self.index_batches):
+            whole = list(batch) if self.limit is None else list(batch)[: self.limit - start]
+            offset, stop = self._part(number, len(whole))
+            yield whole, whole[offset:stop], range(start + offset, start + stop)
+            start += len(whole)
+            if self.limit is not None and start >= self.limit:
+                return
+
+    def _part(self, number: int, size: int) -> tuple[int, int]:
+        if not self.split:
+            return (0, size) if number % self.processes.count == self.processes.index else (0, 0)
+        share = -(-size // self.processes.count)
+        offset = min(size, share * self.processes.index)
+        return offset, min(size, offset + share)
+
+
+class _DistributedSamplerFeed(_MapFeed):
+    """A loader with torch's ``DistributedSampler``: it deals the order out in turn and repeats the first few.
+
+    Item i of process r has the position ``i * processes + r`` in the padded order; positions beyond the length
+    of the data set are the repeats.
+    """
+
+    shared_order = False
+
+    @property
+    def total(self) -> int | None:
+        return self._stop()
+
+    def _stop(self) -> int:
+        images: int = len(self.dataloader.dataset)
+        return images if self.limit is None else min(images, self.limit)
+
+    def _walk(self) -> Iterator[tuple[list[Any], list[Any], range]]:
+        sampler = self.index_batches.sampler
+        step, rank = sampler.num_replicas, sampler.rank
+        if (step, rank) != (self.processes.count, self.processes.index):
+            raise ConfigurationError(
+                f"the DistributedSampler was made for process {rank} of {step}, this is process "
+                f"{self.processes.index} of {self.processes.count}; pass a loader with an ordinary sampler"
+            )
+        done = 0
+        for batch in self.index_batches:
+            whole = list(batch)
+            first = done * step + rank
+            done += len(whole)
+            indices = range(first, min(done * step, self._stop()), step)
+            yield whole, whole[: len(indices)], indices
+
+
+class _ChosenBatches(Sampler[list[Any]]):
+    """The index batches that are to be loaded; it knows the number and the order digest of each."""
+
+    def __init__(self, walk: Iterable[tuple[list[Any], list[Any], range]], skip: int, order: str | None) -> None:
+        self.walk, self.skip, self.expected = walk, skip, order
+        self.queue: deque[tuple[range, str]] = deque()
+        self.final_order = ""
+
+    def __iter__(self) -> Iterator[list[Any]]:
+        order = hashlib.sha256()
+        taken = 0
+        for whole, part, indices in self.walk:
+            order.update(repr(whole).encode())
+            self.final_order = order.hexdigest()
+            if not part:
+                continue
+            taken += 1
+            if taken == self.skip:
+                check_order(self.final_order, self.expected)
+            if taken > self.skip:
+                self.queue.append((indices, self.final_order))
+                yield part
+
+
+@contextmanager
+def _same_shuffle(sampler: Any, processes: Processes) -> Iterator[None]:
+    """Let every process draw the order that the first one draws, which is also that of a single process."""
+    if not hasattr(sampler, "generator"):
+        yield
+        return
+    given = sampler.generator
+    if given is None:
+        seed = int(torch.empty((), dtype=torch.int64).random_())
+        sampler.generator = torch.Generator().manual_seed(processes.first(seed))
+    else:
+        given.set_state(processes.first(given.get_state()))
+    try:
+        yield
+    finally:
+        sampler.generator = given

@@ -1,0 +1,127 @@
+"""The state of an interrupted pass on disk: written atomically, continued to the same bits."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from hf_vbp.calibration.processes import Processes
+from hf_vbp.calibration.site_accumulator import SiteAccumulator
+from hf_vbp.errors import StatisticsError, StatisticsMismatchError
+from hf_vbp.statistics.fingerprints import ImageSketch
+from hf_vbp.statistics.serialization import read_checked, write_atomically
+
+FORMAT = "hf_vbp.statistics.state"
+
+
+@dataclass
+class Position:
+    """How far one process has come.
+
+    Attributes:
+        batches: Batches of this process that are done.
+        images: Images of this process that are done.
+        order: Digest of the order up to there, ``None`` at the start.
+        sketch: Hashes of the images that are done.
+    """
+
+    batches: int
+    images: int
+    order: str | None
+    sketch: ImageSketch
+
+    @classmethod
+    def start(cls) -> Position:
+        """Return the position of a pass that has done nothing yet."""
+        return cls(0, 0, None, ImageSketch())
+
+
+class SavedState:
+    """The state of one process, one file in a folder that all processes of the pass share.
+
+    Args:
+        directory: The folder; made when it does not exist.
+        processes: This process and how many there are.
+        identity: What must be the same for a pass to be continued, ready for JSON.
+    """
+
+    def __init__(self, directory: Path, processes: Processes, identity: Mapping[str, Any]) -> None:
+        self.directory = directory
+        self.identity = dict(identity)
+        self.path = directory / f"process-{processes.index}-of-{processes.count}.safetensors"
+        self.processes = processes
+
+    def prepare(self) -> None:
+        """Make the folder and check that it holds no state of another number of processes.
+
+        Raises:
+            StatisticsError: The folder cannot be made.
+            StatisticsMismatchError: A pass of another number of processes was interrupted here.
+        """
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StatisticsError(f"cannot make {self.directory}: {error}; choose another folder") from error
+        suffix = f"-of-{self.processes.count}.safetensors"
+        others = [p.name for p in self.directory.glob("process-*.safetensors") if not p.name.endswith(suffix)]
+        if others:
+            raise StatisticsMismatchError(
+                f"processes differs: {self.directory} holds {others[0]}, and this pass has {self.processes.count}; "
+                "start as many as before, or delete the folder to start over"
+            )
+
+    def load(self, accumulators: Sequence[SiteAccumulator]) -> Position:
+        """Put what was saved into ``accumulators`` and return how far that was.
+
+        Raises:
+            StatisticsError: The file is damaged.
+            StatisticsMismatchError: Another pass was interrupted here; names what differs.
+        """
+        if not self.path.exists():
+            return Position.start()
+        description, tensors = read_checked(self.path, FORMAT)
+        saved = description["identity"]
+        for key, value in self.identity.items():
+            if saved.get(key) != value:
+                raise StatisticsMismatchError(
+                    f"{key} differs: the pass that was interrupted in {self.directory} had {saved.get(key)!r}, this "
+                    f"one has {value!r}; give the same arguments, or delete the folder to start over"
+                )
+        for accumulator in accumulators:
+            prefix = f"{accumulator.site.index}."
+            mine = {key[len(prefix) :]: value for key, value in tensors.items() if key.startswith(prefix)}
+            accumulator.load_state(mine)
+        position = description["position"]
+        sketch = ImageSketch(position["sketch"])
+        return Position(position["batches"], position["images"], position["order"], sketch)
+
+    def save(self, accumulators: Sequence[SiteAccumulator], position: Position) -> None:
+        """Replace what is on disk by the state of now; a kill at any moment leaves the one or the other.
+
+        Raises:
+            StatisticsError: The disk is full or the folder is gone.
+        """
+        tensors: dict[str, torch.Tensor] = {}
+        for accumulator in accumulators:
+            state = accumulator.state()
+            tensors.update({f"{accumulator.site.index}.{key}": value for key, value in state.items()})
+        place = {
+            "batches": position.batches,
+            "images": position.images,
+            "order": position.order,
+            "sketch": position.sketch.hashes(),
+        }
+        write_atomically(tensors, {"identity": self.identity, "position": place}, self.path, FORMAT)
+
+    def discard(self) -> None:
+        """Delete the state of this process, and the folder with that of the last one."""
+        self.path.unlink(missing_ok=True)
+        self.path.with_name(f".{self.path.name}.tmp").unlink(missing_ok=True)
+        # Every process ends like this; whoever is last finds the folder empty, or already gone.
+        with suppress(OSError):
+            self.directory.rmdir()

@@ -1,0 +1,308 @@
+"""The receipt: a checkpoint is reopened in a fresh process and compared with the model in memory."""
+
+import hashlib
+import json
+import math
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+import hf_vbp
+from hf_vbp.checkpoint.from_pretrained import from_pretrained
+from hf_vbp.errors import CheckpointError, ConfigurationError
+from hf_vbp.modeling.modeling_hf_vbp import auto_map
+
+WAYS = ("import", "remote_code", "stock")
+_SCRIPT = Path(__file__).with_name("fresh_process.py")
+_TIMEOUT_SECONDS = 900
+_LOADED = re.compile(r"config\.json|(pre)?processor_config\.json|modeling_hf_vbp\.py|.*\.safetensors(\.index\.json)?")
+# What a launcher sets for its own workers; a child that inherits it would wait for the others.
+_LAUNCHER_VARIABLES = ("ACCELERATE_", "FSDP_", "MASTER_", "TORCHELASTIC_", "GROUP_RANK", "ROLE_", "LOCAL_")
+
+
+@dataclass(frozen=True)
+class ReceiptEntry:
+    """One way of loading that was tried and held.
+
+    Attributes:
+        way: ``"import"`` (hf_vbp imported, nothing else), ``"remote_code"`` (hf_vbp not importable,
+            ``trust_remote_code=True``) or ``"stock"`` (hf_vbp not importable, no flag).
+        transformers: The version that loaded it.
+        max_abs_difference: The largest absolute difference of any output to that of the model in memory.
+        files: Name to sha256 of the files that were loaded, so that a change after the receipt shows.
+    """
+
+    way: str
+    transformers: str
+    max_abs_difference: float
+    files: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """Proof that a checkpoint loads and gives what the model in memory gave.
+
+    Attributes:
+        directory: Where the checkpoint lies.
+        entries: One per way of loading; empty where verification was switched off.
+    """
+
+    directory: Path
+    entries: tuple[ReceiptEntry, ...] = ()
+
+    def to_list(self) -> list[dict[str, Any]]:
+        """Return the ``receipt`` part of ``vbp_results.json``."""
+        return [asdict(entry) for entry in self.entries]
+
+
+def verify_checkpoint(
+    directory: str | os.PathLike[str],
+    *,
+    ways: Sequence[str] | None = None,
+    reference: nn.Module | None = None,
+    python: str | os.PathLike[str] | None = None,
+) -> list[dict[str, Any]]:
+    """Reopen a checkpoint in a fresh, offline process by each way that applies, and compare its outputs.
+
+    Args:
+        directory: The folder of the checkpoint.
+        ways: Which of :data:`WAYS` to try; by default all that apply: ``import`` and ``remote_code`` where the
+            config records widths per block, ``import`` and ``stock`` where it does not.
+        reference: The model that the checkpoint must equal; by default the checkpoint as loaded here.
+        python: The interpreter of the fresh process, for instance of an environment with another transformers.
+
+    Returns:
+        One ``{"way", "transformers", "max_abs_difference"}`` per way, as in ``vbp_results.json``.
+
+    Raises:
+        CheckpointError: The checkpoint does not load by one of the ways, or gives something else.
+        ConfigurationError: ``ways`` names a way that is not known or does not apply.
+
+    Example:
+        >>> import hf_vbp
+        >>> [entry["way"] for entry in hf_vbp.verify_checkpoint(hf_vbp.sample_model_path())]
+        ['import', 'stock']
+    """
+    if reference is None:
+        reference = from_pretrained(directory, auto_class=_loader(_read_config(Path(directory))))
+    return take_receipt(reference, directory, ways=ways, python=python).to_list()
+
+
+def take_receipt(
+    model: Any,
+    directory: str | os.PathLike[str],
+    *,
+    ways: Sequence[str] | None = None,
+    python: str | os.PathLike[str] | None = None,
+) -> Receipt:
+    """Compare a saved checkpoint, reopened in a fresh process, with the model that it was saved from.
+
+    Args:
+        model: The model in memory; its mode is left as it was.
+        directory: The folder of the checkpoint.
+        ways: As for :func:`verify_checkpoint`.
+        python: As for :func:`verify_checkpoint`.
+
+    Raises:
+        CheckpointError: As for :func:`verify_checkpoint`.
+        ConfigurationError: As for :func:`verify_checkpoint`.
+    """
+    folder = Path(directory).absolute()
+    chosen = _choose_ways(folder, ways)
+    with tempfile.TemporaryDirectory(prefix="hf-vbp-receipt-") as temporary:
+        job_folder = Path(temporary)
+        tolerance = _write_job(model, folder, chosen, job_folder)
+        results = _run(job_folder, python)
+    files = _hashes(folder)
+    entries = {result["way"]: _entry(folder, result, tolerance, files) for result in results}
+    return Receipt(Path(directory), tuple(entries[way] for way in WAYS if way in entries))
+
+
+def applicable_ways(directory: str | os.PathLike[str]) -> tuple[str, ...]:
+    """Return the ways by which the checkpoint in a folder claims to load.
+
+    Raises:
+        CheckpointError: There is no readable config, or it names a remote file that the folder lacks.
+    """
+    folder = Path(directory)
+    config = _read_config(folder)
+    references = config.get("auto_map") or {}
+    files = {str(reference).rpartition("--")[2].partition(".")[0] + ".py" for reference in references.values()}
+    lacking = sorted(name for name in files if not (folder / name).is_file())
+    if lacking:
+        raise CheckpointError(f"{folder}: auto_map in config.json names {', '.join(lacking)}, which is not there.")
+    if "vbp" not in config:
+        return ("import", "stock")
+    return ("import", "remote_code") if "modeling_hf_vbp.py" in files else ("import",)
+
+
+def _choose_ways(folder: Path, ways: Sequence[str] | None) -> tuple[str, ...]:
+    possible = applicable_ways(folder)
+    if ways is None:
+        return possible
+    unknown = [way for way in ways if way not in possible]
+    if unknown or not ways:
+        raise ConfigurationError(
+            f"{folder} cannot be loaded by {', '.join(unknown) or 'no way at all'}; expected some of "
+            f"{', '.join(possible)}."
+        )
+    return tuple(ways)
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    path = folder / "config.json"
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path} cannot be read ({error}); expected the config of a checkpoint.") from error
+    if not isinstance(config, dict):
+        raise CheckpointError(f"{path} does not hold the config of a checkpoint.")
+    return config
+
+
+def _loader(config: dict[str, Any]) -> Any:
+    import transformers
+
+    architectures = config.get("architectures") or ["AutoModel"]
+    return getattr(transformers, architectures[0], transformers.AutoModel)
+
+
+def _loader_name(model: Any) -> str:
+    name = type(model).__name__
+    for auto_class, reference in auto_map(model.config).items():
+        if reference.rpartition(".")[2] == name:
+            return auto_class
+    return name
+
+
+def _write_job(model: Any, folder: Path, ways: tuple[str, ...], job_folder: Path) -> float:
+    from safetensors.torch import save_file
+
+    parameter = next(model.parameters())
+    pixel_values = _batch(model.config).to(parameter.dtype)
+    outputs = reference_outputs(model, pixel_values)
+    save_file({"pixel_values": pixel_values, **outputs}, job_folder / "reference.safetensors")
+    job = {
+        "directory": str(folder),
+        "ways": ways,
+        "reference": str(job_folder / "reference.safetensors"),
+        "loader": _loader_name(model),
+        "architecture": type(model).__name__,
+        "dtype": str(parameter.dtype).removeprefix("torch."),
+        "device": str(parameter.device),
+        "attn_implementation": model.config._attn_implementation,
+        "threads": torch.get_num_threads(),
+        "package": str(Path(hf_vbp.__file__).parents[1]),
+    }
+    (job_folder / "job.json").write_text(json.dumps(job), encoding="utf-8")
+    shutil.copyfile(_SCRIPT, job_folder / "fresh_process.py")
+    scale = max(1.0, *(float(value.abs().max()) for value in outputs.values()))
+    return scale * (1e-4 if torch.finfo(parameter.dtype).bits >= 32 else 5e-2)
+
+
+def _batch(config: Any) -> torch.Tensor:
+    # Two images in float32; a config of two towers keeps the size of the images in that of the vision tower.
+    config = getattr(config, "vision_config", config)
+    size = getattr(config, "image_size", 224)
+    shape = size if isinstance(size, list | tuple) else (size, size)
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(2, getattr(config, "num_channels", 3), *shape, generator=generator)
+
+
+def reference_outputs(model: Any, pixel_values: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Return every floating output of a model in evaluation mode, by name, on the CPU.
+
+    Args:
+        model: Any vision model; the mode of each module is left as it was.
+        pixel_values: ``(batch, channels, height, width)`` in the model's dtype.
+
+    Raises:
+        CheckpointError: The model gives NaN or infinity, or no tensor at all.
+    """
+    training = [module for module in model.modules() if module.training]
+    try:
+        with torch.no_grad():
+            output = model.eval()(pixel_values=pixel_values.to(next(model.parameters()).device))
+    finally:
+        for module in training:
+            module.training = True
+    tensors = {name: value for name, value in output.items() if isinstance(value, torch.Tensor)}
+    outputs = {name: value.cpu().contiguous() for name, value in tensors.items() if value.is_floating_point()}
+    if not outputs or not all(torch.isfinite(value).all() for value in outputs.values()):
+        raise CheckpointError(
+            f"{type(model).__name__} gives {'NaN or infinity' if outputs else 'no tensor'} for random images, so "
+            "what is saved cannot be compared with it. Check its weights, or save with verify=False."
+        )
+    return outputs
+
+
+def _run(job_folder: Path, python: str | os.PathLike[str] | None) -> list[dict[str, Any]]:
+    command = [str(python or sys.executable), str(job_folder / "fresh_process.py"), str(job_folder / "job.json")]
+    try:
+        process = subprocess.run(
+            command, cwd=job_folder, env=_environment(job_folder), capture_output=True, text=True,
+            timeout=_TIMEOUT_SECONDS, check=False,
+        )  # fmt: skip
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise CheckpointError(f"The checkpoint could not be reopened in a fresh process: {error}") from error
+    result = job_folder / "result.json"
+    if process.returncode or not result.is_file():
+        raise CheckpointError(
+            f"The process that reopened the checkpoint ended with {process.returncode}: {process.stderr[-2000:]}"
+        )
+    results: list[dict[str, Any]] = json.loads(result.read_text(encoding="utf-8"))
+    return results
+
+
+def _environment(job_folder: Path) -> dict[str, str]:
+    workers = {"RANK", "WORLD_SIZE"}
+    inherited = {
+        name: value
+        for name, value in os.environ.items()
+        if name not in workers and not name.startswith(_LAUNCHER_VARIABLES)
+    }
+    return {
+        **inherited,
+        "HF_HUB_OFFLINE": "1",
+        "TRANSFORMERS_OFFLINE": "1",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        # Remote code is copied to a cache; a cache of its own leaves the user's alone and finds nothing stale.
+        "HF_MODULES_CACHE": str(job_folder / "modules"),
+        "TRANSFORMERS_VERBOSITY": "error",
+        "TOKENIZERS_PARALLELISM": "false",
+    }
+
+
+def _hashes(folder: Path) -> dict[str, str]:
+    loaded = sorted(path for path in folder.iterdir() if path.is_file() and _LOADED.fullmatch(path.name))
+    hashes = {}
+    for path in loaded:
+        digest = hashlib.sha256()
+        with path.open("rb") as file:
+            while chunk := file.read(1 << 20):
+                digest.update(chunk)
+        hashes[path.name] = digest.hexdigest()
+    return hashes
+
+
+def _entry(folder: Path, result: dict[str, Any], tolerance: float, files: dict[str, str]) -> ReceiptEntry:
+    way = result["way"]
+    if "error" in result:
+        raise CheckpointError(f"{folder} does not load by the way {way!r} in a fresh process: {result['error']}")
+    difference = float(result["max_abs_difference"])
+    if not math.isfinite(difference) or difference > tolerance:
+        raise CheckpointError(
+            f"{folder}, loaded by the way {way!r} in a fresh process, gives outputs that are {difference:.3g} away "
+            f"from those in memory, expected at most {tolerance:.3g}. The weights on disk are not the model's."
+        )
+    return ReceiptEntry(way, result["transformers"], difference, files)

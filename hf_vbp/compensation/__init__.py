@@ -1,0 +1,1 @@
+"""How the kept weights are adjusted for the removed neurons."""

@@ -1,0 +1,224 @@
+"""Covariances from few images, cleaned before they are inverted. Pure tensors in float64.
+
+A sample covariance of ``d`` neurons from too few images over-fits: its small eigenvalues are too small, and the
+least-squares repair that inverts them is good on the calibration images only. Which cleaning is right, and how much
+of it, differs between sites and numbers of images, so it can be chosen by the error on images that were held back:
+:func:`choose_regularisation`.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from hf_vbp.compensation.least_squares import complement, expected_error, fold
+from hf_vbp.criteria.base import MomentsLike, SiteStatisticsLike, SiteWeights, covariance_of, full_halves
+from hf_vbp.errors import ConfigurationError, StatisticsError
+
+KINDS = ("ridge", "diagonal", "ledoit-wolf", "oas", "edge")
+# What compensations take as a regularisation and find from the covariances of two halves of the images.
+NEED_HALVES = ("held-out", "ledoit-wolf")
+
+
+@dataclass(frozen=True)
+class Regularisation:
+    """One way to clean a covariance, and how strongly.
+
+    Attributes:
+        kind: ``"ridge"`` adds ``strength`` times the mean variance to the diagonal. ``"diagonal"`` shrinks all
+            correlations by ``strength``, whatever the variances. ``"ledoit-wolf"`` shrinks towards a multiple of
+            the identity by the estimate of Ledoit and Wolf (2004), times ``strength``, with the error of the sample
+            covariance told by its two halves: their fourth moments take tokens for independent, and those of one
+            image are not. ``"oas"`` does by the Oracle Approximating estimate (Chen et al. 2010), the tokens
+            counting as ``strength`` times as many independent ones. ``"edge"`` drops the eigenvalues below the
+            Marchenko-Pastur edge (as Denoised VBP does), tokens counted likewise, and adds a ridge of 1e-3.
+        strength: 0 or more; what it means depends on the kind.
+
+    Raises:
+        ConfigurationError: Unknown kind, or a strength that it cannot have.
+    """
+
+    kind: str = "ridge"
+    strength: float = 1e-3
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise ConfigurationError(f"regularisation must be one of {', '.join(KINDS)}, not {self.kind!r}")
+        highest = float("inf") if self.kind == "ridge" else 1.0
+        lowest_is_allowed = self.kind in ("ridge", "diagonal", "ledoit-wolf")
+        if not 0 <= self.strength <= highest or (self.strength == 0 and not lowest_is_allowed):
+            raise ConfigurationError(f"strength {self.strength} does not fit regularisation {self.kind!r}")
+
+    def apply(self, covariance: Tensor, count: int, *, noise: float | None = None) -> Tensor:
+        """Return the cleaned covariance; the argument is left as it is.
+
+        Args:
+            covariance: ``(hidden, hidden)`` float64 sample covariance.
+            count: The number of tokens it was made from.
+            noise: Its expected squared error, :func:`sampling_noise`; ``"ledoit-wolf"`` needs it.
+
+        Raises:
+            StatisticsError: It needs the noise and was not told.
+        """
+        if not len(covariance):
+            return covariance.clone()
+        if self.kind == "ridge":
+            return _with_ridge(covariance, self.strength)
+        if self.kind == "diagonal":
+            shrunk = covariance * (1 - self.strength)
+            shrunk.diagonal().copy_(covariance.diagonal())
+            return shrunk
+        if self.kind == "ledoit-wolf":
+            return _ledoit_wolf(covariance, noise, self.strength)
+        if self.kind == "oas":
+            return _oas(covariance, max(count * self.strength, 1.0))
+        return _with_ridge(_above_edge(covariance, max(count * self.strength, 1.0)), 1e-3)
+
+
+CANDIDATES = (
+    *(Regularisation("ridge", strength) for strength in (1e-4, 1e-3, 1e-2, 1e-1)),
+    *(Regularisation("diagonal", strength) for strength in (1e-3, 1e-2, 1e-1)),
+    Regularisation("ledoit-wolf", 1.0),
+    Regularisation("oas", 1.0),
+)
+"""What :func:`choose_regularisation` tries."""
+
+
+def choose_regularisation(
+    site: SiteStatisticsLike,
+    weights: SiteWeights,
+    kept: Tensor,
+    *,
+    candidates: Sequence[Regularisation] = CANDIDATES,
+    metric: Tensor | None = None,
+) -> tuple[Regularisation, list[float]]:
+    """Choose the cleaning whose repair errs least on images that were held back.
+
+    The repair is fitted on each half of the images and judged on the other.
+
+    Args:
+        site: Statistics whose halves have covariances.
+        weights: The dense weights.
+        kept: ``(kept,)`` int64, the neurons that stay.
+        candidates: What to try; the earlier wins a tie.
+        metric: ``G`` ``(out, out)`` in which output errors count, or None for the identity.
+
+    Returns:
+        The choice, and the error of every candidate, the mean of both directions (infinite where the cleaned
+        matrix is singular).
+
+    Raises:
+        ConfigurationError: No candidates.
+        StatisticsError: The statistics have no halves with covariances.
+    """
+    if not candidates:
+        raise ConfigurationError("no regularisation to choose from")
+    halves = full_halves(site)
+    if halves is None:
+        raise StatisticsError(
+            f"the statistics of site {site.name!r} hold no covariances of two halves of the images, which choosing a "
+            "regularisation needs; name one, such as ridge"
+        )
+    first, second = halves
+    covariances = [covariance_of(half, site.name) for half in halves]
+    # Of one half: of the whole it is half of that.
+    noise = 2 * sampling_noise(*covariances)
+    trials = [
+        _Trial(first, covariances[0], second, weights, kept, metric, noise),
+        _Trial(second, covariances[1], first, weights, kept, metric, noise),
+    ]
+    errors = [sum(trial.error(candidate) for trial in trials) / 2 for candidate in candidates]
+    return candidates[min(range(len(errors)), key=errors.__getitem__)], errors
+
+
+def sampling_noise(first: Tensor, second: Tensor) -> float:
+    """Return the expected squared error (Frobenius) of the mean of two independent sample covariances.
+
+    ``|first - second|^2 / 4``, whatever the dependence of the tokens within each; of one alone it is twice that.
+    """
+    return float((first - second).square().sum() / 4)
+
+
+@dataclass(frozen=True)
+class _Trial:
+    """A repair fitted on one half of the images and judged on the other."""
+
+    fitted: MomentsLike
+    covariance: Tensor
+    held_out: MomentsLike
+    weights: SiteWeights
+    kept: Tensor
+    metric: Tensor | None
+    noise: float
+
+    def error(self, candidate: Regularisation) -> float:
+        pruned = complement(self.kept, self.weights.hidden)
+        cleaned = candidate.apply(self.covariance, self.fitted.count, noise=self.noise)
+        removed = self.weights.fc2_weight[:, pruned]
+        folded = fold(cleaned, self.kept, pruned, removed)
+        if folded is None:
+            return float("inf")
+        # The repaired output less the dense one is W_P (B (h_K - m_K) - (h_P - m_P)), with m of the fitted half.
+        change = torch.empty_like(self.weights.fc2_weight)
+        change[:, pruned], change[:, self.kept] = -removed, folded
+        return expected_error(change, -change @ self.fitted.mean, self.held_out, self.metric)[0]
+
+
+def _with_ridge(covariance: Tensor, strength: float) -> Tensor:
+    ridged = covariance.clone()
+    ridged.diagonal().add_(strength * covariance.diagonal().mean())
+    return ridged
+
+
+def _ledoit_wolf(covariance: Tensor, noise: float | None, strength: float) -> Tensor:
+    if noise is None:
+        raise StatisticsError(
+            "the regularisation ledoit-wolf needs covariances of two halves of the images, which these statistics "
+            "do not hold; gather them from more than 16 images, or choose another, such as ridge"
+        )
+    mean = covariance.diagonal().mean()
+    # What lies between the sample covariance and its target: the spread of the true one, and the noise.
+    distance = covariance.square().sum() - len(covariance) * mean.square()
+    share = min(1.0, strength * noise / float(distance)) if distance > 0 else 0.0
+    shrunk = covariance * (1 - share)
+    shrunk.diagonal().add_(share * mean)
+    return shrunk
+
+
+def _oas(covariance: Tensor, samples: float) -> Tensor:
+    size = len(covariance)
+    trace, squared = covariance.trace(), covariance.square().sum()
+    mean = trace / size
+    spread = squared - trace.square() / size
+    if spread <= 0:
+        # A multiple of the identity already.
+        return covariance.clone()
+    share = ((1 - 2 / size) * squared + trace.square()) / ((samples + 1 - 2 / size) * spread)
+    share = share.clamp(max=1.0)
+    shrunk = covariance * (1 - share)
+    shrunk.diagonal().add_(share * mean)
+    return shrunk
+
+
+def _above_edge(covariance: Tensor, samples: float) -> Tensor:
+    """Zero the eigenvalues below the Marchenko-Pastur edge, the noise level told by the median eigenvalue."""
+    aspect = len(covariance) / samples
+    eigenvalues, vectors = torch.linalg.eigh(covariance)
+    positive = eigenvalues[eigenvalues > torch.finfo(covariance.dtype).eps * len(covariance) * eigenvalues[-1]]
+    if not len(positive):
+        return covariance.clone()
+    noise = positive.median() / _marchenko_pastur_median(aspect)
+    kept: Tensor = torch.where(eigenvalues > noise * (1 + aspect**0.5) ** 2, eigenvalues, 0.0)
+    cleaned: Tensor = (vectors * kept) @ vectors.T
+    return cleaned
+
+
+def _marchenko_pastur_median(aspect: float, points: int = 4000) -> float:
+    """Return the median of the positive part of the Marchenko-Pastur law of unit noise."""
+    low, high = (1 - aspect**0.5) ** 2, (1 + aspect**0.5) ** 2
+    # x = centre - radius cos(t) flattens the square-root singularities at both ends.
+    angle = (torch.arange(points, dtype=torch.float64) + 0.5) * (torch.pi / points)
+    x = (low + high) / 2 - (high - low) / 2 * angle.cos()
+    mass = (angle.sin().square() / x).cumsum(0)
+    return float(x[torch.searchsorted(mass, mass[-1] / 2)])

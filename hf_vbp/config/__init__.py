@@ -1,0 +1,1 @@
+"""What the user chooses: the method, the budget, the limits."""

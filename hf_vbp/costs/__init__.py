@@ -1,0 +1,1 @@
+"""Parameters, MACs, bytes and measured latency."""

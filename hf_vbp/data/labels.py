@@ -1,0 +1,170 @@
+"""Which label of a model a class of a data set is: by name or by WordNet id, never by position in a listing.
+
+An image folder numbers its classes in the order of its folders, and the folders of a subset of ImageNet-1k
+are fewer than the labels of the model: numbers taken from such a listing are wrong without a sign. So names
+are matched, and what does not match is an error.
+"""
+
+import re
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from functools import cache
+from importlib import resources
+
+from hf_vbp.errors import LabelError
+
+_WORDNET_ID = re.compile(r"n\d{8}")
+_PLACEHOLDER = re.compile(r"label \d+")
+# Labels that tell the order of ImageNet-1k from any other: a model that has one of them elsewhere counts its
+# classes differently, and WordNet ids may not be translated by position.
+_ANCHORS = {1: "goldfish", 130: "flamingo", 291: "lion", 340: "zebra", 508: "computer keyboard", 954: "banana"}
+_SHOWN = 5
+
+
+@cache
+def imagenet_wordnet_ids() -> tuple[str, ...]:
+    """Return the 1,000 WordNet ids of ImageNet-1k, sorted: the n-th (from 0) is class n."""
+    text = resources.files("hf_vbp.data").joinpath("imagenet_wnids.txt").read_text(encoding="ascii")
+    return tuple(text.split())
+
+
+def match_labels(class_names: Sequence[str], id2label: Mapping[int, str] | Mapping[str, str]) -> dict[str, int]:
+    """Match the classes of a data set with the labels of a model.
+
+    Names are compared without regard to case, underscores, hyphens and spaces. A label may list synonyms, as
+    ImageNet's do (``"tench, Tinca tinca"``): the whole text is compared first, then the synonyms. Class names
+    that are WordNet ids (``n01440764``) are matched with the labels themselves where those are WordNet ids,
+    and else with the 1,000 classes of ImageNet-1k in their standard order.
+
+    Args:
+        class_names: The classes, distinct: names of folders or of a ``datasets.ClassLabel``.
+        id2label: The labels of the model, as in its config.
+
+    Returns:
+        For each class name the id of its label.
+
+    Raises:
+        LabelError: A class has no label, or may be several of them.
+    """
+    return dict(zip(class_names, label_ids(class_names, id2label), strict=True))
+
+
+def label_ids(class_names: Sequence[str], id2label: Mapping[int, str] | Mapping[str, str]) -> list[int]:
+    """Return for each class name, in order, the id of its label in the model; see :func:`match_labels`."""
+    labels = {int(index): str(name) for index, name in id2label.items()}
+    if not class_names or not labels:
+        raise LabelError(
+            f"There is nothing to match: the data set has {len(class_names)} classes and the model "
+            f"{len(labels)} labels; name the classes, or use a model with labels in its config."
+        )
+    if all(_WORDNET_ID.fullmatch(name) for name in class_names):
+        return _match_wordnet_ids(class_names, labels)
+    return _match_names(class_names, labels)
+
+
+def _match_wordnet_ids(class_names: Sequence[str], labels: dict[int, str]) -> list[int]:
+    own = {name: index for index, name in labels.items() if _WORDNET_ID.fullmatch(name)}
+    known = own or {wordnet_id: index for index, wordnet_id in enumerate(imagenet_wordnet_ids())}
+    if not own:
+        _check_imagenet_order(class_names, labels)
+    missing = [name for name in class_names if name not in known]
+    if missing:
+        raise _mismatch(missing, class_names, labels, "are not WordNet ids that the model has labels for")
+    return [known[name] for name in class_names]
+
+
+def _check_imagenet_order(class_names: Sequence[str], labels: dict[int, str]) -> None:
+    """Refuse to translate WordNet ids by position for a model that is not ImageNet-1k in its usual order."""
+    if len(labels) != len(imagenet_wordnet_ids()):
+        raise _mismatch(
+            class_names,
+            class_names,
+            labels,
+            f"are WordNet ids, which stand for the 1,000 classes of ImageNet-1k, but the model has {len(labels)}",
+        )
+    table = _by_name(labels)
+    for position, anchor in _ANCHORS.items():
+        found = table.get(anchor)
+        if found and position not in found:
+            raise LabelError(
+                f"The classes are WordNet ids, but the labels of the model are not in the order of ImageNet-1k "
+                f"({anchor!r} is label {min(found)}, not {position}): name the classes as the model does."
+            )
+
+
+def _match_names(class_names: Sequence[str], labels: dict[int, str]) -> list[int]:
+    whole: dict[str, set[int]] = defaultdict(set)
+    for index, name in labels.items():
+        whole[_normalise(name)].add(index)
+    synonyms = _by_name(labels)
+    candidates = [_candidates(name, whole, synonyms) for name in class_names]
+    missing = [name for name, found in zip(class_names, candidates, strict=True) if not found]
+    if missing:
+        reason = "have no label of that name in the model"
+        if all(_PLACEHOLDER.fullmatch(_normalise(name)) for name in labels.values()):
+            reason = "cannot be matched: the model's labels are placeholders, its config names no classes"
+        raise _mismatch(missing, class_names, labels, reason)
+    candidates = _settle_by_position(candidates, len(labels))
+    for name, found in zip(class_names, candidates, strict=True):
+        if len(found) > 1:
+            ids = ", ".join(str(index) for index in sorted(found))
+            raise LabelError(
+                f"The class {name!r} may be any of the labels {ids} of the model, which share that name: "
+                f"give the classes their WordNet ids, or the full text of the label."
+            )
+    return [next(iter(found)) for found in candidates]
+
+
+def _candidates(name: str, whole: Mapping[str, set[int]], synonyms: Mapping[str, set[int]]) -> set[int]:
+    """Return the labels that have the whole text of the class, else those that share most of its synonyms."""
+    exact = whole.get(_normalise(name))
+    if exact:
+        return exact
+    votes: dict[int, int] = defaultdict(int)
+    for synonym in _synonyms(name):
+        for index in synonyms.get(synonym, ()):
+            votes[index] += 1
+    most = max(votes.values(), default=0)
+    return {index for index, count in votes.items() if count == most}
+
+
+def _settle_by_position(candidates: list[set[int]], labels: int) -> list[set[int]]:
+    """Settle shared names where the data set lists all classes of the model in the model's own order.
+
+    ImageNet-1k has two cranes. When every class with a name of its own stands at its label's position, the
+    listing is the model's, and the position tells which crane is meant.
+    """
+    aligned = len(candidates) == labels and all(position in found for position, found in enumerate(candidates))
+    return [{position} for position in range(labels)] if aligned else candidates
+
+
+def _by_name(labels: Mapping[int, str]) -> dict[str, set[int]]:
+    table: dict[str, set[int]] = defaultdict(set)
+    for index, name in labels.items():
+        for synonym in _synonyms(name):
+            table[synonym].add(index)
+    return table
+
+
+def _synonyms(name: str) -> set[str]:
+    return {text for part in name.split(",") if (text := _normalise(part))}
+
+
+def _normalise(name: str) -> str:
+    """Return the name in lower case, with runs of underscores, hyphens and spaces as one space."""
+    return re.sub(r"[\s_-]+", " ", name).strip().casefold()
+
+
+def _mismatch(
+    missing: Sequence[str], class_names: Sequence[str], labels: Mapping[int, str], reason: str
+) -> LabelError:
+    return LabelError(
+        f"{len(missing)} of {len(class_names)} classes of the data set ({_first(missing)}) {reason}; "
+        f"its labels are {_first([labels[index] for index in sorted(labels)])}: rename the classes as the model "
+        f"names them, or use their WordNet ids."
+    )
+
+
+def _first(names: Sequence[str]) -> str:
+    shown = ", ".join(repr(name) for name in names[:_SHOWN])
+    return f"{shown}, ..." if len(names) > _SHOWN else shown

@@ -1,0 +1,171 @@
+"""Training images: opened as for pruning, augmented, and the same in every run."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.utils.data import Dataset, IterableDataset, get_worker_info
+
+from hf_vbp.data.augmentation import Augmentation
+from hf_vbp.data.batches import StreamedImages
+from hf_vbp.data.loading import load_images
+from hf_vbp.errors import ConfigurationError
+from hf_vbp.workflow.requests import DataRequest
+
+Sample = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class TrainingImages:
+    """Images to train on.
+
+    Attributes:
+        dataset: Samples, dicts with ``pixel_values`` ``(3, h, w)`` float32 and ``labels``.
+        provenance: Where they come from, as JSON.
+        images: How many there are, None for a stream that does not say.
+    """
+
+    dataset: Any
+    provenance: dict[str, Any]
+    images: int | None
+
+
+class _Epoch:
+    """The number of the epoch, seen by worker processes that live on from one epoch to the next."""
+
+    def __init__(self) -> None:
+        self._value = torch.zeros((), dtype=torch.int64)
+        self._value.share_memory_()  # type: ignore[no-untyped-call]
+
+    def set(self, epoch: int) -> None:
+        self._value.fill_(epoch)
+
+    def get(self) -> int:
+        return int(self._value)
+
+
+class AugmentedImages(Dataset[Sample]):
+    """Numbered images, augmented.
+
+    Args:
+        dataset: Samples whose pixels :meth:`Augmentation.prepare` of ``augmentation`` made.
+        augmentation: What is drawn for each image.
+        keep: Whether to keep the prepared images in memory, so that they are decoded once.
+    """
+
+    def __init__(self, dataset: Any, augmentation: Augmentation, *, keep: bool = False) -> None:
+        self._dataset = dataset
+        self._augmentation = augmentation
+        self._epoch = _Epoch()
+        self._kept: dict[int, Sample] | None = {} if keep else None
+
+    def set_epoch(self, epoch: int) -> None:
+        """Say which epoch is seen."""
+        self._epoch.set(epoch)
+
+    def __len__(self) -> int:
+        return len(self._dataset)
+
+    def __getitem__(self, index: int) -> Sample:
+        self._augmentation.start(self._epoch.get(), index)
+        sample = self._prepared(index)
+        return {**sample, "pixel_values": self._augmentation.vary(sample["pixel_values"])}
+
+    def _prepared(self, index: int) -> Sample:
+        if self._kept is None:
+            return dict(self._dataset[index])
+        if index not in self._kept:
+            self._kept[index] = self._dataset[index]
+        return self._kept[index]
+
+
+class AugmentedStream(IterableDataset[Sample]):
+    """A stream of images, augmented; its length is that of the source, where it is known.
+
+    Args:
+        dataset: As for :class:`AugmentedImages`, but a stream.
+        augmentation: What is drawn for each image.
+        images: How many images an epoch has.
+    """
+
+    def __init__(self, dataset: Any, augmentation: Augmentation, images: int | None) -> None:
+        self._dataset = dataset
+        self._augmentation = augmentation
+        self._images = images
+        self._epoch = _Epoch()
+
+    def set_epoch(self, epoch: int) -> None:
+        """Say which epoch is seen; the stream is shuffled anew where it was shuffled."""
+        self._epoch.set(epoch)
+        if isinstance(self._dataset, StreamedImages):
+            self._dataset.reshuffle(epoch)
+
+    def __len__(self) -> int:
+        if self._images is None:
+            raise TypeError("The length of this stream is not known.")
+        return self._images
+
+    def __iter__(self) -> Iterator[Sample]:
+        worker = get_worker_info()
+        # The source decodes image n when it is asked for it, so what is drawn is settled just before.
+        samples, position = iter(self._dataset), 0
+        while True:
+            self._augmentation.start(self._epoch.get(), 0 if worker is None else worker.id, position)
+            sample = next(samples, None)
+            if sample is None:
+                return
+            yield {**sample, "pixel_values": self._augmentation.vary(sample["pixel_values"])}
+            position += 1
+
+
+def open_training_images(
+    request: DataRequest,
+    *,
+    augmentation: Augmentation,
+    id2label: dict[int, str],
+    labelled: bool = True,
+    keep: bool = False,
+) -> TrainingImages:
+    """Open images to train on.
+
+    Args:
+        request: The images; a stream is shuffled with the request's seed, or 0.
+        augmentation: What is done to them.
+        id2label: The labels of the model, which the classes are matched with by name.
+        labelled: Whether they must have labels.
+        keep: Whether to keep prepared images in memory.
+
+    Raises:
+        DataError: The images cannot be found or read.
+        LabelError: Their classes do not match the labels of the model.
+        ConfigurationError: ``keep`` is asked of a stream, or of an augmentation that resizes at random.
+    """
+    if keep and not augmentation.can_be_prepared:
+        raise ConfigurationError(
+            f"keep_images is set, but the augmentation {augmentation.name!r} resizes images at random, so they must "
+            'be decoded every time. Take "plain" or "none".'
+        )
+    opened = load_images(
+        request.source,
+        augmentation.prepare,
+        id2label=id2label,
+        require_labels=labelled,
+        purpose="calibration",
+        split=request.split,
+        revision=request.revision,
+        streaming=request.streaming,
+        image_column=request.image_column,
+        label_column=request.label_column,
+        limit=request.limit,
+        seed=request.seed if not request.streaming else request.seed or 0,
+        on_bad_image=request.on_bad_image,
+    )
+    dataset: Any = opened.loader.dataset
+    provenance = {**opened.provenance, **augmentation.describe()}
+    provenance.pop("processor", None)
+    if not isinstance(dataset, IterableDataset):
+        return TrainingImages(AugmentedImages(dataset, augmentation, keep=keep), provenance, opened.images)
+    if keep:
+        raise ConfigurationError("keep_images is set, but the images are a stream; set streaming and skip off.")
+    return TrainingImages(AugmentedStream(dataset, augmentation, opened.images), provenance, opened.images)

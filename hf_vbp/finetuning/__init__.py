@@ -1,1 +1,0 @@
-"""Recipes: a pruned checkpoint in, the same checkpoint with its accuracy back out."""

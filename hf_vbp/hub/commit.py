@@ -1,0 +1,109 @@
+"""One commit, tried again where trying again is safe."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from hf_vbp.errors import HubError
+from hf_vbp.hub.failures import FAILURES, hub_error, is_transient
+from hf_vbp.hub.files import PushFile
+from hf_vbp.hub.remote import is_conflict, read_remote
+from hf_vbp.hub.retries import Retries
+
+if TYPE_CHECKING:
+    from huggingface_hub import CommitInfo, HfApi
+
+
+@dataclass(frozen=True)
+class Commit:
+    """A commit to make.
+
+    Attributes:
+        repo_id: Where to.
+        files: What to add.
+        deleted: What to delete.
+        message: Its message.
+        parent: The commit that it must follow.
+        revision: The branch.
+        create_pr: Whether it opens a pull request instead.
+    """
+
+    repo_id: str
+    files: Sequence[PushFile]
+    deleted: Sequence[str]
+    message: str
+    parent: str
+    revision: str | None
+    create_pr: bool
+
+    def send(self, api: "HfApi") -> "CommitInfo":
+        """Send it once, with operations of its own: the client changes the ones it is given."""
+        from huggingface_hub import CommitOperationAdd, CommitOperationDelete
+
+        additions = [CommitOperationAdd(file.path, _source(file)) for file in self.files]
+        deletions = [CommitOperationDelete(path) for path in self.deleted]
+        return api.create_commit(
+            self.repo_id,
+            [*deletions, *additions],
+            commit_message=self.message,
+            revision=self.revision,
+            create_pr=self.create_pr,
+            parent_commit=self.parent,
+        )
+
+
+def _source(file: PushFile) -> str | bytes:
+    return file.source if isinstance(file.source, bytes) else str(file.source)
+
+
+@dataclass(frozen=True)
+class Committed:
+    """What came of a commit: its id, and the pull request where one was opened."""
+
+    commit: str
+    pull_request_url: str | None = None
+    pull_request_revision: str | None = None
+
+
+def commit_with_retries(api: "HfApi", commit: Commit, retries: Retries) -> Committed:
+    """Make a commit; after a failure that may pass, look whether it was made after all, and try again if not.
+
+    The answer to a commit can be lost after the Hub has made it. A second try then meets its own work as a
+    foreign head (412), so what stands there decides, and not the last answer.
+
+    Raises:
+        HubError: It was not made, or (after a lost answer) it cannot be told.
+    """
+    for attempt in range(retries.attempts):
+        try:
+            info = commit.send(api)
+        except FAILURES as error:
+            if attempt and is_conflict(error) and (done := _already_made(api, commit, retries)):
+                return done
+            if not is_transient(error) or attempt + 1 == retries.attempts:
+                raise _error(error, commit) from error
+            retries.wait(error, attempt)
+            if done := _already_made(api, commit, retries):
+                return done
+        else:
+            return Committed(str(info.oid), info.pr_url, info.pr_revision)
+    raise HubError(f"Committing to {commit.repo_id} was not tried: at least one attempt is needed.")
+
+
+def _already_made(api: "HfApi", commit: Commit, retries: Retries) -> Committed | None:
+    """Return the commit if the Hub has made it already; a pull request cannot be found again by its content."""
+    if commit.create_pr:
+        return None
+    try:
+        remote = read_remote(api, commit.repo_id, commit.revision, retries)
+    except HubError:
+        return None
+    there = remote.head is not None and not remote.changed(commit.files)
+    return Committed(str(remote.head)) if there and not set(commit.deleted) & set(remote.files) else None
+
+
+def _error(error: BaseException, commit: Commit) -> HubError:
+    failed = hub_error(error, "Committing", commit.repo_id)
+    if is_transient(error):
+        return HubError(f"{failed} The same command can be repeated: a commit is made whole or not at all.")
+    return HubError(f"{failed} Nothing in the repository was changed.")

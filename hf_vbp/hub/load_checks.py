@@ -1,0 +1,55 @@
+"""Does it load as its receipt says? Hashes against the receipt, and a load in a fresh process by each way."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from hf_vbp.errors import CheckpointError
+from hf_vbp.hub.files import PushFile
+
+MODELING_FILE = "modeling_hf_vbp.py"
+
+
+def recorded_hashes(results: Mapping[str, Any]) -> dict[str, str]:
+    """Return name to sha256 of the files that the receipt was taken of, as far as it names them."""
+    rows: Iterable[Mapping[str, Any]] = results.get("receipt", [])
+    return {str(name): str(value) for row in rows for name, value in row.get("files", {}).items()}
+
+
+def differing_files(results: Mapping[str, Any], files: Sequence[PushFile]) -> list[str]:
+    """Return the names of files that are not those that the receipt was taken of."""
+    recorded = recorded_hashes(results)
+    present = {file.path: file.sha256 for file in files}
+    return sorted(name for name, sha256 in recorded.items() if present.get(name) != sha256)
+
+
+def check_receipt(results: Mapping[str, Any], files: Sequence[PushFile]) -> None:
+    """Refuse files that are not those that the receipt was taken of.
+
+    Raises:
+        CheckpointError: A file was changed, or is missing, since then.
+    """
+    wrong = differing_files(results, files)
+    if wrong:
+        raise CheckpointError(
+            f"{', '.join(wrong)} differ from what the receipt in vbp_results.json was taken of: the checkpoint was "
+            "changed after it was saved and measured. Save it again, or restore the files."
+        )
+
+
+def check_loads(directory: Path) -> list[dict[str, Any]]:
+    """Load a checkpoint in a fresh process by each way that applies, and return the differences of its outputs.
+
+    Raises:
+        CheckpointError: It does not load by one of the ways, or gives something else.
+    """
+    from hf_vbp.checkpoint.receipt import verify_checkpoint
+
+    return verify_checkpoint(directory)
+
+
+def is_own_code(content: bytes) -> bool:
+    """Tell whether the modelling file of a checkpoint is the one that this version of the package ships."""
+    own = resources.files("hf_vbp.modeling").joinpath(MODELING_FILE).read_bytes()
+    return content.replace(b"\r\n", b"\n") == own.replace(b"\r\n", b"\n")

@@ -1,0 +1,138 @@
+"""A callback that makes ``Trainer`` leave, and push, what ``hf-vbp push`` would: the same files, the same card."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainerCallback
+
+from hf_vbp.card.render import make_facts, render_card
+from hf_vbp.errors import HubError
+from hf_vbp.hub.files import CARD, PLAN, PROCESSOR, RESULTS, checked_path
+from hf_vbp.hub.push import check_target, push_to_hub
+from hf_vbp.results.record import load_results, to_json, versions
+from hf_vbp.workflow.finetune.card_record import with_finetuning
+
+
+class PublishCallback(TrainerCallback):  # type: ignore[misc]
+    """Saves the fine-tuned model as a checkpoint of this package and, with ``push_to_hub=True``, pushes it once.
+
+    ``Trainer`` alone pushes its whole output folder at every save: pickled arguments, no plan, no results, a card
+    without figures. With this callback it pushes nothing itself; at the end of training one checkpoint with plan,
+    results, receipt and card lies in ``directory``, and goes up in one commit. The settings of ``Trainer`` hold:
+    ``hub_model_id``, ``hub_token``, ``hub_private_repo``, ``hub_revision``.
+
+    Args:
+        pruned: The folder of the pruned checkpoint that was fine-tuned: its plan and its results go on.
+        directory: Where the checkpoint is to lie; by default ``final`` in the output folder.
+        base_model: Hub id of the base model, where it was loaded from a folder.
+        data: Where the training images came from, for the ``data`` part of the results.
+        overwrite: Push to a repository that already has content.
+        verify: Reopen the checkpoint in a fresh process by each way that applies.
+
+    Raises:
+        CheckpointError: ``pruned`` is not a pruned checkpoint.
+
+    Example:
+        >>> from hf_vbp.hub.publish_callback import PublishCallback
+        >>> Trainer(model, args, callbacks=[PublishCallback("pruned-vit")]).train()  # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        pruned: str | Path,
+        directory: str | Path | None = None,
+        *,
+        base_model: str | None = None,
+        data: Mapping[str, Any] | None = None,
+        overwrite: bool = False,
+        verify: bool = True,
+    ) -> None:
+        self.pruned = Path(pruned)
+        self.directory = Path(directory) if directory is not None else None
+        self.base_model, self.data = base_model, data
+        self.overwrite, self.verify = overwrite, verify
+        self.pushes = False
+        self.result: Any = None
+        self._results = load_results(self.pruned)
+        self._plan = checked_path(self.pruned, PLAN).read_bytes()
+
+    def on_init_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Take the pushing over from ``Trainer``."""
+        self._take_over(args, state)
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Take the pushing over where the callback was added later."""
+        self._take_over(args, state)
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **parts: Any) -> None:
+        """Save the checkpoint, write its card, push it.
+
+        Raises:
+            HubError: It was saved but could not be pushed; the message says how to push it later.
+        """
+        if not state.is_world_process_zero:
+            return
+        directory = self._save(args, state, **parts)
+        if self.pushes:
+            try:
+                self.result = push_to_hub(
+                    directory,
+                    _repo_id(args),
+                    token=args.hub_token,
+                    private=args.hub_private_repo,
+                    revision=args.hub_revision,
+                    overwrite=self.overwrite,
+                    base_model=self.base_model,
+                    check_load=False,
+                )
+            except HubError as error:
+                later = f"The model lies in {directory}: push it with `hf-vbp push {directory} {_repo_id(args)}`."
+                raise HubError(f"{error} {later}") from error
+
+    def _take_over(self, args: Any, state: Any) -> None:
+        if not args.push_to_hub:
+            return
+        # The arguments are those of the Trainer: it asks them at every save and at its end.
+        args.push_to_hub, self.pushes = False, True
+        if state.is_world_process_zero:
+            check_target(
+                _repo_id(args),
+                token=args.hub_token,
+                private=args.hub_private_repo,
+                revision=args.hub_revision,
+                overwrite=self.overwrite,
+            )
+
+    def _save(
+        self, args: Any, state: Any, *, model: Any, processing_class: Any = None, eval_dataloader: Any = None, **_: Any
+    ) -> Path:
+        from hf_vbp.checkpoint.saving import save_checkpoint
+
+        images = (
+            len(eval_dataloader.dataset) if hasattr(getattr(eval_dataloader, "dataset", None), "__len__") else None
+        )
+        results = with_finetuning(self._results, args, state, eval_images=images, data=self.data)
+        results |= {"versions": versions()}
+        results.pop("receipt", None)
+        directory = self.directory or Path(args.output_dir) / "final"
+        written: dict[str, Any] = {}
+
+        def with_receipt(receipt: Any) -> str:
+            rows = {"receipt": receipt.to_list()} if receipt.entries else {}
+            written.update(results, **rows)
+            return to_json(written)
+
+        files: dict[str, Any] = {PLAN: self._plan, RESULTS: with_receipt}
+        if processing_class is None:
+            beside = [name for name in PROCESSOR if (self.pruned / name).is_file()]
+            files |= {name: checked_path(self.pruned, name).read_bytes() for name in beside}
+        save_checkpoint(model, directory, processor=processing_class, files=files, verify=self.verify, overwrite=True)
+        has_processor = any((directory / name).is_file() for name in PROCESSOR)
+        facts = make_facts(written, repo_id=args.hub_model_id, base_model=self.base_model, has_processor=has_processor)
+        (directory / CARD).write_text(render_card(facts), encoding="utf-8")
+        return directory
+
+
+def _repo_id(args: Any) -> str:
+    return str(args.hub_model_id or Path(args.output_dir).absolute().name)

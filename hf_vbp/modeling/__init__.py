@@ -1,0 +1,1 @@
+"""The file that travels with checkpoints, and its table of MLPs."""

@@ -1,0 +1,1 @@
+"""From statistics and a budget to a plan, and from a plan to a smaller model."""

@@ -1,0 +1,1 @@
+"""The typed record behind ``vbp_results.json``."""

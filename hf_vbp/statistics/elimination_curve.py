@@ -1,0 +1,60 @@
+"""The curve of one site's greedy elimination."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from hf_vbp.errors import ConfigurationError, StatisticsError
+
+
+@dataclass(frozen=True, eq=False)
+class EliminationCurve:
+    """In which order the neurons of one site go, and what each step costs.
+
+    Attributes:
+        order: ``(hidden,)`` int64, the neurons, first to go first. What is kept at a smaller width is a subset of
+            what is kept at a larger one.
+        costs: ``(hidden,)`` float64, 0 or more: by how much each step raises the expected squared error of the
+            output per token, in the metric that was used, after the refit.
+    """
+
+    order: Tensor
+    costs: Tensor
+
+    @property
+    def errors(self) -> Tensor:
+        """``(hidden + 1,)`` float64: the expected squared output error after 0, 1, ... eliminations."""
+        return torch.cat([self.costs.new_zeros(1), self.costs.cumsum(0)])
+
+    def kept(self, width: int) -> Tensor:
+        """Return the ``(width,)`` neurons that stay when ``width`` of them may, ascending.
+
+        Raises:
+            ConfigurationError: ``width`` is not between 0 and the number of neurons.
+        """
+        if not 0 <= width <= self.order.shape[0]:
+            raise ConfigurationError(f"width must be between 0 and {self.order.shape[0]}, not {width}")
+        return self.order[self.order.shape[0] - width :].sort().values
+
+    def to_tensors(self) -> dict[str, Tensor]:
+        """Return plain tensors to be saved; :meth:`from_tensors` is the way back."""
+        return {"order": self.order, "costs": self.costs}
+
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, Tensor]) -> "EliminationCurve":
+        """Rebuild a curve that was saved.
+
+        Raises:
+            StatisticsError: The tensors are no curve: the order is no permutation, or a cost is negative or NaN.
+        """
+        missing = {"order", "costs"} - set(tensors)
+        if missing:
+            raise StatisticsError(f"an elimination curve needs 'order' and 'costs'; missing: {sorted(missing)}")
+        order, costs = tensors["order"], tensors["costs"]
+        if order.ndim != 1 or not torch.equal(order.sort().values, torch.arange(order.shape[0])):
+            raise StatisticsError("the order of an elimination curve must be a permutation of the neurons (int64)")
+        if costs.shape != order.shape or not (costs.isfinite() & (costs >= 0)).all():
+            raise StatisticsError("the costs of an elimination curve must be finite, 0 or more, one per neuron")
+        return cls(order, costs.to(torch.float64))

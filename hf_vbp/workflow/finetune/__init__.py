@@ -1,0 +1,1 @@
+"""Fine-tuning of a pruned checkpoint from a recipe."""

@@ -1,0 +1,189 @@
+"""What a recipe starts from: the model that is trained, its teacher, and what is known of both."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hf_vbp.errors import CheckpointError, ConfigurationError
+from hf_vbp.results.record import RESULTS_NAME, describe_base_model, load_results
+from hf_vbp.workflow.finetune.recipe import NO_TEACHER, PruneFirst, Recipe
+from hf_vbp.workflow.loading import LoadedModel, load_model
+from hf_vbp.workflow.requests import Reporter
+
+PLAN_NAME = "plan.json"
+
+
+@dataclass(frozen=True)
+class Start:
+    """What a run starts from.
+
+    Attributes:
+        student: The model that is trained, in float32, with its processor.
+        dtype: The dtype of its checkpoint, which the result is saved in.
+        results: What ``vbp_results.json`` says so far; empty where there is none.
+        plan: The text of ``plan.json``, None where there is none.
+        base: The dense model, where it was loaded.
+    """
+
+    student: LoadedModel
+    dtype: Any
+    results: dict[str, Any]
+    plan: str | None
+    base: LoadedModel | None
+
+
+@dataclass(frozen=True)
+class TeacherChoice:
+    """The teacher of a run.
+
+    Attributes:
+        loaded: The model, None for labels alone.
+        described: What identifies it, for the results.
+        is_base: Whether it is the dense model that the student was pruned from.
+    """
+
+    loaded: LoadedModel | None
+    described: dict[str, Any]
+    is_base: bool = False
+
+
+def open_start(recipe: Recipe, reporter: Reporter) -> Start:
+    """Load the pruned checkpoint of a recipe, or prune as it says.
+
+    Raises:
+        HfVbpError: The model cannot be loaded or pruned.
+    """
+    if recipe.prune is not None:
+        return _pruned(recipe.prune, reporter)
+    reporter.say(f"Loading {recipe.model}")
+    loaded = load_model(str(recipe.model), revision=recipe.revision)
+    results, plan = _records(str(recipe.model), recipe.revision)
+    return _as_start(loaded, loaded.model, results, plan, base=None)
+
+
+def _as_start(
+    loaded: LoadedModel, model: Any, results: dict[str, Any], plan: str | None, base: LoadedModel | None
+) -> Start:
+    dtype = next(model.parameters()).dtype
+    # Steps of 1e-5 are lost in the 8 bits of bfloat16, so the weights are trained in float32 whatever they came in.
+    student = LoadedModel(loaded.source, model.float(), loaded.processor)
+    return Start(student, dtype, results, plan, base)
+
+
+def _pruned(first: PruneFirst, reporter: Reporter) -> Start:
+    from hf_vbp.workflow.prune_command import PruneRequest, gather
+    from hf_vbp.workflow.pruning import check_request, prune
+
+    reporter.say(f"Loading {first.model}")
+    loaded = load_model(first.model, revision=first.revision)
+    check_request(loaded.model, first.config)
+    request = PruneRequest(first.model, first.config, Path("unused"), data=first.data, statistics=first.statistics)
+    statistics, provenance, images = gather(request, loaded, reporter)
+    result = prune(loaded.model, images, first.config, statistics=statistics, provenance=provenance)
+    results = {**result.results, "base_model": describe_base_model(loaded.model, loaded.source)}
+    return _as_start(loaded, result.model, results, result.plan.to_json(), base=loaded)
+
+
+def _records(source: str, revision: str | None) -> tuple[dict[str, Any], str | None]:
+    """Return the results and the plan beside a checkpoint, where there are any."""
+    folder = Path(source).expanduser()
+    found = {}
+    for name in (RESULTS_NAME, PLAN_NAME):
+        found[name] = folder / name if folder.is_dir() else _from_hub(source, name, revision)
+    results_path, plan_path = found[RESULTS_NAME], found[PLAN_NAME]
+    results = load_results(results_path.parent) if results_path is not None and results_path.is_file() else {}
+    if plan_path is None or not plan_path.is_file():
+        return results, None
+    text = plan_path.read_text(encoding="utf-8")
+    try:
+        json.loads(text)
+    except ValueError as error:
+        raise CheckpointError(f"{plan_path} is not JSON ({error}); restore it, or remove it.") from error
+    return results, text
+
+
+def _from_hub(source: str, name: str, revision: str | None) -> Path | None:
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError
+
+    if source == "sample":
+        return None
+    try:
+        return Path(hf_hub_download(source, name, revision=revision))
+    except (EntryNotFoundError, LocalEntryNotFoundError):
+        return None
+    except HfHubHTTPError as error:
+        raise CheckpointError(f"{name} of {source} cannot be read: {str(error).splitlines()[0]}") from error
+
+
+def choose_teacher(recipe: Recipe, start: Start, *, weight: float) -> TeacherChoice:
+    """Load the teacher of a recipe: the one it names, or the model that was pruned, at the recorded revision.
+
+    Args:
+        recipe: The recipe.
+        start: What it starts from.
+        weight: The weight of the labels; at 1 there is nothing for a teacher to do.
+
+    Raises:
+        ConfigurationError: Which model was pruned is not recorded, or it was a folder that only its owner knows.
+        LabelError: The teacher has other labels.
+    """
+    from hf_vbp.distillation.teacher import check_teacher
+
+    if recipe.teacher == NO_TEACHER or weight == 1:
+        return TeacherChoice(None, {"teacher": NO_TEACHER})
+    choice = _named(recipe, start) if recipe.teacher is not None else _base(start)
+    if choice.loaded is not None:
+        check_teacher(start.student.model, choice.loaded.model)
+        _check_processors(start.student, choice.loaded)
+    return choice
+
+
+def _named(recipe: Recipe, start: Start) -> TeacherChoice:
+    loaded = load_model(str(recipe.teacher), revision=recipe.teacher_revision)
+    return TeacherChoice(loaded, _described(loaded), is_base=_was_pruned(loaded.model, start.plan))
+
+
+def _was_pruned(model: Any, plan: str | None) -> bool:
+    """Tell by its weights whether a model is the one that a plan was made for."""
+    from hf_vbp.statistics.fingerprints import weights_fingerprint
+
+    return plan is not None and json.loads(plan).get("weights") == weights_fingerprint(model)
+
+
+def _base(start: Start) -> TeacherChoice:
+    if start.base is not None:
+        return TeacherChoice(start.base, _described(start.base), is_base=True)
+    base = start.results.get("base_model", {})
+    if not base.get("id"):
+        raise ConfigurationError(
+            f"{start.student.source} does not record which model it was pruned from ({RESULTS_NAME}); name it in the "
+            f"recipe (`teacher: ID`), or train on labels alone (`teacher: {NO_TEACHER}`)."
+        )
+    if base.get("source") == "folder" or "/" not in base["id"]:
+        raise ConfigurationError(
+            f"{start.student.source} was pruned from a folder called {base['id']!r}; name it in the recipe "
+            f"(`teacher: /path/to/{base['id']}`), or train on labels alone (`teacher: {NO_TEACHER}`)."
+        )
+    loaded = load_model(base["id"], revision=base.get("revision"))
+    return TeacherChoice(loaded, _described(loaded), is_base=True)
+
+
+def _described(loaded: LoadedModel) -> dict[str, Any]:
+    described = describe_base_model(loaded.model, loaded.source)
+    named = {"teacher": described.get("id"), "teacher_revision": described.get("revision")}
+    return {name: value for name, value in named.items() if value is not None}
+
+
+def _check_processors(student: LoadedModel, teacher: LoadedModel) -> None:
+    """Refuse a teacher that was trained on images prepared in another way; it would see what it does not know."""
+    if student.processor is None or teacher.processor is None:
+        return
+    for name in ("image_mean", "image_std"):
+        expected, given = (list(getattr(loaded.processor, name, None) or ()) for loaded in (student, teacher))
+        if expected != given:
+            raise ConfigurationError(
+                f"The teacher's images are prepared with {name} {given}, the model's with {expected}; both see the "
+                "same images, so choose a teacher with the same preparation."
+            )

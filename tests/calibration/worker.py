@@ -1,0 +1,124 @@
+"""What the tests run in processes of their own: ``python worker.py JOBS.json``, alone or under a launcher.
+
+A job has a name, the number of images, the modes (how the data are given), and the options of the pass; what
+comes out lies beside the file. A process may be told to kill itself after so many batches (``kill_after``), by
+SIGKILL, as an operating system would.
+"""
+
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import torch
+from accelerate import Accelerator, PartialState
+from accelerate.state import AcceleratorState
+from accelerate.utils import DataLoaderConfiguration
+from torch.utils.data import DataLoader, Dataset, DistributedSampler, IterableDataset
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+from hf_vbp.calibration.collect import collect_statistics
+from hf_vbp.errors import HfVbpError
+from tests.calibration.helpers import images, in_batches
+from tests.conftest import make_model
+
+
+class Listed(Dataset):  # type: ignore[type-arg]
+    def __init__(self, values: torch.Tensor) -> None:
+        self.values = values
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        return {"pixel_values": self.values[index]}
+
+
+class Streamed(IterableDataset):  # type: ignore[type-arg]
+    def __init__(self, values: torch.Tensor) -> None:
+        self.values = values
+
+    def __iter__(self) -> Any:
+        return iter(Listed(self.values)[index] for index in range(len(self.values)))
+
+
+def prepared(loader: Any, **settings: Any) -> Any:
+    AcceleratorState._reset_state()
+    accelerator = Accelerator(cpu=True, dataloader_config=DataLoaderConfiguration(**settings))
+    return accelerator.prepare(loader)
+
+
+def data(mode: str, values: torch.Tensor) -> Any:
+    """Return a loader of one kind over ``values``, in batches of 6 (12 where a batch is split)."""
+    plain, stream = DataLoader(Listed(values), batch_size=6), DataLoader(Streamed(values), batch_size=6)
+    state = PartialState(cpu=True)
+    if mode == "distributed_sampler":
+        sampler: Any = DistributedSampler(Listed(values), state.num_processes, state.process_index, shuffle=False)
+        return DataLoader(Listed(values), batch_size=6, sampler=sampler)
+    if mode == "uneven_batches":
+        sizes = [1, 9, 2, 11, 4, 1, 1]
+        rest = len(values) - sum(sizes)
+        return [{"pixel_values": part} for part in values.split([*sizes, rest])]
+    if mode == "disagreeing":
+        return in_batches(images(20, seed=state.process_index), 5)
+    makers: dict[str, Any] = {
+        "plain": lambda: plain,
+        "shuffled": lambda: DataLoader(Listed(values), batch_size=6, shuffle=True),
+        "workers": lambda: DataLoader(Listed(values), batch_size=6, num_workers=2),
+        "list": lambda: in_batches(values, 6),
+        "stream": lambda: stream,
+        "prepared": lambda: prepared(plain),
+        "prepared_uneven": lambda: prepared(plain, even_batches=False),
+        "prepared_split": lambda: prepared(DataLoader(Listed(values), batch_size=12), split_batches=True),
+        "dispatched": lambda: prepared(plain, dispatch_batches=True),
+        "stream_prepared": lambda: prepared(stream, dispatch_batches=False),
+        "stream_dispatched": lambda: prepared(stream, dispatch_batches=True),
+        "stream_dispatched_split": lambda: prepared(
+            DataLoader(Streamed(values), batch_size=12), dispatch_batches=True, split_batches=True
+        ),
+    }
+    return makers[mode]()
+
+
+def run(job: dict[str, Any], mode: str, folder: Path) -> None:
+    """Do one pass, and leave the statistics or the error in ``folder``."""
+    values = images(job["images"])
+    if "bad_image" in job:
+        values[job["bad_image"], 0, 0, 0] = float("nan")
+    model = make_model()
+    torch.manual_seed(5)
+    loader = data(mode, values)
+    rank = PartialState(cpu=True).process_index
+    batches = 0
+
+    def progress(done: int, total: int | None) -> None:
+        nonlocal batches
+        batches += 1
+        if batches == job.get("kill_after") and rank == job.get("kill_process", rank):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    output = folder / f"{job['name']}-{mode}-{rank}.safetensors"
+    try:
+        collect_statistics(model, loader, progress=progress, **job["options"]).save(output)
+    except HfVbpError as error:
+        output.with_suffix(".error").write_text(f"{type(error).__name__}: {error}")
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    description = Path(sys.argv[1])
+    for job in json.loads(description.read_text()):
+        for mode in job["modes"]:
+            run(job, mode, description.parent)
+    PartialState(cpu=True).destroy_process_group()
+    # Everything is written; gloo's threads at times abort an interpreter that is being torn down.
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,133 @@
+"""Parameters and MACs against closed forms, and latency by what it must not do."""
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+import transformers
+
+from hf_vbp.costs import counts as costs
+from hf_vbp.costs import latency
+from hf_vbp.errors import ConfigurationError, UnsupportedModelError
+from tests.conftest import make_model
+
+
+def vit_macs(tokens: int, width: int, hidden: int, blocks: int, patch: int, classes: int) -> int:
+    """The closed form: patch embedding, four projections, two attention products, two MLP linears, classifier."""
+    attention = 4 * tokens * width**2 + 2 * tokens**2 * width
+    mlp = 2 * tokens * width * hidden
+    return (tokens - 1) * 3 * patch**2 * width + blocks * (attention + mlp) + width * classes
+
+
+def on_meta(width: int, heads: int, hidden: int, **options: Any) -> Any:
+    config = transformers.ViTConfig(
+        hidden_size=width, num_attention_heads=heads, intermediate_size=hidden, num_labels=1000, **options
+    )
+    with torch.device("meta"):
+        return transformers.ViTForImageClassification(config)
+
+
+@pytest.mark.parametrize(("width", "heads"), [(192, 3), (384, 6), (768, 12)])
+def test_macs_of_deit_sizes_follow_the_closed_form(width: int, heads: int) -> None:
+    assert costs.count_macs(on_meta(width, heads, 4 * width)) == vit_macs(197, width, 4 * width, 12, 16, 1000)
+
+
+def test_figures_of_the_paper_for_deit_base() -> None:
+    # Table of section 3.2. The paper's counter adds some element-wise work, ours does not: 0.1 %.
+    dense, pruned = on_meta(768, 12, 3072), on_meta(768, 12, round(3072 * 0.45))
+    assert costs.count_parameters(dense) == pytest.approx(86.57e6, abs=5e3)
+    assert costs.count_parameters(pruned) == pytest.approx(55.40e6, abs=5e3)
+    assert costs.count_macs(dense) == pytest.approx(17.58e9, rel=2e-3)
+    assert costs.count_macs(pruned) == pytest.approx(11.44e9, rel=2e-3)
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+def test_macs_do_not_depend_on_how_attention_is_computed(attention: str) -> None:
+    assert costs.count_macs(on_meta(192, 3, 768, attn_implementation=attention)) == vit_macs(
+        197, 192, 768, 12, 16, 1000
+    )
+
+
+def test_the_real_shapes_count_not_the_config(vit: Any) -> None:
+    from torch import nn
+
+    from hf_vbp.adapters.registry import find_sites
+
+    before = costs.describe_cost(vit)
+    site = find_sites(vit)[1]
+    site.fc1.weight = nn.Parameter(site.fc1.weight[:10].detach().clone())
+    site.fc1.bias = nn.Parameter(site.fc1.bias[:10].detach().clone())
+    site.fc2.weight = nn.Parameter(site.fc2.weight[:, :10].detach().clone())
+    after = costs.describe_cost(vit)
+    assert before["parameters"] - after["parameters"] == 38 * (32 + 32 + 1)
+    assert before["macs"] - after["macs"] == 17 * 38 * 64  # 16 patches and the class token
+    assert before["bytes"] - after["bytes"] == 4 * 38 * 65
+
+
+def test_counting_leaves_the_model_as_it_was(vit: Any) -> None:
+    vit.train()
+    before = {name: value.clone() for name, value in vit.state_dict().items()}
+    costs.describe_cost(vit)
+    assert vit.training
+    assert all(torch.equal(before[name], value) for name, value in vit.state_dict().items())
+    assert not any(module._forward_hooks for module in vit.modules())
+
+
+def test_bytes_follow_the_dtype_and_shared_tensors_count_once(vit: Any) -> None:
+    size = costs.count_bytes(vit)
+    assert costs.count_bytes(copy.deepcopy(vit).bfloat16()) * 2 == size
+    vit.classifier_again = vit.classifier
+    assert costs.count_bytes(vit) == size
+    assert costs.count_macs(make_model("deit-teacher")) > 0
+
+
+def test_a_config_without_a_size_of_image() -> None:
+    with pytest.raises(UnsupportedModelError, match="The config of Linear names no image_size"):
+        costs.count_macs(torch.nn.Linear(2, 2))
+
+
+def test_images_may_be_oblong(vit: Any) -> None:
+    vit.config.image_size = (32, 16)
+    assert costs.blank_images(vit, 2).shape == (2, 3, 32, 16)
+
+
+def test_latency_describes_itself_and_leaves_the_model_alone(vit: Any) -> None:
+    found = latency.measure_latency(vit.train(), batch=2, dtype=torch.bfloat16, repetitions=3, warmup=1)
+    assert vit.training
+    assert vit.dtype == torch.float32
+    assert {key: found[key] for key in ("device", "dtype", "batch", "repetitions")} == {
+        "device": "cpu",
+        "dtype": "bfloat16",
+        "batch": 2,
+        "repetitions": 3,
+    }
+    assert 0 < found["min_ms"] <= found["p10_ms"] <= found["median_ms"] <= found["p90_ms"]
+    assert found["images_per_second"] == pytest.approx(2e3 / found["median_ms"])
+    assert latency.measure_latency(vit, repetitions=1, warmup=0)["min_ms"] > 0
+
+
+def test_latency_of_widths_measures_a_model_of_those_widths_once(vit: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[list[int]] = []
+
+    def timed(models: Any, *_: Any) -> list[list[float]]:
+        from hf_vbp.adapters.registry import find_sites
+
+        seen.append([site.intermediate_size for site in find_sites(models[1])])
+        with torch.inference_mode():
+            models[1](pixel_values=torch.zeros(1, 3, 32, 32))
+        return [[1.0, 2.0, 4.0], [0.5, 1.0, 9.0]]
+
+    monkeypatch.setattr(latency, "_time_in_turn", timed)
+    fraction = latency.latency_of_widths(vit)
+    assert fraction([48, 10, 1]) == fraction((48, 10, 1)) == 0.5
+    assert seen == [[48, 10, 1]]
+    assert vit.vit is not None
+
+
+@pytest.mark.parametrize(("batch", "repetitions"), [(0, 5), (1, 0)])
+def test_measuring_nothing_is_refused(vit: Any, batch: int, repetitions: int) -> None:
+    with pytest.raises(ConfigurationError, match="must be at least 1"):
+        latency.measure_latency(vit, batch, repetitions=repetitions)
+    with pytest.raises(ConfigurationError, match="must be at least 1"):
+        latency.latency_of_widths(vit, batch, repetitions=repetitions)

@@ -1,0 +1,262 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+import torch
+import yaml
+
+import hf_vbp
+from hf_vbp.checkpoint.receipt import Receipt
+from hf_vbp.cli.finetune import show
+from hf_vbp.distillation.trainer import DistillationTrainer
+from hf_vbp.errors import CheckpointError, ConfigurationError, DataError, LabelError
+from hf_vbp.results.record import load_results, schema
+from hf_vbp.workflow.finetune.fields import merge
+from hf_vbp.workflow.finetune.recipe import make_recipe
+from hf_vbp.workflow.finetune.record import per_epoch
+from hf_vbp.workflow.finetune.run import run_finetune
+from tests.workflow.finetune.helpers import Said, make_dense, make_pruned, make_work, recipe_for
+
+
+@pytest.fixture(scope="module")
+def filled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_work(tmp_path_factory.mktemp("work"))
+
+
+@pytest.fixture
+def work(filled: Path, tmp_path: Path) -> Path:
+    for name in ("dense", "pruned", "train", "test"):
+        (tmp_path / name).symlink_to(filled / name)
+    return tmp_path
+
+
+@pytest.fixture
+def unproved(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hf_vbp.checkpoint.saving.take_receipt", lambda model, folder, **_: Receipt(Path(folder)))
+
+
+def test_a_recovered_checkpoint_is_as_from_prune(work: Path) -> None:
+    said = Said()
+    results = run_finetune(make_recipe(recipe_for(work)), said, command="hf-vbp finetune x")
+    jsonschema.validate(results, schema())
+    assert load_results(work / "out") == json.loads(json.dumps(results))
+    assert [row["way"] for row in results["receipt"]] == ["import", "remote_code"]
+    before, after = hf_vbp.from_pretrained(work / "pruned"), hf_vbp.from_pretrained(work / "out")
+    assert after.config.vbp == before.config.vbp
+    assert (work / "out" / "plan.json").read_bytes() == (work / "pruned" / "plan.json").read_bytes()
+    assert not torch.equal(before.classifier.weight, after.classifier.weight)
+    evaluation, run = results["evaluation"], results["finetuning"]
+    assert set(evaluation) == {"dense", "pruned", "finetuned", "retention"}
+    assert {evaluation[name]["images"] for name in ("dense", "pruned", "finetuned")} == {10}
+    assert (run["epochs"], run["steps"], run["images_per_step"], run["teacher"]) == (2, 4, 10, "dense")
+    assert [row["epoch"] for row in run["per_epoch"]] == [1, 2]
+    assert run["per_epoch"][-1]["top1"] == evaluation["finetuned"]["top1"]
+    if evaluation["dense"]["top1"]:
+        assert run["retention"] == evaluation["finetuned"]["top1"] / evaluation["dense"]["top1"]
+    assert "/" not in json.dumps({**results, "command": "", "data": {}}).replace("n/a", "")
+    saved = yaml.safe_load((work / "out" / "recipe.yaml").read_text(encoding="utf-8"))
+    assert saved["training"]["hard_label_weight"] == 0.5
+    assert said.stages == ["Evaluation before", "Fine-tuning", "Evaluation after"]
+    assert [line.split(":")[0] for line in said.lines if line.startswith("Epoch")] == ["Epoch 1.00", "Epoch 2.00"]
+
+
+def test_pruning_first_is_pruning_and_then_fine_tuning(work: Path, unproved: None) -> None:
+    tree = recipe_for(work)
+    del tree["teacher"]
+    tree |= {
+        "model": None,
+        "prune": {"model": str(work / "dense"), "ratio": 0.5, "data": {"source": str(work / "train")}},
+    }
+    results = run_finetune(make_recipe(tree), Said())
+    jsonschema.validate(results, schema())
+    model = hf_vbp.from_pretrained(work / "out")
+    assert model.config.vbp["widths"] == results["plan"]["widths"]
+    assert results["plan"]["ratio"] == 0.5
+    assert results["finetuning"]["teacher"] == "dense"
+    assert (work / "out" / "plan.json").is_file()
+    assert results["evaluation"]["pruned"]["agreement"] >= 0
+
+
+def test_labels_alone_need_no_teacher(work: Path, unproved: None) -> None:
+    results = run_finetune(make_recipe({**recipe_for(work), "teacher": "none"}), Said())
+    run = results["finetuning"]
+    assert run["teacher"] == "none"
+    assert "temperature" not in run
+    assert "dense" not in results["evaluation"]
+    assert all("soft_loss" not in row for row in run["per_epoch"])
+
+
+def test_a_run_that_was_cut_off_goes_on(work: Path, unproved: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    tree = recipe_for(work)
+    run_finetune(make_recipe({**tree, "output": str(work / "whole")}), Said())
+
+    def stop(self: Any, *args: Any, **options: Any) -> Any:
+        if self.state.global_step == 3:
+            raise KeyboardInterrupt
+        return step(self, *args, **options)
+
+    step = DistillationTrainer.training_step
+    with monkeypatch.context() as patch:
+        patch.setattr(DistillationTrainer, "training_step", stop)
+        with pytest.raises(KeyboardInterrupt):
+            run_finetune(make_recipe(tree), Said())
+    assert not (work / "out").exists()
+    with pytest.raises(CheckpointError, match=r"checkpoint-2 of an earlier run; go on from it with --resume"):
+        run_finetune(make_recipe(tree), Said())
+    run_finetune(make_recipe(tree), Said(), resume=True)
+    whole, resumed = (hf_vbp.from_pretrained(work / name).state_dict() for name in ("whole", "out"))
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+def test_weights_in_bfloat16_are_trained_in_float32_and_saved_as_they_were(work: Path, unproved: None) -> None:
+    make_pruned(work / "half", work / "dense", dtype=torch.bfloat16)
+    tree = merge(recipe_for(work, learning_rate=1e-4), {"model": str(work / "half")})
+    run_finetune(make_recipe(tree), Said())
+    before, after = (hf_vbp.from_pretrained(work / name, dtype="auto") for name in ("half", "out"))
+    assert after.dtype == torch.bfloat16
+    assert not torch.equal(before.vit.layernorm.bias, after.vit.layernorm.bias)
+
+
+def refused(work: Path, error: type[Exception], message: str, **changes: Any) -> None:
+    with pytest.raises(error, match=message):
+        run_finetune(make_recipe(merge(recipe_for(work), changes)), Said())
+    assert not (work / "out").exists()
+    assert not list(work.glob("out-run/checkpoint-*"))
+
+
+def test_what_cannot_be_done_is_refused_before_training(work: Path) -> None:
+    refused(work, ConfigurationError, "folder called 'dense'; name it in the recipe", teacher=None)
+    refused(work, CheckpointError, "not a folder", model="./nowhere")
+    refused(work, DataError, "no folder", data={"train": {"source": "./nowhere"}})
+    refused(
+        work,
+        ConfigurationError,
+        "cache_teacher_logits needs the same images in every epoch",
+        training={"cache_teacher_logits": True},
+    )
+    refused(
+        work,
+        ConfigurationError,
+        "keep_images is set, but the augmentation 'paper'",
+        data={"augmentation": "paper", "keep_images": True},
+    )
+
+
+def test_a_teacher_with_other_labels_is_refused_with_the_difference(work: Path) -> None:
+    other = {0: "ash", 1: "birch", 2: "elm", 3: "cedar", 4: "fir"}
+    make_dense(work / "other", id2label=other, label2id={name: index for index, name in other.items()})
+    refused(work, LabelError, "2 is 'cedar' in the model and 'elm' in the teacher", teacher=str(work / "other"))
+
+
+def test_a_teacher_that_sees_other_images_is_refused(work: Path) -> None:
+    make_dense(work / "other")
+    path = work / "other" / "preprocessor_config.json"
+    settings = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps({**settings, "image_mean": [0.1, 0.1, 0.1]}), encoding="utf-8")
+    refused(work, ConfigurationError, r"image_mean \[0\.1", teacher=str(work / "other"))
+
+
+def test_a_teacher_that_is_not_the_pruned_model_is_not_taken_for_it(work: Path, unproved: None) -> None:
+    make_dense(work / "other", seed=8)
+    results = run_finetune(make_recipe({**recipe_for(work), "teacher": str(work / "other")}), Said())
+    assert "dense" not in results["evaluation"]
+    assert results["finetuning"]["teacher"] == "other"
+
+
+def test_the_output_is_not_overwritten_unasked(work: Path) -> None:
+    (work / "out").mkdir()
+    (work / "out" / "thesis.txt").write_text("two years of work", encoding="utf-8")
+    with pytest.raises(CheckpointError, match="not empty"):
+        run_finetune(make_recipe(recipe_for(work)), Said())
+
+
+def test_running_out_of_memory_says_what_to_set(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*args: Any, **options: Any) -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(DistillationTrainer, "training_step", full)
+    refused(work, ConfigurationError, "batches of 10 images. Set training.auto_find_batch_size")
+
+
+def test_the_closing_table_tells_what_was_kept(capsys: pytest.CaptureFixture[str]) -> None:
+    run = {"epochs": 2, "steps": 4, "images_per_step": 10, "seconds": 3.0}
+    figures = {"dense": 0.8, "pruned": 0.4, "finetuned": 0.78}
+    evaluation = {name: {"images": 10, "top1": value, "agreement": 0.5} for name, value in figures.items()}
+    show({"finetuning": run, "evaluation": evaluation}, "out")
+    shown = capsys.readouterr().out
+    for text in ("78.0 %", "97.5 %", "50.0 %", "evaluated on 10 images", "from_pretrained('out')"):
+        assert text in shown
+
+
+def test_epochs_are_told_by_what_was_logged_in_them() -> None:
+    history = [
+        {"epoch": 0.5, "loss": 3.0},
+        {"epoch": 1.0, "loss": 2.0, "hard_loss": 1.0},
+        {"epoch": 1.0, "eval_top1": 0.5},
+        {"epoch": 1.5, "loss": 1.0},
+        {"epoch": 2.0, "eval_top1": 0.6, "eval_loss": 0.1},
+    ]
+    assert per_epoch(history) == [
+        {"epoch": 1, "loss": 2.5, "hard_loss": 1.0, "top1": 0.5},
+        {"epoch": 2, "loss": 1.0, "top1": 0.6, "evaluation_loss": 0.1},
+    ]
+
+
+def test_the_script_is_the_command(work: Path) -> None:
+    path = work / "recipe.yaml"
+    path.write_text(yaml.safe_dump({**recipe_for(work), "teacher": None}), encoding="utf-8")
+    script = Path(__file__).parents[3] / "recipes" / "finetune.py"
+    done = subprocess.run(
+        [sys.executable, str(script), str(path), "training.sed=1"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert "did you mean seed?" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_the_teacher_is_the_base_model_at_the_revision_in_the_results(
+    work: Path, unproved: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from hf_vbp.workflow.finetune import start
+    from hf_vbp.workflow.loading import load_model
+
+    asked = []
+
+    def load(source: str, *, revision: str | None = None, **options: Any) -> Any:
+        asked.append((source, revision))
+        return load_model(str(work / "dense") if source == "someone/dense" else source, **options)
+
+    monkeypatch.setattr(start, "load_model", load)
+    (work / "hub").mkdir()
+    for path in (work / "pruned").iterdir():
+        (work / "hub" / path.name).write_bytes(path.read_bytes())
+    results = load_results(work / "pruned")
+    results["base_model"] |= {"id": "someone/dense", "source": "hub", "revision": "abc123"}
+    (work / "hub" / "vbp_results.json").write_text(json.dumps(results), encoding="utf-8")
+    found = run_finetune(make_recipe(merge(recipe_for(work), {"model": str(work / "hub"), "teacher": None})), Said())
+    assert asked == [(str(work / "hub"), None), ("someone/dense", "abc123")]
+    assert set(found["evaluation"]) == {"dense", "pruned", "finetuned", "retention"}
+
+
+@pytest.mark.real
+def test_a_real_model_gets_back_most_of_what_it_lost(real_assets: Path, tmp_path: Path, unproved: None) -> None:
+    folder = real_assets / "vit-cifar10"
+    data = {
+        "train": {"source": str(real_assets / "cifar10" / "train"), "limit": 1500},
+        "evaluation": {"source": str(real_assets / "cifar10" / "test"), "limit": 500, "batch_size": 100},
+        "augmentation": "plain",
+        "keep_images": True,
+    }
+    first = {"model": str(folder), "ratio": 0.6, "data": {**data["train"], "limit": 500}}
+    first |= {"criterion": "variance", "compensation": "mean"}
+    training = {"num_train_epochs": 1, "learning_rate": 5e-4, "use_cpu": True, "dataloader_pin_memory": False}
+    tree = {"prune": first, "data": data, "training": training, "output": str(tmp_path / "out")}
+    measured = run_finetune(make_recipe(tree), Said())["evaluation"]
+    dense, pruned, finetuned = (measured[name]["top1"] for name in ("dense", "pruned", "finetuned"))
+    assert dense - pruned > 0.05
+    assert finetuned - pruned > 0.5 * (dense - pruned)
+    assert measured["finetuned"]["kl"] < measured["pruned"]["kl"]
