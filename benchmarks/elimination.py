@@ -9,12 +9,12 @@ import argparse
 import time
 
 import torch
-
 from hf_vbp.compensation.compensate import linear
-from hf_vbp.criteria.base import SiteWeights
+
+from hf_vbp.adapters.site_weights import SiteWeights
 from hf_vbp.criteria.elimination import eliminate, output_gram
-from hf_vbp.statistics.activation_statistics import SiteStatistics
 from hf_vbp.statistics.moments import Moments
+from hf_vbp.statistics.site_statistics import SiteStatistics
 
 
 def make_site(hidden: int, seed: int = 0) -> tuple[SiteStatistics, SiteWeights]:

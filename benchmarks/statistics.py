@@ -71,7 +71,7 @@ from transformers import ViTConfig, ViTForImageClassification
 
 from hf_vbp.adapters.registry import find_sites
 from hf_vbp.calibration.batch_moments import Workspace
-from hf_vbp.calibration.hooked_model import ListeningModel
+from hf_vbp.calibration.hooked_model import HookedModel
 from hf_vbp.calibration.site_accumulator import Depth, SiteAccumulator
 from hf_vbp.statistics.fingerprints import ImageSketch, hash_images
 
@@ -122,7 +122,7 @@ class Pass:
         model = copy.deepcopy(model, {id(tensor): tensor for tensor in model.parameters()})
         workspace = Workspace()
         self.accumulators = [SiteAccumulator(site, workspace, depth) for site in find_sites(model)]
-        self.listening = ListeningModel(model, self.accumulators, 0 if depth.metric else None)
+        self.listening = HookedModel(model, self.accumulators, 0 if depth.metric else None)
         self.listening.__enter__()
         self.sketch = ImageSketch()
 

@@ -7,8 +7,12 @@ from .checkpoint.padding import to_stock as to_stock
 from .checkpoint.receipt import verify_checkpoint as verify_checkpoint
 from .checkpoint.transformers_patch import disable as disable
 from .checkpoint.transformers_patch import enable as enable
+from .compensation.base import Compensation as Compensation
+from .compensation.base import register_compensation as register_compensation
 from .config.budget import Budget as Budget
 from .config.vbp_config import VBPConfig as VBPConfig
+from .criteria.base import Criterion as Criterion
+from .criteria.base import register_criterion as register_criterion
 from .data.loading import load_images as load_images
 from .distillation.arguments import DistillationArguments as DistillationArguments
 from .distillation.trainer import DistillationTrainer as DistillationTrainer
@@ -18,10 +22,10 @@ from .hub.audit import audit as audit
 from .hub.push import push_to_hub as push_to_hub
 from .pruning.apply_plan import apply_plan as apply_plan
 from .pruning.make_plan import make_plan as make_plan
-from .pruning.make_plan import with_curves as with_curves
+from .pruning.make_plan import precompute_scores as precompute_scores
 from .pruning.plan import PruningPlan as PruningPlan
 from .sample import sample_model_path as sample_model_path
 from .statistics.activation_statistics import ActivationStatistics as ActivationStatistics
-from .workflow.pruning import PruningResult as PruningResult
-from .workflow.pruning import prune as prune
+from .workflow.prune import prune as prune
+from .workflow.pruning_result import PruningResult as PruningResult
 from .workflow.saving import save_checkpoint as save_checkpoint

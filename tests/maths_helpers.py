@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from hf_vbp.criteria.base import SiteWeights
+from hf_vbp.adapters.site_weights import SiteWeights
 
 
 @dataclass

@@ -14,6 +14,7 @@ from torch import nn
 
 from hf_vbp.adapters.base import MLPSite
 from hf_vbp.errors import UnsupportedModelError
+from hf_vbp.inputs.images import blank_images
 
 _MAX_CHAIN = 8
 
@@ -32,18 +33,10 @@ def check_structure(model: nn.Module, sites: Sequence[MLPSite], pixel_values: to
     """
     _check_shapes(model, sites)
     if pixel_values is None:
-        pixel_values = blank_image(model)
+        pixel_values = blank_images(model)
     calls = _record(model, sites, pixel_values)
     for site in sites:
         _check_site(site, calls)
-
-
-def blank_image(model: nn.Module) -> torch.Tensor:
-    """Return one black image of the size that the model's config names, in the model's dtype and device."""
-    config: Any = model.config
-    size = config.image_size if isinstance(config.image_size, list | tuple) else (config.image_size,) * 2
-    parameter = next(model.parameters())
-    return torch.zeros(1, config.num_channels, *size, dtype=parameter.dtype, device=parameter.device)
 
 
 def _check_shapes(model: nn.Module, sites: Sequence[MLPSite]) -> None:

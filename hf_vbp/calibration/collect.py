@@ -7,38 +7,37 @@ import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from torch import nn
 
+from hf_vbp._progress import Progress
 from hf_vbp.adapters.base import MLPSite
-from hf_vbp.adapters.prunable import check_finite_weights
-from hf_vbp.adapters.registry import find_sites
+from hf_vbp.adapters.prepared import PreparedModel, prepare
 from hf_vbp.calibration.batch_moments import Workspace
 from hf_vbp.calibration.feeds import Feed, open_feed
-from hf_vbp.calibration.hooked_model import ListeningModel
+from hf_vbp.calibration.hooked_model import HookedModel
 from hf_vbp.calibration.processes import Processes
 from hf_vbp.calibration.resume import Position, SavedState
+from hf_vbp.calibration.saliency import with_saliency
 from hf_vbp.calibration.site_accumulator import Depth, SiteAccumulator
+from hf_vbp.config.requirements import Requirements
+from hf_vbp.config.vbp_config import VBPConfig
 from hf_vbp.errors import ConfigurationError, DataError, HfVbpError, StatisticsError
-from hf_vbp.statistics.activation_statistics import ActivationStatistics, SiteStatistics
-from hf_vbp.statistics.fingerprints import model_identity, package_versions, sites_fingerprint
+from hf_vbp.results.versions import versions
+from hf_vbp.statistics.activation_statistics import ActivationStatistics
+from hf_vbp.statistics.site_statistics import SiteStatistics
 
 logger = logging.getLogger(__name__)
 
-Progress = Callable[[int, "int | None"], None]
-
 
 def collect_statistics(
-    model: nn.Module,
-    dataloader: Iterable[Mapping[str, Any]],
+    model: nn.Module | PreparedModel,
+    data: Iterable[Mapping[str, Any]],
+    config: VBPConfig | Requirements | None = None,
     *,
-    moments: Literal["diagonal", "full"] = "diagonal",
-    output_metric: bool = False,
-    half_comoments: bool = True,
-    token_weights: bool = False,
+    limit: int | None = None,
     seed: int = 0,
-    max_images: int | None = None,
     max_bytes: int | None = None,
     accelerator: Any | None = None,
     resume: str | Path | None = None,
@@ -52,95 +51,101 @@ def collect_statistics(
     once, and all return the same statistics, whose sums differ from those of one process by float64 rounding
     only. Memory does not grow with the number of images.
 
-    The formula: each batch gives count, mean and centred second moments about its own mean, from float32
-    arithmetic on values shifted by an estimate of that mean; batches, halves and processes are merged in
-    float64 by the pairwise formula of Chan, Golub and LeVeque, in which nothing cancels. The variance of a
-    neuron therefore agrees with a float64 two-pass reference on the same activations to about 3e-7 relative,
-    whatever its ratio of mean to standard deviation, and constants have variance exactly 0. (The sum of squares
-    less the square of the sum, in float32, loses ``(mean / standard deviation)^2 * 2**-24``.) Co-moments agree
-    to the same, relative to the two standard deviations.
+    Each batch gives count, mean and centered second moments about its own mean, from float32 arithmetic on values
+    shifted by an estimate of that mean; batches, halves and processes are merged in float64 by the pairwise formula
+    of Chan, Golub and LeVeque, in which nothing cancels. The variance of a neuron therefore agrees with a float64
+    two-pass reference on the same activations to about 3e-7 relative, for any ratio of mean to standard deviation,
+    and constants have variance exactly 0. (The sum of squares minus the square of the sum, in float32, loses
+    ``(mean / standard deviation)^2 * 2**-24``.) Co-moments agree to between 1e-6 and 5e-6, relative to the two
+    standard deviations.
 
     Args:
         model: A transformers vision model on its device. It runs in eval mode, its own dtype and without
-            gradients, and is afterwards as it was.
-        dataloader: Batches with ``pixel_values`` ``(images, channels, height, width)``: a torch ``DataLoader``,
-            whether prepared by Accelerate or not, or any iterable of dicts that is the same in every process.
-        moments: ``"diagonal"`` for means and variances; ``"full"`` for co-moments besides, ``hidden^2`` doubles
-            a site, needed by least squares.
-        output_metric: Also gather ``G = E[g g^T]`` at each site, by one backward pass a batch; see
-            :class:`SiteStatistics`.
-        half_comoments: With ``moments="full"``, also keep the co-moments of one half of the images, as many doubles
-            again; a regularisation chosen from the data needs them.
-        token_weights: Also gather co-moments in which tokens count by the norm of their gradient, as many doubles
-            again; least squares from them is better. Needs ``moments="full"`` and ``output_metric``, and the
-            activations of all sites in memory until the backward pass of each batch.
-        seed: Seed of the labels drawn for the output metric; image by image, so that neither batches nor
-            processes matter.
-        max_images: Stop after so many images of the whole set.
+            gradients; its mode is restored afterwards.
+        data: Batches with ``pixel_values`` ``(images, channels, height, width)``: what
+            :func:`hf_vbp.load_images` returned, a torch ``DataLoader``, whether prepared by Accelerate or not, or any
+            iterable of dicts that is the same in every process.
+        config: Its criterion and compensation determine what is gathered; by default those of ``VBPConfig()``. A
+            :class:`~hf_vbp.config.requirements.Requirements` names it directly. The budget is not used. What needs
+            the gradients of a classifier (output metric, token weights) is gathered from classifiers only.
+        limit: Stop after so many images of the whole set.
+        seed: Seed of the labels drawn for the output metric; image by image, so that the result depends neither on
+            batches nor on processes.
         max_bytes: Refuse to start when the sums would take more memory than this, in each process.
         accelerator: The ``Accelerator`` to share the pass by; found from the environment when not given.
-        resume: A folder for the state of the pass. When it holds one, the pass goes on from there and ends with
+        resume: A folder for the state of the pass. When it holds one, the pass continues from it and ends with
             the same bits; when the pass ends, the folder is deleted.
         resume_every: Batches between two writes of the state.
-        progress: Called with the number of images done and, where it is known, of all.
-        provenance: What the images are (data set, revision, split, processor, transform, seed of the shuffle),
-            ready for JSON; kept among the fingerprints under ``data``.
+        progress: Receives the number of finished images and, where it is known, of all.
+        provenance: Describes the images (data set, revision, split, processor, transform, seed of the shuffle),
+            ready for JSON; kept among the fingerprints under ``data``. By default that of ``data``.
 
     Returns:
         The statistics, the same in every process.
 
     Raises:
-        ConfigurationError: An argument cannot be meant, or the sums would not fit into ``max_bytes``.
-        UnsupportedModelError: The model has no MLP sites.
+        ConfigurationError: Invalid argument, or the sums would not fit into ``max_bytes``.
+        UnsupportedModelError: The model has no MLP sites, or one whose structure is not what its adapter describes.
         NonFiniteError: Weights, activations or gradients hold NaN or infinity; names the site and the image.
         DataError: There are no images, or a batch holds none.
         StatisticsError: The state cannot be written or read, or the processes read different data.
         StatisticsMismatchError: The folder of ``resume`` holds the state of another pass.
 
     Example:
-        >>> statistics = collect_statistics(model, loader, moments="full")  # doctest: +SKIP
+        >>> statistics = hf_vbp.collect_statistics(model, images, hf_vbp.VBPConfig())  # doctest: +SKIP
         >>> statistics.save("statistics.safetensors")  # doctest: +SKIP
     """
-    depth = _depth(moments, output_metric, half_comoments, token_weights)
-    _check_arguments(max_images, resume_every)
-    sites = tuple(find_sites(model))
-    check_finite_weights(sites)
-    size = depth_bytes(sites, depth)
-    _check_size(size, max_bytes, sites, moments)
+    _check_arguments(limit, resume_every)
+    prepared = prepare(model)
+    requires = requirements_for(prepared.model, config)
+    loader, provenance = _source(data, provenance)
+    depth = _depth(requires)
+    size = depth_bytes(prepared.sites, depth)
+    _check_size(size, max_bytes, prepared.sites, depth)
     processes = Processes.of(accelerator)
     workspace = Workspace()
-    accumulators = [SiteAccumulator(site, workspace, depth) for site in sites]
-    fingerprints = _fingerprints(model, sites, moments, seed if output_metric else None, provenance)
-    fingerprints["token_weights"] = "gradient" if depth.weighted else None
+    accumulators = [SiteAccumulator(site, workspace, depth) for site in prepared.sites]
+    drawn = seed if depth.metric else None
+    fingerprints = _fingerprints(prepared, depth, drawn, provenance)
     keys = ("weights", "dtype", "moments", "output_metric", "token_weights", "data")
     identity = {key: fingerprints[key] for key in keys}
     state = None
     if resume is not None:
         # The order of the packed sums is part of the state: another one must not be read as this.
-        limits = {"half_comoments": depth.halves, "max_images": max_images, "layout": "lower half by depth"}
+        limits = {"half_comoments": depth.halves, "limit": limit, "layout": "lower half by depth"}
         state = SavedState(Path(resume), processes, {**identity, **limits})
-    listening = ListeningModel(model, accumulators, seed if output_metric else None)
-    task = _Pass(listening, accumulators, processes, state, resume_every, progress)
-    position = task.run(lambda: open_feed(dataloader, processes, max_images))
+    hooked = HookedModel(prepared.model, accumulators, drawn)
+    task = _Pass(hooked, accumulators, processes, state, resume_every, progress)
+    position = task.run(lambda: open_feed(loader, processes, limit))
     statistics = _merged(accumulators, position, processes, fingerprints)
     if state is not None:
         state.discard()
+    if requires.saliency:
+        statistics = with_saliency(prepared, statistics, loader, limit=limit, progress=progress)
     return statistics
 
 
-def statistics_bytes(
-    sites: Sequence[MLPSite],
-    *,
-    moments: str = "diagonal",
-    output_metric: bool = False,
-    half_comoments: bool = True,
-    token_weights: bool = False,
-) -> int:
-    """Return the bytes that the sums of a pass take in each process, whatever the number of images.
+def requirements_for(model: nn.Module, config: VBPConfig | Requirements | None) -> Requirements:
+    """Return what a pass over this model gathers for a configuration.
 
-    The arguments are those of :func:`collect_statistics`.
+    Args:
+        model: The model.
+        config: As for :func:`collect_statistics`.
     """
-    return depth_bytes(sites, _depth(moments, output_metric, half_comoments, token_weights))
+    requires = config if isinstance(config, Requirements) else (config or VBPConfig()).requires
+    if isinstance(config, Requirements) or "ForImageClassification" in type(model).__name__:
+        return requires
+    return replace(requires, output_metric=False, token_weights=False)
+
+
+def statistics_bytes(sites: Sequence[MLPSite], requires: Requirements) -> int:
+    """Return the bytes of the sums of a pass in each process, for any number of images.
+
+    Args:
+        sites: The MLP sites of the model.
+        requires: What is gathered.
+    """
+    return depth_bytes(sites, _depth(requires))
 
 
 def depth_bytes(sites: Sequence[MLPSite], depth: Depth) -> int:
@@ -158,7 +163,7 @@ def depth_bytes(sites: Sequence[MLPSite], depth: Depth) -> int:
 class _Pass:
     """One walk over the images of this process."""
 
-    model: ListeningModel
+    model: HookedModel
     accumulators: Sequence[SiteAccumulator]
     processes: Processes
     state: SavedState | None
@@ -260,52 +265,53 @@ def _without_empty_halves(site: SiteStatistics) -> SiteStatistics:
     return replace(site, halves=None)
 
 
-def _fingerprints(
-    model: nn.Module,
-    sites: Sequence[MLPSite],
-    moments: str,
-    seed: int | None,
-    provenance: Mapping[str, Any] | None,
-) -> dict[str, Any]:
-    identity = model_identity(model)
+def _source(data: Any, provenance: Mapping[str, Any] | None) -> tuple[Any, dict[str, Any]]:
+    # What load_images returns holds both; anything else is batches without a description.
+    loader = getattr(data, "loader", data)
+    described = getattr(data, "provenance", {}) if provenance is None else provenance
     try:
-        data = json.loads(json.dumps(dict(provenance or {})))
+        return loader, json.loads(json.dumps(dict(described)))
     except (TypeError, ValueError) as error:
         raise ConfigurationError(f"provenance must be ready for JSON: {error}") from error
+
+
+def _fingerprints(
+    prepared: PreparedModel, depth: Depth, seed: int | None, provenance: Mapping[str, Any]
+) -> dict[str, Any]:
+    identity = dict(prepared.identity)
     return {
-        "weights": sites_fingerprint(sites),
+        "weights": prepared.fingerprint,
         "dtype": identity.pop("dtype"),
         "model": identity,
-        "data": data,
-        "moments": moments,
+        "data": provenance,
+        "moments": "full" if depth.full else "diagonal",
         "output_metric": None if seed is None else {"seed": seed},
-        "versions": package_versions(),
+        "token_weights": "gradient" if depth.weighted else None,
+        "versions": versions(),
     }
 
 
-def _depth(moments: str, output_metric: bool, half_comoments: bool, token_weights: bool) -> Depth:
-    if moments not in ("diagonal", "full"):
-        raise ConfigurationError(f'moments must be "diagonal" or "full", not {moments!r}')
-    full = moments == "full"
-    if token_weights and not (full and output_metric):
+def _depth(requires: Requirements) -> Depth:
+    if requires.token_weights and not (requires.covariances and requires.output_metric):
         raise ConfigurationError(
-            'token_weights=True weighs co-moments by gradients: it needs moments="full" and output_metric=True'
+            "token_weights=True weighs co-moments by gradients: it needs covariances=True and output_metric=True."
         )
-    return Depth(full, full and half_comoments, output_metric, token_weights)
+    halves = requires.covariances and requires.halves
+    return Depth(requires.covariances, halves, requires.output_metric, requires.token_weights)
 
 
-def _check_arguments(max_images: int | None, resume_every: int) -> None:
-    if max_images is not None and max_images < 1:
-        raise ConfigurationError(f"max_images must be at least 1, not {max_images}")
-    if resume_every < 1:
-        raise ConfigurationError(f"resume_every must be at least 1 batch, not {resume_every}")
+def _check_arguments(limit: int | None, resume_every: int) -> None:
+    for name, value in (("limit", limit), ("resume_every", resume_every)):
+        if value is not None and (type(value) is not int or value < 1):
+            raise ConfigurationError(f"{name} must be a whole number of at least 1, got {value!r}.")
 
 
-def _check_size(size: int, limit: int | None, sites: Sequence[MLPSite], moments: str) -> None:
-    logger.info("the sums of %d sites take %.1f MiB (%s moments)", len(sites), size / 2**20, moments)
+def _check_size(size: int, limit: int | None, sites: Sequence[MLPSite], depth: Depth) -> None:
+    kind = "covariances" if depth.full else "variances"
+    logger.info("the sums of %d sites take %.1f MiB (%s)", len(sites), size / 2**20, kind)
     if limit is not None and size > limit:
         raise ConfigurationError(
-            f'moments="{moments}" needs {size:,} bytes for {len(sites)} sites of {sites[0].intermediate_size} hidden '
-            f"neurons, and max_bytes is {limit:,}; raise the limit"
-            + (', or use moments="diagonal"' if moments == "full" else "")
+            f"The {kind} of {len(sites)} sites of {sites[0].intermediate_size} hidden neurons need {size:,} bytes, "
+            f"but max_bytes is {limit:,}. Raise the limit"
+            + (", or use a criterion and a compensation without covariances." if depth.full else ".")
         )

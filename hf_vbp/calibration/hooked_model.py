@@ -18,7 +18,7 @@ HALF_PRECISION_SCALE = 1024.0
 _SEED_STEP = 0x9E3779B97F4A7C15
 
 
-class ListeningModel:
+class HookedModel:
     """A model whose sites report their activations to accumulators while the context is open.
 
     On entry the model goes into eval mode and, for the output metric, its parameters stop asking for gradients;
@@ -42,7 +42,7 @@ class ListeningModel:
         self._last_product: LastProduct | None = None
         self._handles: list[Any] = []
 
-    def __enter__(self) -> ListeningModel:
+    def __enter__(self) -> HookedModel:
         self._training = {module: module.training for module in self.model.modules()}
         self._frozen = {parameter: parameter.requires_grad for parameter in self.model.parameters()}
         self.model.eval()

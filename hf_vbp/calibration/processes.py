@@ -10,8 +10,8 @@ from accelerate.utils import broadcast, broadcast_object_list, gather_object
 
 from hf_vbp import errors
 from hf_vbp.distributed import is_launched, launched_state
-from hf_vbp.statistics.activation_statistics import SiteStatistics
 from hf_vbp.statistics.moments import Moments
+from hf_vbp.statistics.site_statistics import SiteStatistics
 
 
 @dataclass(frozen=True)

@@ -1,23 +1,25 @@
-"""Gradients of the loss with respect to a multiplier on every hidden neuron: what the criterion ``snip`` needs."""
+"""Gradients of the loss with respect to a multiplier on every hidden neuron, for criterion ``snip``."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from hf_vbp.adapters.registry import find_sites
+from hf_vbp._progress import Progress
+from hf_vbp.adapters.base import MLPSite
+from hf_vbp.adapters.prepared import PreparedModel, prepare
 from hf_vbp.errors import ConfigurationError, DataError, NonFiniteError
-
-Progress = Callable[[int, int | None], None]
+from hf_vbp.statistics.activation_statistics import ActivationStatistics
 
 
 def collect_saliency(
-    model: nn.Module,
-    dataloader: Iterable[Mapping[str, Any]],
+    model: nn.Module | PreparedModel,
+    data: Iterable[Mapping[str, Any]],
     *,
     labels: str = "self",
-    max_images: int | None = None,
+    limit: int | None = None,
     progress: Progress | None = None,
 ) -> list[Tensor]:
     """Return ``dL/dc`` for multipliers ``c = 1`` on the hidden neurons of every site.
@@ -27,39 +29,41 @@ def collect_saliency(
 
     Args:
         model: A classifier whose output has ``logits``; put into eval mode for the pass and back afterwards.
-        dataloader: Batches with ``pixel_values`` and, for ``labels="given"``, ``labels``.
+        data: Batches with ``pixel_values`` and, for ``labels="given"``, ``labels``.
         labels: ``"self"`` for the model's own predictions, ``"given"`` for the labels of the batches.
-        max_images: Stop after so many images.
+        limit: Stop after so many images.
         progress: Called with the number of images done and, where known, of all.
 
     Returns:
         ``(hidden,)`` float64 on the CPU for each site, in block order, signed.
 
     Raises:
-        ConfigurationError: ``labels`` or ``max_images`` cannot be meant.
+        ConfigurationError: ``Invalid ``labels`` or ``limit``.
         DataError: No images, or no labels where they were asked for.
         NonFiniteError: A gradient is NaN or infinite.
     """
     if labels not in ("self", "given"):
         raise ConfigurationError(f"labels must be 'self' or 'given', not {labels!r}")
-    if max_images is not None and max_images < 1:
-        raise ConfigurationError(f"max_images must be 1 or more, not {max_images}")
-    recorder = _Recorder(model)
-    done, training = 0, model.training
-    model.eval()
+    if limit is not None and limit < 1:
+        raise ConfigurationError(f"limit must be 1 or more, not {limit}")
+    prepared = prepare(model)
+    network = prepared.model
+    recorder = _Recorder(prepared.sites)
+    done, training = 0, network.training
+    network.eval()
     try:
-        for batch in dataloader:
+        for batch in getattr(data, "loader", data):
             count = len(batch["pixel_values"])
-            count = count if max_images is None else min(count, max_images - done)
-            recorder.take(_loss(model, batch, labels, count))
+            count = count if limit is None else min(count, limit - done)
+            recorder.take(_loss(network, batch, labels, count))
             done += count
             if progress is not None:
-                progress(done, max_images)
-            if done == max_images:
+                progress(done, limit)
+            if done == limit:
                 break
     finally:
         recorder.close()
-        model.train(training)
+        network.train(training)
     if not done:
         raise DataError("the data loader gave no images; a saliency needs at least one")
     saliency = [total.cpu() / done for total in recorder.totals]
@@ -68,11 +72,32 @@ def collect_saliency(
     return saliency
 
 
+def with_saliency(
+    prepared: PreparedModel,
+    statistics: ActivationStatistics,
+    data: Iterable[Mapping[str, Any]],
+    *,
+    limit: int | None = None,
+    progress: Progress | None = None,
+) -> ActivationStatistics:
+    """Return the statistics with the saliency of every site, gathered from ``data`` in a pass of its own.
+
+    Args:
+        prepared: The model that the statistics belong to.
+        statistics: The statistics; they are not changed.
+        data: As for :func:`collect_saliency`.
+        limit: As for :func:`collect_saliency`.
+        progress: As for :func:`collect_saliency`.
+    """
+    saliency = collect_saliency(prepared, data, limit=limit, progress=progress)
+    sites = tuple(replace(site, saliency=s) for site, s in zip(statistics.sites, saliency, strict=True))
+    return replace(statistics, sites=sites)
+
+
 class _Recorder:
     """Multiplies the hidden neurons of every site by ones that gather gradients."""
 
-    def __init__(self, model: nn.Module) -> None:
-        sites = find_sites(model)
+    def __init__(self, sites: Sequence[MLPSite]) -> None:
         self._multipliers = [
             torch.ones(site.intermediate_size, device=site.fc2.weight.device, requires_grad=True) for site in sites
         ]

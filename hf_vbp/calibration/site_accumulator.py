@@ -12,7 +12,7 @@ from hf_vbp.calibration.batch_moments import MAX_ROWS, Workspace, batch_moments,
 from hf_vbp.calibration.running_comoments import Comoments
 from hf_vbp.calibration.running_moments import RunningMoments
 from hf_vbp.errors import StatisticsError
-from hf_vbp.statistics.activation_statistics import SiteStatistics
+from hf_vbp.statistics.site_statistics import SiteStatistics
 
 # Images of one block go to the same half; blocks alternate. By image, so that neither the batch size nor the
 # number of processes changes what a half holds.

@@ -5,8 +5,8 @@ from typing import Any, TypeVar
 
 from torch import nn
 
-from hf_vbp.checkpoint.widths import has_real_width, write_widths
 from hf_vbp.errors import ConfigurationError, UnsupportedModelError
+from hf_vbp.modeling.config_record import has_real_width, write_widths
 from hf_vbp.modeling.modeling_hf_vbp import find_pairs, resize
 
 ModelT = TypeVar("ModelT", bound=nn.Module)

@@ -8,8 +8,8 @@ from typing import Any
 from hf_vbp.checkpoint.atomic_folder import check_output_directory, staged
 from hf_vbp.checkpoint.receipt import Receipt, take_receipt
 from hf_vbp.checkpoint.transformers_patch import scoped
-from hf_vbp.checkpoint.widths import check_recorded
 from hf_vbp.errors import ConfigurationError, UnsupportedModelError
+from hf_vbp.modeling.config_record import check_recorded
 
 Content = str | bytes | Callable[[Receipt], str | bytes]
 

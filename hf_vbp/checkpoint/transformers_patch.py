@@ -178,31 +178,13 @@ def _post_init(original: Callable[..., None], self: Any) -> None:
                     "The config was changed after saving, or belongs to another model; restore it."
                 )
             if own is not None and not self.is_remote_code():
+                from hf_vbp.modeling.config_record import forget_remote_code
+
                 forget_remote_code(self.config)
         original(self)
     finally:
         if own is not None:
             own.release()
-
-
-def forget_remote_code(config: Any) -> None:
-    """Take the entries for our remote file out of a config's ``auto_map``.
-
-    A native class saves its config without the file, so the config in memory must not name it.
-    """
-    entries = vars(config).get("auto_map")
-    if isinstance(entries, dict):
-        kept = {
-            name: value for name, value in entries.items() if ".".join(_reference(value)[:-1]) != "modeling_hf_vbp"
-        }
-        if kept:
-            config.auto_map = kept
-        else:
-            del config.auto_map
-
-
-def _reference(value: Any) -> list[str]:
-    return str(value).rpartition("--")[2].split(".")
 
 
 def _finalize_model_loading(original: Callable[..., Any], model: Any, *args: Any, **kwargs: Any) -> Any:

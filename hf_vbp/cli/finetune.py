@@ -9,6 +9,7 @@ import typer
 
 from hf_vbp.cli import groups
 from hf_vbp.cli.console import Reporter, percent, standard_output, table
+from hf_vbp.distributed import is_main_process
 
 
 def finetune(
@@ -25,7 +26,7 @@ def finetune(
     from hf_vbp.results.record import to_json
     from hf_vbp.workflow.finetune.recipe import load_recipe
     from hf_vbp.workflow.finetune.run import run_finetune
-    from hf_vbp.workflow.loading import leads, without_progress_bars
+    from hf_vbp.workflow.loading import without_progress_bars
 
     read = load_recipe(recipe)
     # The settings of the run say which processes there are; without them a CPU takes itself for the only one.
@@ -39,7 +40,7 @@ def finetune(
             overwrite=overwrite,
             command=shlex.join(["hf-vbp", "finetune", *recipe]),
         )
-    if not leads():
+    if not is_main_process():
         return
     if json:
         sys.stdout.write(to_json(results))

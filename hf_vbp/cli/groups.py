@@ -1,8 +1,12 @@
 """Groups of options that several commands share, each said once and handed to a command as one object."""
 
 import functools
+import importlib
 import inspect
-from collections.abc import Callable
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
@@ -91,45 +95,108 @@ class EvaluationOptions:
 
 @dataclass(frozen=True)
 class MethodOptions:
-    """How neurons are ranked and what stays is repaired."""
+    """How neurons are scored and how the kept weights are compensated."""
 
-    preset: Annotated[str, typer.Option(help="'best', or 'paper' for exactly the paper's method.")] = "best"
-    criterion: Annotated[str | None, typer.Option(help=f"What ranks the neurons: {CRITERIA}.")] = None
-    compensation: Annotated[str | None, typer.Option(help="How what stays is repaired: none, mean, linear.")] = None
-    scope: Annotated[str, typer.Option(help="'global', or 'layer' for equal sites and stock loading.")] = "global"
+    preset: Annotated[str, typer.Option(help="best, or paper for exactly the paper's method.")] = "best"
+    criterion: Annotated[
+        str | None, typer.Option(help=f"What scores the neurons: {CRITERIA}, or a registered one.")
+    ] = None
+    compensation: Annotated[
+        str | None, typer.Option(help="How the kept weights are adjusted: none, mean, linear, or a registered one.")
+    ] = None
+    criterion_option: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=VALUE", help="Option of the criterion; may be repeated.")
+    ] = None
+    compensation_option: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=VALUE", help="Option of the compensation; may be repeated.")
+    ] = None
+    scope: Annotated[str, typer.Option(help="global, or layer for equal sites and stock loading.")] = "global"
     minimum_width: Annotated[int, typer.Option(help="Neurons that every MLP keeps.", min=0)] = 1
     round_to: Annotated[int, typer.Option(help="Round widths to a multiple of this.", min=1)] = 1
+    import_: Annotated[
+        list[str] | None,
+        typer.Option("--import", metavar="MODULE", help="Import a module that registers methods; may be repeated."),
+    ] = None
+
+    def config(self, **budget: float | None) -> "VBPConfig":
+        """Return the configuration; raises what :class:`hf_vbp.VBPConfig` raises.
+
+        Args:
+            budget: Fields of the budget; none for gathering statistics and for sweeps.
+        """
+        from hf_vbp.config.vbp_config import VBPConfig
+
+        import_modules(self.import_ or ())
+        given = {
+            "criterion": self.criterion,
+            "compensation": self.compensation,
+            "criterion_options": read_options("--criterion-option", self.criterion_option),
+            "compensation_options": read_options("--compensation-option", self.compensation_option),
+        }
+        return VBPConfig.preset(
+            self.preset,
+            scope=self.scope,
+            minimum_width=self.minimum_width,
+            round_to=self.round_to,
+            **{name: value for name, value in {**given, **budget}.items() if value is not None},
+        )
+
+
+def read_options(flag: str, texts: Sequence[str] | None) -> dict[str, Any] | None:
+    """Read options of the form ``NAME=VALUE``; a value is JSON where it can be, else text.
+
+    Raises:
+        ConfigurationError: A text has another form, or a name stands twice.
+    """
+    if not texts:
+        return None
+    values: dict[str, Any] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals or not name or name in values:
+            raise ConfigurationError(f"{flag} takes NAME=VALUE, each name once; got {text!r}.")
+        try:
+            values[name] = json.loads(value)
+        except ValueError:
+            values[name] = value
+    return values
+
+
+def import_modules(names: Sequence[str]) -> None:
+    """Import modules that register criteria, compensations or adapters.
+
+    Modules are found on the path of Python and in the current folder.
+
+    Raises:
+        ConfigurationError: A module cannot be imported.
+    """
+    for name in names:
+        if "" not in sys.path and os.getcwd() not in sys.path:
+            sys.path.append(os.getcwd())
+        try:
+            importlib.import_module(name)
+        except ImportError as error:
+            raise ConfigurationError(
+                f"--import {name}: {error}. Name a module in the current folder or on PYTHONPATH, without .py."
+            ) from error
 
 
 @dataclass(frozen=True)
 class BudgetOptions:
-    """How much must go; exactly one of them."""
+    """How much to remove, or to keep; exactly one of them."""
 
     ratio: Annotated[float | None, typer.Option(help="Share of hidden neurons to remove, in (0, 1).")] = None
-    target_params: Annotated[float | None, typer.Option(help="Share of the parameters to keep, in (0, 1).")] = None
+    target_parameters: Annotated[float | None, typer.Option(help="Share of the parameters to keep, in (0, 1).")] = None
     target_macs: Annotated[float | None, typer.Option(help="Share of the MACs to keep, in (0, 1).")] = None
     target_latency: Annotated[float | None, typer.Option(help="Share of the latency here to keep, in (0, 1).")] = None
 
     def config(self, method: MethodOptions) -> "VBPConfig":
         """Return the configuration; raises what :class:`hf_vbp.VBPConfig` raises."""
-        from hf_vbp.config.vbp_config import VBPConfig
-
         flags = {f"--{name.replace('_', '-')}": value for name, value in vars(self).items() if value is not None}
         if len(flags) != 1:
-            options = "--ratio, --target-params, --target-macs, --target-latency"
+            options = "--ratio, --target-parameters, --target-macs, --target-latency"
             raise ConfigurationError(f"Give exactly one budget of {options}; got {', '.join(flags) or 'none'}.")
-        given = {"criterion": method.criterion, "compensation": method.compensation}
-        return VBPConfig.preset(
-            method.preset,
-            ratio=self.ratio,
-            target_parameters=self.target_params,
-            target_macs=self.target_macs,
-            target_latency=self.target_latency,
-            scope=method.scope,
-            minimum_width=method.minimum_width,
-            round_to=method.round_to,
-            **{name: value for name, value in given.items() if value is not None},
-        )
+        return method.config(**vars(self))
 
 
 def with_groups(command: Callable[..., None]) -> Callable[..., None]:

@@ -1,4 +1,4 @@
-"""``hf-vbp plan``: which neurons would stay, without touching the model."""
+"""``hf-vbp plan``: the kept neurons, without touching the model."""
 
 import sys
 from pathlib import Path
@@ -24,7 +24,7 @@ def plan(
     overwrite: groups.Overwrite = False,
     json: groups.Json = False,
 ) -> None:
-    """Decide which hidden neurons stay, from statistics and a budget."""
+    """Choose the kept hidden neurons from statistics and a budget."""
     from hf_vbp.workflow.statistics_command import run_plan
 
     config = budget.config(method)
@@ -37,15 +37,16 @@ def plan(
         kept = site.width / site.intermediate_size
         bar = "#" * round(kept * _BAR)
         rows.append((site.name, site.intermediate_size, site.width, percent(kept), percent(error), bar))
-    title = f"{percent(made.ratio)} of the hidden neurons go ({made.criterion}, {made.compensation}, {made.scope})"
-    shown = table(title, ("MLP", "dense", "width", "kept", "expected error", ""), rows)
+    title = f"{percent(made.ratio)} of the hidden neurons removed"
+    title += f" ({made.config.criterion}, {made.config.compensation}, {made.config.scope})"
+    shown = table(title, ("MLP", "dense", "width", "kept", "predicted error", ""), rows)
     shown.columns[-1].justify = "left"
     console = standard_output()
     console.print(shown)
     console.print(
-        f"Expected output error of all MLPs: {percent(made.predicted['relative_output_error'])}, of the calibration "
+        f"Predicted output error of all MLPs: {percent(made.predicted['relative_output_error'])}, of the calibration "
         f"images, {'exact' if made.predicted['exact'] else 'as if neurons were uncorrelated'}.",
         markup=False,
     )
     if output is not None:
-        console.print(f"The plan lies in {output}.", markup=False)
+        console.print(f"Saved the plan to {output}.", markup=False)

@@ -1,14 +1,14 @@
 """``hf-vbp stats``: gather, show and merge statistics."""
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
 from hf_vbp.cli import groups
 from hf_vbp.cli.console import Reporter, percent, standard_output, table
-from hf_vbp.cli.groups import ImageOptions, ModelOptions, with_groups
+from hf_vbp.cli.groups import ImageOptions, MethodOptions, ModelOptions, with_groups
 
 
 class _GatherByDefault(TyperGroup):
@@ -39,38 +39,32 @@ def gather(
     model: groups.Model,
     data: groups.Data,
     output: groups.Output,
+    method: MethodOptions,
     images: ImageOptions,
     loading: ModelOptions,
-    moments: Annotated[
-        Literal["diagonal", "full"],
-        typer.Option(help="full: covariances too; diagonal is enough for the paper's method."),
-    ] = "full",
-    output_metric: Annotated[bool, typer.Option(help="Also gather which output directions matter, for obs.")] = True,
-    token_weights: Annotated[
-        bool, typer.Option(help="Also gather covariances with tokens weighted by their gradients, for obs.")
+    halves: Annotated[
+        bool, typer.Option("--halves", help="Also gather covariances of half of the images, to choose regularization.")
+    ] = False,
+    precompute: Annotated[
+        bool, typer.Option(help="Also run the expensive part of the criterion, which every plan can use.")
     ] = True,
-    curves: Annotated[
-        bool, typer.Option(help="Also run the greedy elimination of obs, which every plan can use.")
-    ] = True,
-    resume: Annotated[Path | None, typer.Option(help="Folder for the state; a killed pass goes on from it.")] = None,
+    resume: Annotated[Path | None, typer.Option(help="Folder for the state; a killed pass continues from it.")] = None,
     resume_every: Annotated[int, typer.Option(help="Batches between two writes of the state.", min=1)] = 50,
     max_bytes: Annotated[int | None, typer.Option(help="Refuse to start when the sums would take more.")] = None,
     overwrite: groups.Overwrite = False,
     quiet: groups.Quiet = False,
 ) -> None:
     """Gather the statistics of a model in one pass (the default: `hf-vbp stats MODEL ...`)."""
-    from hf_vbp.workflow.loading import leads
+    from hf_vbp.distributed import is_main_process
     from hf_vbp.workflow.statistics_command import StatsRequest, run_stats
 
     request = StatsRequest(
         model=model,
         data=images.request(data),
         output=output,
-        moments=moments,
-        output_metric=output_metric,
-        # What was switched off before it is not worth an error.
-        token_weights=token_weights and output_metric and moments == "full",
-        curves=curves,
+        config=method.config(),
+        halves=halves,
+        precompute=precompute,
         revision=loading.revision,
         dtype=loading.dtype,
         device=loading.device,
@@ -80,13 +74,13 @@ def gather(
         max_bytes=max_bytes,
     )
     statistics = run_stats(request, Reporter(quiet=quiet))
-    if leads():
+    if is_main_process():
         _show(statistics, str(output))
 
 
 @app.command("show")
 def show(file: Annotated[Path, typer.Argument(help="A file of statistics.")]) -> None:
-    """Show what a file of statistics holds, site by site."""
+    """Show the content of a file of statistics, site by site."""
     from hf_vbp.statistics.activation_statistics import ActivationStatistics
 
     _show(ActivationStatistics.load(file), str(file))
@@ -131,8 +125,8 @@ def _show(statistics: Any, name: str) -> None:
     ]
     columns = ("MLP", "width", "tokens", "nearly constant", "smallest variance", "largest variance")
     console = standard_output()
-    held = statistics.fingerprints.get("curves")
-    caption = None if held is None else f"with the elimination curves of obs ({held['metric']} metric)"
+    curve = statistics.sites[0].curve
+    caption = None if curve is None else f"with elimination curves ({curve.options.get('metric')} metric)"
     title = f"{name}: {statistics.images} images, {statistics.tokens} tokens"
     console.print(table(title, columns, rows, caption=caption))
     agreement = halves_agreement(statistics)
@@ -142,5 +136,5 @@ def _show(statistics: Any, name: str) -> None:
             f"rank correlation of the variances {agreement.rank_correlation:.4f}; "
             f"lowest {agreement.lowest_site_rank_correlation:.4f} at {agreement.lowest_site}"
         )
-        heads = ("ratio", "kept by both", "pruned by both")
-        console.print(table("Would half of the images have done?", heads, shown, caption=caption))
+        heads = ("ratio", "kept by both", "removed by both")
+        console.print(table("Split-half agreement", heads, shown, caption=caption))

@@ -9,7 +9,7 @@ import typer
 
 from hf_vbp.cli import groups
 from hf_vbp.cli.console import Reporter, percent, scaled, standard_output, table
-from hf_vbp.cli.groups import BudgetOptions, EvaluationOptions, ImageOptions, MethodOptions, ModelOptions, with_groups
+from hf_vbp.cli.groups import EvaluationOptions, ImageOptions, MethodOptions, ModelOptions, with_groups
 
 
 @with_groups
@@ -32,7 +32,7 @@ def sweep(
     wanted = parse_ratios(ratios)
     request = SweepRequest(
         model=model,
-        config=BudgetOptions(ratio=wanted[0]).config(method),
+        config=method.config(),
         ratios=wanted,
         data=images.request(data),
         evaluation=evaluation.request(eval_data, images),

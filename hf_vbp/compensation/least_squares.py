@@ -1,9 +1,9 @@
-"""The linear algebra that compensation, regularisation and prediction share. Pure tensors in float64."""
+"""The linear algebra that compensation, regularization and prediction share. Pure tensors in float64."""
 
 import torch
 from torch import Tensor
 
-from hf_vbp.criteria.base import MomentsLike
+from hf_vbp.statistics.moments import Moments
 
 
 def complement(kept: Tensor, hidden: int) -> Tensor:
@@ -28,13 +28,13 @@ def fold(covariance: Tensor, kept: Tensor, pruned: Tensor, removed: Tensor) -> T
     """Return ``removed C_PK C_KK^-1`` ``(out, kept)``, or None when ``C_KK`` is singular.
 
     The least-squares prediction of the pruned neurons from the kept ones, seen by ``fc2``. Where nothing correlates
-    with what stays it is zero, whether or not ``C_KK`` is singular.
+    with the kept neurons it is zero, whether or not ``C_KK`` is singular.
 
     Args:
         covariance: ``(hidden, hidden)``.
         kept: ``(kept,)`` int64.
         pruned: ``(pruned,)`` int64.
-        removed: ``(out, pruned)``, the columns of ``fc2`` that go.
+        removed: ``(out, pruned)``, the removed columns of ``fc2``.
     """
     cross = covariance[pruned][:, kept]
     if cross.numel() == 0 or not cross.any():
@@ -44,7 +44,7 @@ def fold(covariance: Tensor, kept: Tensor, pruned: Tensor, removed: Tensor) -> T
 
 
 def expected_error(
-    change: Tensor, shift: Tensor, moments: MomentsLike, metric: Tensor | None = None
+    change: Tensor, shift: Tensor, moments: Moments, metric: Tensor | None = None
 ) -> tuple[float, bool]:
     """Return ``E|V h + v|_G^2`` over the tokens of ``moments``, and whether it is exact.
 

@@ -3,7 +3,7 @@
 A sample covariance of ``d`` neurons from too few images over-fits: its small eigenvalues are too small, and the
 least-squares repair that inverts them is good on the calibration images only. Which cleaning is right, and how much
 of it, differs between sites and numbers of images, so it can be chosen by the error on images that were held back:
-:func:`choose_regularisation`.
+:func:`choose_regularization`.
 """
 
 from collections.abc import Sequence
@@ -12,17 +12,20 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from hf_vbp.adapters.site_weights import SiteWeights
 from hf_vbp.compensation.least_squares import complement, expected_error, fold
-from hf_vbp.criteria.base import MomentsLike, SiteStatisticsLike, SiteWeights, covariance_of, full_halves
 from hf_vbp.errors import ConfigurationError, StatisticsError
+from hf_vbp.statistics.moments import Moments
+from hf_vbp.statistics.site_moments import covariance_of, full_halves
+from hf_vbp.statistics.site_statistics import SiteStatistics
 
 KINDS = ("ridge", "diagonal", "ledoit-wolf", "oas", "edge")
-# What compensations take as a regularisation and find from the covariances of two halves of the images.
+# What compensations take as a regularization and find from the covariances of two halves of the images.
 NEED_HALVES = ("held-out", "ledoit-wolf")
 
 
 @dataclass(frozen=True)
-class Regularisation:
+class Regularization:
     """One way to clean a covariance, and how strongly.
 
     Attributes:
@@ -44,11 +47,11 @@ class Regularisation:
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
-            raise ConfigurationError(f"regularisation must be one of {', '.join(KINDS)}, not {self.kind!r}")
+            raise ConfigurationError(f"regularization must be one of {', '.join(KINDS)}, not {self.kind!r}")
         highest = float("inf") if self.kind == "ridge" else 1.0
         lowest_is_allowed = self.kind in ("ridge", "diagonal", "ledoit-wolf")
         if not 0 <= self.strength <= highest or (self.strength == 0 and not lowest_is_allowed):
-            raise ConfigurationError(f"strength {self.strength} does not fit regularisation {self.kind!r}")
+            raise ConfigurationError(f"strength {self.strength} does not fit regularization {self.kind!r}")
 
     def apply(self, covariance: Tensor, count: int, *, noise: float | None = None) -> Tensor:
         """Return the cleaned covariance; the argument is left as it is.
@@ -77,22 +80,22 @@ class Regularisation:
 
 
 CANDIDATES = (
-    *(Regularisation("ridge", strength) for strength in (1e-4, 1e-3, 1e-2, 1e-1)),
-    *(Regularisation("diagonal", strength) for strength in (1e-3, 1e-2, 1e-1)),
-    Regularisation("ledoit-wolf", 1.0),
-    Regularisation("oas", 1.0),
+    *(Regularization("ridge", strength) for strength in (1e-4, 1e-3, 1e-2, 1e-1)),
+    *(Regularization("diagonal", strength) for strength in (1e-3, 1e-2, 1e-1)),
+    Regularization("ledoit-wolf", 1.0),
+    Regularization("oas", 1.0),
 )
-"""What :func:`choose_regularisation` tries."""
+"""What :func:`choose_regularization` tries."""
 
 
-def choose_regularisation(
-    site: SiteStatisticsLike,
+def choose_regularization(
+    site: SiteStatistics,
     weights: SiteWeights,
     kept: Tensor,
     *,
-    candidates: Sequence[Regularisation] = CANDIDATES,
+    candidates: Sequence[Regularization] = CANDIDATES,
     metric: Tensor | None = None,
-) -> tuple[Regularisation, list[float]]:
+) -> tuple[Regularization, list[float]]:
     """Choose the cleaning whose repair errs least on images that were held back.
 
     The repair is fitted on each half of the images and judged on the other.
@@ -113,12 +116,12 @@ def choose_regularisation(
         StatisticsError: The statistics have no halves with covariances.
     """
     if not candidates:
-        raise ConfigurationError("no regularisation to choose from")
+        raise ConfigurationError("no regularization to choose from")
     halves = full_halves(site)
     if halves is None:
         raise StatisticsError(
             f"the statistics of site {site.name!r} hold no covariances of two halves of the images, which choosing a "
-            "regularisation needs; name one, such as ridge"
+            "regularization needs; name one, such as ridge"
         )
     first, second = halves
     covariances = [covariance_of(half, site.name) for half in halves]
@@ -144,15 +147,15 @@ def sampling_noise(first: Tensor, second: Tensor) -> float:
 class _Trial:
     """A repair fitted on one half of the images and judged on the other."""
 
-    fitted: MomentsLike
+    fitted: Moments
     covariance: Tensor
-    held_out: MomentsLike
+    held_out: Moments
     weights: SiteWeights
     kept: Tensor
     metric: Tensor | None
     noise: float
 
-    def error(self, candidate: Regularisation) -> float:
+    def error(self, candidate: Regularization) -> float:
         pruned = complement(self.kept, self.weights.hidden)
         cleaned = candidate.apply(self.covariance, self.fitted.count, noise=self.noise)
         removed = self.weights.fc2_weight[:, pruned]
@@ -174,7 +177,7 @@ def _with_ridge(covariance: Tensor, strength: float) -> Tensor:
 def _ledoit_wolf(covariance: Tensor, noise: float | None, strength: float) -> Tensor:
     if noise is None:
         raise StatisticsError(
-            "the regularisation ledoit-wolf needs covariances of two halves of the images, which these statistics "
+            "the regularization ledoit-wolf needs covariances of two halves of the images, which these statistics "
             "do not hold; gather them from more than 16 images, or choose another, such as ridge"
         )
     mean = covariance.diagonal().mean()

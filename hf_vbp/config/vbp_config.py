@@ -1,53 +1,57 @@
-"""The one configuration object."""
+"""The one configuration object, which every step of the pipeline accepts with the same meaning."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
-from torch import nn
+from hf_vbp.config.budget import Budget
+from hf_vbp.config.limits import SCOPES, Limits
+from hf_vbp.config.presets import DEFAULT_COMPENSATION, DEFAULT_CRITERION, PRESETS
+from hf_vbp.config.registry import COMPENSATIONS, CRITERIA, check_choice
+from hf_vbp.config.requirements import Requirements
+from hf_vbp.errors import ConfigurationError
 
-from hf_vbp.compensation.compensate import COMPENSATIONS
-from hf_vbp.compensation.regularization import NEED_HALVES
-from hf_vbp.config.budget import Budget, one_budget
-from hf_vbp.criteria.base import CRITERIA
-from hf_vbp.pruning.plan import known
-from hf_vbp.pruning.removal_order import SCOPES, Limits
-
-PRESETS: dict[str, dict[str, Any]] = {
-    "best": {"criterion": "obs", "compensation": "linear"},
-    "paper": {"criterion": "variance", "compensation": "mean", "scope": "global"},
+# Field of the budget to its kind.
+BUDGETS = {
+    "ratio": "ratio",
+    "target_parameters": "parameters",
+    "target_macs": "macs",
+    "target_latency": "latency",
 }
-"""The method by name: what wins (docs/beyond_the_paper.md), and exactly what the paper does."""
 
 
 @dataclass(frozen=True)
 class VBPConfig:
-    """What to remove and how. Exactly one budget must be given.
+    """What to remove and how.
+
+    :func:`hf_vbp.collect_statistics`, :func:`hf_vbp.make_plan`, :func:`hf_vbp.prune`, :func:`hf_vbp.sweep`, recipes
+    and the command line accept the same object with the same meaning. At most one budget may be given; gathering
+    statistics and sweeps need none.
 
     Attributes:
         ratio: Share of hidden neurons to remove over all MLPs, in (0, 1). The paper's "pruning ratio".
-        target_parameters: Share of the model's parameters that must be left.
-        target_macs: Share of the model's MACs that must be left.
-        target_latency: Share of the model's latency on this device that must be left.
-        criterion: What makes the scores: ``"obs"``, greedy elimination with refit, is what wins; the paper's is
-            ``"variance"``. :data:`hf_vbp.criteria.CRITERIA` lists all.
-        compensation: What is done to the weights that stay: ``"linear"``, least squares, is what wins; the
-            paper's is ``"mean"``.
-        scope: ``"global"`` ranks all neurons at once (the paper); ``"layer"`` takes the same share of each
-            site, so that the result loads in plain transformers.
+        target_parameters: Share of the model's parameters to keep.
+        target_macs: Share of the model's MACs to keep.
+        target_latency: Share of the model's latency on this device to keep.
+        criterion: What scores the neurons. ``"obs"`` (Optimal Brain Surgeon: greedy elimination with refit) has the
+            lowest measured damage; the paper's is ``"variance"``.
+        compensation: How the kept weights are adjusted. ``"linear"`` (least squares) has the lowest measured damage;
+            the paper's is ``"mean"``.
+        scope: ``"global"`` ranks all neurons at once (the paper); ``"layer"`` removes the same share of each site, so
+            that plain transformers loads the result.
         minimum_width: Neurons that every site keeps.
         round_to: Multiple that widths are rounded to.
-        criterion_options: What the criterion takes besides.
-        compensation_options: What the compensation takes besides.
+        criterion_options: Options of the criterion, by name.
+        compensation_options: Options of the compensation, by name.
 
     Raises:
-        ConfigurationError: No budget or more than one, or an unknown name.
+        ConfigurationError: More than one budget, or an unknown or invalid name, option or limit.
         BudgetError: A share outside (0, 1).
 
     Example:
         >>> from hf_vbp import VBPConfig
         >>> VBPConfig(ratio=0.5).budget
-        Budget(kind='ratio', asked=0.5, achieved=None)
+        Budget(kind='ratio', asked=0.5)
         >>> VBPConfig.preset("paper", ratio=0.5).compensation
         'mean'
     """
@@ -56,8 +60,8 @@ class VBPConfig:
     target_parameters: float | None = None
     target_macs: float | None = None
     target_latency: float | None = None
-    criterion: str = "obs"
-    compensation: str = "linear"
+    criterion: str = DEFAULT_CRITERION
+    compensation: str = DEFAULT_COMPENSATION
     scope: str = "global"
     minimum_width: int = 1
     round_to: int = 1
@@ -65,18 +69,20 @@ class VBPConfig:
     compensation_options: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        known("criterion", self.criterion, list(CRITERIA))
-        known("compensation", self.compensation, list(COMPENSATIONS))
-        known("scope", self.scope, list(SCOPES))
-        _ = self.budget, self.limits
+        check_choice("scope", self.scope, SCOPES)
+        for name in ("criterion_options", "compensation_options"):
+            if not isinstance(getattr(self, name), Mapping):
+                raise ConfigurationError(f"{name} must map option names to values, got {getattr(self, name)!r}.")
+        # Building the parts validates them.
+        _ = self.limits, self.make_criterion(), self.make_compensation(), self._budgets()
 
     @classmethod
-    def preset(cls, name: str, **fields: Any) -> "VBPConfig":
+    def preset(cls, name: str, **changes: Any) -> "VBPConfig":
         """Return a configuration with the method of a preset.
 
         Args:
-            name: A key of :data:`PRESETS`; ``"paper"`` is exactly the paper's method.
-            fields: The budget, and whatever else differs from the preset.
+            name: A key of :data:`hf_vbp.config.presets.PRESETS`; ``"paper"`` is exactly the paper's method.
+            changes: The budget, and every other field that differs from the preset.
 
         Raises:
             ConfigurationError: There is no such preset.
@@ -85,40 +91,87 @@ class VBPConfig:
             >>> VBPConfig.preset("paper", ratio=0.5).criterion
             'variance'
         """
-        return cls(**{**PRESETS[known("preset", name, list(PRESETS))], **fields})
+        return cls(**{**PRESETS[check_choice("preset", name, list(PRESETS))], **changes})
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "VBPConfig":
+        """Return the configuration that :meth:`to_dict` described.
+
+        Args:
+            values: Fields by name; ``preset`` may name a preset that the other fields change.
+
+        Raises:
+            ConfigurationError: A field is unknown or has a value of another type.
+        """
+        if not isinstance(values, Mapping):
+            raise ConfigurationError(f"Expected the fields of a VBPConfig, got {type(values).__name__}.")
+        known = [entry.name for entry in fields(cls)]
+        unknown = sorted(str(name) for name in values if name not in (*known, "preset"))
+        if unknown:
+            raise ConfigurationError(f"Unknown field {unknown[0]!r} of VBPConfig; expected {', '.join(known)}.")
+        given = {name: value for name, value in values.items() if name != "preset"}
+        return cls.preset(values["preset"], **given) if "preset" in values else cls(**given)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the JSON form: every field except budgets that were not given and empty options."""
+        values = {entry.name: getattr(self, entry.name) for entry in fields(self)}
+        given = {name: dict(value) if isinstance(value, Mapping) else value for name, value in values.items()}
+        return {name: value for name, value in given.items() if value is not None and value != {}}
 
     @property
     def budget(self) -> Budget:
-        """The one budget that was given."""
-        return one_budget(
-            ratio=self.ratio,
-            parameters=self.target_parameters,
-            macs=self.target_macs,
-            latency=self.target_latency,
-        )
+        """The one budget.
+
+        Raises:
+            ConfigurationError: None was given.
+        """
+        budgets = self._budgets()
+        if not budgets:
+            raise ConfigurationError(
+                f"This step needs a budget: give VBPConfig one of {', '.join(BUDGETS)}, for instance ratio=0.5."
+            )
+        return budgets[0]
+
+    @property
+    def has_budget(self) -> bool:
+        """Whether a budget was given."""
+        return bool(self._budgets())
+
+    def with_budget(self, **budget: float) -> "VBPConfig":
+        """Return the same method with another budget, given as the one field that holds it."""
+        return replace(self, **{**dict.fromkeys(BUDGETS), **budget})  # type: ignore[arg-type]
 
     @property
     def limits(self) -> Limits:
-        """Floor and rounding."""
+        """Floor and rounding of the widths."""
         return Limits(self.minimum_width, self.round_to)
 
-    def needs(self, model: nn.Module) -> dict[str, Any]:
-        """Return what must be gathered on ``model``, as options of :func:`hf_vbp.collect_statistics`.
+    @property
+    def requires(self) -> Requirements:
+        """What criterion and compensation need."""
+        requires: Requirements = self.make_criterion().requires | self.make_compensation().requires
+        return requires
 
-        The output metric of ``obs`` and its token weights need predicted labels; for a bare backbone all output
-        directions and all tokens count alike, and the plan says so (``predicted["metric"]``).
-        """
-        full = self.criterion == "obs" or self.compensation == "linear"
-        classifies = "ForImageClassification" in type(model).__name__
-        by_halves = self.compensation_options.get("regularisation") in NEED_HALVES
-        return {
-            "moments": "full" if full else "diagonal",
-            "output_metric": self.criterion == "obs" and classifies,
-            "half_comoments": full and by_halves,
-            "token_weights": self.criterion == "obs" and classifies,
-        }
+    def make_criterion(self) -> Any:
+        """Return the :class:`~hf_vbp.criteria.base.Criterion` with its options."""
+        return CRITERIA.create(self.criterion, self.criterion_options)
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return the JSON form: every field that was given."""
-        values = {entry.name: getattr(self, entry.name) for entry in fields(self)}
-        return {name: value for name, value in values.items() if value is not None and value != {}}
+    def make_compensation(self) -> Any:
+        """Return the :class:`~hf_vbp.compensation.base.Compensation` with its options."""
+        return COMPENSATIONS.create(self.compensation, self.compensation_options)
+
+    def _budgets(self) -> list[Budget]:
+        given = {name: getattr(self, name) for name in BUDGETS if getattr(self, name) is not None}
+        if len(given) > 1:
+            raise ConfigurationError(f"Give one budget of {', '.join(BUDGETS)}; got {', '.join(given)}.")
+        return [Budget(BUDGETS[name], value) for name, value in given.items()]
+
+
+def field_of_budget(kind: str) -> str:
+    """Return the field of :class:`VBPConfig` that holds a budget of this kind.
+
+    Raises:
+        ConfigurationError: There is no such kind.
+    """
+    check_choice("budget", kind, list(BUDGETS.values()))
+    return next(name for name, value in BUDGETS.items() if value == kind)

@@ -1,12 +1,10 @@
-"""What a model costs: parameters, multiply-accumulates and bytes from its real shapes, and measured latency."""
-
-from typing import Any
+"""Parameters, multiply-accumulates and bytes of a model, from its real shapes."""
 
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from hf_vbp.errors import UnsupportedModelError
+from hf_vbp.inputs.images import blank_images
 
 
 def count_parameters(model: nn.Module) -> int:
@@ -23,7 +21,7 @@ def count_bytes(model: nn.Module) -> int:
 def count_macs(model: nn.Module) -> int:
     """Return the multiply-accumulates of one image.
 
-    Counted are all matrix products and convolutions of a real forward pass, with the shapes that they have: the
+    Counts all matrix products and convolutions of a real forward pass, with the shapes that they have: the
     linears, the patch embedding, and both products of the attention, as in the paper's figures (section 3.2). Its
     counter adds some element-wise work, which is not counted here: DeiT-B has 17.56 G rather than 17.58 G, and
     11.43 G rather than 11.44 G at a ratio of 0.55. The pass runs on the meta device, so it takes no memory and
@@ -56,34 +54,3 @@ def _flops(model: nn.Module) -> FlopCounterMode:
     finally:
         model.train(training)
     return counter
-
-
-def blank_images(
-    model: nn.Module,
-    batch: int,
-    *,
-    device: torch.device | None = None,
-    dtype: torch.dtype | None = None,
-) -> torch.Tensor:
-    """Return black images ``(batch, channels, height, width)`` of the size that the config of the model names.
-
-    Args:
-        model: A vision model of transformers.
-        batch: How many.
-        device: Where; by default where the model is.
-        dtype: Of what; by default what the model is.
-
-    Raises:
-        UnsupportedModelError: The config does not name the size of an image.
-    """
-    config: Any = getattr(model, "config", None)
-    size = getattr(config, "image_size", None)
-    if size is None:
-        raise UnsupportedModelError(
-            f"The config of {type(model).__name__} names no image_size, so its cost cannot be counted; "
-            "set config.image_size."
-        )
-    height, width = size if isinstance(size, list | tuple) else (size, size)
-    parameter = next(model.parameters())
-    shape = (batch, getattr(config, "num_channels", 3), height, width)
-    return torch.zeros(shape, dtype=dtype or parameter.dtype, device=device or parameter.device)

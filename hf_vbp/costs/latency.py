@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from hf_vbp.costs.counts import blank_images
 from hf_vbp.errors import ConfigurationError
+from hf_vbp.inputs.images import blank_images
 
 
 def measure_latency(

@@ -1,35 +1,28 @@
-"""Criteria: which hidden neurons matter least, as one score each. Pure tensors."""
+"""Criteria: which hidden neurons matter least, as one score each. One file per criterion; pure tensors.
 
-from hf_vbp.criteria.base import (
-    CRITERIA,
-    Criterion,
-    MomentsLike,
-    Ranking,
-    SiteStatisticsLike,
-    SiteWeights,
-    covariance_of,
-    rank,
-    register_criterion,
-)
-from hf_vbp.criteria.obs import elimination_curves, obs
-from hf_vbp.criteria.simple import magnitude, random, variance, weighted_variance
-from hf_vbp.criteria.snip import snip
+Importing this package registers the built-in criteria.
+"""
+
+from hf_vbp.adapters.site_weights import SiteWeights
+from hf_vbp.criteria.base import Criterion, Ranking, rank, register_criterion
+from hf_vbp.criteria.magnitude import Magnitude
+from hf_vbp.criteria.obs import Obs, elimination_curves
+from hf_vbp.criteria.random import Random
+from hf_vbp.criteria.snip import Snip
+from hf_vbp.criteria.variance import Variance
+from hf_vbp.criteria.weighted_variance import WeightedVariance
 
 __all__ = [
-    "CRITERIA",
     "Criterion",
-    "MomentsLike",
+    "Magnitude",
+    "Obs",
+    "Random",
     "Ranking",
-    "SiteStatisticsLike",
     "SiteWeights",
-    "covariance_of",
+    "Snip",
+    "Variance",
+    "WeightedVariance",
     "elimination_curves",
-    "magnitude",
-    "obs",
-    "random",
     "rank",
     "register_criterion",
-    "snip",
-    "variance",
-    "weighted_variance",
 ]

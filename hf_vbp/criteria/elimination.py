@@ -16,18 +16,15 @@ dropped, so that nearly all the work is matrix products of shrinking size.
 Pure tensors in float64.
 """
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
+from hf_vbp._progress import Progress
 from hf_vbp.errors import ConfigurationError, NonFiniteError, StatisticsError
 from hf_vbp.statistics.elimination_curve import EliminationCurve
 
 BLOCK = 64
 """Steps between two applications of the gathered updates; between 32 and 128 it hardly matters."""
-
-Progress = Callable[[int, int | None], None]
 
 
 def eliminate(

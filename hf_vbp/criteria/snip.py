@@ -1,40 +1,43 @@
-"""SNIP on whole neurons: needs gradients, which :func:`hf_vbp.calibration.saliency.collect_saliency` gathers."""
+"""SNIP on whole neurons, a baseline of the paper."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
-from torch import Tensor
+from hf_vbp.adapters.site_weights import SiteWeights
+from hf_vbp.config.requirements import Requirements
+from hf_vbp.criteria.base import Criterion, Ranking, register_criterion
+from hf_vbp.errors import StatisticsError
+from hf_vbp.statistics.site_statistics import SiteStatistics
 
-from hf_vbp.criteria.base import Ranking, SiteStatisticsLike, SiteWeights, register_criterion
-from hf_vbp.errors import ConfigurationError
 
-
-@register_criterion("snip")
-def snip(
-    statistics: Sequence[SiteStatisticsLike],
-    weights: Sequence[SiteWeights],
-    *,
-    saliency: Sequence[Tensor] | None = None,
-) -> list[Ranking]:
+@register_criterion
+@dataclass(frozen=True)
+class Snip(Criterion):
     """Connection sensitivity of whole neurons (SNIP, Lee et al. 2019; the paper's baseline, section 4).
 
     The score is ``|dL/dc_j|`` at ``c = 1``, where ``c_j`` multiplies hidden neuron ``j`` and ``L`` is the mean
-    cross-entropy; by the chain rule, what removing the neuron changes in the loss to first order.
-
-    Args:
-        statistics: Not used.
-        weights: Tell the number of neurons.
-        saliency: ``(hidden,)`` for each site, from :func:`hf_vbp.calibration.saliency.collect_saliency`.
-
-    Raises:
-        ConfigurationError: No saliency was given, or it does not fit the sites.
+    cross-entropy; by the chain rule, the change of the loss to first order when the neuron is removed.
     """
-    if saliency is None:
-        raise ConfigurationError(
-            "criterion 'snip' needs gradients: gather them with hf_vbp.calibration.saliency.collect_saliency and "
-            "pass them as saliency=..."
-        )
-    shapes = [tuple(site_saliency.shape) for site_saliency in saliency]
-    expected = [(site_weights.hidden,) for site_weights in weights]
-    if shapes != expected:
-        raise ConfigurationError(f"the saliency has the shapes {shapes}, and {expected} are needed")
-    return [Ranking.from_scores(site_saliency.abs()) for site_saliency in saliency]
+
+    name = "snip"
+
+    @property
+    def requires(self) -> Requirements:
+        """The saliency, from a pass with gradients over the images."""
+        return Requirements(saliency=True)
+
+    def rank(self, statistics: Sequence[SiteStatistics], weights: Sequence[SiteWeights]) -> list[Ranking]:
+        """Return the absolute saliency as scores.
+
+        Raises:
+            StatisticsError: The statistics hold no saliency.
+        """
+        rankings = []
+        for site in statistics:
+            if site.saliency is None:
+                raise StatisticsError(
+                    f"the statistics of site {site.name!r} hold no saliency, which criterion 'snip' needs; "
+                    "gather them for this criterion (on the command line: hf-vbp stats --criterion snip)"
+                )
+            rankings.append(Ranking.from_scores(site.saliency.abs()))
+        return rankings

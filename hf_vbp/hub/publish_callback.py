@@ -10,7 +10,8 @@ from hf_vbp.card.render import make_facts, render_card
 from hf_vbp.errors import HubError
 from hf_vbp.hub.files import CARD, PLAN, PROCESSOR, RESULTS, checked_path
 from hf_vbp.hub.push import check_target, push_to_hub
-from hf_vbp.results.record import load_results, to_json, versions
+from hf_vbp.results.record import load_results, to_json
+from hf_vbp.results.versions import versions
 from hf_vbp.workflow.finetune.card_record import with_finetuning
 
 

@@ -1,22 +1,20 @@
-"""A plan and statistics in, a smaller model out; the caller's model stays as it was unless told otherwise."""
+"""Apply a pruning plan to a model."""
 
 import copy
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
 
 from hf_vbp.adapters.base import MLPSite
-from hf_vbp.adapters.prunable import check_finite_weights
-from hf_vbp.adapters.registry import find_sites
-from hf_vbp.compensation.compensate import compensate
-from hf_vbp.criteria.base import SiteWeights
-from hf_vbp.pruning.make_plan import check_bias
+from hf_vbp.adapters.prepared import prepare
+from hf_vbp.compensation.base import Compensated, compensate
+from hf_vbp.modeling.config_record import write_widths
+from hf_vbp.pruning.make_plan import FittedPlan, check_provided
 from hf_vbp.pruning.plan import PruningPlan
-
-if TYPE_CHECKING:
-    from hf_vbp.statistics.activation_statistics import ActivationStatistics
+from hf_vbp.statistics.activation_statistics import ActivationStatistics
 
 ModelT = TypeVar("ModelT", bound=nn.Module)
 
@@ -27,37 +25,63 @@ class _Pair:
     fc2: nn.Linear
 
 
-def apply_plan(
-    model: ModelT, plan: PruningPlan, statistics: "ActivationStatistics", *, inplace: bool = False
-) -> ModelT:
-    """Remove the neurons that a plan names and fold what it says into the weights that stay.
+def apply_plan(model: ModelT, plan: PruningPlan, statistics: ActivationStatistics, *, inplace: bool = False) -> ModelT:
+    """Apply a pruning plan. Returns a new model unless ``inplace=True``.
 
     The paper (section 3.3): ``b2' = b2 + W2[:, P] mean_P``, ``W2' = W2[:, K]``, rows K of ``W1`` and ``b1``.
-    Folding happens in float64 and is cast once to the model's dtype.
+    The compensation is computed in float64 and cast once to the model's dtype.
 
     Args:
         model: The dense model that the plan was made for, in fp32, bf16 or fp16, on any one device.
-        plan: What stays.
+        plan: The kept neurons.
         statistics: The statistics that the plan was made from, for the compensation.
         inplace: Whether to change ``model`` itself. Otherwise a copy is made that never holds the dense MLPs,
-            so that it costs the size of the pruned model only.
+            so that it takes the memory of the pruned model only.
 
     Returns:
-        The pruned model, of the same class; its config holds the widths, so ``save_pretrained`` writes a
+        The pruned model, of the same class; its config records the widths, so ``save_pretrained`` writes a
         checkpoint that loads again.
 
     Raises:
         PlanError: The plan belongs to another model.
-        StatisticsMismatchError: The statistics belong to another model.
+        StatisticsError: The statistics belong to another model, or lack what the compensation needs.
         ConfigurationError: The compensation needs a bias that ``fc2`` does not have.
     """
-    sites = find_sites(model)
-    check_finite_weights(sites)
-    check_bias(sites, plan.compensation)
-    statistics.check_model(model)
-    plan.check_model(statistics.fingerprints["weights"], [(site.name, site.intermediate_size) for site in sites])
-    # All new linears are made before the first is put in, so a failure leaves the model as it was.
-    pairs = [_prune_site(site, index, plan, statistics) for index, site in enumerate(sites)]
+    prepared = prepare(model)
+    compensation = plan.config.make_compensation()
+    prepared.check_requirements(f"compensation {compensation.name!r}", compensation.requires)
+    statistics.check_model(prepared)
+    check_provided(statistics, compensation.requires, f"compensation {compensation.name!r}")
+    plan.check_model(prepared.fingerprint, [(site.name, site.intermediate_size) for site in prepared.sites])
+    # All new linears are made before the first is put in, so that a failure leaves the model unchanged.
+    pairs = [
+        _prune_site(module, kept.kept_indices(), compensate(compensation, weights, kept.kept_indices(), site))
+        for module, kept, weights, site in zip(
+            prepared.sites, plan.sites, prepared.weights, statistics.sites, strict=True
+        )
+    ]
+    return _put_in(model, prepared.sites, pairs, plan, inplace=inplace)
+
+
+def apply_fitted(model: ModelT, sites: Sequence[MLPSite], fitted: FittedPlan, *, inplace: bool = False) -> ModelT:
+    """Apply a plan whose compensation was fitted when it was made; see :func:`apply_plan`.
+
+    Args:
+        model: The dense model that the plan was made for.
+        sites: Its MLP sites.
+        fitted: The plan and the new weights of ``fc2``.
+        inplace: Whether to change ``model`` itself.
+    """
+    pairs = [
+        _prune_site(module, kept.kept_indices(), compensated)
+        for module, kept, compensated in zip(sites, fitted.plan.sites, fitted.compensated, strict=True)
+    ]
+    return _put_in(model, sites, pairs, fitted.plan, inplace=inplace)
+
+
+def _put_in(
+    model: ModelT, sites: Sequence[MLPSite], pairs: Sequence[_Pair], plan: PruningPlan, *, inplace: bool
+) -> ModelT:
     if inplace:
         for site, pair in zip(sites, pairs, strict=True):
             model.set_submodule(site.fc1_name, pair.fc1)
@@ -69,15 +93,12 @@ def apply_plan(
     return pruned
 
 
-def _prune_site(site: MLPSite, index: int, plan: PruningPlan, statistics: "ActivationStatistics") -> _Pair:
-    kept = plan.sites[index].kept_indices()
-    fc2_weight, fc2_bias = compensate(
-        plan.compensation, SiteWeights.of(site), kept, statistics.sites[index], **plan.options.get("compensation", {})
-    )
+def _prune_site(site: MLPSite, kept: torch.Tensor, compensated: Compensated) -> _Pair:
     rows = kept.to(site.fc1.weight.device)
     fc1_bias = None if site.fc1.bias is None else site.fc1.bias.detach()[rows]
     return _Pair(
-        _linear_like(site.fc1, site.fc1.weight.detach()[rows], fc1_bias), _linear_like(site.fc2, fc2_weight, fc2_bias)
+        _linear_like(site.fc1, site.fc1.weight.detach()[rows], fc1_bias),
+        _linear_like(site.fc2, compensated.weight, compensated.bias),
     )
 
 
@@ -92,7 +113,7 @@ def _linear_like(old: nn.Linear, weight: torch.Tensor, bias: torch.Tensor | None
     return new.train(old.training)
 
 
-def _copy_with(model: ModelT, sites: tuple[MLPSite, ...], pairs: list[_Pair]) -> ModelT:
+def _copy_with(model: ModelT, sites: Sequence[MLPSite], pairs: Sequence[_Pair]) -> ModelT:
     # deepcopy takes what its memo holds for an object instead of copying it: the dense linears are never copied.
     memo: dict[int, Any] = {}
     for site, pair in zip(sites, pairs, strict=True):
@@ -102,13 +123,11 @@ def _copy_with(model: ModelT, sites: tuple[MLPSite, ...], pairs: list[_Pair]) ->
 
 
 def _record(model: Any, plan: PruningPlan) -> None:
-    from hf_vbp.checkpoint.widths import write_widths
-
-    # Pruned a second time, a model still tells what it was before the first.
+    # Keep the original dense widths when a model is pruned again.
     earlier = (vars(model.config).get("vbp") or {}).get("dense_widths", plan.dense_widths)
     write_widths(
         model.config,
         plan.widths,
         dense_widths=earlier,
-        extra={"criterion": plan.criterion, "compensation": plan.compensation},
+        extra={"criterion": plan.config.criterion, "compensation": plan.config.compensation},
     )

@@ -1,8 +1,7 @@
-"""The damage told before the cut: how far the output of every site will move. Pure tensors in float64.
+"""Predicted output error of every site. Pure tensors in float64.
 
-Whatever the compensation, what is kept and folded in changes the output of a site by an affine function of its
-hidden neurons, ``V h + v``. Its mean square over the calibration tokens is therefore known exactly from their mean
-``m`` and covariance ``C``::
+With any compensation, pruning changes the output of a site by an affine function of its hidden neurons, ``V h + v``.
+Its mean square over the calibration tokens is therefore known exactly from their mean ``m`` and covariance ``C``::
 
     E|V h + v|_G^2 = trace(G V C V^T) + |V m + v|_G^2
 
@@ -18,10 +17,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hf_vbp.compensation.compensate import compensate
+from hf_vbp.adapters.site_weights import SiteWeights
+from hf_vbp.compensation.base import Compensated, Compensation, compensate
 from hf_vbp.compensation.least_squares import expected_error
-from hf_vbp.criteria.base import SiteStatisticsLike, SiteWeights, check_fit
+from hf_vbp.config.registry import check_choice
+from hf_vbp.criteria.base import check_fit
 from hf_vbp.errors import ConfigurationError
+from hf_vbp.statistics.site_statistics import SiteStatistics
 
 
 @dataclass(frozen=True)
@@ -74,60 +76,86 @@ class Damage:
         }
 
 
+METRICS = ("auto", "gradient", "identity")
+
+
+class DamagePrediction:
+    """Accumulates the predicted damage site by site, from the compensation that will be applied."""
+
+    def __init__(self, statistics: Sequence[SiteStatistics], metric: str = "auto") -> None:
+        """Start with no site.
+
+        Args:
+            statistics: One per site.
+            metric: ``"gradient"`` weighs errors by the output metric of the statistics, ``"identity"`` weighs all
+                directions equally, ``"auto"`` takes the former where all sites have it.
+
+        Raises:
+            ConfigurationError: The metric is unknown, or ``"gradient"`` and a site has none.
+        """
+        check_choice("metric", metric, METRICS)
+        self._weighted = metric != "identity" and all(site.metric is not None for site in statistics)
+        if metric == "gradient" and not self._weighted:
+            raise ConfigurationError("metric='gradient' needs statistics with an output metric; use metric='auto'.")
+        self._sites: list[SiteDamage] = []
+
+    def add(self, site: SiteStatistics, weights: SiteWeights, kept: Tensor, compensated: Compensated) -> None:
+        """Add the next site.
+
+        Args:
+            site: Its statistics. With covariances the prediction is exact.
+            weights: Its dense weights.
+            kept: ``(kept,)`` int64.
+            compensated: The new weights of ``fc2``.
+        """
+        change, shift = output_change(weights, kept, compensated)
+        metric = site.metric if self._weighted else None
+        error, exact = expected_error(change, shift, site.moments, metric)
+        energy, _ = expected_error(weights.fc2_weight, -weights.fc2_weight @ site.moments.mean, site.moments, metric)
+        self._sites.append(SiteDamage(site.name, error, energy, exact))
+
+    def result(self) -> Damage:
+        """Return the damage to the sites that were added."""
+        return Damage(tuple(self._sites), "gradient" if self._weighted else "identity")
+
+
 def predict_damage(
-    compensation: str,
-    statistics: Sequence[SiteStatisticsLike],
+    compensation: Compensation | str,
+    statistics: Sequence[SiteStatistics],
     weights: Sequence[SiteWeights],
     kept: Sequence[Tensor],
     *,
     metric: str = "auto",
     options: Mapping[str, Any] | None = None,
 ) -> Damage:
-    """Tell how far the output of every site moves on the calibration data.
+    """Predict how far the output of every site moves on the calibration data.
 
     Args:
-        compensation: A key of :data:`hf_vbp.compensation.compensate.COMPENSATIONS`.
+        compensation: A compensation, or the name of one.
         statistics: One per site. With covariances the result is exact.
         weights: The dense weights, one per site.
         kept: ``(kept,)`` int64 for each site.
-        metric: ``"gradient"`` weighs errors by the output metric of the statistics, ``"identity"`` by nothing,
-            ``"auto"`` takes the former where all sites have it.
-        options: Options of the compensation.
+        metric: As for :class:`DamagePrediction`.
+        options: Options of a compensation that is given by name.
 
     Raises:
-        ConfigurationError: An argument cannot be meant.
+        ConfigurationError: A name, an option or the metric is unknown.
         StatisticsError: Statistics and weights do not fit, or lack what the compensation needs.
     """
     check_fit(statistics, weights)
-    if metric not in ("auto", "gradient", "identity"):
-        raise ConfigurationError(f"metric must be auto, gradient or identity, not {metric!r}")
-    weighted = metric != "identity" and all(site.metric is not None for site in statistics)
-    if metric == "gradient" and not weighted:
-        raise ConfigurationError("metric='gradient' needs statistics with an output metric; use metric='auto'")
-    sites = []
+    prediction = DamagePrediction(statistics, metric)
     for site, site_weights, site_kept in zip(statistics, weights, kept, strict=True):
-        change, shift = output_change(compensation, site_weights, site_kept, site, **(options or {}))
-        sites.append(_site_damage(site, site_weights, change, shift, site.metric if weighted else None))
-    return Damage(tuple(sites), "gradient" if weighted else "identity")
+        compensated = compensate(compensation, site_weights, site_kept, site, **(options or {}))
+        prediction.add(site, site_weights, site_kept, compensated)
+    return prediction.result()
 
 
-def output_change(
-    compensation: str, weights: SiteWeights, kept: Tensor, site: SiteStatisticsLike, **options: Any
-) -> tuple[Tensor, Tensor]:
+def output_change(weights: SiteWeights, kept: Tensor, compensated: Compensated) -> tuple[Tensor, Tensor]:
     """Return ``V`` ``(out, hidden)`` and ``v`` ``(out,)`` by which pruning and compensation change the output.
 
     ``y' - y = V h + v`` for the hidden neurons ``h`` of the dense site.
     """
-    fc2_weight, fc2_bias = compensate(compensation, weights, kept, site, **options)
     change = weights.fc2_weight.clone()
-    change[:, kept] -= fc2_weight
+    change[:, kept] -= compensated.weight
     before = torch.zeros(change.shape[0], dtype=change.dtype) if weights.fc2_bias is None else weights.fc2_bias
-    return -change, (before if fc2_bias is None else fc2_bias) - before
-
-
-def _site_damage(
-    site: SiteStatisticsLike, weights: SiteWeights, change: Tensor, shift: Tensor, metric: Tensor | None
-) -> SiteDamage:
-    error, exact = expected_error(change, shift, site.moments, metric)
-    energy, _ = expected_error(weights.fc2_weight, -weights.fc2_weight @ site.moments.mean, site.moments, metric)
-    return SiteDamage(site.name, error, energy, exact)
+    return -change, (before if compensated.bias is None else compensated.bias) - before

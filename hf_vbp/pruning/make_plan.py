@@ -1,198 +1,199 @@
-"""Statistics, weights and a budget in, a plan out."""
+"""From statistics, weights and a configuration to a plan."""
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
-from hf_vbp.adapters.base import MLPSite
-from hf_vbp.adapters.prunable import check_finite_weights
-from hf_vbp.adapters.registry import find_sites
-from hf_vbp.compensation.compensate import COMPENSATIONS
-from hf_vbp.config.budget import COSTS, Budget
-from hf_vbp.criteria.base import CRITERIA, Ranking, SiteWeights, rank
-from hf_vbp.criteria.elimination import Progress
-from hf_vbp.criteria.obs import curve_options, elimination_curves
-from hf_vbp.data.lazy_sequence import LazySequence
-from hf_vbp.errors import ConfigurationError, StatisticsError
-from hf_vbp.pruning.damage import predict_damage
-from hf_vbp.pruning.plan import PruningPlan, SitePlan, known
-from hf_vbp.pruning.removal_order import Limits, RemovalOrder
+from hf_vbp._progress import Progress
+from hf_vbp.adapters.prepared import PreparedModel, prepare
+from hf_vbp.compensation.base import Compensated, compensate
+from hf_vbp.config.requirements import Requirements
+from hf_vbp.config.vbp_config import VBPConfig
+from hf_vbp.criteria.base import Ranking, rank
+from hf_vbp.errors import StatisticsError
+from hf_vbp.pruning.budget_cost import budget_cost, ceiling
+from hf_vbp.pruning.damage import DamagePrediction
+from hf_vbp.pruning.plan import PruningPlan, SitePlan
+from hf_vbp.pruning.removal_order import RemovalOrder
+from hf_vbp.statistics.activation_statistics import ActivationStatistics
 
-if TYPE_CHECKING:
-    from hf_vbp.statistics.activation_statistics import ActivationStatistics
 
-# Options of criterion obs that its curves depend on.
-CURVE_OPTIONS = ("metric", "ridge", "token_weights")
-# From widths to the fraction of the dense latency that a model of such widths needs.
-LatencyOf = Callable[[Sequence[int]], float]
+@dataclass(frozen=True, eq=False)
+class FittedPlan:
+    """A plan with the compensation that its prediction was computed from.
+
+    Attributes:
+        plan: The plan.
+        compensated: The new weights of ``fc2`` of each site, already in the model's dtype.
+    """
+
+    plan: PruningPlan
+    compensated: tuple[Compensated, ...]
 
 
 def make_plan(
-    model: nn.Module,
-    statistics: "ActivationStatistics",
-    budget: Budget,
+    model: nn.Module | PreparedModel,
+    statistics: ActivationStatistics,
+    config: VBPConfig,
     *,
-    criterion: str = "variance",
-    compensation: str = "mean",
-    scope: str = "global",
-    limits: Limits | None = None,
-    latency_of: LatencyOf | None = None,
-    criterion_options: Mapping[str, Any] | None = None,
-    compensation_options: Mapping[str, Any] | None = None,
     rankings: Sequence[Ranking] | None = None,
 ) -> PruningPlan:
-    """Decide which hidden neurons stay.
+    """Decide which hidden neurons are kept.
 
-    The paper (section 3.2): the neurons of all sites go into one list, ascending by variance, and the lowest
-    share is removed. Ties go by the position of the site, then by the index of the neuron, so the same
-    statistics give the same plan everywhere.
+    The paper (section 3.2): the neurons of all sites are ranked in one list, ascending by variance, and the lowest
+    share is removed. Ties are broken by the position of the site, then by the index of the neuron, so the same
+    statistics give the same plan everywhere. The plan is a pure function of statistics, weights and configuration,
+    except that a latency budget is measured on this device.
 
     Args:
         model: The dense model; it is only read.
-        statistics: What was gathered on this model.
-        budget: How much must go, or what must be left.
-        criterion: A key of :data:`hf_vbp.criteria.CRITERIA`. The default is the paper's, which any statistics
-            serve; ``"obs"`` with ``compensation="linear"`` wins, and needs covariances.
-        compensation: A key of :data:`hf_vbp.compensation.compensate.COMPENSATIONS`, applied when the plan is.
-        scope: ``"global"`` or ``"layer"``.
-        limits: Floor per site and rounding of widths.
-        latency_of: For a latency budget, what measures it on this device
-            (:func:`hf_vbp.costs.counts.latency_of_widths`).
-        criterion_options: Options of the criterion.
-        compensation_options: Options of the compensation; they go into the plan, and apply when it is applied.
-        rankings: What :func:`rank_sites` returned for the same criterion, where several plans are made.
+        statistics: Statistics gathered from this model.
+        config: What to remove and how, with a budget.
+        rankings: Result of :func:`rank_sites` for the same criterion, when several plans are made.
 
     Returns:
         The plan with the least removal that meets the budget.
 
     Raises:
         BudgetError: Pruning the MLPs cannot meet the budget; the message says what can be reached.
-        StatisticsError: The statistics saw one image only, or belong to another model.
-        ConfigurationError: Criterion, compensation or scope is unknown, or does not fit the model.
+        StatisticsError: The statistics saw one image only, belong to another model, or lack what the criterion or
+            the compensation needs.
+        ConfigurationError: The configuration has no budget, or its compensation does not fit the model.
+
+    Example:
+        >>> plan = hf_vbp.make_plan(model, statistics, hf_vbp.VBPConfig(ratio=0.5))  # doctest: +SKIP
     """
-    known("compensation", compensation, list(COMPENSATIONS))
-    sites = find_sites(model)
-    check_bias(sites, compensation)
-    repair = dict(compensation_options or {})
+    return fit_plan(prepare(model), statistics, config, rankings=rankings).plan
+
+
+def fit_plan(
+    prepared: PreparedModel,
+    statistics: ActivationStatistics,
+    config: VBPConfig,
+    *,
+    rankings: Sequence[Ranking] | None = None,
+) -> FittedPlan:
+    """Return the plan of :func:`make_plan` together with the fitted compensation; see there."""
+    budget = config.budget
+    compensation = config.make_compensation()
+    prepared.check_requirements(f"compensation {compensation.name!r}", compensation.requires)
+    statistics.check_model(prepared)
+    check_provided(statistics, compensation.requires, f"compensation {compensation.name!r}")
     if rankings is None:
-        rankings = rank_sites(model, statistics, criterion, **(criterion_options or {}))
-    order = RemovalOrder(rankings, scope=scope, limits=limits)
-    cost = _cost(model, sites, statistics, budget, latency_of)
-    cut = order.cut_for(budget, cost, ceiling=_ceiling(budget, order, cost))
-    indices = order.kept(cut)
-    damage = predict_damage(compensation, statistics.sites, _Weights(sites), indices, options=repair)
-    kept = [tuple(site_indices.tolist()) for site_indices in indices]
-    return PruningPlan(
-        sites=tuple(SitePlan(s.name, s.intermediate_size, k) for s, k in zip(sites, kept, strict=True)),
-        criterion=criterion,
-        compensation=compensation,
-        scope=scope,
-        budget=budget.with_achieved(cost(order.widths(cut))),
-        weights=statistics.fingerprints["weights"],
-        statistics=_digest(statistics),
-        minimum_width=order.limits.minimum_width,
-        round_to=order.limits.round_to,
-        threshold=_threshold(rankings, kept) if scope == "global" else None,
-        predicted=damage.to_dict(),
-        options={"criterion": dict(criterion_options or {}), "compensation": repair},
+        rankings = rank_sites(prepared, statistics, config)
+    order = RemovalOrder(rankings, scope=config.scope, limits=config.limits)
+    achieved_by = budget_cost(prepared, statistics, budget)
+    cut = order.cut_for(budget, achieved_by, ceiling=ceiling(budget, order, achieved_by))
+    kept = order.kept(cut)
+    prediction = DamagePrediction(statistics.sites)
+    fitted = []
+    for site, module, weights, indices in zip(statistics.sites, prepared.sites, prepared.weights, kept, strict=True):
+        compensated = compensate(compensation, weights, indices, site)
+        prediction.add(site, weights, indices, compensated)
+        fitted.append(_cast(compensated, module.fc2.weight.dtype))
+    kept_of_sites = [tuple(site_kept.tolist()) for site_kept in kept]
+    plan = PruningPlan(
+        sites=tuple(
+            SitePlan(s.name, s.intermediate_size, k) for s, k in zip(prepared.sites, kept_of_sites, strict=True)
+        ),
+        config=config,
+        achieved=achieved_by(order.widths(cut)),
+        weights=prepared.fingerprint,
+        statistics=statistics_digest(statistics),
+        threshold=_threshold(rankings, kept_of_sites) if config.scope == "global" else None,
+        predicted=prediction.result().to_dict(),
     )
+    return FittedPlan(plan, tuple(fitted))
 
 
-def rank_sites(model: nn.Module, statistics: "ActivationStatistics", criterion: str, **options: Any) -> list[Ranking]:
+def rank_sites(
+    model: nn.Module | PreparedModel, statistics: ActivationStatistics, config: VBPConfig | None = None
+) -> list[Ranking]:
     """Score every hidden neuron of every site; one ranking serves plans for any budget.
 
     Args:
         model: The dense model; it is only read.
-        statistics: What was gathered on this model.
-        criterion: A key of :data:`hf_vbp.criteria.CRITERIA`.
-        options: What the criterion takes.
+        statistics: Statistics gathered from this model.
+        config: Names the criterion and its options; the budget is not used.
 
     Raises:
-        ConfigurationError: The criterion is unknown.
-        StatisticsError: The statistics saw one image only, or belong to another model, or lack what is needed.
+        StatisticsError: The statistics saw one image only, belong to another model, or lack what is needed.
         NonFiniteError: Weights or scores hold NaN or infinity.
     """
-    known("criterion", criterion, list(CRITERIA))
-    sites = find_sites(model)
-    check_finite_weights(sites)
-    statistics.check_model(model)
+    prepared = prepare(model)
+    criterion = (config or VBPConfig()).make_criterion()
+    statistics.check_model(prepared)
     if statistics.images < 2:
-        raise StatisticsError("The statistics saw 1 image, but at least 2 are needed to tell what varies.")
-    if criterion == "obs" and "curves" not in options:
-        chosen = {name: value for name, value in options.items() if name in CURVE_OPTIONS}
-        options["curves"] = statistics.curves(curve_options(statistics.sites, **chosen))
-    return rank(criterion, statistics.sites, _Weights(sites), **options)
+        raise StatisticsError("The statistics saw 1 image, but a variance needs at least 2. Gather them from more.")
+    check_provided(statistics, criterion.requires, f"criterion {criterion.name!r}")
+    return rank(criterion, statistics.sites, prepared.weights)
 
 
-def with_curves(
-    model: nn.Module,
-    statistics: "ActivationStatistics",
+def check_provided(statistics: ActivationStatistics, requires: Requirements, method: str) -> None:
+    """Refuse statistics that lack what a method needs.
+
+    The output metric and the token weights are gathered only where the model's output allows it, and methods do
+    without them, so they are not checked here.
+
+    Args:
+        statistics: The statistics.
+        requires: What the method needs.
+        method: What to call the method in the message, for instance ``"criterion 'obs'"``.
+
+    Raises:
+        StatisticsError: Something is missing; the message says how to gather it.
+    """
+    gathered = statistics.provides | Requirements(output_metric=True, token_weights=True, bias=True)
+    missing = (requires - gathered).names()
+    if missing:
+        raise StatisticsError(
+            f"{method} needs {', '.join(missing)}, which the statistics do not hold. Gather them with a configuration "
+            "that names this method (hf_vbp.collect_statistics(model, data, config); on the command line hf-vbp stats "
+            "with the same --criterion and --compensation)."
+        )
+
+
+def precompute_scores(
+    model: nn.Module | PreparedModel,
+    statistics: ActivationStatistics,
+    config: VBPConfig | None = None,
     *,
-    device: str | None = None,
+    device: str | torch.device | None = None,
     progress: Progress | None = None,
-    **options: Any,
-) -> "ActivationStatistics":
-    """Run the greedy elimination of criterion ``obs`` once, and keep its curves with the statistics.
+) -> ActivationStatistics:
+    """Run the expensive part of a criterion once, and keep its result with the statistics.
 
-    Every later plan by ``obs`` with the same options reads them instead of running it again.
+    For ``obs`` these are the elimination curves of all sites; every later plan with the same options reads them
+    instead of running the elimination again. Criteria without such a part leave the statistics as they are.
 
     Args:
         model: The dense model; it is only read.
-        statistics: What was gathered on it, with covariances.
-        device: Where to compute; by default where the statistics are.
-        progress: Called with the number of sites done and of all.
-        options: ``metric``, ``ridge`` and ``token_weights`` of :func:`hf_vbp.criteria.obs.obs`.
+        statistics: Statistics gathered from it.
+        config: Names the criterion and its options; the budget is not used.
+        device: Device of the computation; by default that of the statistics.
+        progress: Receives the number of finished sites and of all sites.
 
     Returns:
-        New statistics that hold the curves; the argument is not changed.
+        New statistics; the argument is not changed.
 
     Raises:
-        StatisticsError: The statistics hold no covariances, or belong to another model.
-        ConfigurationError: An option cannot be meant.
+        StatisticsError: The statistics lack what the criterion needs, or belong to another model.
         NonFiniteError: Weights hold NaN or infinity.
     """
-    sites = find_sites(model)
-    check_finite_weights(sites)
-    statistics.check_model(model)
-    chosen = curve_options(statistics.sites, **options)
-    curves = elimination_curves(statistics.sites, _Weights(sites), **chosen, device=device, progress=progress)
-    held = tuple(replace(site, curve=curve) for site, curve in zip(statistics.sites, curves, strict=True))
-    return replace(statistics, sites=held, fingerprints={**statistics.fingerprints, "curves": chosen})
+    prepared = prepare(model)
+    criterion = (config or VBPConfig()).make_criterion()
+    statistics.check_model(prepared)
+    check_provided(statistics, criterion.requires, f"criterion {criterion.name!r}")
+    sites = criterion.precompute(statistics.sites, prepared.weights, device=device, progress=progress)
+    return replace(statistics, sites=tuple(sites))
 
 
-class _Weights(LazySequence[SiteWeights]):
-    """The float64 weights of all sites, copied one at a time: all at once would take more than the model itself."""
-
-    def __init__(self, sites: Sequence[MLPSite]) -> None:
-        self._sites = sites
-
-    def __len__(self) -> int:
-        return len(self._sites)
-
-    def item(self, index: int) -> SiteWeights:
-        return SiteWeights.of(self._sites[index])
-
-
-def check_bias(sites: Sequence[MLPSite], compensation: str) -> None:
-    """Refuse a compensation that has nowhere to fold the mean.
-
-    Raises:
-        ConfigurationError: ``fc2`` of a site has no bias and the compensation needs one. None is added, since
-            the stock class of the model would not build it on reload.
-    """
-    if compensation != "none":
-        for site in sites:
-            if site.fc2.bias is None:
-                raise ConfigurationError(
-                    f"{site.name}: fc2 has no bias, so compensation {compensation!r} has nowhere to fold the mean "
-                    'of the removed neurons. Use compensation="none".'
-                )
-
-
-def _digest(statistics: "ActivationStatistics") -> str:
+def statistics_digest(statistics: ActivationStatistics) -> str:
+    """Return the sha256 of the means and variances of all sites."""
     digest = hashlib.sha256()
     for site in statistics.sites:
         for tensor in (site.moments.mean, site.moments.m2):
@@ -200,50 +201,17 @@ def _digest(statistics: "ActivationStatistics") -> str:
     return digest.hexdigest()
 
 
+def _cast(compensated: Compensated, dtype: torch.dtype) -> Compensated:
+    bias = compensated.bias
+    return Compensated(compensated.weight.to(dtype), None if bias is None else bias.to(dtype))
+
+
 def _threshold(rankings: Sequence[Ranking], kept: Sequence[tuple[int, ...]]) -> float | None:
-    removed = []
-    for ranking, indices in zip(rankings, kept, strict=True):
-        gone = ranking.scores.clone()
-        gone[list(indices)] = -float("inf")
-        removed.append(float(gone.max()) if len(gone) else -float("inf"))
-    highest = max(removed)
+    highest = max(_highest_removed(ranking.scores, indices) for ranking, indices in zip(rankings, kept, strict=True))
     return highest if highest > -float("inf") else None
 
 
-def _cost(
-    model: nn.Module,
-    sites: Sequence[MLPSite],
-    statistics: "ActivationStatistics",
-    budget: Budget,
-    latency_of: LatencyOf | None,
-) -> LatencyOf:
-    dense = [site.intermediate_size for site in sites]
-    if budget.kind == "ratio":
-        return lambda widths: (sum(dense) - sum(widths)) / sum(dense)
-    if budget.kind == "latency":
-        if latency_of is None:
-            raise ConfigurationError(
-                "A latency budget needs latency_of; hf_vbp.costs.counts.latency_of_widths makes one."
-            )
-        return latency_of
-    from hf_vbp.costs.counts import count_macs, count_parameters
-
-    if budget.kind == "parameters":
-        total, each = count_parameters(model), [site.parameters_per_neuron for site in sites]
-    else:
-        total = count_macs(model)
-        tokens = [site.moments.count // max(statistics.images, 1) for site in statistics.sites]
-        each = [t * (s.fc1.in_features + s.fc2.out_features) for t, s in zip(tokens, sites, strict=True)]
-
-    def left(widths: Sequence[int]) -> float:
-        removed = sum((full - width) * unit for full, width, unit in zip(dense, widths, each, strict=True))
-        return float((total - removed) / total)
-
-    return left
-
-
-def _ceiling(budget: Budget, order: RemovalOrder, cost: LatencyOf) -> str:
-    if budget.removes:
-        return f"The floor of {order.limits.minimum_width} neurons per site keeps the rest; lower it or the ratio."
-    held = cost(order.dense_widths) - cost(order.widths(order.cuts[-1]))
-    return f"The MLPs hold a share of {held:.2f} of the {COSTS[budget.kind]} that can go; ask for more to be left."
+def _highest_removed(scores: Tensor, kept: tuple[int, ...]) -> float:
+    removed: Any = scores.clone()
+    removed[list(kept)] = -float("inf")
+    return float(removed.max()) if len(removed) else -float("inf")

@@ -1,4 +1,4 @@
-"""A pruning plan: which neurons of which site stay, and why. JSON on disk, bit for bit the same when re-applied."""
+"""A pruning plan: the kept neurons of every site, and the reason. JSON on disk."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -9,19 +9,20 @@ from typing import Any
 import torch
 
 from hf_vbp.config.budget import Budget
-from hf_vbp.errors import ConfigurationError, PlanError
+from hf_vbp.config.vbp_config import VBPConfig, field_of_budget
+from hf_vbp.errors import HfVbpError, PlanError
 
 PLAN_VERSION = 1
 
 
 @dataclass(frozen=True)
 class SitePlan:
-    """What stays of one MLP site.
+    """The kept neurons of one MLP site.
 
     Attributes:
         name: The site's name, for people; files go by the position of the site.
         intermediate_size: Its dense width.
-        kept: Ascending indices of the hidden neurons that stay.
+        kept: Ascending indices of the kept hidden neurons.
     """
 
     name: str
@@ -38,7 +39,7 @@ class SitePlan:
 
     @property
     def width(self) -> int:
-        """The number of neurons that stay."""
+        """The number of kept neurons."""
         return len(self.kept)
 
     def kept_indices(self) -> torch.Tensor:
@@ -48,35 +49,30 @@ class SitePlan:
 
 @dataclass(frozen=True)
 class PruningPlan:
-    """Which neurons stay at every site, with all that is needed to tell why and to apply it again.
+    """The kept neurons of every site, with the reason and all that is needed to apply the plan again.
 
     Attributes:
         sites: One entry per MLP site, in block order.
-        criterion: What made the scores.
-        compensation: What is done to the weights that stay.
-        scope: ``"global"`` or ``"layer"``.
-        budget: What was asked for and what this plan achieves.
+        config: The configuration that the plan was made with.
+        achieved: The share that the plan achieves, of what the budget counts.
         weights: Fingerprint of the site weights that the plan was made for.
         statistics: Fingerprint of the statistics that it was made from.
-        minimum_width: The floor per site.
-        round_to: The multiple that widths were rounded to.
         threshold: The highest score that was removed; ``None`` where scores of sites were not compared.
-        predicted: Expected damage on the calibration data, by name.
-        options: Options of the criterion and of the compensation, under these two names.
+        predicted: Predicted output error on the calibration data, by name.
     """
 
     sites: tuple[SitePlan, ...]
-    criterion: str
-    compensation: str
-    scope: str
-    budget: Budget
+    config: VBPConfig
+    achieved: float
     weights: str
     statistics: str
-    minimum_width: int = 1
-    round_to: int = 1
     threshold: float | None = None
     predicted: Mapping[str, Any] = field(default_factory=dict)
-    options: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def budget(self) -> Budget:
+        """The requested budget."""
+        return self.config.budget
 
     @property
     def widths(self) -> list[int]:
@@ -90,21 +86,24 @@ class PruningPlan:
 
     @property
     def ratio(self) -> float:
-        """The share of hidden neurons that goes, between 0 and 1."""
+        """The share of removed hidden neurons, between 0 and 1."""
         return 1 - sum(self.widths) / sum(self.dense_widths)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the JSON form of the plan."""
         return {
             "version": PLAN_VERSION,
-            "criterion": self.criterion,
-            "compensation": self.compensation,
-            "scope": self.scope,
-            "budget": self.budget.to_dict(),
-            "minimum_width": self.minimum_width,
-            "round_to": self.round_to,
+            "criterion": self.config.criterion,
+            "compensation": self.config.compensation,
+            "scope": self.config.scope,
+            "budget": self.budget.to_dict(self.achieved),
+            "minimum_width": self.config.minimum_width,
+            "round_to": self.config.round_to,
             "threshold": self.threshold,
-            "options": dict(self.options),
+            "options": {
+                "criterion": dict(self.config.criterion_options),
+                "compensation": dict(self.config.compensation_options),
+            },
             "predicted": dict(self.predicted),
             "weights": self.weights,
             "statistics": self.statistics,
@@ -135,28 +134,36 @@ class PruningPlan:
                 SitePlan(str(site["name"]), int(site["intermediate_size"]), tuple(map(int, site["kept"])))
                 for site in content["sites"]
             )
+            budget, options = content["budget"], content.get("options", {})
+            config = VBPConfig(
+                **{field_of_budget(budget["kind"]): budget["asked"]},
+                criterion=content["criterion"],
+                compensation=content["compensation"],
+                scope=content["scope"],
+                minimum_width=content.get("minimum_width", 1),
+                round_to=content.get("round_to", 1),
+                criterion_options=options.get("criterion", {}),
+                compensation_options=_renamed(options.get("compensation", {})),
+            )
             threshold = content.get("threshold")
             return cls(
                 sites=sites,
-                criterion=str(content["criterion"]),
-                compensation=str(content["compensation"]),
-                scope=str(content["scope"]),
-                budget=Budget(**content["budget"]),
+                config=config,
+                achieved=float(budget["achieved"]),
                 weights=str(content["weights"]),
                 statistics=str(content["statistics"]),
-                minimum_width=int(content.get("minimum_width", 1)),
-                round_to=int(content.get("round_to", 1)),
                 threshold=None if threshold is None else float(threshold),
                 predicted=dict(content.get("predicted", {})),
-                options=dict(content.get("options", {})),
             )
-        except (KeyError, TypeError, ValueError) as error:
-            if isinstance(error, PlanError):
-                raise
+        except PlanError:
+            raise
+        except HfVbpError as error:
+            raise PlanError(f"The pruning plan cannot be used: {error}") from error
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise PlanError(f"The pruning plan is malformed ({error!r}); make it again with `hf-vbp plan`.") from error
 
     def save(self, path: str | Path) -> Path:
-        """Write the plan as JSON and return where it lies."""
+        """Write the plan as JSON and return its path."""
         path = Path(path)
         path.write_text(self.to_json(), encoding="utf-8")
         return path
@@ -201,12 +208,6 @@ class PruningPlan:
             )
 
 
-def known(kind: str, name: str, names: Sequence[str]) -> str:
-    """Return ``name`` if it is one of ``names``.
-
-    Raises:
-        ConfigurationError: It is not; the message lists what there is.
-    """
-    if name not in names:
-        raise ConfigurationError(f"Unknown {kind} {name!r}; expected one of {', '.join(sorted(names))}.")
-    return name
+def _renamed(options: Mapping[str, Any]) -> dict[str, Any]:
+    # Plans of the first version spell this option in another way.
+    return {"regularization" if name == "regularisation" else name: value for name, value in options.items()}

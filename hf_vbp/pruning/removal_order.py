@@ -1,51 +1,18 @@
-"""From the rankings of all sites to the neurons that stay. Pure tensors and numbers."""
+"""From the rankings of all sites to the kept neurons. Pure tensors and numbers."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import torch
 
-from hf_vbp.config.budget import Budget, smallest_cut
+from hf_vbp.config.budget import COSTS, Budget
+from hf_vbp.config.limits import SCOPES, Limits
+from hf_vbp.config.registry import check_choice
 from hf_vbp.criteria.base import Ranking
-from hf_vbp.errors import ConfigurationError
-
-SCOPES = ("global", "layer")
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What no plan may go beyond.
-
-    Attributes:
-        minimum_width: Neurons that every site keeps. One by default: an MLP without neurons is a constant,
-            and whoever wants that must say so with 0.
-        round_to: Widths are multiples of this where the site allows it (8 or 32 suits most accelerators).
-    """
-
-    minimum_width: int = 1
-    round_to: int = 1
-
-    def __post_init__(self) -> None:
-        if self.minimum_width < 0:
-            raise ConfigurationError(f"minimum_width must not be negative, got {self.minimum_width}.")
-        if self.round_to < 1:
-            raise ConfigurationError(f"round_to must be at least 1, got {self.round_to}.")
-
-    def floor(self, intermediate_size: int) -> int:
-        """Return the least width that a site of this dense width may get."""
-        return min(intermediate_size, self.minimum_width)
-
-    def rounded(self, width: int, intermediate_size: int) -> int:
-        """Return the allowed width nearest to ``width``, never above the dense one nor below the floor."""
-        if self.round_to == 1 or width == intermediate_size:
-            return width
-        nearest = int(width / self.round_to + 0.5) * self.round_to
-        lowest = -(-self.floor(intermediate_size) // self.round_to) * self.round_to
-        return min(max(nearest, lowest), intermediate_size)
+from hf_vbp.errors import BudgetError
 
 
 class RemovalOrder:
-    """The order in which the neurons of a whole network go, and the widths that each cut of it leaves."""
+    """The order in which the neurons of a whole network are removed, and the widths after each cut of it."""
 
     def __init__(self, rankings: Sequence[Ranking], *, scope: str = "global", limits: Limits | None = None) -> None:
         """Merge the rankings of all sites into one order.
@@ -59,8 +26,7 @@ class RemovalOrder:
         Raises:
             ConfigurationError: The scope is unknown.
         """
-        if scope not in SCOPES:
-            raise ConfigurationError(f"Unknown scope {scope!r}; expected one of {', '.join(SCOPES)}.")
+        check_choice("scope", scope, SCOPES)
         self.limits = limits or Limits()
         self.dense_widths = [len(ranking.scores) for ranking in rankings]
         self._orders = [ranking.order() for ranking in rankings]
@@ -75,7 +41,7 @@ class RemovalOrder:
             keys.append((position if scope == "layer" else ranking.scores[order])[:removable])
             owners.append(torch.full((removable,), index))
         key, owner = torch.cat(keys), torch.cat(owners)
-        # Stable: equal scores go by site, then by the order within the site, on every machine alike.
+        # Stable: ties are broken by site, then by the order within the site, on every machine.
         by_key = torch.argsort(key, stable=True)
         key, owner = key[by_key], owner[by_key]
         last_of_ties = torch.ones(len(key), dtype=torch.bool)
@@ -84,13 +50,13 @@ class RemovalOrder:
         return owner, [0, *(torch.nonzero(last_of_ties).flatten() + 1).tolist()]
 
     def widths(self, cut: int) -> list[int]:
-        """Return the width of every site after the first ``cut`` neurons of the order are gone."""
+        """Return the width of every site after the first ``cut`` neurons of the order are removed."""
         removed = torch.bincount(self._site[:cut], minlength=len(self.dense_widths)).tolist()
         dense = self.dense_widths
-        return [self.limits.rounded(full - gone, full) for full, gone in zip(dense, removed, strict=True)]
+        return [self.limits.rounded(full - count, full) for full, count in zip(dense, removed, strict=True)]
 
     def kept(self, cut: int) -> list[torch.Tensor]:
-        """Return the ascending indices ``(width,)`` int64 of the neurons that each site keeps."""
+        """Return the ascending indices ``(width,)`` int64 of the kept neurons of each site."""
         return [
             torch.sort(order[len(order) - width :]).values
             for order, width in zip(self._orders, self.widths(cut), strict=True)
@@ -103,3 +69,35 @@ class RemovalOrder:
             BudgetError: No cut meets it.
         """
         return smallest_cut(self.cuts, lambda cut: cost(self.widths(cut)), budget, ceiling=ceiling)
+
+
+def smallest_cut(
+    cuts: Sequence[int], achieved: Callable[[int], float], budget: Budget, *, ceiling: str | None = None
+) -> int:
+    """Return the smallest allowed cut of the order of removal that meets a budget.
+
+    Args:
+        cuts: Allowed numbers of neurons to remove, ascending; the last removes all that may be removed.
+        achieved: The fraction that a cut achieves; monotone in the cut.
+        budget: What must be met.
+        ceiling: Sentence to add to the error when the budget cannot be met.
+
+    Raises:
+        BudgetError: Even the last cut does not meet the budget.
+    """
+    best = achieved(cuts[-1])
+    if not budget.is_met_by(best):
+        verb = "at most a share of" if budget.removes else "no less than a share of"
+        action = "be removed" if budget.removes else "be kept"
+        raise BudgetError(
+            f"{COSTS[budget.kind]}: {budget.asked:g} cannot be reached by pruning the MLPs; "
+            f"{verb} {best:.4g} can {action}. {ceiling or ''}".strip()
+        )
+    low, high = 0, len(cuts) - 1
+    while low < high:
+        middle = (low + high) // 2
+        if budget.is_met_by(achieved(cuts[middle])):
+            high = middle
+        else:
+            low = middle + 1
+    return cuts[low]

@@ -6,9 +6,7 @@ Shares are fractions between 0 and 1, never percent; a figure that was not measu
 
 import json
 import math
-import platform
 from collections.abc import Mapping
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -16,18 +14,6 @@ from hf_vbp.errors import CheckpointError
 
 SCHEMA_VERSION = 1
 RESULTS_NAME = "vbp_results.json"
-_PACKAGES = ("torch", "transformers", "accelerate", "datasets", "evaluate", "huggingface_hub", "numpy", "pillow")
-
-
-def versions() -> dict[str, str]:
-    """Return the versions of Python, of this package and of what it rests on."""
-    found = {"python": platform.python_version(), "hf_vbp": metadata.version("hf-vbp")}
-    for package in _PACKAGES:
-        try:
-            found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
 
 
 def describe_base_model(model: Any, source: str | None = None) -> dict[str, str]:
@@ -53,15 +39,11 @@ def describe_base_model(model: Any, source: str | None = None) -> dict[str, str]
 
 def describe_plan(plan: Any) -> dict[str, Any]:
     """Return the ``plan`` part of the results: everything but the indices, which plan.json holds."""
+    written = plan.to_dict()
+    names = ("criterion", "compensation", "scope", "budget", "minimum_width", "round_to", "options")
     return {
-        "criterion": plan.criterion,
-        "compensation": plan.compensation,
-        "scope": plan.scope,
-        "budget": plan.budget.to_dict(),
+        **{name: written[name] for name in names},
         "ratio": plan.ratio,
-        "minimum_width": plan.minimum_width,
-        "round_to": plan.round_to,
-        "options": dict(plan.options),
         "dense_widths": plan.dense_widths,
         "widths": plan.widths,
     }

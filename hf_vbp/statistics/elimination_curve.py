@@ -1,7 +1,8 @@
 """The curve of one site's greedy elimination."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,17 +12,19 @@ from hf_vbp.errors import ConfigurationError, StatisticsError
 
 @dataclass(frozen=True, eq=False)
 class EliminationCurve:
-    """In which order the neurons of one site go, and what each step costs.
+    """The order in which the neurons of one site are eliminated, and the cost of each step.
 
     Attributes:
-        order: ``(hidden,)`` int64, the neurons, first to go first. What is kept at a smaller width is a subset of
-            what is kept at a larger one.
+        order: ``(hidden,)`` int64, the neurons in the order of elimination. The neurons kept at a smaller width are a
+            subset of those kept at a larger one.
         costs: ``(hidden,)`` float64, 0 or more: by how much each step raises the expected squared error of the
             output per token, in the metric that was used, after the refit.
+        options: The options of the criterion that the curve was made with, ``"auto"`` resolved.
     """
 
     order: Tensor
     costs: Tensor
+    options: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def errors(self) -> Tensor:
@@ -29,7 +32,7 @@ class EliminationCurve:
         return torch.cat([self.costs.new_zeros(1), self.costs.cumsum(0)])
 
     def kept(self, width: int) -> Tensor:
-        """Return the ``(width,)`` neurons that stay when ``width`` of them may, ascending.
+        """Return the ``(width,)`` kept neurons at this width, ascending.
 
         Raises:
             ConfigurationError: ``width`` is not between 0 and the number of neurons.
@@ -43,7 +46,9 @@ class EliminationCurve:
         return {"order": self.order, "costs": self.costs}
 
     @classmethod
-    def from_tensors(cls, tensors: Mapping[str, Tensor]) -> "EliminationCurve":
+    def from_tensors(
+        cls, tensors: Mapping[str, Tensor], options: Mapping[str, Any] | None = None
+    ) -> "EliminationCurve":
         """Rebuild a curve that was saved.
 
         Raises:
@@ -57,4 +62,4 @@ class EliminationCurve:
             raise StatisticsError("the order of an elimination curve must be a permutation of the neurons (int64)")
         if costs.shape != order.shape or not (costs.isfinite() & (costs >= 0)).all():
             raise StatisticsError("the costs of an elimination curve must be finite, 0 or more, one per neuron")
-        return cls(order, costs.to(torch.float64))
+        return cls(order, costs.to(torch.float64), dict(options or {}))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,29 +12,30 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from hf_vbp._progress import flush_to_disk
 from hf_vbp.errors import StatisticsError
-from hf_vbp.statistics.activation_statistics import ActivationStatistics, SiteStatistics
 from hf_vbp.statistics.elimination_curve import EliminationCurve
 from hf_vbp.statistics.moments import Moments
+from hf_vbp.statistics.site_statistics import SiteStatistics
 
 FORMAT = "hf_vbp.statistics"
 VERSION = 1
 REQUIRED = ("weights", "model", "dtype", "data", "images", "tokens", "moments", "output_metric", "image_sketch")
 
 
-def save_statistics(statistics: ActivationStatistics, path: Path) -> None:
-    """Write ``statistics`` to ``path``, replacing what is there only when everything is on disk.
+def save_statistics(sites: Sequence[SiteStatistics], fingerprints: Mapping[str, Any], path: Path) -> None:
+    """Write statistics to ``path``, replacing what is there only when everything is on disk.
 
     Tensors by site, float64 where nothing else is said: ``sites.I.count`` ``()`` int64, ``.mean`` and ``.m2``
     ``(hidden,)``, ``.comoment`` ``(hidden, hidden)``; the same four of ``sites.I.weighted`` and
     ``sites.I.halves.H``, the second half without co-moments; ``sites.I.metric`` ``(out, out)``;
-    ``sites.I.curve.order`` int64 and ``.costs``, ``(hidden,)``.
+    ``sites.I.curve.order`` int64 and ``.costs``, ``(hidden,)``; ``sites.I.saliency`` ``(hidden,)``.
 
     Raises:
         StatisticsError: The file cannot be written.
     """
     tensors: dict[str, torch.Tensor] = {}
-    for site in statistics.sites:
+    for site in sites:
         tensors.update(_moments_tensors(f"sites.{site.index}", site.moments))
         if site.metric is not None:
             tensors[f"sites.{site.index}.metric"] = site.metric
@@ -41,13 +43,18 @@ def save_statistics(statistics: ActivationStatistics, path: Path) -> None:
             tensors.update(_moments_tensors(f"sites.{site.index}.weighted", site.weighted))
         for name, tensor in ({} if site.curve is None else site.curve.to_tensors()).items():
             tensors[f"sites.{site.index}.curve.{name}"] = tensor
+        if site.saliency is not None:
+            tensors[f"sites.{site.index}.saliency"] = site.saliency
         for number, half in enumerate(site.halves or ()):
             tensors.update(_moments_tensors(f"sites.{site.index}.halves.{number}", half))
-    description = {"sites": [site.name for site in statistics.sites], "fingerprints": statistics.fingerprints}
+    described = dict(fingerprints)
+    if sites and sites[0].curve is not None:
+        described["curves"] = dict(sites[0].curve.options)
+    description = {"sites": [site.name for site in sites], "fingerprints": described}
     write_atomically(tensors, description, path, FORMAT)
 
 
-def load_statistics(path: Path) -> ActivationStatistics:
+def load_statistics(path: Path) -> tuple[tuple[SiteStatistics, ...], dict[str, Any]]:
     """Read a file of statistics and check every tensor of it.
 
     Raises:
@@ -63,15 +70,17 @@ def load_statistics(path: Path) -> ActivationStatistics:
         raise StatisticsError(f"{path} lacks the fingerprints {', '.join(missing)}; gather the statistics again")
     full = fingerprints["moments"] == "full"
     with_metric = fingerprints["output_metric"] is not None
+    options = fingerprints.pop("curves", None)
     sites = tuple(
-        _read_site(path, tensors, name, index, full, with_metric) for index, name in enumerate(map(str, names))
+        _read_site(path, tensors, name, index, full, with_metric, options)
+        for index, name in enumerate(map(str, names))
     )
     held = [site.weighted is not None for site in sites]
     if held != [fingerprints.get("token_weights") is not None] * len(sites):
         raise StatisticsError(f"{path}: weighted moments are missing or not expected; gather the statistics again")
     if tensors:
         raise StatisticsError(f"{path} holds tensors that belong to no site: {', '.join(sorted(tensors)[:3])}")
-    return ActivationStatistics(sites, fingerprints)
+    return sites, fingerprints
 
 
 def write_atomically(tensors: dict[str, torch.Tensor], description: dict[str, Any], path: Path, kind: str) -> None:
@@ -85,9 +94,9 @@ def write_atomically(tensors: dict[str, torch.Tensor], description: dict[str, An
     contiguous = {name: tensor.detach().to("cpu").contiguous() for name, tensor in tensors.items()}
     try:
         save_file(contiguous, beside, metadata=metadata)
-        _flush(beside)
+        flush_to_disk(beside)
         os.replace(beside, path)
-        _flush(path.parent)
+        flush_to_disk(path.parent)
     except (OSError, SafetensorError) as error:
         beside.unlink(missing_ok=True)
         raise StatisticsError(f"cannot write {path}: {error}; choose another place or free some space") from error
@@ -123,16 +132,6 @@ def read_checked(path: Path, kind: str) -> tuple[dict[str, Any], dict[str, torch
     return description, tensors
 
 
-def _flush(path: Path) -> None:
-    if os.name == "nt" and path.is_dir():
-        return
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def _moments_tensors(prefix: str, moments: Moments) -> dict[str, torch.Tensor]:
     tensors = {
         f"{prefix}.count": torch.tensor(moments.count, dtype=torch.int64),
@@ -145,7 +144,13 @@ def _moments_tensors(prefix: str, moments: Moments) -> dict[str, torch.Tensor]:
 
 
 def _read_site(
-    path: Path, tensors: dict[str, torch.Tensor], name: str, index: int, full: bool, with_metric: bool
+    path: Path,
+    tensors: dict[str, torch.Tensor],
+    name: str,
+    index: int,
+    full: bool,
+    with_metric: bool,
+    curve_options: Any,
 ) -> SiteStatistics:
     prefix = f"sites.{index}"
     moments = _read_moments(path, tensors, prefix, full)
@@ -167,16 +172,24 @@ def _read_site(
         weighted = _read_moments(path, tensors, f"{prefix}.weighted", True)
         if weighted.hidden != moments.hidden:
             raise StatisticsError(f"{path}: {prefix}.weighted does not have its {moments.hidden} neurons")
-    curve = _read_curve(path, tensors, f"{prefix}.curve.", moments.hidden)
-    return SiteStatistics(name, index, moments, metric, (halves[0], halves[1]) if halves else None, weighted, curve)
+    curve = _read_curve(path, tensors, f"{prefix}.curve.", moments.hidden, curve_options)
+    saliency = None
+    if f"{prefix}.saliency" in tensors:
+        saliency = _take(path, tensors, f"{prefix}.saliency", 1)
+        if len(saliency) != moments.hidden:
+            raise StatisticsError(f"{path}: {prefix}.saliency does not have its {moments.hidden} neurons")
+    both = (halves[0], halves[1]) if halves else None
+    return SiteStatistics(name, index, moments, metric, both, weighted, curve, saliency)
 
 
-def _read_curve(path: Path, tensors: dict[str, torch.Tensor], prefix: str, hidden: int) -> EliminationCurve | None:
+def _read_curve(
+    path: Path, tensors: dict[str, torch.Tensor], prefix: str, hidden: int, options: Any
+) -> EliminationCurve | None:
     held = {name.removeprefix(prefix): tensors.pop(name) for name in list(tensors) if name.startswith(prefix)}
     if not held:
         return None
     try:
-        curve = EliminationCurve.from_tensors(held)
+        curve = EliminationCurve.from_tensors(held, options if isinstance(options, dict) else {})
     except StatisticsError as error:
         raise StatisticsError(f"{path}: {prefix.rstrip('.')}: {error}") from error
     if len(curve.order) != hidden:

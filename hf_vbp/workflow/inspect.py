@@ -66,7 +66,7 @@ def inspect_model(model: Any) -> dict[str, Any]:
 def _tokens_per_image(model: Any, sites: Any) -> list[int]:
     import torch
 
-    from hf_vbp.adapters.structure import blank_image
+    from hf_vbp.inputs.images import blank_images
 
     seen: list[int] = []
     handles = [
@@ -75,7 +75,7 @@ def _tokens_per_image(model: Any, sites: Any) -> list[int]:
     ]
     try:
         with torch.inference_mode():
-            model(pixel_values=blank_image(model))
+            model(pixel_values=blank_images(model))
     finally:
         for handle in handles:
             handle.remove()

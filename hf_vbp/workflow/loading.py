@@ -124,13 +124,6 @@ def without_progress_bars() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def leads() -> bool:
-    """Tell whether this is the process that writes and prints, among those that a launcher started."""
-    from hf_vbp.distributed import launched_state
-
-    return bool(launched_state().is_main_process)
-
-
 def _to_device(model: Any, device: str | None) -> Any:
     import torch
 

@@ -1,19 +1,19 @@
 """The main job: a checkpoint and images in; a pruned checkpoint with its figures out."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hf_vbp.distributed import is_main_process
 from hf_vbp.errors import DataError
 from hf_vbp.results.record import describe_base_model
-from hf_vbp.workflow.loading import LoadedModel, leads, load_model, without_progress_bars
+from hf_vbp.workflow.gather import gather, with_skipped
+from hf_vbp.workflow.loading import LoadedModel, load_model, without_progress_bars
 from hf_vbp.workflow.requests import DataRequest, Reporter
 
 if TYPE_CHECKING:
     from hf_vbp.config.vbp_config import VBPConfig
-    from hf_vbp.statistics.activation_statistics import ActivationStatistics
-    from hf_vbp.workflow.pruning import PruningResult
+    from hf_vbp.workflow.pruning_result import PruningResult
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def run_prune(request: PruneRequest, reporter: Reporter) -> dict[str, Any]:
         HfVbpError: Anything that cannot be done, before any expensive work where that can be known.
     """
     from hf_vbp.checkpoint.atomic_folder import check_output_directory
-    from hf_vbp.workflow.pruning import check_request, prune
+    from hf_vbp.workflow.prune import check_request, prune
     from hf_vbp.workflow.saving import save_checkpoint, with_receipt
 
     check_output_directory(request.output, request.overwrite)
@@ -71,13 +71,13 @@ def run_prune(request: PruneRequest, reporter: Reporter) -> dict[str, Any]:
         raise DataError("Nothing to calibrate on: give --data, or --statistics from an earlier `hf-vbp stats`.")
     reporter.say(f"Loading {request.model}")
     loaded = load_model(request.model, revision=request.revision, dtype=request.dtype, device=request.device)
-    check_request(loaded.model, request.config)
+    prepared = check_request(loaded.model, request.config)
     evaluation = request.evaluation.open(loaded, "evaluation") if request.evaluation else None
-    statistics, provenance, loader = gather(request, loaded, reporter)
-    if not leads():
+    statistics = gather(prepared, loaded, request.config, reporter, data=request.data, statistics=request.statistics)
+    if not is_main_process():
         # The processes share the pass over the images; what follows is the work of one.
         return {}
-    result = prune(loaded.model, loader, request.config, statistics=statistics, provenance=provenance)
+    result = prune(prepared, None, request.config, statistics=statistics)
     results = result.results
     results["base_model"] = describe_base_model(loaded.model, loaded.source)
     if evaluation is not None:
@@ -92,40 +92,6 @@ def run_prune(request: PruneRequest, reporter: Reporter) -> dict[str, Any]:
     with without_progress_bars():
         receipt = save_checkpoint(result, request.output, processor=loaded.processor, overwrite=request.overwrite)
     return with_receipt(results, receipt)
-
-
-def gather(
-    request: PruneRequest, loaded: LoadedModel, reporter: Reporter
-) -> tuple["ActivationStatistics", dict[str, Any], Iterable[Any]]:
-    """Return the statistics, gathered now or read from the file, where their images came from, and the images."""
-    from hf_vbp.calibration.collect import collect_statistics
-    from hf_vbp.statistics.activation_statistics import ActivationStatistics
-
-    if request.statistics is not None:
-        statistics = ActivationStatistics.load(request.statistics)
-        statistics.check_model(loaded.model)
-        return statistics, dict(statistics.fingerprints["data"]), ()
-    if request.data is None:
-        raise DataError("Nothing to calibrate on.")
-    images = request.data.open(loaded, "calibration")
-    with reporter.stage("Statistics", images.images) as progress:
-        statistics = collect_statistics(
-            loaded.model,
-            images.loader,
-            progress=progress,
-            provenance=images.provenance,
-            **request.config.needs(loaded.model),
-        )
-    return statistics, with_skipped(images, reporter), images.loader
-
-
-def with_skipped(images: Any, reporter: Reporter) -> dict[str, Any]:
-    """Return the provenance of images with the names of those that could not be decoded, and say how many."""
-    skipped = [bad.name for bad in images.bad_images]
-    if not skipped:
-        return dict(images.provenance)
-    reporter.say(f"Left out {len(skipped)} images that cannot be decoded: {', '.join(skipped[:3])} ...")
-    return {**images.provenance, "skipped": len(skipped), "skipped_names": skipped[:20]}
 
 
 def evaluate_both(

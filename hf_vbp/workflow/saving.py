@@ -7,7 +7,7 @@ from hf_vbp.checkpoint.receipt import Receipt
 from hf_vbp.checkpoint.saving import Content
 from hf_vbp.checkpoint.saving import save_checkpoint as write_checkpoint
 from hf_vbp.results.record import RESULTS_NAME, to_json
-from hf_vbp.workflow.pruning import PruningResult
+from hf_vbp.workflow.pruning_result import PruningResult
 
 PLAN_NAME = "plan.json"
 

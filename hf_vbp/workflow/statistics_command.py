@@ -2,10 +2,11 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING
 
+from hf_vbp.distributed import is_main_process
 from hf_vbp.errors import StatisticsError
-from hf_vbp.workflow.loading import leads, load_model
+from hf_vbp.workflow.loading import load_model
 from hf_vbp.workflow.requests import DataRequest, Reporter
 
 if TYPE_CHECKING:
@@ -22,11 +23,9 @@ class StatsRequest:
         model: Hub id, folder or ``sample``.
         data: The images.
         output: File of the statistics.
-        moments: ``"diagonal"`` or ``"full"``.
-        output_metric: Whether to gather the output metric for criterion ``obs``.
-        token_weights: Whether to gather moments with weighted tokens too, for criterion ``obs``.
-        curves: Whether to run the greedy elimination of ``obs`` too, where there are covariances, so that no plan
-            has to.
+        config: Its criterion and compensation determine what is gathered.
+        halves: Also gather the co-moments of one half of the images, for regularizations that need them.
+        precompute: Whether to run the expensive part of the criterion too, so that no plan has to.
         revision: Revision of the model.
         dtype: What to load it in.
         device: Where to compute.
@@ -39,10 +38,9 @@ class StatsRequest:
     model: str
     data: DataRequest
     output: Path
-    moments: Literal["diagonal", "full"] = "diagonal"
-    output_metric: bool = False
-    token_weights: bool = False
-    curves: bool = True
+    config: "VBPConfig"
+    halves: bool = False
+    precompute: bool = True
     revision: str | None = None
     dtype: str = "auto"
     device: str | None = None
@@ -58,38 +56,34 @@ def run_stats(request: StatsRequest, reporter: Reporter) -> "ActivationStatistic
     Raises:
         HfVbpError: Anything that cannot be done, before the pass where that can be known.
     """
-    from hf_vbp.adapters.registry import find_sites
-    from hf_vbp.calibration.collect import collect_statistics, statistics_bytes
-    from hf_vbp.pruning.make_plan import with_curves
+    from hf_vbp.adapters.prepared import prepare
+    from hf_vbp.calibration.collect import collect_statistics, requirements_for, statistics_bytes
+    from hf_vbp.config.requirements import Requirements
+    from hf_vbp.pruning.make_plan import precompute_scores
 
     check_output_file(request.output, request.overwrite)
     reporter.say(f"Loading {request.model}")
     loaded = load_model(request.model, revision=request.revision, dtype=request.dtype, device=request.device)
     images = request.data.open(loaded, "calibration")
-    sites = find_sites(loaded.model)
-    depth: dict[str, Any] = {
-        "moments": request.moments,
-        "output_metric": request.output_metric,
-        "token_weights": request.token_weights,
-    }
-    size = statistics_bytes(sites, **depth)
-    reporter.say(f"{len(sites)} MLPs; the sums take {size / 1e6:.1f} MB in each process")
+    prepared = prepare(loaded.model)
+    requires = requirements_for(loaded.model, request.config) | Requirements(halves=request.halves)
+    size = statistics_bytes(prepared.sites, requires)
+    reporter.say(f"{len(prepared.sites)} MLPs; the sums take {size / 1e6:.1f} MB in each process")
     with reporter.stage("Statistics", images.images) as progress:
         statistics = collect_statistics(
-            loaded.model,
-            images.loader,
-            **depth,
+            prepared,
+            images,
+            requires,
             progress=progress,
-            provenance=images.provenance,
             resume=request.resume,
             resume_every=request.resume_every,
             max_bytes=request.max_bytes,
         )
-    if leads():
-        if request.curves and request.moments == "full":
-            with reporter.stage("Elimination", len(sites)) as progress:
+    if is_main_process():
+        if request.precompute:
+            with reporter.stage("Elimination", len(prepared.sites)) as progress:
                 device = str(loaded.model.device)
-                statistics = with_curves(loaded.model, statistics, device=device, progress=progress)
+                statistics = precompute_scores(prepared, statistics, request.config, device=device, progress=progress)
         statistics.save(request.output)
     return statistics
 
@@ -102,14 +96,14 @@ def run_plan(
     Raises:
         HfVbpError: The statistics do not belong to the model, or the budget cannot be met.
     """
+    from hf_vbp.pruning.make_plan import make_plan
     from hf_vbp.statistics.activation_statistics import ActivationStatistics
-    from hf_vbp.workflow.pruning import plan_for
 
     if output is not None:
         check_output_file(output, overwrite)
     gathered = ActivationStatistics.load(statistics)
     loaded = load_model(model, revision=revision, dtype=str(gathered.fingerprints["dtype"]))
-    plan = plan_for(loaded.model, gathered, config)
+    plan = make_plan(loaded.model, gathered, config)
     if output is not None:
         plan.save(output)
     return plan

@@ -1,11 +1,12 @@
 """One pass over the images, then many ratios: how accuracy falls as the model shrinks."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hf_vbp.errors import ConfigurationError
+from hf_vbp.workflow.gather import gather
 from hf_vbp.workflow.loading import load_model
 from hf_vbp.workflow.requests import DataRequest, Reporter
 
@@ -47,32 +48,26 @@ def run_sweep(request: SweepRequest, reporter: Reporter) -> list[dict[str, Any]]
         One row per ratio, the dense model first with ratio 0: ``ratio``, ``parameters``, ``macs``, and the
         figures of the evaluation.
     """
-    from hf_vbp.calibration.collect import collect_statistics
+    from hf_vbp.adapters.prepared import prepare
     from hf_vbp.costs.counts import describe_cost
     from hf_vbp.evaluation.models import evaluate_models
-    from hf_vbp.pruning.apply_plan import apply_plan
-    from hf_vbp.pruning.make_plan import rank_sites
-    from hf_vbp.workflow.pruning import check_request, gradient_rankings, plan_for
+    from hf_vbp.pruning.apply_plan import apply_fitted
+    from hf_vbp.pruning.make_plan import fit_plan, rank_sites
 
     loaded = load_model(request.model, revision=request.revision, dtype=request.dtype, device=request.device)
-    check_request(loaded.model, request.config)
-    calibration = request.data.open(loaded, "calibration")
+    prepared = prepare(loaded.model)
+    compensation = request.config.make_compensation()
+    prepared.check_requirements(f"compensation {compensation.name!r}", compensation.requires)
     images = request.evaluation.open(loaded, "evaluation")
-    with reporter.stage("Statistics", calibration.images) as progress:
-        statistics = collect_statistics(
-            loaded.model, calibration.loader, progress=progress, **request.config.needs(loaded.model)
-        )
-    rankings = gradient_rankings(loaded.model, statistics, request.config, calibration.loader) or rank_sites(
-        loaded.model, statistics, request.config.criterion, **request.config.criterion_options
-    )
+    statistics = gather(prepared, loaded, request.config, reporter, data=request.data)
+    rankings = rank_sites(prepared, statistics, request.config)
     rows: list[dict[str, Any]] = []
     for start in range(0, len(request.ratios), MODELS_IN_MEMORY):
         part = request.ratios[start : start + MODELS_IN_MEMORY]
         models = {}
         for ratio in part:
-            config = replace(request.config, ratio=ratio)
-            plan = plan_for(loaded.model, statistics, config, rankings=rankings)
-            models[f"{ratio:g}"] = apply_plan(loaded.model, plan, statistics)
+            fitted = fit_plan(prepared, statistics, request.config.with_budget(ratio=ratio), rankings=rankings)
+            models[f"{ratio:g}"] = apply_fitted(loaded.model, prepared.sites, fitted)
         with reporter.stage(f"Evaluation of {', '.join(models)}", images.images) as progress:
             found = evaluate_models({"0": loaded.model, **models}, images.loader, reference="0", progress=progress)
         for name, model in {"0": loaded.model, **models}.items():

@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
+from hf_vbp.adapters.identity import weights_fingerprint
 from hf_vbp.adapters.registry import find_sites
 from hf_vbp.calibration.collect import collect_statistics, statistics_bytes
 from hf_vbp.errors import ConfigurationError, DataError, NonFiniteError, StatisticsError, UnsupportedModelError
-from hf_vbp.statistics.fingerprints import weights_fingerprint
 from tests.calibration.helpers import capture, images, in_batches, kept
 from tests.conftest import make_model
 

@@ -5,8 +5,9 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from hf_vbp.adapters.registry import find_sites
+from hf_vbp.adapters.site_weights import SiteWeights
 from hf_vbp.calibration.saliency import collect_saliency
-from hf_vbp.criteria.base import SiteWeights, rank
+from hf_vbp.criteria.base import rank
 from hf_vbp.errors import ConfigurationError, DataError, NonFiniteError
 from tests.conftest import make_model
 from tests.maths_helpers import random_site

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from hf_vbp.checkpoint.widths import write_widths
+from hf_vbp.modeling.config_record import write_widths
 from hf_vbp.modeling.modeling_hf_vbp import find_pairs, resize
 from tests.conftest import TINY, make_model
 

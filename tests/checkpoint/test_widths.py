@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 from transformers import ConvNextConfig, SwinConfig, ViTConfig
 
-from hf_vbp.checkpoint.widths import read_widths, write_widths
 from hf_vbp.errors import CheckpointError, ConfigurationError
+from hf_vbp.modeling.config_record import read_widths, write_widths
 from tests.conftest import TINY
 
 DENSE = [48, 48, 48]

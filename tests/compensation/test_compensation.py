@@ -4,9 +4,9 @@ import warnings
 
 import pytest
 import torch
-
 from hf_vbp.compensation.compensate import CompensationWarning, compensate
-from hf_vbp.criteria.base import SiteWeights
+
+from hf_vbp.adapters.site_weights import SiteWeights
 from hf_vbp.errors import ConfigurationError, StatisticsError
 from tests.maths_helpers import FakeMoments, FakeSite, output_error, random_site
 

@@ -2,9 +2,9 @@
 
 import pytest
 import torch
+from hf_vbp.compensation.compensate import compensate
 from sklearn.covariance import ledoit_wolf, oas
 
-from hf_vbp.compensation.compensate import compensate
 from hf_vbp.compensation.regularization import CANDIDATES, KINDS, Regularisation, choose_regularisation, sampling_noise
 from hf_vbp.criteria.base import full_halves
 from hf_vbp.errors import ConfigurationError, StatisticsError

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from hf_vbp.criteria.base import CRITERIA, Ranking, SiteWeights, rank, register_criterion
+from hf_vbp.adapters.site_weights import SiteWeights
+from hf_vbp.criteria.base import CRITERIA, Ranking, rank, register_criterion
 from hf_vbp.errors import ConfigurationError, NonFiniteError, StatisticsError
 from tests.maths_helpers import FakeMoments, FakeSite, random_site
 

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch.utils.data import Dataset
 
-from hf_vbp.checkpoint.widths import write_widths
 from hf_vbp.distillation.arguments import DistillationArguments
 from hf_vbp.distillation.trainer import DistillationTrainer
+from hf_vbp.modeling.config_record import write_widths
 from hf_vbp.modeling.modeling_hf_vbp import resize
 from tests.conftest import TINY, make_model
 

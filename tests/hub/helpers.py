@@ -95,7 +95,7 @@ def make_checkpoint(directory: Path, *, widths: list[int] | None = None, seed: i
     from transformers import ViTImageProcessor
 
     from hf_vbp.checkpoint.transformers_patch import scoped
-    from hf_vbp.checkpoint.widths import write_widths
+    from hf_vbp.modeling.config_record import write_widths
     from hf_vbp.modeling.modeling_hf_vbp import resize
 
     widths = widths or WIDTHS

@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-
 from hf_vbp.compensation.compensate import compensate
+
 from hf_vbp.errors import ConfigurationError, StatisticsError
 from hf_vbp.pruning.damage import predict_damage
 from tests.maths_helpers import FakeMoments, output_error, random_site

@@ -9,8 +9,9 @@ from scipy.stats import spearmanr
 
 from hf_vbp.calibration.collect import collect_statistics
 from hf_vbp.errors import ConfigurationError
-from hf_vbp.statistics.activation_statistics import ActivationStatistics, SiteStatistics
+from hf_vbp.statistics.activation_statistics import ActivationStatistics
 from hf_vbp.statistics.moments import Moments
+from hf_vbp.statistics.site_statistics import SiteStatistics
 from hf_vbp.statistics.split_halves import halves_agreement, rank_correlation
 from hf_vbp.statistics.table import file_rows, site_rows
 from tests.calibration.helpers import images, in_batches

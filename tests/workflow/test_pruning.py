@@ -6,9 +6,9 @@ from typing import Any
 import jsonschema
 import pytest
 import torch
+from hf_vbp.compensation.compensate import COMPENSATIONS
 
 import hf_vbp
-from hf_vbp.compensation.compensate import COMPENSATIONS
 from hf_vbp.config.vbp_config import VBPConfig
 from hf_vbp.criteria.base import CRITERIA
 from hf_vbp.errors import BudgetError, ConfigurationError, NonFiniteError, StatisticsError, UnsupportedModelError

@@ -3,7 +3,8 @@
 from typing import Any
 
 from hf_vbp.data.training_images import TrainingImages
-from hf_vbp.results.record import versions, without_unmeasured
+from hf_vbp.results.record import without_unmeasured
+from hf_vbp.results.versions import versions
 from hf_vbp.workflow.finetune.recipe import Recipe
 
 _LOGGED = {

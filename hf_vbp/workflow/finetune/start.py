@@ -72,15 +72,14 @@ def _as_start(
 
 
 def _pruned(first: PruneFirst, reporter: Reporter) -> Start:
-    from hf_vbp.workflow.prune_command import PruneRequest, gather
-    from hf_vbp.workflow.pruning import check_request, prune
+    from hf_vbp.workflow.gather import gather
+    from hf_vbp.workflow.prune import check_request, prune
 
     reporter.say(f"Loading {first.model}")
     loaded = load_model(first.model, revision=first.revision)
-    check_request(loaded.model, first.config)
-    request = PruneRequest(first.model, first.config, Path("unused"), data=first.data, statistics=first.statistics)
-    statistics, provenance, images = gather(request, loaded, reporter)
-    result = prune(loaded.model, images, first.config, statistics=statistics, provenance=provenance)
+    prepared = check_request(loaded.model, first.config)
+    statistics = gather(prepared, loaded, first.config, reporter, data=first.data, statistics=first.statistics)
+    result = prune(prepared, None, first.config, statistics=statistics)
     results = {**result.results, "base_model": describe_base_model(loaded.model, loaded.source)}
     return _as_start(loaded, result.model, results, result.plan.to_json(), base=loaded)
 
@@ -147,7 +146,7 @@ def _named(recipe: Recipe, start: Start) -> TeacherChoice:
 
 def _was_pruned(model: Any, plan: str | None) -> bool:
     """Tell by its weights whether a model is the one that a plan was made for."""
-    from hf_vbp.statistics.fingerprints import weights_fingerprint
+    from hf_vbp.adapters.identity import weights_fingerprint
 
     return plan is not None and json.loads(plan).get("weights") == weights_fingerprint(model)
 

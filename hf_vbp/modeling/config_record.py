@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from hf_vbp.checkpoint.transformers_patch import forget_remote_code
 from hf_vbp.errors import CheckpointError, ConfigurationError
 from hf_vbp.modeling.modeling_hf_vbp import RECORD_VERSION, find_pairs, recorded_widths
 
@@ -94,3 +93,23 @@ def has_real_width(config: Any, blocks: int) -> bool:
     # Own attributes only: in Swin, SegFormer and others `num_hidden_layers` is an alias for the number of stages.
     own = vars(config)
     return type(own.get("intermediate_size")) is int and own.get("num_hidden_layers") == blocks
+
+
+def forget_remote_code(config: Any) -> None:
+    """Take the entries for our remote file out of a config's ``auto_map``.
+
+    A native class saves its config without the file, so the config in memory must not name it.
+    """
+    entries = vars(config).get("auto_map")
+    if isinstance(entries, dict):
+        kept = {
+            name: value for name, value in entries.items() if ".".join(_reference(value)[:-1]) != "modeling_hf_vbp"
+        }
+        if kept:
+            config.auto_map = kept
+        else:
+            del config.auto_map
+
+
+def _reference(value: Any) -> list[str]:
+    return str(value).rpartition("--")[2].split(".")

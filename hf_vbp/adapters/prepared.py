@@ -1,0 +1,92 @@
+"""One model, validated once."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import nn
+
+from hf_vbp.adapters.base import MLPSite
+from hf_vbp.adapters.identity import model_identity, sites_fingerprint
+from hf_vbp.adapters.prunable import check_finite_weights
+from hf_vbp.adapters.registry import find_sites
+from hf_vbp.adapters.site_weights import WeightsOfSites
+from hf_vbp.adapters.structure import check_structure
+from hf_vbp.config.requirements import Requirements
+from hf_vbp.errors import ConfigurationError
+
+
+@dataclass(frozen=True, eq=False)
+class PreparedModel:
+    """A model whose MLP sites were found and verified, with its fingerprint and float64 weights.
+
+    Valid as long as nobody changes the model; :func:`hf_vbp.prune` makes one and passes it to every step.
+
+    Attributes:
+        model: The dense model, which is only read.
+        sites: Its MLP sites, in block order.
+    """
+
+    model: Any
+    sites: tuple[MLPSite, ...]
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """The sha256 of the site weights."""
+        return sites_fingerprint(self.sites)
+
+    @cached_property
+    def identity(self) -> dict[str, Any]:
+        """Id, revision, type, class and dtype of the model."""
+        return model_identity(self.model)
+
+    @cached_property
+    def weights(self) -> WeightsOfSites:
+        """The float64 weights of all sites."""
+        return WeightsOfSites(self.sites)
+
+    @property
+    def widths(self) -> list[int]:
+        """The dense width of each site, in block order."""
+        return [site.intermediate_size for site in self.sites]
+
+    def check_requirements(self, method: str, requires: Requirements) -> None:
+        """Refuse a method that this model cannot serve.
+
+        Args:
+            method: What to call the method in the message, for instance ``"compensation 'mean'"``.
+            requires: What the method needs.
+
+        Raises:
+            ConfigurationError: The method needs a bias that ``fc2`` of a site lacks. None is added, since the stock
+                class of the model would not build it on reload.
+        """
+        if requires.bias:
+            for site in self.sites:
+                if site.fc2.bias is None:
+                    raise ConfigurationError(
+                        f"{site.name}: fc2 has no bias, so {method} has nowhere to fold the mean of the removed "
+                        'neurons. Use compensation="none".'
+                    )
+
+
+def prepare(model: nn.Module | PreparedModel, pixel_values: torch.Tensor | None = None) -> PreparedModel:
+    """Find and verify the MLP sites of a model; what is prepared already is returned as it is.
+
+    Args:
+        model: A whole, plain transformers model.
+        pixel_values: Images ``(batch, channels, height, width)`` for the forward pass that verifies the sites; by
+            default one blank image of the size that the config describes.
+
+    Raises:
+        UnsupportedModelError: The model has no MLP sites, or one whose structure is not what its adapter describes.
+        NonFiniteError: The weights hold NaN or infinity.
+    """
+    if isinstance(model, PreparedModel):
+        return model
+    sites: Sequence[MLPSite] = find_sites(model)
+    check_finite_weights(tuple(sites))
+    check_structure(model, sites, pixel_values)
+    return PreparedModel(model, tuple(sites))

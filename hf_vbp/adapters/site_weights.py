@@ -1,0 +1,86 @@
+"""The weights of MLP sites in float64, for everything that computes with them. Pure tensors."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import overload
+
+import torch
+from torch import Tensor
+
+from hf_vbp.adapters.base import MLPSite
+
+KEPT_BYTES = 256 * 2**20
+"""Float64 weights of all sites up to this size are copied once and kept; larger ones are copied when read."""
+
+
+@dataclass(frozen=True, eq=False)
+class SiteWeights:
+    """The weights of one MLP site as float64 copies on the CPU.
+
+    Attributes:
+        fc1_weight: ``(hidden, in)``.
+        fc1_bias: ``(hidden,)`` or None.
+        fc2_weight: ``(out, hidden)``.
+        fc2_bias: ``(out,)`` or None.
+    """
+
+    fc1_weight: Tensor
+    fc1_bias: Tensor | None
+    fc2_weight: Tensor
+    fc2_bias: Tensor | None
+
+    @classmethod
+    def of(cls, site: MLPSite) -> "SiteWeights":
+        """Copy the weights of a site."""
+
+        def copy(parameter: Tensor) -> Tensor:
+            # copy=True: for a float64 model on the CPU, `to` alone would share memory with the model. To the CPU
+            # first, because some devices (MPS) have no float64.
+            return parameter.detach().to("cpu").to(dtype=torch.float64, copy=True)
+
+        fc1, fc2 = site.fc1, site.fc2
+        return cls(
+            fc1_weight=copy(fc1.weight),
+            fc1_bias=None if fc1.bias is None else copy(fc1.bias),
+            fc2_weight=copy(fc2.weight),
+            fc2_bias=None if fc2.bias is None else copy(fc2.bias),
+        )
+
+    @property
+    def hidden(self) -> int:
+        """The number of hidden neurons."""
+        return self.fc2_weight.shape[1]
+
+
+class WeightsOfSites(Sequence[SiteWeights]):
+    """The weights of all sites, each copied when it is read.
+
+    The float64 copies of a whole model can take more memory than the model itself, so they are kept only while all of
+    them fit into :data:`KEPT_BYTES`.
+    """
+
+    def __init__(self, sites: Sequence[MLPSite], kept_bytes: int = KEPT_BYTES) -> None:
+        self._sites = sites
+        size = 8 * sum(tensor.numel() for site in sites for tensor in site.weights().values())
+        self._copies: dict[int, SiteWeights] | None = {} if size <= kept_bytes else None
+
+    def __len__(self) -> int:
+        return len(self._sites)
+
+    @overload
+    def __getitem__(self, index: int) -> SiteWeights: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[SiteWeights]: ...
+    def __getitem__(self, index: int | slice) -> SiteWeights | Sequence[SiteWeights]:
+        if isinstance(index, slice):
+            return WeightsOfSites(self._sites[index])
+        if self._copies is None:
+            return SiteWeights.of(self._sites[index])
+        position = range(len(self))[index]
+        if position not in self._copies:
+            self._copies[position] = SiteWeights.of(self._sites[position])
+        return self._copies[position]
+
+    def widths(self) -> list[int]:
+        """Return the number of hidden neurons of each site, without copying anything."""
+        return [site.intermediate_size for site in self._sites]

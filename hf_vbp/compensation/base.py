@@ -1,0 +1,109 @@
+"""What a compensation receives, what it returns, and how one is registered. Pure tensors in float64.
+
+Rows of ``fc1`` are only ever deleted, so they do not appear here.
+"""
+
+from abc import abstractmethod
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from hf_vbp.adapters.site_weights import SiteWeights
+from hf_vbp.config.registry import COMPENSATIONS, Method
+from hf_vbp.errors import ConfigurationError
+from hf_vbp.statistics.site_statistics import SiteStatistics
+
+
+class Compensated(NamedTuple):
+    """The new weights of ``fc2``.
+
+    Attributes:
+        weight: ``(out, kept)`` float64.
+        bias: ``(out,)`` float64, or ``None``.
+    """
+
+    weight: Tensor
+    bias: Tensor | None
+
+
+class CompensationWarning(UserWarning):
+    """A site could not be compensated as asked; the message names it and the fallback."""
+
+
+class Compensation(Method):
+    """Adjusts the kept weights of ``fc2`` so that the output of the site moves less.
+
+    A compensation is a frozen dataclass: its fields are its options, ``name`` is what configurations and the command
+    line call it, and :attr:`requires` is what must be gathered for it.
+
+    Example:
+        >>> from dataclasses import dataclass
+        >>> from hf_vbp.compensation.base import Compensated, Compensation, register_compensation
+        >>> @register_compensation
+        ... @dataclass(frozen=True)
+        ... class Rescale(Compensation):
+        ...     name = "rescale"
+        ...
+        ...     def fit(self, weights, kept, site):
+        ...         scale = weights.hidden / max(len(kept), 1)
+        ...         return Compensated(weights.fc2_weight[:, kept] * scale, weights.fc2_bias)
+    """
+
+    @abstractmethod
+    def fit(self, weights: SiteWeights, kept: Tensor, site: SiteStatistics) -> Compensated:
+        """Return the new weights of ``fc2``.
+
+        Args:
+            weights: The dense weights of the site.
+            kept: ``(kept,)`` int64, indices of the kept neurons, in the order of the result's columns.
+            site: The statistics of the site; they hold what :attr:`requires` names.
+        """
+
+
+def register_compensation(cls: type[Compensation]) -> type[Compensation]:
+    """Make a compensation known under its ``name``; a class decorator.
+
+    Raises:
+        ConfigurationError: The class is not a dataclass, has no name, or the name is taken.
+    """
+    return COMPENSATIONS.register()(cls)
+
+
+def compensate(
+    compensation: Compensation | str, weights: SiteWeights, kept: Tensor, site: SiteStatistics, **options: Any
+) -> Compensated:
+    """Return the weights of ``fc2`` of a site of which only the neurons ``kept`` remain.
+
+    Args:
+        compensation: A compensation, or the name of one.
+        weights: The dense weights of the site.
+        kept: ``(kept,)`` int64, distinct indices, in the order of the result's columns.
+        site: The statistics of the site.
+        **options: Options of a compensation that is given by name.
+
+    Returns:
+        ``weight`` ``(out, kept)`` and ``bias`` ``(out,)``, float64. A site without bias gets one from ``mean`` and
+        ``linear``, and None from ``none``.
+
+    Raises:
+        ConfigurationError: The name or an option is unknown, or the indices are not distinct neurons of the site.
+        StatisticsError: The statistics lack what the compensation needs.
+    """
+    chosen: Compensation = (
+        COMPENSATIONS.create(compensation, options) if isinstance(compensation, str) else compensation
+    )
+    kept = kept.to(device="cpu", dtype=torch.int64)
+    if kept.numel() and (kept.min() < 0 or kept.max() >= weights.hidden):
+        raise ConfigurationError(
+            f"site {site.name!r} has the neurons 0 to {weights.hidden - 1}, but neurons {kept.min().item()} to "
+            f"{kept.max().item()} were to be kept"
+        )
+    if torch.bincount(kept, minlength=1).max() > 1:
+        raise ConfigurationError(f"the neurons to keep of site {site.name!r} are not distinct")
+    return Compensated(*chosen.fit(weights, kept, site))
+
+
+def shifted(bias: Tensor | None, shift: Tensor) -> Tensor:
+    """Return ``bias + shift``; a missing bias counts as zero."""
+    return shift if bias is None else bias + shift

@@ -1,0 +1,42 @@
+"""The limits that no plan exceeds."""
+
+from dataclasses import dataclass
+
+from hf_vbp.errors import ConfigurationError
+
+SCOPES = ("global", "layer")
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Floor and rounding of the widths.
+
+    Attributes:
+        minimum_width: Neurons that every site keeps. One by default: an MLP without neurons is a constant, which
+            must be asked for explicitly with 0.
+        round_to: Widths are multiples of this where the site allows it (8 or 32 suits most accelerators).
+
+    Raises:
+        ConfigurationError: ``minimum_width`` is negative, or ``round_to`` is below 1.
+    """
+
+    minimum_width: int = 1
+    round_to: int = 1
+
+    def __post_init__(self) -> None:
+        for name, lowest in (("minimum_width", 0), ("round_to", 1)):
+            value = getattr(self, name)
+            if type(value) is not int or value < lowest:
+                raise ConfigurationError(f"{name} must be a whole number of at least {lowest}, got {value!r}.")
+
+    def floor(self, intermediate_size: int) -> int:
+        """Return the least width of a site whose dense width is ``intermediate_size``."""
+        return min(intermediate_size, self.minimum_width)
+
+    def rounded(self, width: int, intermediate_size: int) -> int:
+        """Return the allowed width nearest to ``width``, never above the dense one nor below the floor."""
+        if self.round_to == 1 or width == intermediate_size:
+            return width
+        nearest = int(width / self.round_to + 0.5) * self.round_to
+        lowest = -(-self.floor(intermediate_size) // self.round_to) * self.round_to
+        return min(max(nearest, lowest), intermediate_size)

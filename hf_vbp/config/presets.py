@@ -1,0 +1,13 @@
+"""Methods by name. Outside their own modules, criteria and compensations are named here only."""
+
+from typing import Any
+
+DEFAULT_CRITERION = "obs"
+DEFAULT_COMPENSATION = "linear"
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "best": {"criterion": DEFAULT_CRITERION, "compensation": DEFAULT_COMPENSATION},
+    "paper": {"criterion": "variance", "compensation": "mean", "scope": "global"},
+}
+"""``best`` is the default and has the lowest measured damage (docs/beyond_the_paper.md); ``paper`` is the paper's
+method exactly."""

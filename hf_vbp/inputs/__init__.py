@@ -1,0 +1,1 @@
+"""What a batch of a model is."""

@@ -1,0 +1,69 @@
+"""The moments that least squares is fitted to: covariances, weighted tokens, halves of the images."""
+
+from torch import Tensor
+
+from hf_vbp.errors import ConfigurationError, StatisticsError
+from hf_vbp.statistics.moments import Moments, with_diagonal
+from hf_vbp.statistics.site_statistics import SiteStatistics
+
+
+def covariance_of(moments: Moments, name: str) -> Tensor:
+    """Return the sample covariance ``(hidden, hidden)`` float64.
+
+    Raises:
+        StatisticsError: Only variances were gathered, or fewer than two tokens.
+    """
+    if moments.comoment is None:
+        raise StatisticsError(
+            f"the statistics of site {name!r} hold variances only, and covariances are needed here; "
+            "gather them with moments='full'"
+        )
+    if moments.count < 2:
+        raise StatisticsError(f"site {name!r} saw {moments.count} tokens; a covariance needs two or more")
+    return moments.comoment / (moments.count - 1)
+
+
+TOKEN_WEIGHTS = ("auto", "gradient", "none")
+
+
+def least_squares_moments(site: SiteStatistics, token_weights: str) -> Moments:
+    """Return the moments that least squares is to be fitted to.
+
+    Args:
+        site: The statistics of the site.
+        token_weights: ``"gradient"``, tokens count by the norm of their gradient; ``"none"``, all alike; ``"auto"``,
+            the former where it was gathered.
+
+    Raises:
+        ConfigurationError: There are no such weights.
+        StatisticsError: ``"gradient"`` was asked for and not gathered.
+    """
+    if token_weights not in TOKEN_WEIGHTS:
+        raise ConfigurationError(f"token_weights must be one of {', '.join(TOKEN_WEIGHTS)}, not {token_weights!r}")
+    if site.weighted is not None and token_weights != "none":
+        return site.weighted
+    if token_weights == "gradient":
+        raise StatisticsError(
+            f"the statistics of site {site.name!r} hold no weighted moments; gather them with token_weights=True, or "
+            "use token_weights='none'"
+        )
+    return site.moments
+
+
+def full_halves(site: SiteStatistics) -> tuple[Moments, Moments] | None:
+    """Return both halves of the images with their co-moments, or None where these were not gathered.
+
+    Statistics keep the co-moments of the first half only. Those of the second are what is left of the whole, by the
+    pairwise formula, with rounding errors of the size of ``2**-52`` times the co-moments of the whole.
+    """
+    if site.halves is None:
+        return None
+    whole, (first, second) = site.moments, site.halves
+    if whole.comoment is None or first.comoment is None or min(first.count, second.count) < 2:
+        return None
+    if second.comoment is None:
+        between = (second.mean - first.mean) * (first.count * second.count / whole.count) ** 0.5
+        rest = (whole.comoment - first.comoment).addr_(between, between, alpha=-1)
+        m2 = second.variance * (second.count - 1)
+        second = Moments(second.count, second.mean, m2, with_diagonal(rest, m2))
+    return first, second

@@ -1,0 +1,158 @@
+"""The main function: a model and images in, a smaller model, its plan and its figures out."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from torch import nn
+
+from hf_vbp._progress import Progress
+from hf_vbp.adapters.prepared import PreparedModel, prepare
+from hf_vbp.calibration.collect import collect_statistics, requirements_for
+from hf_vbp.calibration.saliency import with_saliency
+from hf_vbp.config.vbp_config import VBPConfig
+from hf_vbp.costs.counts import describe_cost
+from hf_vbp.errors import ConfigurationError, DataError
+from hf_vbp.pruning.apply_plan import apply_fitted
+from hf_vbp.pruning.make_plan import fit_plan
+from hf_vbp.results.record import SCHEMA_VERSION, describe_base_model, describe_plan
+from hf_vbp.results.versions import versions
+from hf_vbp.statistics.activation_statistics import ActivationStatistics
+from hf_vbp.statistics.split_halves import halves_agreement
+from hf_vbp.workflow.pruning_result import PruningResult
+
+
+def prune(
+    model: nn.Module | PreparedModel,
+    data: Iterable[Any] | None = None,
+    config: VBPConfig | None = None,
+    *,
+    statistics: ActivationStatistics | None = None,
+    inplace: bool = False,
+    limit: int | None = None,
+    provenance: Mapping[str, Any] | None = None,
+    progress: Progress | None = None,
+) -> PruningResult:
+    """Prune the MLPs of a vision transformer in one shot.
+
+    Args:
+        model: A transformers ViT or DeiT, with any head, or a model of a registered family.
+        data: Images without labels: what :func:`hf_vbp.load_images` returned, a ``DataLoader``, or any iterable of
+            batches, dicts with ``pixel_values`` ``(batch, channels, height, width)``. Not needed with ``statistics``,
+            unless the criterion needs something that they do not hold.
+        config: What to remove and how, with a budget.
+        statistics: Statistics gathered earlier from this model.
+        inplace: Whether to change ``model`` itself instead of a copy.
+        limit: Stop gathering after this many images.
+        provenance: Describes the images, for the results file; by default the description of ``data``.
+        progress: Receives the number of finished images and, where it is known, of all.
+
+    Returns:
+        The pruned model with its plan, statistics and figures.
+
+    Raises:
+        ConfigurationError: ``config`` is missing, has no budget, or does not fit the model.
+        UnsupportedModelError: The model cannot be pruned as it is.
+        BudgetError: Pruning the MLPs cannot meet the budget.
+        DataError: Neither ``data`` nor ``statistics`` was given, or there are no images.
+        StatisticsError: The images give no usable statistics, or ``statistics`` belong to another model.
+
+    Example:
+        >>> import hf_vbp
+        >>> from transformers import AutoModelForImageClassification
+        >>> model = AutoModelForImageClassification.from_pretrained(hf_vbp.sample_model_path())
+        >>> images = hf_vbp.load_images("sample", split="calibration", model=model)
+        >>> result = hf_vbp.prune(model, images, hf_vbp.VBPConfig(ratio=0.5))
+        >>> result.plan.achieved
+        0.5
+    """
+    if config is None:
+        raise ConfigurationError("prune needs a configuration with a budget, for instance VBPConfig(ratio=0.5).")
+    prepared = check_request(model, config)
+    if statistics is None:
+        if data is None:
+            raise DataError("Nothing to calibrate on: pass data (images), or statistics gathered earlier.")
+        statistics = collect_statistics(prepared, data, config, limit=limit, progress=progress, provenance=provenance)
+    else:
+        statistics = complete_statistics(prepared, statistics, config, data, limit=limit, progress=progress)
+    fitted = fit_plan(prepared, statistics, config)
+    base_model, dense_cost = describe_base_model(prepared.model), describe_cost(prepared.model)
+    pruned = apply_fitted(prepared.model, prepared.sites, fitted, inplace=inplace)
+    results = {
+        "schema_version": SCHEMA_VERSION,
+        "base_model": base_model,
+        "data": {"calibration": describe_calibration(statistics)},
+        "statistics": describe_statistics(statistics),
+        "plan": describe_plan(fitted.plan),
+        "predicted": dict(fitted.plan.predicted),
+        "cost": {"dense": dense_cost, "pruned": describe_cost(pruned)},
+        "versions": versions(),
+    }
+    return PruningResult(pruned, fitted.plan, statistics, results)
+
+
+def check_request(model: nn.Module | PreparedModel, config: VBPConfig) -> PreparedModel:
+    """Validate a model and a configuration before any expensive work.
+
+    Returns:
+        The validated model, which every later step accepts in place of the model.
+
+    Raises:
+        UnsupportedModelError: The model has no MLP sites, or one whose structure is not what its adapter describes.
+        NonFiniteError: The weights hold NaN or infinity.
+        ConfigurationError: The configuration has no budget, or its compensation does not fit the model.
+    """
+    prepared = prepare(model)
+    _ = config.budget
+    prepared.check_requirements(f"compensation {config.compensation!r}", config.make_compensation().requires)
+    return prepared
+
+
+def complete_statistics(
+    prepared: PreparedModel,
+    statistics: ActivationStatistics,
+    config: VBPConfig,
+    data: Iterable[Any] | None,
+    *,
+    limit: int | None = None,
+    progress: Progress | None = None,
+) -> ActivationStatistics:
+    """Return statistics with everything that a configuration needs and that a pass of its own can add.
+
+    Args:
+        prepared: The model that the statistics must belong to.
+        statistics: Statistics gathered earlier.
+        config: What will be planned.
+        data: Images for the additional pass; not read when nothing is missing.
+        limit: Stop the additional pass after this many images.
+        progress: Receives the number of finished images and, where it is known, of all.
+
+    Raises:
+        StatisticsMismatchError: The statistics belong to another model.
+    """
+    statistics.check_model(prepared)
+    missing = requirements_for(prepared.model, config) - statistics.provides
+    if missing.saliency and data is not None:
+        statistics = with_saliency(prepared, statistics, data, limit=limit, progress=progress)
+    return statistics
+
+
+def describe_calibration(statistics: ActivationStatistics) -> dict[str, Any]:
+    """Return the ``data.calibration`` part of the results."""
+    return {
+        "source": "unnamed batches",
+        **statistics.fingerprints["data"],
+        "images": statistics.images,
+        "tokens": statistics.tokens,
+    }
+
+
+def describe_statistics(statistics: ActivationStatistics) -> dict[str, Any]:
+    """Return the ``statistics`` part of the results: their depth, and the agreement between halves of the images."""
+    agreement = halves_agreement(statistics)
+    described: dict[str, Any] = {
+        "moments": statistics.fingerprints["moments"],
+        "dtype": statistics.fingerprints["dtype"],
+    }
+    if agreement is not None:
+        described["halves"] = agreement.to_dict()
+    return described

@@ -1,0 +1,94 @@
+"""What pruning returns."""
+
+import os
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from hf_vbp.pruning.plan import PruningPlan
+from hf_vbp.statistics.activation_statistics import ActivationStatistics
+
+if TYPE_CHECKING:
+    from hf_vbp.checkpoint.receipt import Receipt
+    from hf_vbp.hub.push_plan import PushPlan, PushResult
+
+
+@dataclass(frozen=True, eq=False)
+class PruningResult:
+    """Result of :func:`hf_vbp.prune`.
+
+    Attributes:
+        model: The pruned model.
+        plan: The kept neurons of every site, and the reason.
+        statistics: The statistics of the dense model.
+        results: The figures measured so far, in the form of ``vbp_results.json`` (docs/results.md).
+    """
+
+    model: Any
+    plan: PruningPlan
+    statistics: ActivationStatistics
+    results: dict[str, Any] = field(default_factory=dict)
+
+    def save_pretrained(
+        self,
+        save_directory: str | os.PathLike[str],
+        *,
+        processor: Any = None,
+        verify: bool = True,
+        overwrite: bool = False,
+        push_to_hub: bool = False,
+        repo_id: str | None = None,
+        **push_options: Any,
+    ) -> "Receipt":
+        """Save the model with its plan and results, and verify that the checkpoint reloads with the same outputs.
+
+        Args:
+            save_directory: A new or an empty folder.
+            processor: The image processor, saved next to the model.
+            verify: Whether to reopen the checkpoint in a fresh process by each way of loading that applies.
+            overwrite: Whether a checkpoint in ``save_directory`` may be replaced.
+            push_to_hub: Whether to push the checkpoint afterwards.
+            repo_id: Name of the repository; by default the name of the folder.
+            **push_options: Options of :func:`hf_vbp.push_to_hub`.
+
+        Returns:
+            The receipt of :func:`hf_vbp.save_checkpoint`.
+
+        Raises:
+            CheckpointError: The folder is taken, the disk is full, or the checkpoint does not reload as the model.
+            HubError: The push failed; the checkpoint is saved.
+        """
+        from hf_vbp.workflow.saving import save_checkpoint
+
+        receipt = save_checkpoint(self, save_directory, processor=processor, verify=verify, overwrite=overwrite)
+        if push_to_hub:
+            from hf_vbp.hub.push import push_to_hub as push
+
+            push(
+                os.fspath(save_directory), repo_id or os.path.basename(os.path.abspath(save_directory)), **push_options
+            )
+        return receipt
+
+    def push_to_hub(
+        self, repo_id: str, *, processor: Any = None, verify: bool = True, **push_options: Any
+    ) -> "PushPlan | PushResult":
+        """Save the model to a temporary folder and push it to the Hub in one commit, with its card.
+
+        Args:
+            repo_id: ``OWNER/NAME``, or the name in the namespace of the user.
+            processor: The image processor, pushed with the model.
+            verify: Whether to reopen the checkpoint in a fresh process first.
+            **push_options: Options of :func:`hf_vbp.push_to_hub`.
+
+        Raises:
+            CheckpointError: The checkpoint does not reload as the model.
+            HubError: The push failed.
+        """
+        import tempfile
+        from pathlib import Path
+
+        from hf_vbp.hub.push import push_to_hub as push
+
+        with tempfile.TemporaryDirectory(prefix="hf-vbp-push-") as temporary:
+            folder = Path(temporary) / repo_id.rpartition("/")[2]
+            self.save_pretrained(folder, processor=processor, verify=verify)
+            return push(folder, repo_id, **push_options)
