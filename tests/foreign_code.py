@@ -36,10 +36,10 @@ def change_json(path: Path, **changes: Any) -> None:
 
 
 def point_elsewhere(folder: Path, repository: str = "mallory/other") -> None:
-    """Make ``auto_map`` of the config name the code of another repository; our own file remains in the folder."""
+    """Make ``auto_map`` of the config name the code of another repository for one class; the others remain ours."""
     auto_map = json.loads((folder / "config.json").read_text())["auto_map"]
-    changed = {name: f"{repository}--{reference}" for name, reference in auto_map.items()}
-    change_json(folder / "config.json", auto_map=changed)
+    auto_map["AutoModelForImageClassification"] = f"{repository}--{auto_map['AutoModelForImageClassification']}"
+    change_json(folder / "config.json", auto_map=auto_map)
 
 
 def put_in_cache(cache: Path, marker: Path, repository: str = "mallory/other") -> Path:

@@ -73,8 +73,7 @@ def push_to_hub(
         >>> import hf_vbp
         >>> print(hf_vbp.push_to_hub("pruned-vit", "me/pruned-vit", dry_run=True).plan.lines)  # doctest: +SKIP
     """
-    accepted = trust_remote_code or not check_load
-    wish = Wish(private, revision, create_pr, overwrite, base_model, accepts_foreign_code=accepted)
+    wish = Wish(private, revision, create_pr, overwrite, base_model, trust_remote_code or not check_load)
     retries, api = retries or DEFAULT, make_api(token)
     plan = look(api, Path(directory), repo_id, wish, retries)
     if check_load:
