@@ -51,7 +51,7 @@ def _open(way: str, job: dict[str, Any]) -> dict[str, Any]:
     from safetensors.torch import load_file
 
     loader = getattr(transformers, job["loader"])
-    options = {"trust_remote_code": True} if way == "remote_code" else {}
+    options: dict[str, Any] = {"trust_remote_code": way == "remote_code"}
     if job["attn_implementation"] is not None:
         options["attn_implementation"] = job["attn_implementation"]
     model, info = loader.from_pretrained(

@@ -18,6 +18,7 @@ def from_pretrained(path_or_id: str | os.PathLike[str], *, auto_class: Any = Non
         auto_class: What loads it, an auto class or a model class; ``AutoModelForImageClassification`` by default.
         **kwargs: What ``from_pretrained`` of transformers takes: ``dtype``, ``device_map``, ``revision``, ... With
             ``ignore_mismatched_sizes=True`` the head may be a new one (``num_labels``), the rest may not.
+            ``trust_remote_code`` is False unless given: code of the checkpoint is not run, and no question is asked.
 
     Returns:
         The model; with ``output_loading_info=True`` the model and the information.
@@ -31,6 +32,8 @@ def from_pretrained(path_or_id: str | os.PathLike[str], *, auto_class: Any = Non
 
     auto_class = auto_class or AutoModelForImageClassification
     wants_info = kwargs.pop("output_loading_info", False)
+    # None would make transformers ask on the terminal.
+    kwargs.setdefault("trust_remote_code", False)
     with scoped():
         try:
             model, info = auto_class.from_pretrained(path_or_id, output_loading_info=True, **kwargs)

@@ -19,6 +19,8 @@ from torch import nn
 
 import hf_vbp
 from hf_vbp.checkpoint.from_pretrained import from_pretrained
+from hf_vbp.checkpoint.isolation import copy_cached_code, isolated_environment
+from hf_vbp.checkpoint.remote_code import RemoteCode, inspect_code, refuse_foreign_code
 from hf_vbp.errors import CheckpointError, ConfigurationError
 from hf_vbp.modeling.modeling_hf_vbp import auto_map
 
@@ -71,8 +73,12 @@ def verify_checkpoint(
     ways: Sequence[str] | None = None,
     reference: nn.Module | None = None,
     python: str | os.PathLike[str] | None = None,
+    trust_remote_code: bool = False,
 ) -> list[dict[str, Any]]:
     """Reopen a checkpoint in a fresh, offline process by each way that applies, and compare its outputs.
+
+    The process has no access tokens. Code that comes with the checkpoint and is not this package's own is refused
+    before anything is loaded, unless ``trust_remote_code`` allows it.
 
     Args:
         directory: The folder of the checkpoint.
@@ -80,12 +86,14 @@ def verify_checkpoint(
             config records widths per block, ``import`` and ``stock`` where it does not.
         reference: The model that the checkpoint must equal; by default the checkpoint as loaded here.
         python: The interpreter of the fresh process, for instance of an environment with another transformers.
+        trust_remote_code: Whether foreign code of the checkpoint may run in the fresh process.
 
     Returns:
         One ``{"way", "transformers", "max_abs_difference"}`` per way, as in ``vbp_results.json``.
 
     Raises:
-        CheckpointError: The checkpoint does not load by one of the ways, or gives something else.
+        CheckpointError: The checkpoint does not load by one of the ways, gives something else, or can run foreign
+            code that was not allowed.
         ConfigurationError: ``ways`` names a way that is not known or does not apply.
 
     Example:
@@ -93,9 +101,11 @@ def verify_checkpoint(
         >>> [entry["way"] for entry in hf_vbp.verify_checkpoint(hf_vbp.sample_model_path())]
         ['import', 'stock']
     """
+    refuse_foreign_code(directory, inspect_code(directory), trust_remote_code)
     if reference is None:
         reference = from_pretrained(directory, auto_class=_loader(_read_config(Path(directory))))
-    return take_receipt(reference, directory, ways=ways, python=python).to_list()
+    receipt = take_receipt(reference, directory, ways=ways, python=python, trust_remote_code=trust_remote_code)
+    return receipt.to_list()
 
 
 def take_receipt(
@@ -104,25 +114,31 @@ def take_receipt(
     *,
     ways: Sequence[str] | None = None,
     python: str | os.PathLike[str] | None = None,
+    trust_remote_code: bool = False,
 ) -> Receipt:
     """Compare a saved checkpoint, reopened in a fresh process, with the model that it was saved from.
+
+    Only the model is loaded, so foreign code of a processor or a tokenizer is not refused here.
 
     Args:
         model: The model in memory; its mode is left as it was.
         directory: The folder of the checkpoint.
         ways: As for :func:`verify_checkpoint`.
         python: As for :func:`verify_checkpoint`.
+        trust_remote_code: As for :func:`verify_checkpoint`.
 
     Raises:
         CheckpointError: As for :func:`verify_checkpoint`.
         ConfigurationError: As for :func:`verify_checkpoint`.
     """
     folder = Path(directory).absolute()
+    code = inspect_code(folder)
+    refuse_foreign_code(folder, code.of_model(), trust_remote_code)
     chosen = _choose_ways(folder, ways)
     with tempfile.TemporaryDirectory(prefix="hf-vbp-receipt-") as temporary:
         job_folder = Path(temporary)
         tolerance = _write_job(model, folder, chosen, job_folder)
-        results = _run(job_folder, python)
+        results = _run(job_folder, python, code)
     files = _hashes(folder)
     entries = {result["way"]: _entry(folder, result, tolerance, files) for result in results}
     return Receipt(Path(directory), tuple(entries[way] for way in WAYS if way in entries))
@@ -136,14 +152,13 @@ def applicable_ways(directory: str | os.PathLike[str]) -> tuple[str, ...]:
     """
     folder = Path(directory)
     config = _read_config(folder)
-    references = config.get("auto_map") or {}
-    files = {str(reference).rpartition("--")[2].partition(".")[0] + ".py" for reference in references.values()}
-    lacking = sorted(name for name in files if not (folder / name).is_file())
+    code = inspect_code(folder)
+    lacking = [name for name in code.files if not (folder / name).is_file()]
     if lacking:
         raise CheckpointError(f"{folder}: auto_map in config.json names {', '.join(lacking)}, which is not there.")
     if "vbp" not in config:
         return ("import", "stock")
-    return ("import", "remote_code") if "modeling_hf_vbp.py" in files else ("import",)
+    return ("import", "remote_code") if code.names_model else ("import",)
 
 
 def _choose_ways(folder: Path, ways: Sequence[str] | None) -> tuple[str, ...]:
@@ -246,11 +261,14 @@ def reference_outputs(model: Any, pixel_values: torch.Tensor) -> dict[str, torch
     return outputs
 
 
-def _run(job_folder: Path, python: str | os.PathLike[str] | None) -> list[dict[str, Any]]:
+def _run(job_folder: Path, python: str | os.PathLike[str] | None, code: RemoteCode) -> list[dict[str, Any]]:
     command = [str(python or sys.executable), str(job_folder / "fresh_process.py"), str(job_folder / "job.json")]
+    environment = _environment(job_folder)
+    copy_cached_code(code.repositories, environment)
     try:
+        # Without a standard input, no question about remote code can be answered on behalf of the user.
         process = subprocess.run(
-            command, cwd=job_folder, env=_environment(job_folder), capture_output=True, text=True,
+            command, cwd=job_folder, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True,
             timeout=_TIMEOUT_SECONDS, check=False,
         )  # fmt: skip
     except (OSError, subprocess.TimeoutExpired) as error:
@@ -272,12 +290,10 @@ def _environment(job_folder: Path) -> dict[str, str]:
         if name not in workers and not name.startswith(_LAUNCHER_VARIABLES)
     }
     return {
-        **inherited,
+        **isolated_environment(inherited, job_folder),
         "HF_HUB_OFFLINE": "1",
         "TRANSFORMERS_OFFLINE": "1",
         "HF_HUB_DISABLE_TELEMETRY": "1",
-        # Remote code is copied to a cache; a cache of its own leaves the user's alone and finds nothing stale.
-        "HF_MODULES_CACHE": str(job_folder / "modules"),
         "TRANSFORMERS_VERBOSITY": "error",
         "TOKENIZERS_PARALLELISM": "false",
     }

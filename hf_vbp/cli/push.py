@@ -13,6 +13,11 @@ RepoId = Annotated[
     str, typer.Argument(help="user/name, organisation/name, or a name of your own.", show_default=False)
 ]
 
+TrustRemoteCode = Annotated[
+    bool,
+    typer.Option("--trust-remote-code", help="Also run code of the checkpoint that is no version of hf_vbp's file."),
+]
+
 
 def push(
     directory: Annotated[Path, typer.Argument(help="A folder that `hf-vbp prune` wrote.", show_default=False)],
@@ -24,6 +29,7 @@ def push(
     base_model: Annotated[str | None, typer.Option(help="Hub id of the base model, where it was a folder.")] = None,
     message: Annotated[str | None, typer.Option(help="Message of the commit.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check and show everything, send nothing.")] = False,
+    trust_remote_code: TrustRemoteCode = False,
 ) -> None:
     """Push a pruned checkpoint to the Hub in one commit, with a model card made from its results."""
     from hf_vbp.hub.push import push_to_hub
@@ -45,6 +51,7 @@ def push(
         base_model=base_model,
         commit_message=message,
         dry_run=dry_run,
+        trust_remote_code=trust_remote_code,
         on_plan=show,
     )
     console.print(result.sentence, markup=False, soft_wrap=True)
@@ -53,9 +60,7 @@ def push(
 def pull_check(
     repo_id: RepoId,
     revision: groups.Revision = None,
-    trust_remote_code: Annotated[
-        bool, typer.Option("--trust-remote-code", help="Also run a modelling file that is not ours.")
-    ] = False,
+    trust_remote_code: TrustRemoteCode = False,
 ) -> None:
     """Download a pruned checkpoint and check its weights, its receipt and the figures of its card."""
     from hf_vbp.hub.audit import audit

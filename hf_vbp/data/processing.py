@@ -21,13 +21,16 @@ def load_processor(model: str | Path, **options: Any) -> Any:
 
     Args:
         model: A folder or a Hub id.
-        **options: Passed on to ``AutoImageProcessor.from_pretrained`` (``revision``, ``token``...).
+        **options: Passed on to ``AutoImageProcessor.from_pretrained`` (``revision``, ``token``...);
+            ``trust_remote_code`` is False unless given.
 
     Raises:
         DataError: The checkpoint has no image processor.
     """
     from transformers import AutoImageProcessor
 
+    # None would make transformers ask on the terminal.
+    options.setdefault("trust_remote_code", False)
     try:
         return AutoImageProcessor.from_pretrained(model, backend="pil", **options)
     except (OSError, ValueError) as error:

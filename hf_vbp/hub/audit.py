@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from hf_vbp.card.render import make_facts, render_card, split_card
 from hf_vbp.card.sections import generated_text
+from hf_vbp.checkpoint.remote_code import CONFIG_FILES, CUSTOM_GENERATE, OWN_FILE, RemoteCode, inspect_code
 from hf_vbp.errors import CheckpointError, ConfigurationError, HubError
 from hf_vbp.hub.base_card import base_card_of
 from hf_vbp.hub.files import CARD, CONFIG, PROCESSOR, RESULTS, PushFile, code_names, read_json
-from hf_vbp.hub.load_checks import MODELING_FILE, check_loads, differing_files, is_own_code, recorded_hashes
+from hf_vbp.hub.load_checks import check_loads, differing_files, recorded_hashes
 from hf_vbp.hub.preflight import all_shapes, check_widths
 from hf_vbp.hub.push import full_repo_id, make_api
 from hf_vbp.hub.remote import Remote, read_remote
@@ -85,8 +86,9 @@ def audit(
         revision: Branch, tag, commit or ``refs/pr/N``; None for main. The commit it points to is pinned.
         token: Passed on to huggingface_hub.
         check_load: Load it by each way that applies, in a fresh process.
-        trust_remote_code: Whether to run a modelling file that is not the one this package ships. Without it,
-            such a checkpoint is not loaded.
+        trust_remote_code: Whether foreign code may run, that is, code which is no version of this package's
+            modeling file. It runs in a process without access tokens. Without this option foreign code is a failed
+            check, and the checkpoint is not loaded.
 
     Raises:
         HubError: The repository cannot be read, or is not a pruned checkpoint.
@@ -107,12 +109,14 @@ def audit(
     directory = download(api, repo_id, remote)
     results = load_results(directory)
     files = [PushFile.of(name, directory / name) for name in remote.files if (directory / name).is_file()]
+    code = inspect_code(directory)
     checks = [
         check_transfer(remote, files),
         check_hashes(results, files),
         check_fit(directory, results),
         *check_card(directory, repo_id, results),
-        *(check_ways(directory, results, trust_remote_code) if check_load else []),
+        check_code(code, trust_remote_code),
+        *(check_ways(directory, results, code, trust_remote_code) if check_load else []),
     ]
     return AuditReport(repo_id, remote.head, directory, tuple(checks))
 
@@ -128,8 +132,10 @@ def download(api: "HfApi", repo_id: str, remote: Remote) -> Path:
         repo_id,
         DEFAULT,
     )
-    wanted = {CONFIG, RESULTS, CARD, *PROCESSOR, *code_names(read_json(first, CONFIG))}
-    names = [name for name in remote.files if name in wanted or _WANTED.fullmatch(name)]
+    wanted = {CONFIG, RESULTS, CARD, OWN_FILE, CUSTOM_GENERATE, *code_names(read_json(first, CONFIG))}
+    names = [
+        name for name in remote.files if name in wanted or _WANTED.fullmatch(name) or CONFIG_FILES.fullmatch(name)
+    ]
     folder = repeat(
         lambda: snapshot_download(
             repo_id, revision=head, allow_patterns=names, token=api.token, endpoint=api.endpoint
@@ -167,16 +173,20 @@ def check_fit(directory: Path, results: Mapping[str, Any]) -> Check:
     return Check("widths", True, "config, weights and results agree")
 
 
-def check_ways(directory: Path, results: Mapping[str, Any], trust_remote_code: bool) -> list[Check]:
+def check_code(code: RemoteCode, trust_remote_code: bool) -> Check:
+    """Report foreign code, which fails the audit unless the user allowed it."""
+    if not code.findings:
+        return Check("code", True, "a version of hf_vbp's file" if code.files else "none")
+    return Check("code", None if trust_remote_code else False, f"foreign: {code.summary}")
+
+
+def check_ways(directory: Path, results: Mapping[str, Any], code: RemoteCode, trust_remote_code: bool) -> list[Check]:
     """Load it by each way that applies and compare with the receipt; foreign code is not run unasked."""
-    code = directory / MODELING_FILE
-    others = [name for name in code_names(read_json(directory, CONFIG)) if name != MODELING_FILE]
-    foreign = others or (code.is_file() and not is_own_code(code.read_bytes()))
-    if foreign and not trust_remote_code:
-        detail = f"not run: {', '.join(others) or MODELING_FILE} is not the file that this version of hf_vbp ships"
-        return [Check("loading", None, f"{detail} (read it, then allow it with trust_remote_code)")]
+    if code.findings and not trust_remote_code:
+        detail = "not run: it comes with foreign code (read it, then allow it with trust_remote_code)"
+        return [Check("loading", None, detail)]
     try:
-        rows = check_loads(directory)
+        rows = check_loads(directory, trust_remote_code)
     except CheckpointError as error:
         return [Check("loading", False, str(error))]
     recorded = {row["way"]: row["max_abs_difference"] for row in results.get("receipt", [])}

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from hf_vbp.checkpoint.remote_code import local_files, top_level_references
 from hf_vbp.errors import CheckpointError
 
 CONFIG = "config.json"
@@ -103,14 +104,7 @@ def weight_names(directory: Path) -> list[str]:
 
 def code_names(config: Mapping[str, Any]) -> list[str]:
     """Return the Python files that ``auto_map`` of a config names, but not those of other repositories."""
-    entries = [entry for value in config.get("auto_map", {}).values() for entry in _flat(value)]
-    return sorted({entry.split(".")[0] + ".py" for entry in entries if "--" not in entry})
-
-
-def _flat(value: Any) -> list[str]:
-    if isinstance(value, list | tuple):
-        return [str(item) for item in value if item is not None]
-    return [str(value)] if value is not None else []
+    return local_files([reference for _, reference in top_level_references(config)])
 
 
 def checkpoint_names(directory: Path) -> list[str]:

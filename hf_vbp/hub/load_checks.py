@@ -1,14 +1,11 @@
 """Does it load as its receipt says? Hashes against the receipt, and a load in a fresh process by each way."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from hf_vbp.errors import CheckpointError
 from hf_vbp.hub.files import PushFile
-
-MODELING_FILE = "modeling_hf_vbp.py"
 
 
 def recorded_hashes(results: Mapping[str, Any]) -> dict[str, str]:
@@ -38,18 +35,13 @@ def check_receipt(results: Mapping[str, Any], files: Sequence[PushFile]) -> None
         )
 
 
-def check_loads(directory: Path) -> list[dict[str, Any]]:
+def check_loads(directory: Path, trust_remote_code: bool = False) -> list[dict[str, Any]]:
     """Load a checkpoint in a fresh process by each way that applies, and return the differences of its outputs.
 
     Raises:
-        CheckpointError: It does not load by one of the ways, or gives something else.
+        CheckpointError: It does not load by one of the ways, gives something else, or can run foreign code that
+            ``trust_remote_code`` does not allow.
     """
     from hf_vbp.checkpoint.receipt import verify_checkpoint
 
-    return verify_checkpoint(directory)
-
-
-def is_own_code(content: bytes) -> bool:
-    """Tell whether the modelling file of a checkpoint is the one that this version of the package ships."""
-    own = resources.files("hf_vbp.modeling").joinpath(MODELING_FILE).read_bytes()
-    return content.replace(b"\r\n", b"\n") == own.replace(b"\r\n", b"\n")
+    return verify_checkpoint(directory, trust_remote_code=trust_remote_code)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from hf_vbp._version import __version__
 from hf_vbp.card.render import make_facts, render_card
 from hf_vbp.card.sections import has_own_text
+from hf_vbp.checkpoint.remote_code import inspect_code, refuse_foreign_code
 from hf_vbp.errors import ConfigurationError, HubError
 from hf_vbp.hub.base_card import read_base_card
 from hf_vbp.hub.commit import Commit, Committed, commit_with_retries
@@ -36,6 +37,7 @@ def push_to_hub(
     dry_run: bool = False,
     base_model: str | None = None,
     check_load: bool = True,
+    trust_remote_code: bool = False,
     on_plan: Callable[[PushPlan], None] | None = None,
     retries: Retries | None = None,
 ) -> PushResult:
@@ -54,6 +56,8 @@ def push_to_hub(
         dry_run: Stop after all checks, and before anything is sent.
         base_model: Hub id of the base model, where it was loaded from a folder.
         check_load: Load the checkpoint in a fresh process first and compare it with its receipt.
+        trust_remote_code: Whether foreign code of the checkpoint may run in that process, which has no access
+            tokens. Without it, and with ``check_load``, a checkpoint with foreign code is refused.
         on_plan: Called with what will be done after all checks, before anything is sent.
         retries: How often a request is tried that may be made again, and the commit.
 
@@ -61,7 +65,8 @@ def push_to_hub(
         What was done, or would be done.
 
     Raises:
-        CheckpointError: The folder is not a whole checkpoint, or does not load as its receipt says.
+        CheckpointError: The folder is not a whole checkpoint, does not load as its receipt says, or can run
+            foreign code that was not allowed.
         ConfigurationError: The card cannot be made, or options contradict each other.
         HubError: The Hub refused or did not answer, or the repository has content. One sentence with what to do.
 
@@ -69,11 +74,11 @@ def push_to_hub(
         >>> import hf_vbp
         >>> print(hf_vbp.push_to_hub("pruned-vit", "me/pruned-vit", dry_run=True).plan.lines)  # doctest: +SKIP
     """
-    wish = Wish(private, revision, create_pr=create_pr, overwrite=overwrite, base_model=base_model)
+    wish = Wish(private, revision, create_pr, overwrite, base_model, trust_remote_code or not check_load)
     retries, api = retries or DEFAULT, make_api(token)
     plan = look(api, Path(directory), repo_id, wish, retries)
     if check_load:
-        check_loads(plan.directory)
+        check_loads(plan.directory, trust_remote_code)
     if on_plan is not None:
         on_plan(plan)
     if dry_run:
@@ -94,6 +99,7 @@ class Wish:
     create_pr: bool = False
     overwrite: bool = False
     base_model: str | None = None
+    accepts_foreign_code: bool = False
 
     def __post_init__(self) -> None:
         if self.create_pr and (self.overwrite or self.revision):
@@ -111,6 +117,8 @@ def look(api: "HfApi", directory: Path, repo_id: str, wish: Wish, retries: Retri
     results = load_results(directory)
     files = checkpoint_files(directory)
     check_checkpoint(directory, files, results)
+    code = inspect_code(directory)
+    refuse_foreign_code(directory, code, wish.accepts_foreign_code)
     check_receipt(results, files)
     repo_id = full_repo_id(api, repo_id)
     remote = read_remote(api, repo_id, wish.revision, retries)
@@ -118,6 +126,7 @@ def look(api: "HfApi", directory: Path, repo_id: str, wish: Wish, retries: Retri
     check_secrets([card])
     everything = [*files, card]
     remarks += private_paths(everything, directory)
+    remarks += [f"Foreign code: {code.summary}."] if code.findings else []
     return make_plan(directory, repo_id, everything, remote, wish, remarks)
 
 

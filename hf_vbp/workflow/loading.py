@@ -40,7 +40,7 @@ def load_model(
 
     Raises:
         CheckpointError: There is no such checkpoint, or it is damaged, or its config and weights disagree.
-        UnsupportedModelError: Its family has no adapter.
+        UnsupportedModelError: Its family has no adapter, or it loads only with code that comes with it.
         ConfigurationError: The dtype or the device is unknown.
     """
     import torch
@@ -77,8 +77,13 @@ def _load_config(path: str, revision: str | None) -> Any:
     from transformers import AutoConfig
 
     try:
-        return AutoConfig.from_pretrained(path, revision=revision)
+        return AutoConfig.from_pretrained(path, revision=revision, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
+        if "trust_remote_code" in str(error):
+            raise UnsupportedModelError(
+                f"{path} loads only with code that comes with it, which hf_vbp does not run. Expected a checkpoint of "
+                "a model type that transformers itself has."
+            ) from error
         raise CheckpointError(f"The config of {path} cannot be loaded: {_sentence(error)}") from error
 
 
