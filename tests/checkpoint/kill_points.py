@@ -114,7 +114,7 @@ def main(work: Path, how: str) -> list[dict[str, Any]]:
         left = [path.relative_to(place).as_posix() for path in place.rglob("*") if path.name.startswith(".")]
         attempts.append({"code": code, "after": after, "settled": settled, "again": again, "last": last,
                          "end": state(), "left": left})  # fmt: skip
-        if code == 0:
+        if code >= 0:
             break
     return attempts
 

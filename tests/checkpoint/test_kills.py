@@ -23,7 +23,7 @@ def test_a_kill_at_any_operation_leaves_the_old_or_the_new(tmp_path: Path, how: 
     done = subprocess.run(command, cwd=SCRIPT.parents[2], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     attempts = json.loads(done.stdout)
-    assert len(attempts) > 20
+    assert len(attempts) > 10
     assert [attempt["code"] for attempt in attempts] == [-9] * (len(attempts) - 1) + [0]
     # By one step the name is never without a checkpoint; by several, no config.json says that there is one.
     allowed = {"old", "new"} if how == "exchange" else {"old", "new", "none"}
