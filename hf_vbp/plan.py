@@ -8,8 +8,9 @@ from typing import Any
 
 import torch
 
+from hf_vbp.atomic import atomic_write
 from hf_vbp.budget import Budget
-from hf_vbp.errors import ConfigurationError, PlanError
+from hf_vbp.errors import ConfigurationError, OutputError, PlanError
 
 PLAN_VERSION = 1
 
@@ -156,9 +157,16 @@ class PruningPlan:
             raise PlanError(f"The pruning plan is malformed ({error!r}); make it again with `hf-vbp plan`.") from error
 
     def save(self, path: str | Path) -> Path:
-        """Write the plan as JSON and return where it lies."""
+        """Write the plan as JSON and return its path; a file that is there is replaced in one step.
+
+        Raises:
+            OutputError: It cannot be written; what was there is not modified.
+        """
         path = Path(path)
-        path.write_text(self.to_json(), encoding="utf-8")
+        try:
+            atomic_write(path, self.to_json())
+        except OSError as error:
+            raise OutputError(f"{path} cannot be written: {error}. Choose another output.") from error
         return path
 
     def to_json(self) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from hf_vbp.atomic import atomic_write
 from hf_vbp.elimination import EliminationCurve
 from hf_vbp.errors import StatisticsError
 from hf_vbp.moments import Moments
@@ -75,21 +75,16 @@ def load_statistics(path: Path) -> ActivationStatistics:
 
 
 def write_atomically(tensors: dict[str, torch.Tensor], description: dict[str, Any], path: Path, kind: str) -> None:
-    """Write a safetensors file beside ``path``, force it to disk, and rename it over ``path``.
+    """Write a safetensors file next to ``path``, force it to disk, and rename it over ``path``.
 
     Raises:
         StatisticsError: The folder does not exist, is not writable, or is full; ``path`` is as it was.
     """
-    beside = path.with_name(f".{path.name}.tmp")
     metadata = {"format": kind, "version": str(VERSION), "description": json.dumps(description)}
     contiguous = {name: tensor.detach().to("cpu").contiguous() for name, tensor in tensors.items()}
     try:
-        save_file(contiguous, beside, metadata=metadata)
-        _flush(beside)
-        os.replace(beside, path)
-        _flush(path.parent)
+        atomic_write(path, lambda new: save_file(contiguous, new, metadata=metadata))
     except (OSError, SafetensorError) as error:
-        beside.unlink(missing_ok=True)
         raise StatisticsError(f"cannot write {path}: {error}; choose another place or free some space") from error
 
 
@@ -121,16 +116,6 @@ def read_checked(path: Path, kind: str) -> tuple[dict[str, Any], dict[str, torch
     if not isinstance(description, dict):
         raise StatisticsError(f"{path} is damaged: its description is not an object; gather the statistics again")
     return description, tensors
-
-
-def _flush(path: Path) -> None:
-    if os.name == "nt" and path.is_dir():
-        return
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _moments_tensors(prefix: str, moments: Moments) -> dict[str, torch.Tensor]:

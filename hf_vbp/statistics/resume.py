@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from hf_vbp.atomic import remove_leftovers
 from hf_vbp.errors import StatisticsError, StatisticsMismatchError
 from hf_vbp.statistics.accumulator import SiteAccumulator
 from hf_vbp.statistics.files import read_checked, write_atomically
@@ -121,7 +122,7 @@ class SavedState:
     def discard(self) -> None:
         """Delete the state of this process, and the folder with that of the last one."""
         self.path.unlink(missing_ok=True)
-        self.path.with_name(f".{self.path.name}.tmp").unlink(missing_ok=True)
+        remove_leftovers(self.path, self.directory)
         # Every process ends like this; whoever is last finds the folder empty, or already gone.
         with suppress(OSError):
             self.directory.rmdir()

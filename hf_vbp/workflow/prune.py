@@ -5,9 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hf_vbp.errors import DataError
+from hf_vbp.atomic import check_space
+from hf_vbp.errors import CheckpointError, DataError
 from hf_vbp.loading import LoadedModel, leads, load_model, without_progress_bars
 from hf_vbp.results import describe_base_model
+from hf_vbp.workflow.outputs import input_sources, output_folder
 from hf_vbp.workflow.requests import DataRequest, Reporter
 
 if TYPE_CHECKING:
@@ -61,16 +63,24 @@ def run_prune(request: PruneRequest, reporter: Reporter) -> dict[str, Any]:
     Raises:
         HfVbpError: Anything that cannot be done, before any expensive work where that can be known.
     """
-    from hf_vbp.checkpoint import check_output_directory
+    if request.data is None and request.statistics is None:
+        raise DataError("Nothing to calibrate on: give --data, or --statistics from an earlier `hf-vbp stats`.")
+    inputs = input_sources(
+        model=request.model, data=request.data, evaluation=request.evaluation, statistics=request.statistics
+    )
+    with output_folder(request.output, request.overwrite, inputs, leads=leads()) as folder:
+        return _prune_and_save(request, reporter, folder)
+
+
+def _prune_and_save(request: PruneRequest, reporter: Reporter, folder: Path) -> dict[str, Any]:
     from hf_vbp.pruning import check_request, prune
     from hf_vbp.saving import save_checkpoint, with_receipt
 
-    check_output_directory(request.output, request.overwrite)
-    if request.data is None and request.statistics is None:
-        raise DataError("Nothing to calibrate on: give --data, or --statistics from an earlier `hf-vbp stats`.")
     reporter.say(f"Loading {request.model}")
     loaded = load_model(request.model, revision=request.revision, dtype=request.dtype, device=request.device)
     check_request(loaded.model, request.config)
+    place = folder if folder.is_dir() else folder.parent
+    check_space(request.output, place, expected_bytes(loaded.model, request.config), CheckpointError)
     evaluation = request.evaluation.open(loaded, "evaluation") if request.evaluation else None
     statistics, provenance, loader = gather(request, loaded, reporter)
     if not leads():
@@ -91,6 +101,18 @@ def run_prune(request: PruneRequest, reporter: Reporter) -> dict[str, Any]:
     with without_progress_bars():
         receipt = save_checkpoint(result, request.output, processor=loaded.processor, overwrite=request.overwrite)
     return with_receipt(results, receipt)
+
+
+def expected_bytes(model: Any, config: "VBPConfig") -> int:
+    """Return about how many bytes the weights of the pruned model take, at least what is not in its MLPs."""
+    from hf_vbp.adapters import find_sites
+
+    total = sum(tensor.nbytes for tensor in model.state_dict().values())
+    if config.target_parameters is not None:
+        return int(total * config.target_parameters)
+    removed = 1.0 if config.ratio is None else config.ratio
+    mlps = sum(module.weight.nbytes for site in find_sites(model) for module in (site.fc1, site.fc2))
+    return int(total - removed * mlps)
 
 
 def gather(
