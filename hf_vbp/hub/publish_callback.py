@@ -7,7 +7,9 @@ from typing import Any
 from transformers import TrainerCallback
 
 from hf_vbp.card.render import make_facts, render_card
+from hf_vbp.checkpoint.atomic_folder import check_output_directory
 from hf_vbp.errors import HubError
+from hf_vbp.files.atomic import atomic_write
 from hf_vbp.hub.files import CARD, PLAN, PROCESSOR, RESULTS, checked_path
 from hf_vbp.hub.push import check_target, push_to_hub
 from hf_vbp.results.record import load_results, to_json
@@ -62,9 +64,16 @@ class PublishCallback(TrainerCallback):  # type: ignore[misc]
         """Take the pushing over from ``Trainer``."""
         self._take_over(args, state)
 
-    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Take the pushing over where the callback was added later."""
+    def on_train_begin(self, args: Any, state: Any, control: Any, *, model: Any = None, **_: Any) -> None:
+        """Take the pushing over where the callback was added later, and check the folder before the training.
+
+        Raises:
+            CheckpointError: The folder cannot or must not be written.
+        """
         self._take_over(args, state)
+        if state.is_world_process_zero:
+            inputs = {"the pruned checkpoint": self.pruned, "the model": getattr(model, "name_or_path", None)}
+            check_output_directory(self._directory(args), overwrite=True, inputs=inputs)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **parts: Any) -> None:
         """Save the checkpoint, write its card, push it.
@@ -116,7 +125,7 @@ class PublishCallback(TrainerCallback):  # type: ignore[misc]
         results = with_finetuning(self._results, args, state, eval_images=images, data=self.data)
         results |= {"versions": versions()}
         results.pop("receipt", None)
-        directory = self.directory or Path(args.output_dir) / "final"
+        directory = self._directory(args)
         written: dict[str, Any] = {}
 
         def with_receipt(receipt: Any) -> str:
@@ -131,8 +140,14 @@ class PublishCallback(TrainerCallback):  # type: ignore[misc]
         save_checkpoint(model, directory, processor=processing_class, files=files, verify=self.verify, overwrite=True)
         has_processor = any((directory / name).is_file() for name in PROCESSOR)
         facts = make_facts(written, repo_id=args.hub_model_id, base_model=self.base_model, has_processor=has_processor)
-        (directory / CARD).write_text(render_card(facts), encoding="utf-8")
+        card = directory / CARD
+        # One that was there before was carried over; what its reader wrote in it stays.
+        existing = card.read_text(encoding="utf-8") if card.is_file() else None
+        atomic_write(card, render_card(facts, existing))
         return directory
+
+    def _directory(self, args: Any) -> Path:
+        return self.directory or Path(args.output_dir) / "final"
 
 
 def _repo_id(args: Any) -> str:

@@ -23,20 +23,22 @@ def save_checkpoint(
     """Save a pruned model so that anybody can load it, and prove that they can.
 
     Beside weights, config and processor lie ``plan.json`` and ``vbp_results.json``, which holds the receipt.
-    Everything is written beside and renamed at the end, so an interruption leaves no half checkpoint.
+    Everything is written to a hidden folder and moved at the end, so an interruption leaves no half checkpoint.
 
     Args:
         result: What :func:`hf_vbp.prune` returned, or a transformers model.
         directory: A new or an empty folder.
         processor: The image processor, saved beside the model.
         verify: Whether to reopen the checkpoint in a fresh process by each way that applies.
-        overwrite: Whether a checkpoint that lies at ``directory`` may be replaced.
+        overwrite: Whether a checkpoint of hf_vbp at ``directory`` may be replaced. Its README.md is kept if you
+            wrote or changed it. Any other file that hf_vbp did not write, or that was changed since, is refused.
 
     Returns:
         The receipt: how the checkpoint loads, and how far its outputs are from those in memory.
 
     Raises:
-        CheckpointError: The folder is taken, the disk is full, or the checkpoint did not prove right.
+        CheckpointError: The folder is taken, is the one that the model was loaded from, or is being written by
+            another process, the disk is full, or the checkpoint did not prove right.
         UnsupportedModelError: What was given is not a plain transformers model.
 
     Example:

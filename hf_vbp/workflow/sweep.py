@@ -1,19 +1,24 @@
 """One pass over the images, then many ratios: how accuracy falls as the model shrinks."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from io import BytesIO, StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hf_vbp.errors import ConfigurationError
+from hf_vbp.errors import ConfigurationError, OutputError
+from hf_vbp.files.atomic import atomic_write
 from hf_vbp.workflow.gather import gather
 from hf_vbp.workflow.loading import load_model
+from hf_vbp.workflow.outputs import files_in_folder, input_sources
 from hf_vbp.workflow.requests import DataRequest, Reporter
 
 if TYPE_CHECKING:
     from hf_vbp.config.vbp_config import VBPConfig
 
 MODELS_IN_MEMORY = 4
+TABLE_NAME, PLOT_NAME = "sweep.csv", "sweep.png"
 
 
 @dataclass(frozen=True)
@@ -97,21 +102,50 @@ def parse_ratios(text: str) -> list[float]:
     return ratios
 
 
+@contextmanager
+def sweep_output(request: SweepRequest, directory: Path, *, overwrite: bool = False) -> Iterator[Path]:
+    """Check the folder of a sweep before its work, and hold it until the block ends.
+
+    Raises:
+        OutputError: It cannot be written to, is an input, or has a sweep and ``overwrite`` is false.
+    """
+    inputs = input_sources(model=request.model, data=request.data, evaluation=request.evaluation)
+    with files_in_folder(directory, (TABLE_NAME, PLOT_NAME), overwrite, inputs) as folder:
+        yield folder
+
+
 def write_sweep(rows: list[dict[str, Any]], directory: Path, title: str) -> list[Path]:
-    """Write the rows as CSV and, where matplotlib is installed, as a plot; return the files."""
+    """Write the rows as CSV and, where matplotlib is installed, as a plot; return the files.
+
+    Raises:
+        OutputError: A file cannot be written.
+    """
     import csv
 
-    directory.mkdir(parents=True, exist_ok=True)
-    table = directory / "sweep.csv"
+    text = StringIO(newline="")
     names = [name for name in rows[-1] if name != "top1_interval"]
-    with table.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, names, extrasaction="ignore")
-        writer.writeheader()
-        writer.writerows(rows)
+    writer = csv.DictWriter(text, names, extrasaction="ignore")
+    writer.writeheader()
+    writer.writerows(rows)
+    table, plot = directory / TABLE_NAME, directory / PLOT_NAME
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        atomic_write(table, text.getvalue().encode("utf-8"))
+        drawn = _draw(rows, title)
+        if drawn is None:
+            return [table]
+        atomic_write(plot, drawn)
+    except OSError as error:
+        raise OutputError(f"{directory} cannot be written: {error}. Choose another output.") from error
+    return [table, plot]
+
+
+def _draw(rows: list[dict[str, Any]], title: str) -> bytes | None:
+    """Return the plot as PNG; None where matplotlib is not installed."""
     try:
         from matplotlib.figure import Figure
     except ImportError:
-        return [table]
+        return None
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.add_subplot(xlabel="share of hidden neurons removed", ylabel="top-1", title=title)
     ratios, values = [row["ratio"] for row in rows], [row["top1"] for row in rows]
@@ -119,6 +153,6 @@ def write_sweep(rows: list[dict[str, Any]], directory: Path, title: str) -> list
     axes.errorbar(ratios, values, yerr=errors, marker="o", capsize=3)
     axes.set_ylim(0, 1)
     axes.grid(alpha=0.3)
-    plot = directory / "sweep.png"
-    figure.savefig(plot, dpi=150)
-    return [table, plot]
+    image = BytesIO()
+    figure.savefig(image, format="png", dpi=150)
+    return image.getvalue()

@@ -16,6 +16,7 @@ from hf_vbp.distillation.sharding import check_launch
 from hf_vbp.distillation.trainer import DistillationTrainer
 from hf_vbp.errors import CheckpointError, ConfigurationError, DataError
 from hf_vbp.results.record import RESULTS_NAME, to_json
+from hf_vbp.workflow.finetune.folders import finetune_output
 from hf_vbp.workflow.finetune.progress import ReportProgress
 from hf_vbp.workflow.finetune.recipe import Recipe
 from hf_vbp.workflow.finetune.record import describe_run, updated_results
@@ -46,12 +47,22 @@ def run_finetune(
     Raises:
         HfVbpError: Anything that cannot be done, before any expensive work where that can be known.
     """
-    from hf_vbp.checkpoint.atomic_folder import check_output_directory
-
     args = recipe.arguments()
     check_launch(args)
-    check_output_directory(recipe.output, overwrite)
-    _check_folder(args, resume=resume, overwrite=overwrite)
+    with finetune_output(recipe, args, overwrite=overwrite):
+        _check_folder(args, resume=resume, overwrite=overwrite)
+        return _finetune_and_save(recipe, args, reporter, resume=resume, overwrite=overwrite, command=command)
+
+
+def _finetune_and_save(
+    recipe: Recipe,
+    args: DistillationArguments,
+    reporter: Reporter,
+    *,
+    resume: bool,
+    overwrite: bool,
+    command: str,
+) -> dict[str, Any]:
     start = open_start(recipe, reporter)
     teacher = choose_teacher(recipe, start, weight=args.hard_label_weight)
     evaluation = recipe.data.evaluation.open(start.student, "evaluation") if recipe.data.evaluation else None
