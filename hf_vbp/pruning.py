@@ -13,6 +13,7 @@ from hf_vbp.costs import describe_cost, latency_of_widths
 from hf_vbp.criteria import CRITERIA, Ranking
 from hf_vbp.plan import PruningPlan, known
 from hf_vbp.planning import check_bias, make_plan, rank_sites
+from hf_vbp.precision import own_precision
 from hf_vbp.regularisation import NEED_HALVES
 from hf_vbp.results import SCHEMA_VERSION, describe_base_model, describe_plan, versions
 from hf_vbp.selection import SCOPES, Limits
@@ -180,6 +181,8 @@ def prune(
 ) -> PruningResult:
     """Prune the MLPs of a vision transformer in one shot.
 
+    The model computes in its own dtype, also inside autocast and after ``accelerator.prepare``.
+
     Args:
         model: A transformers ViT or DeiT, with any head, or a model of a registered family.
         dataloader: Batches of images, dicts with ``pixel_values`` ``(batch, channels, height, width)``; no
@@ -209,25 +212,33 @@ def prune(
         0.5
     """
     check_request(model, config)
-    if statistics is None:
-        statistics = collect_statistics(
-            model, dataloader, max_images=max_images, progress=progress, provenance=provenance, **config.needs(model)
-        )
-    rankings = gradient_rankings(model, statistics, config, dataloader, max_images=max_images)
-    plan = plan_for(model, statistics, config, rankings=rankings)
-    base_model, dense_cost = describe_base_model(model), describe_cost(model)
-    pruned = apply_plan(model, plan, statistics, inplace=inplace)
-    results = {
-        "schema_version": SCHEMA_VERSION,
-        "base_model": base_model,
+    with own_precision(model):
+        if statistics is None:
+            options = {"progress": progress, "provenance": provenance, **config.needs(model)}
+            statistics = collect_statistics(model, dataloader, max_images=max_images, **options)
+        rankings = gradient_rankings(model, statistics, config, dataloader, max_images=max_images)
+        plan = plan_for(model, statistics, config, rankings=rankings)
+        base_model, dense_cost = describe_base_model(model), describe_cost(model)
+        pruned = apply_plan(model, plan, statistics, inplace=inplace)
+        results = {
+            "schema_version": SCHEMA_VERSION,
+            "base_model": base_model,
+            **_describe_pruning(statistics, plan, provenance),
+            "cost": {"dense": dense_cost, "pruned": describe_cost(pruned)},
+            "versions": versions(),
+        }
+    return PruningResult(pruned, plan, statistics, results)
+
+
+def _describe_pruning(
+    statistics: "ActivationStatistics", plan: PruningPlan, provenance: dict[str, Any] | None
+) -> dict[str, Any]:
+    return {
         "data": {"calibration": describe_calibration(statistics, provenance)},
         "statistics": describe_statistics(statistics),
         "plan": describe_plan(plan),
         "predicted": dict(plan.predicted),
-        "cost": {"dense": dense_cost, "pruned": describe_cost(pruned)},
-        "versions": versions(),
     }
-    return PruningResult(pruned, plan, statistics, results)
 
 
 def gradient_rankings(

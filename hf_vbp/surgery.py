@@ -12,6 +12,7 @@ from hf_vbp.compensation import compensate
 from hf_vbp.criteria import SiteWeights
 from hf_vbp.plan import PruningPlan
 from hf_vbp.planning import check_bias
+from hf_vbp.precision import own_precision
 
 if TYPE_CHECKING:
     from hf_vbp.statistics import ActivationStatistics
@@ -96,7 +97,9 @@ def _copy_with(model: ModelT, sites: tuple[MLPSite, ...], pairs: list[_Pair]) ->
     for site, pair in zip(sites, pairs, strict=True):
         memo[id(site.fc1)] = pair.fc1
         memo[id(site.fc2)] = pair.fc2
-    return copy.deepcopy(model, memo)
+    # A copy of a model that accelerate prepared is a plain model, not one that computes under autocast.
+    with own_precision(model):
+        return copy.deepcopy(model, memo)
 
 
 def _record(model: Any, plan: PruningPlan) -> None:

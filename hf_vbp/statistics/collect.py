@@ -13,6 +13,7 @@ from torch import nn
 
 from hf_vbp.adapters import MLPSite, check_finite_weights, find_sites
 from hf_vbp.errors import ConfigurationError, DataError, HfVbpError, StatisticsError
+from hf_vbp.precision import own_precision
 from hf_vbp.statistics.accumulator import Depth, SiteAccumulator
 from hf_vbp.statistics.feeding import Feed, open_feed
 from hf_vbp.statistics.fingerprints import model_identity, package_versions, sites_fingerprint
@@ -59,8 +60,8 @@ def collect_statistics(
     to the same, relative to the two standard deviations.
 
     Args:
-        model: A transformers vision model on its device. It runs in eval mode, its own dtype and without
-            gradients, and is afterwards as it was.
+        model: A transformers vision model on its device. It runs in eval mode, in its own dtype (also inside
+            autocast and after ``accelerator.prepare``) and without gradients, and is left as it was.
         dataloader: Batches with ``pixel_values`` ``(images, channels, height, width)``: a torch ``DataLoader``,
             whether prepared by Accelerate or not, or any iterable of dicts that is the same in every process.
         moments: ``"diagonal"`` for means and variances; ``"full"`` for co-moments besides, ``hidden^2`` doubles
@@ -119,7 +120,8 @@ def collect_statistics(
         state = SavedState(Path(resume), processes, {**identity, **limits})
     listening = ListeningModel(model, accumulators, seed if output_metric else None)
     task = _Pass(listening, accumulators, processes, state, resume_every, progress)
-    position = task.run(lambda: open_feed(dataloader, processes, max_images))
+    with own_precision(model):
+        position = task.run(lambda: open_feed(dataloader, processes, max_images))
     statistics = _merged(accumulators, position, processes, fingerprints)
     if state is not None:
         state.discard()
