@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from hf_vbp.config.budget import Budget
+from hf_vbp.config.vbp_config import VBPConfig
 from hf_vbp.errors import OutputError
 from hf_vbp.files.atomic import atomic_write, hidden_folder, lock_path
 from hf_vbp.files.locking import output_lock
@@ -31,7 +31,7 @@ with output_lock(lock_path(target), target), hidden_folder(target, target.parent
 
 def make_plan(kept: int = 3) -> PruningPlan:
     sites = (SitePlan("mlp", 4, tuple(range(kept))),)
-    return PruningPlan(sites, "variance", "mean", "global", Budget("ratio", 0.25, 0.25), "weights", "statistics")
+    return PruningPlan(sites, VBPConfig.preset("paper", ratio=0.25), 0.25, "weights", "statistics")
 
 
 class Holder:

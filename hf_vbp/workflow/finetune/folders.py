@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from hf_vbp.checkpoint.inputs import Source, check_apart, local_path
-from hf_vbp.distillation import DistillationArguments
+from hf_vbp.distillation.arguments import DistillationArguments
 from hf_vbp.distillation.checkpoints import training_checkpoints
 from hf_vbp.errors import CheckpointError, ConfigurationError
 from hf_vbp.workflow.finetune.recipe import Recipe

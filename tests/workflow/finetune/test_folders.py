@@ -28,7 +28,7 @@ def work(filled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     def load(*arguments: Any, **options: Any) -> None:
         raise AssertionError("work was done")
 
-    monkeypatch.setattr("hf_vbp.finetuning.start.load_model", load)
+    monkeypatch.setattr("hf_vbp.workflow.finetune.start.load_model", load)
     return tmp_path / "work"
 
 
