@@ -64,7 +64,8 @@ def run_prune(request: PruneRequest, reporter: Reporter) -> dict[str, Any]:
     """
     from hf_vbp.checkpoint.atomic_folder import check_output_directory
     from hf_vbp.workflow.prune import check_request, prune
-    from hf_vbp.workflow.saving import save_checkpoint, with_receipt
+    from hf_vbp.workflow.pruning_result import with_receipt
+    from hf_vbp.workflow.saving import save_checkpoint
 
     check_output_directory(request.output, request.overwrite)
     if request.data is None and request.statistics is None:

@@ -94,7 +94,7 @@ def test_a_budget_that_cannot_be_met_says_what_can() -> None:
 
 @pytest.mark.parametrize("asked", [0, 1, -0.1, 1.5, 55, float("nan"), True, "0.5"])
 def test_a_share_outside_zero_and_one_is_refused(asked: object) -> None:
-    with pytest.raises(BudgetError, match="must lie between 0 and 1"):
+    with pytest.raises(BudgetError, match="must be between 0 and 1"):
         Budget("ratio", asked)  # type: ignore[arg-type]
 
 

@@ -203,7 +203,7 @@ def _write(
     recipe: Recipe, start: Start, model: Any, results: dict[str, Any], reporter: Reporter, overwrite: bool
 ) -> dict[str, Any]:
     from hf_vbp.checkpoint.saving import save_checkpoint
-    from hf_vbp.workflow.saving import with_receipt
+    from hf_vbp.workflow.pruning_result import with_receipt
 
     files: dict[str, Any] = {RECIPE_NAME: recipe.to_yaml()}
     if start.plan is not None:
