@@ -1,5 +1,6 @@
 """The adapters name the MLPs of ViT and DeiT under every head, in the order of the forward pass."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from hf_vbp.adapters import registry as registry_module
 from hf_vbp.adapters.linear_pair import LinearPairAdapter
 from hf_vbp.adapters.registry import find_sites, get_adapter, register_adapter, registered_model_types
 from hf_vbp.errors import ConfigurationError, NonFiniteError, UnsupportedModelError
+from tests.config.distributions import install
 from tests.conftest import TINY, make_model
 
 
@@ -66,6 +68,39 @@ def test_register_adapter_opens_another_family(monkeypatch: pytest.MonkeyPatch) 
 def test_register_adapter_refuses_what_is_no_adapter() -> None:
     with pytest.raises(ConfigurationError, match="find_sites, left_out"):
         register_adapter("x", object())  # type: ignore[arg-type]
+    with pytest.raises(ConfigurationError, match=r"is the class LinearPairAdapter; pass an instance, LinearPairAda.*"):
+        register_adapter("x", LinearPairAdapter)  # type: ignore[arg-type]
+
+
+class TestAdaptersOfOtherDistributions:
+    @pytest.fixture
+    def ijepa(self, monkeypatch: pytest.MonkeyPatch) -> Any:
+        from transformers import IJepaConfig, IJepaModel
+
+        monkeypatch.setattr(registry_module, "_ADAPTERS", dict(registry_module._ADAPTERS))
+        return IJepaModel(IJepaConfig(**{**TINY, "num_labels": 2}))
+
+    def test_an_entry_point_opens_a_family(self, ijepa: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        source = "from hf_vbp.adapters import LinearPairAdapter\nadapter = LinearPairAdapter()"
+        value = "ijepa_adapter:adapter"
+        install(tmp_path, monkeypatch, "hf_vbp.adapters", name="ijepa", installed=value, ijepa_adapter=source)
+        assert registered_model_types() == ("deit", "ijepa", "vit")
+        assert len(find_sites(ijepa)) == TINY["num_hidden_layers"]
+
+    def test_its_module_may_register_the_adapter(
+        self, ijepa: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        source = "import hf_vbp.adapters as a\na.register_adapter('ijepa', a.LinearPairAdapter())"
+        install(tmp_path, monkeypatch, "hf_vbp.adapters", name="ijepa", installed="ijepa_two", ijepa_two=source)
+        assert len(find_sites(ijepa)) == TINY["num_hidden_layers"]
+
+    def test_a_broken_one_affects_its_own_family_only(
+        self, ijepa: Any, vit: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        install(tmp_path, monkeypatch, "hf_vbp.adapters", name="ijepa", installed="no_such_module:adapter")
+        assert len(find_sites(vit)) == TINY["num_hidden_layers"]
+        with pytest.raises(ConfigurationError, match=r"distribution 'fake', cannot be imported.*no_such_module"):
+            find_sites(ijepa)
 
 
 def test_nothing_found_says_what_to_do(monkeypatch: pytest.MonkeyPatch, vit: Any) -> None:
