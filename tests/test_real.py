@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hf_vbp.workflow.pruning import prune
 
 from hf_vbp.adapters.registry import find_sites
 from hf_vbp.calibration.collect import collect_statistics

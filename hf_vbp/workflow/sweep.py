@@ -26,6 +26,7 @@ from hf_vbp.workflow.outputs import files_in_folder, input_sources
 from hf_vbp.workflow.prune import complete_statistics
 from hf_vbp.workflow.requests import DataRequest, Reporter
 
+TABLE_NAME, PLOT_NAME = "sweep.csv", "sweep.png"
 MODELS_IN_MEMORY = 4
 """Pruned models that are evaluated together in one pass over the evaluation images."""
 

@@ -7,8 +7,6 @@ from typing import Any
 import jsonschema
 import pytest
 import torch
-from hf_vbp.compensation.compensate import COMPENSATIONS
-from hf_vbp.workflow.pruning import prune
 from hypothesis import HealthCheck, given, settings
 
 import hf_vbp
