@@ -8,12 +8,13 @@ import torch
 import hf_vbp
 from hf_vbp.adapters.registry import find_sites
 from hf_vbp.cli.console import Reporter
+from hf_vbp.config.requirements import Requirements
 from hf_vbp.config.vbp_config import VBPConfig
 from hf_vbp.errors import ConfigurationError
 from hf_vbp.evaluation.models import evaluate_models
 from hf_vbp.evaluation.output_error import OutputErrors
+from hf_vbp.workflow.prune import prune
 from hf_vbp.workflow.prune_command import PruneRequest, run_prune
-from hf_vbp.workflow.pruning import prune
 from hf_vbp.workflow.requests import DataRequest
 from tests.calibration.helpers import images, in_batches
 
@@ -57,10 +58,10 @@ def test_agrees_with_outputs_held_in_memory(vit: Any, gradient: bool) -> None:
 def test_the_first_mlp_on_the_calibration_images_errs_as_predicted(vit: Any) -> None:
     # Its inputs are the same in both models, so that the prediction is exact there.
     batches = in_batches(images(20), 8)
-    statistics = hf_vbp.collect_statistics(vit, batches, moments="full")
+    statistics = hf_vbp.collect_statistics(vit, batches, Requirements(covariances=True, halves=True))
     for compensation in ("none", "mean", "linear"):
         config = VBPConfig(ratio=0.5, criterion="variance", compensation=compensation)
-        result = prune(vit, (), config, statistics=statistics)
+        result = prune(vit, None, config, statistics=statistics)
         observed = OutputErrors(vit, result.model, [None] * 3)
         with observed:
             evaluate_models({"dense": vit, "pruned": result.model}, batches)
