@@ -27,8 +27,8 @@ class ImageData:
     It is iterable: it yields the batches of ``loader``, and has their number as its length where it is known.
 
     Attributes:
-        loader: A ``DataLoader`` of ``{"pixel_values": (b, 3, h, w) float32, "labels": (b,) int64}``, the latter only where
-            labels were asked for and there are some. ``accelerator.prepare(loader)`` shares it among processes.
+        loader: A ``DataLoader`` of ``{"pixel_values": (b, 3, h, w) float32, "labels": (b,) int64}``, the latter only
+            where labels were requested and exist. ``accelerator.prepare(loader)`` shares it among processes.
         provenance: Where the images come from and how they were chosen and prepared, as JSON.
         images: How many there are, bad ones included; None for a stream that does not say.
         labelled: Whether the batches have labels.
