@@ -10,15 +10,9 @@ from torch import nn
 
 from hf_vbp._progress import Progress
 from hf_vbp.errors import ConfigurationError, DataError, LabelError, NonFiniteError, UnsupportedModelError
-<<<<<<< HEAD
-from hf_vbp.evaluation.measures import kl_divergences, top_k_hits, wilson_interval
-from hf_vbp.modeling.precision import own_precision
-
-Progress = Callable[[int, int | None], None]
-=======
 from hf_vbp.evaluation.measures import kl_divergences, top_classes
 from hf_vbp.evaluation.metrics import Agreement, KLDivergence, Top1Accuracy, Top5Accuracy
->>>>>>> data
+from hf_vbp.modeling.precision import own_precision
 
 
 @dataclass(frozen=True)
@@ -97,15 +91,9 @@ def evaluate_models(
 ) -> dict[str, Evaluation]:
     """Measure models on the same batches, in one pass.
 
-<<<<<<< HEAD
-    Each model computes in its own dtype, also inside autocast and after ``accelerator.prepare``; the figures are made
-    from its logits in float64. Batches without ``labels`` give agreement and KL only. Models are left as they were, in
-    mode and on their device.
-=======
-    Each model computes in its own dtype; the figures are computed from its logits in float64 by the metrics of
+    Each model computes in its own dtype, also inside autocast and after ``accelerator.prepare``; the figures are computed from its logits in float64 by the metrics of
     :mod:`hf_vbp.evaluation.metrics`. Batches without ``labels`` give agreement and KL only. Mode and device of the
     models are restored.
->>>>>>> data
 
     Args:
         models: The models by name. Their outputs must have ``logits`` ``(n, classes)`` for one label per image.

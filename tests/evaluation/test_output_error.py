@@ -9,7 +9,6 @@ from hf_vbp.workflow.pruning import prune
 import hf_vbp
 from hf_vbp.adapters.registry import find_sites
 from hf_vbp.cli.console import Reporter
-from hf_vbp.config.requirements import Requirements
 from hf_vbp.config.vbp_config import VBPConfig
 from hf_vbp.errors import ConfigurationError
 from hf_vbp.evaluation.models import evaluate_models
@@ -59,17 +58,10 @@ def test_agrees_with_outputs_held_in_memory(vit: Any, gradient: bool) -> None:
 def test_the_prediction_is_exact_for_the_first_mlp_on_the_calibration_images(vit: Any) -> None:
     # Its inputs are the same in both models, so that the prediction is exact there.
     batches = in_batches(images(20), 8)
-<<<<<<< HEAD
     statistics = hf_vbp.collect_statistics(vit, batches, FULL)
     for compensation in ("none", "mean", "linear"):
         config = VBPConfig(ratio=0.5, criterion="variance", compensation=compensation)
         result = prune(vit, config=config, statistics=statistics)
-=======
-    statistics = hf_vbp.collect_statistics(vit, batches, Requirements(covariances=True, halves=True))
-    for compensation in ("none", "mean", "linear"):
-        config = VBPConfig(ratio=0.5, criterion="variance", compensation=compensation)
-        result = prune(vit, None, config, statistics=statistics)
->>>>>>> data
         observed = OutputErrors(vit, result.model, [None] * 3)
         with observed:
             evaluate_models({"dense": vit, "pruned": result.model}, batches)
