@@ -91,9 +91,9 @@ def evaluate_models(
 ) -> dict[str, Evaluation]:
     """Measure models on the same batches, in one pass.
 
-    Each model computes in its own dtype, also inside autocast and after ``accelerator.prepare``; the figures are computed from its logits in float64 by the metrics of
-    :mod:`hf_vbp.evaluation.metrics`. Batches without ``labels`` give agreement and KL only. Mode and device of the
-    models are restored.
+    Each model computes in its own dtype, also inside autocast and after ``accelerator.prepare``; the figures are
+    computed from its logits in float64 by the metrics of :mod:`hf_vbp.evaluation.metrics`. Batches without ``labels``
+    give agreement and KL only. Mode and device of the models are restored.
 
     Args:
         models: The models by name. Their outputs must have ``logits`` ``(n, classes)`` for one label per image.

@@ -4,7 +4,6 @@ from typing import Any
 
 import pytest
 import torch
-from hf_vbp.workflow.pruning import prune
 
 import hf_vbp
 from hf_vbp.adapters.registry import find_sites
