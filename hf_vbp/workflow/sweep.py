@@ -1,24 +1,25 @@
 """One pass over the images, then many ratios: how accuracy falls as the model shrinks."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hf_vbp.errors import ConfigurationError
 from hf_vbp.workflow.gather import gather
-from hf_vbp.workflow.loading import load_model
+from hf_vbp.workflow.loading import Loading
 from hf_vbp.workflow.requests import DataRequest, Reporter
 
 if TYPE_CHECKING:
     from hf_vbp.config.vbp_config import VBPConfig
 
 MODELS_IN_MEMORY = 4
+MOST_RATIOS = 1000
 
 
 @dataclass(frozen=True)
 class SweepRequest:
-    """Everything that ``hf-vbp sweep`` takes.
+    """Arguments of ``hf-vbp sweep``.
 
     Attributes:
         model: Hub id, folder or ``sample``.
@@ -26,9 +27,7 @@ class SweepRequest:
         ratios: Shares of hidden neurons.
         data: Calibration images.
         evaluation: Labelled images.
-        revision: Revision of the model.
-        dtype: What to load it in.
-        device: Where to compute.
+        loading: How the model is loaded.
     """
 
     model: str
@@ -36,9 +35,7 @@ class SweepRequest:
     ratios: Sequence[float]
     data: DataRequest
     evaluation: DataRequest
-    revision: str | None = None
-    dtype: str = "auto"
-    device: str | None = None
+    loading: Loading = field(default_factory=Loading)
 
 
 def run_sweep(request: SweepRequest, reporter: Reporter) -> list[dict[str, Any]]:
@@ -54,7 +51,7 @@ def run_sweep(request: SweepRequest, reporter: Reporter) -> list[dict[str, Any]]
     from hf_vbp.pruning.apply_plan import apply_fitted
     from hf_vbp.pruning.make_plan import fit_plan, rank_sites
 
-    loaded = load_model(request.model, revision=request.revision, dtype=request.dtype, device=request.device)
+    loaded = request.loading.load(request.model)
     prepared = prepare(loaded.model)
     compensation = request.config.make_compensation()
     prepared.check_requirements(f"compensation {compensation.name!r}", compensation.requires)
@@ -87,10 +84,14 @@ def parse_ratios(text: str) -> list[float]:
         if ":" in text:
             start, stop, step = map(float, text.split(":"))
             number = int((stop - start) / step + 1e-9) + 1 if step > 0 else 0
+            if number > MOST_RATIOS:
+                raise ConfigurationError(f"--ratios {text} are {number} ratios; at most {MOST_RATIOS} are swept.")
             ratios = [round(start + index * step, 10) for index in range(number)]
         else:
             ratios = [float(part) for part in text.split(",")]
-    except ValueError as error:
+    except ConfigurationError:
+        raise
+    except (ValueError, OverflowError) as error:
         raise ConfigurationError(f"--ratios takes start:stop:step or a list such as 0.1,0.3, got {text!r}.") from error
     if not ratios or not all(0 < ratio < 1 for ratio in ratios):
         raise ConfigurationError(f"--ratios must lie between 0 and 1 and not be empty, got {text!r}.")
