@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from io import BytesIO, StringIO
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from hf_vbp.pruning.apply_plan import apply_fitted
 from hf_vbp.pruning.make_plan import fit_plan, meet_budget, rank_sites
 from hf_vbp.statistics.activation_statistics import ActivationStatistics
 from hf_vbp.workflow.gather import gather
-from hf_vbp.workflow.loading import load_model
+from hf_vbp.workflow.loading import Loading
 from hf_vbp.workflow.outputs import files_in_folder, input_sources
 from hf_vbp.workflow.prune import complete_statistics
 from hf_vbp.workflow.requests import DataRequest, Reporter
@@ -29,6 +29,7 @@ from hf_vbp.workflow.requests import DataRequest, Reporter
 TABLE_NAME, PLOT_NAME = "sweep.csv", "sweep.png"
 MODELS_IN_MEMORY = 4
 """Pruned models that are evaluated together in one pass over the evaluation images."""
+MOST_RATIOS = 1000
 
 
 def sweep(
@@ -146,7 +147,7 @@ def _of_all(progress: Progress | None, index: int, passes: int) -> Progress | No
 
 @dataclass(frozen=True)
 class SweepRequest:
-    """Parameters of ``hf-vbp sweep``.
+    """Arguments of ``hf-vbp sweep``.
 
     Attributes:
         model: Hub id, folder or ``sample``.
@@ -154,9 +155,7 @@ class SweepRequest:
         ratios: Shares of hidden neurons to remove.
         data: Calibration images.
         evaluation: Labelled images.
-        revision: Revision of the model.
-        dtype: Dtype to load the model in.
-        device: Device of the computation.
+        loading: How the model is loaded.
     """
 
     model: str
@@ -164,9 +163,7 @@ class SweepRequest:
     ratios: Sequence[float]
     data: DataRequest
     evaluation: DataRequest
-    revision: str | None = None
-    dtype: str = "auto"
-    device: str | None = None
+    loading: Loading = field(default_factory=Loading)
 
 
 def run_sweep(request: SweepRequest, reporter: Reporter) -> list[dict[str, Any]]:
@@ -179,7 +176,7 @@ def run_sweep(request: SweepRequest, reporter: Reporter) -> list[dict[str, Any]]
     Returns:
         The rows of :func:`sweep`.
     """
-    loaded = load_model(request.model, revision=request.revision, dtype=request.dtype, device=request.device)
+    loaded = request.loading.load(request.model)
     prepared = prepare(loaded.model)
     compensation = request.config.make_compensation()
     prepared.check_requirements(f"compensation {compensation.name!r}", compensation.requires)
@@ -209,10 +206,14 @@ def parse_ratios(text: str) -> list[float]:
         if ":" in text:
             start, stop, step = map(float, text.split(":"))
             number = int((stop - start) / step + 1e-9) + 1 if step > 0 else 0
+            if number > MOST_RATIOS:
+                raise ConfigurationError(f"--ratios {text} are {number} ratios; at most {MOST_RATIOS} are swept.")
             ratios = [round(start + index * step, 10) for index in range(number)]
         else:
             ratios = [float(part) for part in text.split(",")]
-    except ValueError as error:
+    except ConfigurationError:
+        raise
+    except (ValueError, OverflowError) as error:
         raise ConfigurationError(f"--ratios takes start:stop:step or a list such as 0.1,0.3, got {text!r}.") from error
     if not ratios or not all(0 < ratio < 1 for ratio in ratios):
         raise ConfigurationError(f"--ratios must be between 0 and 1, at least one of them; got {text!r}.")

@@ -18,10 +18,11 @@ from hf_vbp.checkpoint.unverified import (
 )
 from hf_vbp.errors import CheckpointError, ConfigurationError
 from hf_vbp.results.record import RESULTS_NAME, to_json
-from hf_vbp.workflow.finetune.fields import Tree, parse_yaml, read_yaml
+from hf_vbp.workflow.finetune.fields import Tree, read_yaml
 from hf_vbp.workflow.finetune.recipe import Recipe
 from hf_vbp.workflow.finetune.record import with_finetuned
 from hf_vbp.workflow.finetune.start import PLAN_NAME, Start, TeacherChoice, choose_teacher
+from hf_vbp.workflow.finetune.yaml_text import parse_yaml
 from hf_vbp.workflow.loading import LoadedModel, load_model
 from hf_vbp.workflow.requests import Reporter
 
