@@ -2,8 +2,9 @@
 
     python -m benchmarks.statistics [--models deit-s deit-b] [--batches 1 16 64] [--rounds 7] [--threads 2]
 
-The columns: the bare forward; the naive hook, ``torch.var_mean`` of every site; ``moments="diagonal"``; and
-``moments="full"``. Then the peak memory of the pass over that of the bare forward, after one batch and four.
+The columns: the bare forward; the naive hook, ``torch.var_mean`` of every site; variances (``diagonal``); and
+covariances of all images and of one half (``full``). Then the peak memory of the pass over that of the bare forward,
+after one batch and after four.
 
 Measured (torch 2.13, an AMD EPYC, float32, ``--threads 2 --batches 16``, 9 or 11 rounds, several runs):
 
@@ -11,8 +12,7 @@ Measured (torch 2.13, an AMD EPYC, float32, ``--threads 2 --batches 16``, 9 or 1
     deit-s      16    886 - 913   1.19 - 1.20  1.02 - 1.06  1.64, 1.64, 1.66 and once 1.80
     deit-b      16         3223          1.11         0.99  1.60
 
-Before the last product was left out and the products were batched, this machine gave 1.014 and 1.731 (deit-s), 1.012
-and 1.737 (deit-b), and a Xeon with AMX the following, with ``--metric``, 7 rounds, 3 for batch 64:
+A Xeon with AMX, with ``--metric``, 7 rounds, 3 for batch 64, before the products were batched:
 
     model    batch  forward ms  var_mean hook  diagonal   full  metric     all
     deit-s       1        52.9          1.263     1.170  2.162   2.566   4.724
@@ -41,7 +41,6 @@ What the profile showed (by site; the forward of a block takes 47 ms for deit-s,
   rows that do not lie whole pages apart. Squares cut again and again down to 96 neurons have 5 % less arithmetic but
   small products are slow (54 GMAC/s of 96 neurons, 100 of 1536); all those of one size in one batched call, 44 and
   158 ms. A rank-k update from another BLAS is no faster for 1536, and its idle threads take torch's cores.
-- The second product of the last MLP tells nothing to a pass without gradients: 1 to 2 % of the forward.
 - Adding float32 products to float64 sums in one operation cost 11 ms (3072), converted first 4 ms. Adding the products
   of several batches in float32 would save these too, and cost that every number of processes gives the same sums.
 - The splitting of float32 into bfloat16 parts for AMX needs three products to be as exact: no gain.
@@ -72,7 +71,8 @@ from transformers import ViTConfig, ViTForImageClassification
 from hf_vbp.adapters.registry import find_sites
 from hf_vbp.calibration.batch_moments import Workspace
 from hf_vbp.calibration.hooked_model import HookedModel
-from hf_vbp.calibration.site_accumulator import Depth, SiteAccumulator
+from hf_vbp.calibration.site_accumulator import SiteAccumulator
+from hf_vbp.config.requirements import Requirements
 from hf_vbp.statistics.fingerprints import ImageSketch, hash_images
 
 SHAPES = {
@@ -82,8 +82,8 @@ SHAPES = {
 }
 # Two blocks of each half, so that batches of 1 and 16 touch both.
 IMAGES = 64
-DIAGONAL, FULL, METRIC = Depth(), Depth(full=True, halves=True), Depth(metric=True)
-ALL = Depth(full=True, halves=True, metric=True, weighted=True)
+DIAGONAL, FULL, METRIC = Requirements(), Requirements(covariances=True, halves=True), Requirements(output_metric=True)
+ALL = FULL | METRIC | Requirements(token_weights=True)
 M_TRIM_THRESHOLD = -1
 M_MMAP_THRESHOLD = -3
 
@@ -118,11 +118,11 @@ class Naive(Bare):
 class Pass:
     """Everything that a pass does with one batch, from the first one on a model of its own with shared weights."""
 
-    def __init__(self, model: ViTForImageClassification, depth: Depth) -> None:
+    def __init__(self, model: ViTForImageClassification, requires: Requirements) -> None:
         model = copy.deepcopy(model, {id(tensor): tensor for tensor in model.parameters()})
         workspace = Workspace()
-        self.accumulators = [SiteAccumulator(site, workspace, depth) for site in find_sites(model)]
-        self.listening = HookedModel(model, self.accumulators, 0 if depth.metric else None)
+        self.accumulators = [SiteAccumulator(site, workspace, requires) for site in find_sites(model)]
+        self.listening = HookedModel(model, self.accumulators, 0 if requires.output_metric else None)
         self.listening.__enter__()
         self.sketch = ImageSketch()
 

@@ -11,9 +11,11 @@ from torch.utils.data import DataLoader
 from hf_vbp.adapters.identity import weights_fingerprint
 from hf_vbp.adapters.prepared import prepare
 from hf_vbp.adapters.registry import find_sites
+from hf_vbp.calibration import batch_moments, site_accumulator
 from hf_vbp.calibration.collect import collect_statistics, statistics_bytes
 from hf_vbp.config.requirements import Requirements
 from hf_vbp.errors import ConfigurationError, DataError, NonFiniteError, StatisticsError, UnsupportedModelError
+from hf_vbp.statistics.moments import Moments
 from tests.calibration.helpers import DIAGONAL, EVERYTHING, FULL, METRIC, capture, images, in_batches, kept
 from tests.conftest import make_model
 
@@ -125,11 +127,67 @@ def test_an_error_leaves_no_hook_behind(vit: Any, batches: Batches, requires: Re
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in vit.modules())
 
 
+@pytest.mark.parametrize("requires", [DIAGONAL, METRIC, EVERYTHING, Requirements(saliency=True)])
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-def test_activations_that_are_not_finite_are_named(vit: Any, batches: Batches, bad: float) -> None:
+def test_pixels_that_are_not_finite_are_reported_as_those_of_the_image(
+    vit: Any, batches: Batches, bad: float, requires: Requirements
+) -> None:
     batches[2]["pixel_values"][3, 0, 5, 5] = bad
-    with pytest.raises(NonFiniteError, match=r"site vit\.layers\.0\.mlp: the activations hold NaN.* image 19 "):
-        collect_statistics(vit, batches, DIAGONAL)
+    with pytest.raises(NonFiniteError, match=r"^image 19 \(counted from 0\): its pixel_values hold NaN.* in float32"):
+        collect_statistics(vit, batches, requires)
+
+
+@pytest.mark.parametrize("requires", [DIAGONAL, METRIC, EVERYTHING])
+def test_activations_that_are_not_finite_name_site_and_image(vit: Any, requires: Requirements) -> None:
+    done: list[int] = []
+
+    def spoil(module: Any, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+        return (inputs[0] * torch.inf,) if len(done) == 2 else inputs
+
+    find_sites(vit)[1].fc1.register_forward_pre_hook(spoil)
+    with pytest.raises(NonFiniteError, match=r"site .*layers\.1\.mlp: the activations hold NaN.* image 16 "):
+        collect_statistics(vit, in_batches(images(24), 8), requires, progress=lambda count, _: done.append(count))
+
+
+@pytest.mark.parametrize("mean", [0.0, 1e8, 1e9])
+def test_float64_models_are_computed_in_float64(mean: float) -> None:
+    model = make_model(dtype=torch.float64)
+    for site in find_sites(model):
+        with torch.no_grad():
+            site.fc1.bias.add_(mean)
+            # Keeps the next block in range.
+            site.fc2.bias.sub_(site.fc2.weight.sum(1) * mean)
+    batches = in_batches(images(40).double(), 8)
+    statistics = collect_statistics(model, batches, FULL)
+    # Rounding of the means, relative to the deviations, is what float64 itself leaves.
+    tolerance = 1e-12 + 100 * 2**-52 * mean
+    for site, rows in zip(statistics.sites, capture(model, batches), strict=True):
+        expected = Moments.of(rows, comoment=True)
+        torch.testing.assert_close(site.moments.variance, expected.variance, rtol=tolerance, atol=0)
+        deviation = expected.variance.sqrt()
+        error = (site.moments.covariance - expected.covariance).abs() / torch.outer(deviation, deviation)
+        assert float(error.max()) < tolerance
+
+
+def test_devices_without_float64_sum_on_the_cpu(vit: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = collect_statistics(vit, in_batches(images(40), 8), EVERYTHING)
+    monkeypatch.setattr(batch_moments, "has_float64", lambda device: False)
+    monkeypatch.setattr(
+        site_accumulator, "batch_moments", lambda rows, _, add: batch_moments._device_moments(rows, add)
+    )
+    found = collect_statistics(vit, in_batches(images(40), 8), EVERYTHING)
+    for mine, theirs in zip(found.sites, expected.sites, strict=True):
+        assert mine.moments.m2.dtype == torch.float64
+        torch.testing.assert_close(mine.moments.variance, theirs.moments.variance, rtol=1e-6, atol=0)
+        torch.testing.assert_close(mine.metric, theirs.metric)
+        deviation = theirs.moments.variance.sqrt()
+        error = (mine.moments.covariance - theirs.moments.covariance).abs() / torch.outer(deviation, deviation)
+        assert float(error.max()) < 1e-6
+
+
+def test_a_saliency_refuses_images_that_can_be_read_only_once(vit: Any, batches: Batches) -> None:
+    with pytest.raises(ConfigurationError, match=r"second pass.*generator can be iterated only once"):
+        collect_statistics(vit, (batch for batch in batches), Requirements(saliency=True))
 
 
 def test_overflow_inside_the_model_is_named(batches: Batches) -> None:
@@ -222,9 +280,9 @@ def test_wrong_arguments_and_data_are_refused(vit: Any, batches: Batches) -> Non
         collect_statistics(vit, 3)  # type: ignore[arg-type]
     with pytest.raises(DataError, match="no images"):
         collect_statistics(vit, [])
-    with pytest.raises(DataError, match=r"pixel_values, and one has \['labels'\]"):
+    with pytest.raises(DataError, match=r"pixel_values, got one with \['labels'\]"):
         collect_statistics(vit, [{"labels": torch.zeros(1)}])
-    with pytest.raises(DataError, match="is a Tensor"):
+    with pytest.raises(DataError, match="got a Tensor"):
         collect_statistics(vit, [torch.zeros(1, 3, 32, 32)])  # type: ignore[list-item]
     with pytest.raises(DataError, match="uint8"):
         collect_statistics(vit, [{"pixel_values": torch.zeros(1, 3, 32, 32, dtype=torch.uint8)}])

@@ -13,6 +13,8 @@ import pytest
 import torch
 
 from hf_vbp.calibration.collect import collect_statistics
+from hf_vbp.calibration.saliency import collect_saliency
+from hf_vbp.config.requirements import Requirements
 from hf_vbp.statistics.activation_statistics import ActivationStatistics
 from tests.calibration.helpers import DIAGONAL, EVERYTHING, FULL, images, in_batches, kept
 from tests.conftest import make_model
@@ -71,6 +73,7 @@ def folder_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Path]
             jobs += [job("few", ["list", "dispatched"], 7, requires=FULL)]
             jobs += [job("some", ["shuffled"], options={"limit": 20})]
             jobs += [job("bad", ["plain", "dispatched", "disagreeing"], bad_image=9)]
+            jobs += [job("saliency", ["plain", "dispatched", "stream_prepared"], requires=Requirements(saliency=True))]
             launch(cache[count], count, *jobs)
         return cache[count]
 
@@ -149,13 +152,25 @@ def test_a_failure_in_one_process_is_raised_in_all(mode: str, folder_of: Any) ->
     for rank in (0, 1):
         error = (folder_of(2) / f"bad-{mode}-{rank}.error").read_text()
         assert error.startswith("NonFiniteError")
-        assert "site vit.layers.0.mlp" in error
-        assert "image 9 " in error
+        assert "image 9 (counted from 0): its pixel_values" in error
 
 
 def test_processes_that_read_different_data_are_refused(folder_of: Any) -> None:
     for rank in (0, 1):
         assert "different images" in (folder_of(2) / f"bad-disagreeing-{rank}.error").read_text()
+
+
+@pytest.mark.parametrize("mode", ["plain", "dispatched", "stream_prepared"])
+def test_the_saliency_does_not_depend_on_the_processes(mode: str, folder_of: Any) -> None:
+    expected = collect_saliency(make_model(), in_batches(images(IMAGES), 6))
+    first, second = (
+        ActivationStatistics.load(folder_of(2) / f"saliency-{mode}-{rank}.safetensors").sites for rank in (0, 1)
+    )
+    for mine, other, theirs in zip(first, second, expected, strict=True):
+        assert mine.saliency is not None
+        assert other.saliency is not None
+        assert torch.equal(mine.saliency, other.saliency)
+        torch.testing.assert_close(mine.saliency, theirs, rtol=1e-4, atol=1e-7)
 
 
 @pytest.mark.parametrize("mode", ["list", "dispatched"])

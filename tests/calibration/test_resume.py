@@ -181,5 +181,5 @@ def test_a_damaged_state_is_refused_and_a_torn_write_is_not_seen(vit: Any, tmp_p
 
 def test_a_folder_that_cannot_be_made_is_refused_before_any_image(vit: Any, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(StatisticsError, match="cannot make"):
+    with pytest.raises(StatisticsError, match="Cannot create"):
         collect_statistics(vit, loader(images(4)), resume=tmp_path / "file" / "s")

@@ -13,7 +13,7 @@ from hf_vbp.statistics.activation_statistics import ActivationStatistics
 from hf_vbp.statistics.moments import Moments
 from hf_vbp.statistics.site_statistics import SiteStatistics
 from hf_vbp.statistics.split_halves import halves_agreement, rank_correlation
-from hf_vbp.statistics.table import file_rows, site_rows
+from hf_vbp.statistics.table import site_rows
 from tests.calibration.helpers import DIAGONAL, images, in_batches
 
 
@@ -74,6 +74,3 @@ def test_rows_tell_widths_and_variances() -> None:
     assert row.nearly_constant == 0.5
     assert row.smallest_variance == 0
     assert row.largest_variance == pytest.approx(40 / 21)
-    (line,) = file_rows([("a.safetensors", statistics)])
-    assert (line.name, line.model, line.moments, line.images) == ("a.safetensors", "some/model", "diagonal", 40)
-    assert line.bytes == statistics.nbytes
