@@ -42,6 +42,10 @@ class CheckpointError(HfVbpError, OSError):
     """A checkpoint that cannot be written, or that does not hold what its config says."""
 
 
+class OutputError(HfVbpError, OSError):
+    """An output that cannot be written, or that must not be replaced."""
+
+
 class DataError(HfVbpError, ValueError):
     """Images that cannot be found, read or used."""
 

@@ -6,8 +6,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from hf_vbp.isolation import copy_cached_code, isolated_environment
 
+from hf_vbp.checkpoint.isolation import copy_cached_code, isolated_environment
 from tests.foreign_code import COMMIT, TOKEN, credentials, put_in_cache
 
 SETTINGS = {

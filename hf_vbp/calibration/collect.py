@@ -24,6 +24,7 @@ from hf_vbp.calibration.site_accumulator import Depth, SiteAccumulator
 from hf_vbp.config.requirements import Requirements
 from hf_vbp.config.vbp_config import VBPConfig
 from hf_vbp.errors import ConfigurationError, DataError, HfVbpError, StatisticsError
+from hf_vbp.modeling.precision import own_precision
 from hf_vbp.results.versions import versions
 from hf_vbp.statistics.activation_statistics import ActivationStatistics
 from hf_vbp.statistics.site_statistics import SiteStatistics
@@ -60,8 +61,8 @@ def collect_statistics(
     standard deviations.
 
     Args:
-        model: A transformers vision model on its device. It runs in eval mode, its own dtype and without
-            gradients; its mode is restored afterwards.
+        model: A transformers vision model on its device. It runs in eval mode, in its own dtype (also
+            inside autocast and after ``accelerator.prepare``) and without gradients; its mode is restored afterwards.
         data: Batches with ``pixel_values`` ``(images, channels, height, width)``: what
             :func:`hf_vbp.load_images` returned, a torch ``DataLoader``, whether prepared by Accelerate or not, or any
             iterable of dicts that is the same in every process.
@@ -116,7 +117,8 @@ def collect_statistics(
         state = SavedState(Path(resume), processes, {**identity, **limits})
     hooked = HookedModel(prepared.model, accumulators, drawn)
     task = _Pass(hooked, accumulators, processes, state, resume_every, progress)
-    position = task.run(lambda: open_feed(loader, processes, limit))
+    with own_precision(prepared.model):
+        position = task.run(lambda: open_feed(loader, processes, limit))
     statistics = _merged(accumulators, position, processes, fingerprints)
     if state is not None:
         state.discard()

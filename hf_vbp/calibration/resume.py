@@ -13,6 +13,7 @@ import torch
 from hf_vbp.calibration.processes import Processes
 from hf_vbp.calibration.site_accumulator import SiteAccumulator
 from hf_vbp.errors import StatisticsError, StatisticsMismatchError
+from hf_vbp.files.atomic import remove_leftovers
 from hf_vbp.statistics.fingerprints import ImageSketch
 from hf_vbp.statistics.serialization import read_checked, write_atomically
 
@@ -121,7 +122,7 @@ class SavedState:
     def discard(self) -> None:
         """Delete the state of this process, and the folder with that of the last one."""
         self.path.unlink(missing_ok=True)
-        self.path.with_name(f".{self.path.name}.tmp").unlink(missing_ok=True)
+        remove_leftovers(self.path, self.directory)
         # Every process ends like this; whoever is last finds the folder empty, or already gone.
         with suppress(OSError):
             self.directory.rmdir()

@@ -8,6 +8,7 @@ from torch import nn
 from hf_vbp.errors import ConfigurationError, UnsupportedModelError
 from hf_vbp.modeling.config_record import has_real_width, write_widths
 from hf_vbp.modeling.modeling_hf_vbp import find_pairs, resize
+from hf_vbp.modeling.precision import own_precision
 
 ModelT = TypeVar("ModelT", bound=nn.Module)
 
@@ -36,7 +37,8 @@ def to_stock(model: ModelT, *, width: int | None = None) -> ModelT:
     common = max(1, *widths) if width is None else width
     if common < max(widths):
         raise ConfigurationError(f"width is {width}, expected at least {max(widths)}, the width of the widest MLP.")
-    padded = copy.deepcopy(model)
+    with own_precision(model):
+        padded = copy.deepcopy(model)
     resize(padded, [common] * len(widths))
     write_widths(padded.config, [common] * len(widths), dense_widths=[common] * len(widths))
     return padded

@@ -17,11 +17,13 @@ from typing import Any
 import torch
 from torch import nn
 
+from hf_vbp.calibration.batch_moments import full_precision
 from hf_vbp.checkpoint.from_pretrained import from_pretrained
 from hf_vbp.checkpoint.isolation import copy_cached_code, isolated_environment
 from hf_vbp.checkpoint.remote_code import RemoteCode, inspect_code, refuse_foreign_code
 from hf_vbp.errors import CheckpointError, ConfigurationError
 from hf_vbp.modeling.modeling_hf_vbp import auto_map
+from hf_vbp.modeling.precision import forward_of_class, own_precision
 
 WAYS = ("import", "remote_code", "stock")
 _SCRIPT = Path(__file__).with_name("fresh_process.py")
@@ -236,6 +238,9 @@ def _batch(config: Any) -> torch.Tensor:
 def reference_outputs(model: Any, pixel_values: torch.Tensor) -> dict[str, torch.Tensor]:
     """Return every floating output of a model in evaluation mode, by name, on the CPU.
 
+    The model computes as a loaded one does: in its own dtype, without autocast or reduced float32 precision, and
+    with the forward of its class, also after ``accelerator.prepare(model)`` and inside an autocast region.
+
     Args:
         model: Any vision model; the mode of each module is left as it was.
         pixel_values: ``(batch, channels, height, width)`` in the model's dtype.
@@ -244,9 +249,10 @@ def reference_outputs(model: Any, pixel_values: torch.Tensor) -> dict[str, torch
         CheckpointError: The model gives NaN or infinity, or no tensor at all.
     """
     training = [module for module in model.modules() if module.training]
+    device = next(model.parameters()).device
     try:
-        with torch.no_grad():
-            output = model.eval()(pixel_values=pixel_values.to(next(model.parameters()).device))
+        with torch.no_grad(), own_precision(model), forward_of_class(model), full_precision(device):
+            output = model.eval()(pixel_values=pixel_values.to(device))
     finally:
         for module in training:
             module.training = True

@@ -5,7 +5,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from hf_vbp.checkpoint.atomic_folder import check_output_directory, staged
+from hf_vbp.checkpoint.atomic_folder import reserved, staged
+from hf_vbp.checkpoint.manifest import MANIFEST_NAME
 from hf_vbp.checkpoint.receipt import Receipt, take_receipt
 from hf_vbp.checkpoint.transformers_patch import scoped
 from hf_vbp.errors import ConfigurationError, UnsupportedModelError
@@ -25,9 +26,9 @@ def save_checkpoint(
 ) -> Receipt:
     """Save a model, pruned or not, so that anybody can load it, and prove that they can.
 
-    Everything is written beside ``directory`` and takes its name in one step at the end: an interruption, a full
-    disk or a failed verification leaves nothing half done. The result is a stock checkpoint, see
-    docs/checkpoints.md.
+    Everything is written to a hidden folder and moved to ``directory`` at the end: an interruption, a full disk or
+    a failed verification leaves ``directory`` as it was. ``vbp_manifest.json`` lists the files that were written.
+    The result is a stock checkpoint, see docs/checkpoints.md.
 
     Args:
         model: A transformers model. Its config records its widths, which pruning sees to (:func:`write_widths`).
@@ -37,13 +38,15 @@ def save_checkpoint(
             from the receipt.
         verify: Whether to reopen the checkpoint in a fresh process by each way that applies (some 10 s) and
             compare its outputs with the model's.
-        overwrite: Whether a checkpoint that lies at ``directory`` may be replaced.
+        overwrite: Whether a checkpoint of hf_vbp at ``directory`` may be replaced. Its README.md is kept if you
+            wrote or changed it. Any other file that hf_vbp did not write, or that was changed since, is refused.
 
     Returns:
         The receipt: how the checkpoint loads, and how far the outputs are from those in memory.
 
     Raises:
-        CheckpointError: The folder is taken, the disk is full, or the checkpoint did not prove right.
+        CheckpointError: The folder is taken, is the one that ``model`` was loaded from, or is being written by
+            another process, the disk is full, or the checkpoint did not prove right.
         UnsupportedModelError: ``model`` is not a plain transformers model.
         ConfigurationError: ``files`` holds a name that is a path or belongs to the checkpoint itself.
 
@@ -58,8 +61,12 @@ def save_checkpoint(
     contents = dict(files or {})
     _check_names(contents)
     size = sum(tensor.nbytes for tensor in model.state_dict().values())
-    folder = check_output_directory(directory, overwrite, required_bytes=size)
-    with staged(folder, overwrite) as staging:
+    # Its weights may still be read from there: from_pretrained maps the file into memory.
+    inputs = {"the folder that the model was loaded from, an input": getattr(model, "name_or_path", None)}
+    with (
+        reserved(directory, overwrite, required_bytes=size, inputs=inputs) as folder,
+        staged(folder, overwrite) as staging,
+    ):
         with scoped():
             model.save_pretrained(staging)
         if processor is not None:
@@ -90,10 +97,10 @@ def _check_model(model: Any) -> None:
 
 def _check_names(contents: Mapping[str, Content]) -> None:
     for name in contents:
-        reserved = name in {"config.json", "modeling_hf_vbp.py"} or name.endswith(
+        taken = name in {"config.json", "modeling_hf_vbp.py", MANIFEST_NAME} or name.endswith(
             (".safetensors", ".safetensors.index.json")
         )
-        if not name or Path(name).name != name or name.startswith(".") or reserved:
+        if not name or Path(name).name != name or name.startswith(".") or taken:
             raise ConfigurationError(f"A file {name!r} cannot be added to a checkpoint: expected a free, plain name.")
 
 

@@ -1,6 +1,12 @@
 """The entry point: builds the commands, and turns the package's errors into one sentence and exit code 2."""
 
+import os
+import signal
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
 
 import typer
 
@@ -59,7 +65,11 @@ def run(app: typer.Typer, name: str) -> None:
         name: What the sentence begins with.
     """
     try:
-        app()
+        with _ended_by_sigterm():
+            app()
+    except _Terminated as end:
+        standard_error().print(f"{name}: terminated; nothing half-written was left behind", markup=False)
+        sys.exit(end.code)
     except HfVbpError as error:
         standard_error().print(f"{name}: {error}", style="red", markup=False, soft_wrap=True)
         sys.exit(2)
@@ -68,6 +78,33 @@ def run(app: typer.Typer, name: str) -> None:
         sys.exit(130)
     finally:
         _leave_the_other_processes()
+
+
+class _Terminated(SystemExit):
+    """SIGTERM as an exception, so that a command that is ended by a scheduler cleans up as after Ctrl-C."""
+
+
+@contextmanager
+def _ended_by_sigterm() -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    process = os.getpid()
+
+    def end(number: int, frame: FrameType | None) -> None:
+        # Once is enough: a second signal must not interrupt the cleaning up.
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        if os.getpid() != process:
+            # A forked worker inherits the handler, but has nothing of its own to clean up.
+            os._exit(128 + number)
+        raise _Terminated(128 + number)
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        # None stands for a handler that was not installed from Python.
+        signal.signal(signal.SIGTERM, signal.SIG_DFL if before is None else before)
 
 
 def _leave_the_other_processes() -> None:

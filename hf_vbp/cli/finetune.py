@@ -16,7 +16,7 @@ def finetune(
         list[str],
         typer.Argument(help="A recipe (FILE.yaml), and fields that go over it: training.learning_rate=1e-4."),
     ],
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with a run that was cut off.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue an earlier run, where there is one.")] = False,
     overwrite: groups.Overwrite = False,
     json: groups.Json = False,
     quiet: groups.Quiet = False,

@@ -29,8 +29,15 @@ Model = Annotated[str, typer.Argument(help=MODEL_HELP, show_default=False)]
 Data = Annotated[str, typer.Option("--data", help=f"Calibration images, no labels needed. {DATA_HELP}")]
 LabelledData = Annotated[str, typer.Option("--data", help=f"Labelled images. {DATA_HELP}")]
 EvalData = Annotated[str, typer.Option("--eval-data", help=f"Labelled images to evaluate on. {DATA_HELP}")]
-Output = Annotated[Path, typer.Option("--output", "-o", help="Where to write.")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what lies at the output.")]
+
+
+def expanded(path: Path | None) -> Path | None:
+    """Return a path with ``~`` replaced, which shells do not do in ``--output=~/x``."""
+    return None if path is None else path.expanduser()
+
+
+Output = Annotated[Path, typer.Option("--output", "-o", callback=expanded, help="Where to write.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what hf-vbp wrote at the output.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, alone, on standard output.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")]
 Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit of the model on the Hub.")]

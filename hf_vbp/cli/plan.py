@@ -19,7 +19,10 @@ def plan(
     statistics: Annotated[Path, typer.Option(help="Statistics from `hf-vbp stats`.")],
     budget: BudgetOptions,
     method: MethodOptions,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="Where to write the plan (JSON).")] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", callback=groups.expanded, help="Where to write the plan (JSON)."),
+    ] = None,
     revision: groups.Revision = None,
     overwrite: groups.Overwrite = False,
     json: groups.Json = False,

@@ -93,18 +93,9 @@ def merge(
     overwrite: groups.Overwrite = False,
 ) -> None:
     """Join statistics that were gathered on different images of one data set."""
-    from hf_vbp.errors import ConfigurationError
-    from hf_vbp.statistics.activation_statistics import ActivationStatistics
-    from hf_vbp.workflow.statistics_command import check_output_file
+    from hf_vbp.workflow.statistics_command import run_merge
 
-    if len(files) < 2:
-        raise ConfigurationError(f"Merging takes two files or more, got {len(files)}.")
-    check_output_file(output, overwrite)
-    parts = [ActivationStatistics.load(file) for file in files]
-    merged = parts[0]
-    for part in parts[1:]:
-        merged = merged.merge(part)
-    merged.save(output)
+    merged = run_merge(files, output, overwrite=overwrite)
     _show(merged, str(output))
 
 

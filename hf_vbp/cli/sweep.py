@@ -23,11 +23,12 @@ def sweep(
     evaluation: EvaluationOptions,
     loading: ModelOptions,
     ratios: Annotated[str, typer.Option(help="start:stop:step, or a list such as 0.1,0.3.")] = "0.1:0.7:0.1",
+    overwrite: groups.Overwrite = False,
     json: groups.Json = False,
     quiet: groups.Quiet = False,
 ) -> None:
     """Prune at many ratios and show how accuracy falls: a table, a CSV file and a plot."""
-    from hf_vbp.workflow.sweep import SweepRequest, parse_ratios, run_sweep, write_sweep
+    from hf_vbp.workflow.sweep_command import SweepRequest, parse_ratios, run_sweep, sweep_output, write_sweep
 
     wanted = parse_ratios(ratios)
     request = SweepRequest(
@@ -41,8 +42,9 @@ def sweep(
         device=loading.device,
     )
     name = f"{request.config.criterion}, {request.config.compensation}"
-    rows = run_sweep(request, Reporter(quiet=quiet))
-    files = write_sweep(rows, output, f"{Path(model).name}, {name}")
+    with sweep_output(request, output, overwrite=overwrite):
+        rows = run_sweep(request, Reporter(quiet=quiet))
+        files = write_sweep(rows, output, f"{Path(model).name}, {name}")
     if json:
         sys.stdout.write(json_module.dumps(rows, indent=2) + "\n")
         return

@@ -19,6 +19,7 @@ from hf_vbp.distillation.parts_log import PartsLog
 from hf_vbp.distillation.sharding import check_launch
 from hf_vbp.distillation.teacher import Teacher, check_teacher
 from hf_vbp.errors import CheckpointError, ConfigurationError, NonFiniteError
+from hf_vbp.modeling.precision import own_precision
 
 _LABELS = "labels"
 
@@ -35,6 +36,7 @@ class DistillationTrainer(Trainer):  # type: ignore[misc]
     - models with two heads (``DeiTForImageClassificationWithTeacher``) train both, and predict with their mean;
     - the parts of the loss are logged apart, as ``hard_loss`` and ``soft_loss``;
     - a loss that is not finite stops the run;
+    - evaluation computes in the dtype of the weights, not in mixed precision (except under FSDP);
     - ``auto_find_batch_size`` halves the batch when memory runs out and keeps the images per step.
 
     Args:
@@ -95,7 +97,20 @@ class DistillationTrainer(Trainer):  # type: ignore[misc]
             resume_from_checkpoint = str(found)
         if self.args.cache_teacher_logits and not isinstance(self.train_dataset, WithTeacherLogits):
             self.train_dataset = self._with_logits(self.train_dataset)
-        return super().train(resume_from_checkpoint=resume_from_checkpoint, **options)
+        try:
+            return super().train(resume_from_checkpoint=resume_from_checkpoint, **options)
+        finally:
+            self._release_workers()
+
+    def _release_workers(self) -> None:
+        # Left to the cyclic garbage collector, an iterator of torch loses its queues before it stops its workers, and
+        # then waits 5 seconds for each of them.
+        loaders = [self.callback_handler.train_dataloader, self.callback_handler.eval_dataloader]
+        loaders += getattr(self, "_eval_dataloaders", {}).values()
+        for loader in loaders:
+            inner = getattr(loader, "base_dataloader", loader)
+            if getattr(inner, "_iterator", None) is not None:
+                inner._iterator = None
 
     def compute_loss(
         self,
@@ -123,6 +138,14 @@ class DistillationTrainer(Trainer):  # type: ignore[misc]
             return (loss, {"logits": heads.final}) if return_outputs else loss
         loss = self._training_loss(heads, self._teacher_logits(inputs, cached), labels, num_items_in_batch)
         return (loss, {"logits": heads.final}) if return_outputs else loss
+
+    def evaluation_loop(self, *args: Any, **options: Any) -> Any:
+        """Evaluate in the dtype of the weights, so that the figures compare with those before training."""
+        if self.is_fsdp_enabled:
+            # The precision is a property of the shards there.
+            return super().evaluation_loop(*args, **options)
+        with own_precision(self.model):
+            return super().evaluation_loop(*args, **options)
 
     def log(self, logs: dict[str, float], *args: Any, **options: Any) -> None:
         """Log, with the parts of the loss beside their weighted sum."""
@@ -208,6 +231,15 @@ class DistillationTrainer(Trainer):  # type: ignore[misc]
                 f"(first {missing[:1]}), {len(unexpected)} are not known (first {unexpected[:1]}). It was written by "
                 "another Trainer or for another model; resume from one that DistillationTrainer wrote."
             )
+
+    # The end of a run.
+
+    def _run_epoch(self, *args: Any, **options: Any) -> None:
+        # Resumed from the checkpoint of its last step in the middle of an epoch, Trainer takes one step more.
+        if self.state.global_step >= self.state.max_steps:
+            self.control.should_training_stop = True
+            return
+        super()._run_epoch(*args, **options)
 
     # Running out of memory.
 

@@ -10,6 +10,7 @@ from torch import nn
 
 from hf_vbp.errors import ConfigurationError, DataError, LabelError, NonFiniteError, UnsupportedModelError
 from hf_vbp.evaluation.measures import kl_divergences, top_k_hits, wilson_interval
+from hf_vbp.modeling.precision import own_precision
 
 Progress = Callable[[int, int | None], None]
 
@@ -90,8 +91,9 @@ def evaluate_models(
 ) -> dict[str, Evaluation]:
     """Measure models on the same batches, in one pass.
 
-    Each model computes in its own dtype; the figures are made from its logits in float64. Batches without
-    ``labels`` give agreement and KL only. Models are left as they were, in mode and on their device.
+    Each model computes in its own dtype, also inside autocast and after ``accelerator.prepare``; the figures are made
+    from its logits in float64. Batches without ``labels`` give agreement and KL only. Models are left as they were, in
+    mode and on their device.
 
     Args:
         models: The models by name. Their output must have ``logits`` ``(n, classes)``.
@@ -118,6 +120,7 @@ def evaluate_models(
     tallies = {name: _Tally() for name in models}
     total, done = _total(loader), 0
     with ExitStack() as stack:
+        stack.enter_context(own_precision(*models.values()))
         for model in models.values():
             stack.enter_context(_evaluating(model, device))
         for batch in loader:

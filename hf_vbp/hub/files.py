@@ -110,6 +110,9 @@ def code_names(config: Mapping[str, Any]) -> list[str]:
 def checkpoint_names(directory: Path) -> list[str]:
     """Return the names of all files of a checkpoint but the card, in the order in which they are listed.
 
+    The manifest (vbp_manifest.json) is not one of them: it is for ``--overwrite`` in the local folder. A reader of the
+    repository has the hashes of the receipt and of the Hub, and the card that is pushed is not the local one.
+
     Raises:
         CheckpointError: A file that must be there is not.
     """

@@ -7,12 +7,15 @@ from typing import Any
 from transformers import TrainerCallback
 
 from hf_vbp.card.render import make_facts, render_card
+from hf_vbp.checkpoint.atomic_folder import check_output_directory
+from hf_vbp.checkpoint.unverified import check_unverified, discard_unverified, keep_unverified, named_on_failure
 from hf_vbp.errors import HubError
+from hf_vbp.files.atomic import atomic_write
 from hf_vbp.hub.files import CARD, PLAN, PROCESSOR, RESULTS, checked_path
 from hf_vbp.hub.push import check_target, push_to_hub
 from hf_vbp.results.record import load_results, to_json
 from hf_vbp.results.versions import versions
-from hf_vbp.workflow.finetune.card_record import with_finetuning
+from hf_vbp.workflow.finetune.card_record import read_evaluation, with_finetuning
 
 
 class PublishCallback(TrainerCallback):  # type: ignore[misc]
@@ -62,14 +65,24 @@ class PublishCallback(TrainerCallback):  # type: ignore[misc]
         """Take the pushing over from ``Trainer``."""
         self._take_over(args, state)
 
-    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Take the pushing over where the callback was added later."""
+    def on_train_begin(self, args: Any, state: Any, control: Any, *, model: Any = None, **_: Any) -> None:
+        """Take the pushing over where the callback was added later, and check the folder before the training.
+
+        Raises:
+            CheckpointError: The folder cannot or must not be written.
+        """
         self._take_over(args, state)
+        if state.is_world_process_zero:
+            inputs = {"the pruned checkpoint": self.pruned, "the model": getattr(model, "name_or_path", None)}
+            check_output_directory(self._directory(args), overwrite=True, inputs=inputs)
+            check_unverified(self._directory(args))
 
     def on_train_end(self, args: Any, state: Any, control: Any, **parts: Any) -> None:
         """Save the checkpoint, write its card, push it.
 
         Raises:
+            CheckpointError: The evaluation or the verification failed. The trained model is kept next to the
+                directory, with the suffix ``.unverified``; the message names it.
             HubError: It was saved but could not be pushed; the message says how to push it later.
         """
         if not state.is_world_process_zero:
@@ -113,10 +126,11 @@ class PublishCallback(TrainerCallback):  # type: ignore[misc]
         images = (
             len(eval_dataloader.dataset) if hasattr(getattr(eval_dataloader, "dataset", None), "__len__") else None
         )
-        results = with_finetuning(self._results, args, state, eval_images=images, data=self.data)
+        again = _in_mixed_precision(args) and read_evaluation(args, state, images) is not None
+        results = with_finetuning(self._results, args, state, eval_images=None if again else images, data=self.data)
         results |= {"versions": versions()}
         results.pop("receipt", None)
-        directory = self.directory or Path(args.output_dir) / "final"
+        directory = self._directory(args)
         written: dict[str, Any] = {}
 
         def with_receipt(receipt: Any) -> str:
@@ -124,15 +138,47 @@ class PublishCallback(TrainerCallback):  # type: ignore[misc]
             written.update(results, **rows)
             return to_json(written)
 
-        files: dict[str, Any] = {PLAN: self._plan, RESULTS: with_receipt}
+        files: dict[str, Any] = {PLAN: self._plan}
         if processing_class is None:
             beside = [name for name in PROCESSOR if (self.pruned / name).is_file()]
             files |= {name: checked_path(self.pruned, name).read_bytes() for name in beside}
-        save_checkpoint(model, directory, processor=processing_class, files=files, verify=self.verify, overwrite=True)
+        options = {"processor": processing_class}
+        kept = keep_unverified(model, directory, files={**files, RESULTS: to_json(results)}, **options)
+        with named_on_failure(kept, "Load it with hf_vbp.from_pretrained and save it with hf_vbp.save_checkpoint."):
+            if again:
+                results["evaluation"] = {**results.get("evaluation", {}), **_measure(args, model, eval_dataloader)}
+            files[RESULTS] = with_receipt
+            save_checkpoint(model, directory, files=files, verify=self.verify, overwrite=True, **options)
+        discard_unverified(directory)
         has_processor = any((directory / name).is_file() for name in PROCESSOR)
         facts = make_facts(written, repo_id=args.hub_model_id, base_model=self.base_model, has_processor=has_processor)
-        (directory / CARD).write_text(render_card(facts), encoding="utf-8")
+        card = directory / CARD
+        # One that was there before was carried over; what its reader wrote in it stays.
+        existing = card.read_text(encoding="utf-8") if card.is_file() else None
+        atomic_write(card, render_card(facts, existing))
         return directory
+
+    def _directory(self, args: Any) -> Path:
+        return self.directory or Path(args.output_dir) / "final"
+
+
+def _in_mixed_precision(args: Any) -> bool:
+    """Return whether ``Trainer`` evaluates in another precision than that of the weights."""
+    return bool(args.mixed_precision != "no" or args.bf16_full_eval or args.fp16_full_eval)
+
+
+def _measure(args: Any, model: Any, loader: Any) -> dict[str, Any]:
+    """Evaluate in the dtype of the weights, as the pruned model was evaluated; empty where there are no labels."""
+    from torch.utils.data import DataLoader
+
+    from hf_vbp.evaluation import evaluate_models
+
+    # The loader of Trainer shares the images among the processes, of which this one runs alone here.
+    images = DataLoader(
+        loader.dataset, args.eval_batch_size, collate_fn=loader.collate_fn, num_workers=args.dataloader_num_workers
+    )
+    figures = evaluate_models({"finetuned": model}, images, reference=None)["finetuned"].to_dict()
+    return {"finetuned": figures} if "top1" in figures else {}
 
 
 def _repo_id(args: Any) -> str:

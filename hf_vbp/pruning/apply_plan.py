@@ -12,6 +12,7 @@ from hf_vbp.adapters.base import MLPSite
 from hf_vbp.adapters.prepared import prepare
 from hf_vbp.compensation.base import Compensated, compensate
 from hf_vbp.modeling.config_record import write_widths
+from hf_vbp.modeling.precision import own_precision
 from hf_vbp.pruning.make_plan import FittedPlan, check_provided
 from hf_vbp.pruning.plan import PruningPlan
 from hf_vbp.statistics.activation_statistics import ActivationStatistics
@@ -119,7 +120,9 @@ def _copy_with(model: ModelT, sites: Sequence[MLPSite], pairs: Sequence[_Pair]) 
     for site, pair in zip(sites, pairs, strict=True):
         memo[id(site.fc1)] = pair.fc1
         memo[id(site.fc2)] = pair.fc2
-    return copy.deepcopy(model, memo)
+    # A copy of a model that accelerate prepared is a plain model, not one that computes under autocast.
+    with own_precision(model):
+        return copy.deepcopy(model, memo)
 
 
 def _record(model: Any, plan: PruningPlan) -> None:

@@ -10,7 +10,8 @@ import torch
 
 from hf_vbp.config.budget import Budget
 from hf_vbp.config.vbp_config import VBPConfig, field_of_budget
-from hf_vbp.errors import HfVbpError, PlanError
+from hf_vbp.errors import HfVbpError, OutputError, PlanError
+from hf_vbp.files.atomic import atomic_write
 
 PLAN_VERSION = 1
 
@@ -163,9 +164,16 @@ class PruningPlan:
             raise PlanError(f"The pruning plan is malformed ({error!r}); make it again with `hf-vbp plan`.") from error
 
     def save(self, path: str | Path) -> Path:
-        """Write the plan as JSON and return its path."""
+        """Write the plan as JSON and return its path; a file that is there is replaced in one step.
+
+        Raises:
+            OutputError: It cannot be written; what was there is not modified.
+        """
         path = Path(path)
-        path.write_text(self.to_json(), encoding="utf-8")
+        try:
+            atomic_write(path, self.to_json())
+        except OSError as error:
+            raise OutputError(f"{path} cannot be written: {error}. Choose another output.") from error
         return path
 
     def to_json(self) -> str:

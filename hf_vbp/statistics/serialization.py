@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,8 +11,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from hf_vbp._progress import flush_to_disk
 from hf_vbp.errors import StatisticsError
+from hf_vbp.files.atomic import atomic_write
 from hf_vbp.statistics.elimination_curve import EliminationCurve
 from hf_vbp.statistics.moments import Moments
 from hf_vbp.statistics.site_statistics import SiteStatistics
@@ -84,21 +83,16 @@ def load_statistics(path: Path) -> tuple[tuple[SiteStatistics, ...], dict[str, A
 
 
 def write_atomically(tensors: dict[str, torch.Tensor], description: dict[str, Any], path: Path, kind: str) -> None:
-    """Write a safetensors file beside ``path``, force it to disk, and rename it over ``path``.
+    """Write a safetensors file next to ``path``, force it to disk, and rename it over ``path``.
 
     Raises:
         StatisticsError: The folder does not exist, is not writable, or is full; ``path`` is as it was.
     """
-    beside = path.with_name(f".{path.name}.tmp")
     metadata = {"format": kind, "version": str(VERSION), "description": json.dumps(description)}
     contiguous = {name: tensor.detach().to("cpu").contiguous() for name, tensor in tensors.items()}
     try:
-        save_file(contiguous, beside, metadata=metadata)
-        flush_to_disk(beside)
-        os.replace(beside, path)
-        flush_to_disk(path.parent)
+        atomic_write(path, lambda new: save_file(contiguous, new, metadata=metadata))
     except (OSError, SafetensorError) as error:
-        beside.unlink(missing_ok=True)
         raise StatisticsError(f"cannot write {path}: {error}; choose another place or free some space") from error
 
 

@@ -13,6 +13,7 @@ from hf_vbp.calibration.saliency import with_saliency
 from hf_vbp.config.vbp_config import VBPConfig
 from hf_vbp.costs.counts import describe_cost
 from hf_vbp.errors import ConfigurationError, DataError
+from hf_vbp.modeling.precision import own_precision
 from hf_vbp.pruning.apply_plan import apply_fitted
 from hf_vbp.pruning.make_plan import check_provided, fit_plan
 from hf_vbp.results.record import SCHEMA_VERSION, describe_base_model, describe_plan
@@ -34,6 +35,8 @@ def prune(
     progress: Progress | None = None,
 ) -> PruningResult:
     """Prune the MLPs of a vision transformer in one shot.
+
+    The model computes in its own dtype, also inside autocast and after ``accelerator.prepare``.
 
     Args:
         model: A transformers ViT or DeiT, with any head, or a model of a registered family.
@@ -69,25 +72,27 @@ def prune(
     if config is None:
         raise ConfigurationError("prune needs a configuration with a budget, for instance VBPConfig(ratio=0.5).")
     prepared = check_request(model, config)
-    if statistics is None:
-        if data is None:
-            raise DataError("Nothing to calibrate on: pass data (images), or statistics gathered earlier.")
-        statistics = collect_statistics(prepared, data, config, limit=limit, progress=progress, provenance=provenance)
-    else:
-        statistics = complete_statistics(prepared, statistics, config, data, limit=limit, progress=progress)
-    fitted = fit_plan(prepared, statistics, config)
-    base_model, dense_cost = describe_base_model(prepared.model), describe_cost(prepared.model)
-    pruned = apply_fitted(prepared.model, prepared.sites, fitted, inplace=inplace)
-    results = {
-        "schema_version": SCHEMA_VERSION,
-        "base_model": base_model,
-        "data": {"calibration": describe_calibration(statistics)},
-        "statistics": describe_statistics(statistics),
-        "plan": describe_plan(fitted.plan),
-        "predicted": dict(fitted.plan.predicted),
-        "cost": {"dense": dense_cost, "pruned": describe_cost(pruned)},
-        "versions": versions(),
-    }
+    with own_precision(prepared.model):
+        if statistics is None:
+            if data is None:
+                raise DataError("Nothing to calibrate on: pass data (images), or statistics gathered earlier.")
+            options: dict[str, Any] = {"limit": limit, "progress": progress, "provenance": provenance}
+            statistics = collect_statistics(prepared, data, config, **options)
+        else:
+            statistics = complete_statistics(prepared, statistics, config, data, limit=limit, progress=progress)
+        fitted = fit_plan(prepared, statistics, config)
+        base_model, dense_cost = describe_base_model(prepared.model), describe_cost(prepared.model)
+        pruned = apply_fitted(prepared.model, prepared.sites, fitted, inplace=inplace)
+        results = {
+            "schema_version": SCHEMA_VERSION,
+            "base_model": base_model,
+            "data": {"calibration": describe_calibration(statistics)},
+            "statistics": describe_statistics(statistics),
+            "plan": describe_plan(fitted.plan),
+            "predicted": dict(fitted.plan.predicted),
+            "cost": {"dense": dense_cost, "pruned": describe_cost(pruned)},
+            "versions": versions(),
+        }
     return PruningResult(pruned, fitted.plan, statistics, results)
 
 

@@ -5,13 +5,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hf_vbp.distributed import is_main_process
-from hf_vbp.errors import DataError
+from hf_vbp.errors import CheckpointError, DataError
+from hf_vbp.files.atomic import check_space
 from hf_vbp.results.record import describe_base_model
 from hf_vbp.workflow.gather import gather, with_skipped
 from hf_vbp.workflow.loading import LoadedModel, load_model, without_progress_bars
+from hf_vbp.workflow.outputs import input_sources, output_folder
 from hf_vbp.workflow.requests import DataRequest, Reporter
 
 if TYPE_CHECKING:
+    from hf_vbp.adapters.prepared import PreparedModel
     from hf_vbp.config.vbp_config import VBPConfig
     from hf_vbp.workflow.pruning_result import PruningResult
 
@@ -62,17 +65,25 @@ def run_prune(request: PruneRequest, reporter: Reporter) -> dict[str, Any]:
     Raises:
         HfVbpError: Anything that cannot be done, before any expensive work where that can be known.
     """
-    from hf_vbp.checkpoint.atomic_folder import check_output_directory
+    if request.data is None and request.statistics is None:
+        raise DataError("Nothing to calibrate on: give --data, or --statistics from an earlier `hf-vbp stats`.")
+    inputs = input_sources(
+        model=request.model, data=request.data, evaluation=request.evaluation, statistics=request.statistics
+    )
+    with output_folder(request.output, request.overwrite, inputs, leads=is_main_process()) as folder:
+        return _prune_and_save(request, reporter, folder)
+
+
+def _prune_and_save(request: PruneRequest, reporter: Reporter, folder: Path) -> dict[str, Any]:
     from hf_vbp.workflow.prune import check_request, prune
     from hf_vbp.workflow.pruning_result import with_receipt
     from hf_vbp.workflow.saving import save_checkpoint
 
-    check_output_directory(request.output, request.overwrite)
-    if request.data is None and request.statistics is None:
-        raise DataError("Nothing to calibrate on: give --data, or --statistics from an earlier `hf-vbp stats`.")
     reporter.say(f"Loading {request.model}")
     loaded = load_model(request.model, revision=request.revision, dtype=request.dtype, device=request.device)
     prepared = check_request(loaded.model, request.config)
+    place = folder if folder.is_dir() else folder.parent
+    check_space(request.output, place, expected_bytes(prepared, request.config), CheckpointError)
     evaluation = request.evaluation.open(loaded, "evaluation") if request.evaluation else None
     statistics = gather(prepared, loaded, request.config, reporter, data=request.data, statistics=request.statistics)
     if not is_main_process():
@@ -93,6 +104,16 @@ def run_prune(request: PruneRequest, reporter: Reporter) -> dict[str, Any]:
     with without_progress_bars():
         receipt = save_checkpoint(result, request.output, processor=loaded.processor, overwrite=request.overwrite)
     return with_receipt(results, receipt)
+
+
+def expected_bytes(prepared: "PreparedModel", config: "VBPConfig") -> int:
+    """Return the approximate size of the pruned weights in bytes, at least that of everything outside the MLPs."""
+    total = sum(tensor.nbytes for tensor in prepared.model.state_dict().values())
+    if config.target_parameters is not None:
+        return int(total * config.target_parameters)
+    removed = 1.0 if config.ratio is None else config.ratio
+    mlps = sum(module.weight.nbytes for site in prepared.sites for module in (site.fc1, site.fc2))
+    return int(total - removed * mlps)
 
 
 def evaluate_both(

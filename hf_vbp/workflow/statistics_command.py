@@ -1,12 +1,16 @@
 """Statistics of a checkpoint to a file, and plans from such a file."""
 
+import os
+from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hf_vbp.distributed import is_main_process
-from hf_vbp.errors import StatisticsError
+from hf_vbp.errors import ConfigurationError
 from hf_vbp.workflow.loading import load_model
+from hf_vbp.workflow.outputs import check_file_space, input_sources, output_file
 from hf_vbp.workflow.requests import DataRequest, Reporter
 
 if TYPE_CHECKING:
@@ -56,18 +60,33 @@ def run_stats(request: StatsRequest, reporter: Reporter) -> "ActivationStatistic
     Raises:
         HfVbpError: Anything that cannot be done, before the pass where that can be known.
     """
+    inputs = input_sources(model=request.model, data=request.data)
+    _check_state_folder(request.output, request.resume)
+    with output_file(request.output, request.overwrite, inputs, leads=is_main_process()):
+        return _gather_and_save(request, reporter)
+
+
+def _check_state_folder(output: Path, state: Path | None) -> None:
+    if state is None:
+        return
+    file, folder = Path(os.path.realpath(output)), Path(os.path.realpath(state))
+    if file in (folder, *folder.parents):
+        raise ConfigurationError(f"The output {output} would take the place of the folder of the state, {state}.")
+
+
+def _gather_and_save(request: StatsRequest, reporter: Reporter) -> "ActivationStatistics":
     from hf_vbp.adapters.prepared import prepare
     from hf_vbp.calibration.collect import collect_statistics, requirements_for, statistics_bytes
     from hf_vbp.config.requirements import Requirements
     from hf_vbp.pruning.make_plan import precompute_scores
 
-    check_output_file(request.output, request.overwrite)
     reporter.say(f"Loading {request.model}")
     loaded = load_model(request.model, revision=request.revision, dtype=request.dtype, device=request.device)
     images = request.data.open(loaded, "calibration")
     prepared = prepare(loaded.model)
     requires = requirements_for(loaded.model, request.config) | Requirements(halves=request.halves)
     size = statistics_bytes(prepared.sites, requires)
+    check_file_space(request.output, size)
     reporter.say(f"{len(prepared.sites)} MLPs; the sums take {size / 1e6:.1f} MB in each process")
     with reporter.stage("Statistics", images.images) as progress:
         statistics = collect_statistics(
@@ -99,23 +118,29 @@ def run_plan(
     from hf_vbp.pruning.make_plan import make_plan
     from hf_vbp.statistics.activation_statistics import ActivationStatistics
 
-    if output is not None:
-        check_output_file(output, overwrite)
-    gathered = ActivationStatistics.load(statistics)
-    loaded = load_model(model, revision=revision, dtype=str(gathered.fingerprints["dtype"]))
-    plan = make_plan(loaded.model, gathered, config)
-    if output is not None:
-        plan.save(output)
+    inputs = input_sources(model=model, statistics=statistics)
+    with nullcontext() if output is None else output_file(output, overwrite, inputs):
+        gathered = ActivationStatistics.load(statistics)
+        loaded = load_model(model, revision=revision, dtype=str(gathered.fingerprints["dtype"]))
+        plan = make_plan(loaded.model, gathered, config)
+        if output is not None:
+            plan.save(output)
     return plan
 
 
-def check_output_file(path: Path, overwrite: bool) -> None:
-    """Refuse a file that must not or cannot be written, before any work.
+def run_merge(files: Sequence[Path], output: Path, *, overwrite: bool) -> "ActivationStatistics":
+    """Join files of statistics and save the result.
 
     Raises:
-        StatisticsError: It exists and ``overwrite`` is false, or its folder does not exist.
+        HfVbpError: They cannot be merged, or the output cannot be written.
     """
-    if path.is_dir() or (path.exists() and not overwrite):
-        raise StatisticsError(f"{path} exists already; choose another name or pass --overwrite.")
-    if not path.absolute().parent.is_dir():
-        raise StatisticsError(f"{path} cannot be written: the folder {path.absolute().parent} does not exist.")
+    from hf_vbp.statistics.activation_statistics import ActivationStatistics
+
+    if len(files) < 2:
+        raise ConfigurationError(f"Merging takes two files or more, got {len(files)}.")
+    with output_file(output, overwrite, {f"{file}, an input": file for file in files}):
+        merged = ActivationStatistics.load(files[0])
+        for file in files[1:]:
+            merged = merged.merge(ActivationStatistics.load(file))
+        merged.save(output)
+    return merged

@@ -1,8 +1,6 @@
 """Accuracy against the share of removed neurons, from one pass over the calibration images."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -17,10 +15,7 @@ from hf_vbp.evaluation.models import evaluate_models
 from hf_vbp.pruning.apply_plan import apply_fitted
 from hf_vbp.pruning.make_plan import fit_plan, meet_budget, rank_sites
 from hf_vbp.statistics.activation_statistics import ActivationStatistics
-from hf_vbp.workflow.gather import gather
-from hf_vbp.workflow.loading import load_model
 from hf_vbp.workflow.prune import complete_statistics
-from hf_vbp.workflow.requests import DataRequest, Reporter
 
 MODELS_IN_MEMORY = 4
 """Pruned models that are evaluated together in one pass over the evaluation images."""
@@ -137,105 +132,3 @@ def _of_all(progress: Progress | None, index: int, passes: int) -> Progress | No
             progress(index * total + done, passes * total)
 
     return report
-
-
-@dataclass(frozen=True)
-class SweepRequest:
-    """Parameters of ``hf-vbp sweep``.
-
-    Attributes:
-        model: Hub id, folder or ``sample``.
-        config: The method; its budget is not used.
-        ratios: Shares of hidden neurons to remove.
-        data: Calibration images.
-        evaluation: Labelled images.
-        revision: Revision of the model.
-        dtype: Dtype to load the model in.
-        device: Device of the computation.
-    """
-
-    model: str
-    config: VBPConfig
-    ratios: Sequence[float]
-    data: DataRequest
-    evaluation: DataRequest
-    revision: str | None = None
-    dtype: str = "auto"
-    device: str | None = None
-
-
-def run_sweep(request: SweepRequest, reporter: Reporter) -> list[dict[str, Any]]:
-    """Run :func:`sweep` on a checkpoint and images that are given by name.
-
-    Args:
-        request: The parameters of the job.
-        reporter: Receives progress updates.
-
-    Returns:
-        The rows of :func:`sweep`.
-    """
-    loaded = load_model(request.model, revision=request.revision, dtype=request.dtype, device=request.device)
-    prepared = prepare(loaded.model)
-    compensation = request.config.make_compensation()
-    prepared.check_requirements(f"compensation {compensation.name!r}", compensation.requires)
-    images = request.evaluation.open(loaded, "evaluation")
-    statistics = gather(prepared, loaded, request.config, reporter, data=request.data)
-    passes = -(-len(request.ratios) // MODELS_IN_MEMORY)
-    total = None if images.images is None else passes * images.images
-    with reporter.stage(f"Evaluation at {len(request.ratios)} ratios", total) as progress:
-        return sweep(
-            prepared,
-            None,
-            request.config,
-            ratios=request.ratios,
-            eval_data=images,
-            statistics=statistics,
-            progress=progress,
-        )
-
-
-def parse_ratios(text: str) -> list[float]:
-    """Read ratios in the form ``start:stop:step`` (stop included) or a list ``0.1,0.3,0.5``.
-
-    Raises:
-        ConfigurationError: The text has another form, or a ratio is outside (0, 1).
-    """
-    try:
-        if ":" in text:
-            start, stop, step = map(float, text.split(":"))
-            number = int((stop - start) / step + 1e-9) + 1 if step > 0 else 0
-            ratios = [round(start + index * step, 10) for index in range(number)]
-        else:
-            ratios = [float(part) for part in text.split(",")]
-    except ValueError as error:
-        raise ConfigurationError(f"--ratios takes start:stop:step or a list such as 0.1,0.3, got {text!r}.") from error
-    if not ratios or not all(0 < ratio < 1 for ratio in ratios):
-        raise ConfigurationError(f"--ratios must be between 0 and 1, at least one of them; got {text!r}.")
-    return ratios
-
-
-def write_sweep(rows: list[dict[str, Any]], directory: Path, title: str) -> list[Path]:
-    """Write the rows as CSV and, where matplotlib is installed, as a plot; return the files."""
-    import csv
-
-    directory.mkdir(parents=True, exist_ok=True)
-    table = directory / "sweep.csv"
-    names = [name for name in rows[-1] if name != "top1_interval"]
-    with table.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, names, extrasaction="ignore")
-        writer.writeheader()
-        writer.writerows(rows)
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        return [table]
-    figure = Figure(figsize=(6, 4), layout="constrained")
-    axes = figure.add_subplot(xlabel="share of hidden neurons removed", ylabel="top-1", title=title)
-    shares, values = [row["ratio"] for row in rows], [row["top1"] for row in rows]
-    errors = [[abs(row["top1"] - row["top1_interval"][side]) for row in rows] for side in (0, 1)]
-    axes.errorbar(shares, values, yerr=errors, marker="o", capsize=3)
-    axes.set_ylim(0, 1)
-    axes.grid(alpha=0.3)
-    plot = directory / "sweep.png"
-    figure.savefig(plot, dpi=150)
-    return [table, plot]

@@ -168,7 +168,10 @@ def test_a_damaged_state_is_refused_and_a_torn_write_is_not_seen(vit: Any, tmp_p
     with pytest.raises(StatisticsError, match="damaged"):
         collect_statistics(vit, loader(values), **options)
     state.write_bytes(content)
-    state.with_name(f".{state.name}.tmp").write_bytes(content[:50])
+    left = state.with_name(f".{state.name}.0123456789ab.partial")
+    left.mkdir()
+    (left / "hf_vbp_unfinished.json").write_text('{"format": "hf_vbp.unfinished"}')
+    (left / "new").write_bytes(content[:50])
     found = collect_statistics(vit, loader(values), **options)
     assert_same_bits(found, collect_statistics(vit, loader(values)))
     assert not (tmp_path / "s").exists()

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 import hf_vbp
-from hf_vbp.checkpoint import save_checkpoint, verify_checkpoint
-from hf_vbp.checkpoint.receipt import take_receipt
+from hf_vbp.checkpoint.receipt import take_receipt, verify_checkpoint
+from hf_vbp.checkpoint.saving import save_checkpoint
 from hf_vbp.data import load_processor
 from hf_vbp.errors import CheckpointError, DataError, UnsupportedModelError
 from hf_vbp.workflow.loading import load_model

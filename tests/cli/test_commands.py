@@ -47,7 +47,7 @@ def test_prune_prints_its_results_alone_and_writes_them(hf_vbp: Any, shelf: Path
     assert {row["batch"] for row in results["latency"]} == {1, 16}
     assert results["command"].startswith("hf-vbp prune")
     wanted = {"config.json", "model.safetensors", "modeling_hf_vbp.py", "plan.json", "preprocessor_config.json",
-              "vbp_results.json"}  # fmt: skip
+              "vbp_manifest.json", "vbp_results.json"}  # fmt: skip
     assert {path.name for path in out.iterdir()} == wanted
     # Nothing of this machine's folders is told.
     assert str(tmp_path.parent) not in json.dumps({**results, "command": ""})

@@ -91,9 +91,10 @@ def make_results(widths: list[int] | None = None, **changes: Any) -> dict[str, A
 
 
 def make_checkpoint(directory: Path, *, widths: list[int] | None = None, seed: int = 0, shards: bool = False) -> Path:
-    """Save a tiny pruned ViT with processor, plan and results to ``directory``."""
+    """Save a tiny pruned ViT with processor, plan, results and manifest to ``directory``."""
     from transformers import ViTImageProcessor
 
+    from hf_vbp.checkpoint.manifest import write_manifest
     from hf_vbp.checkpoint.transformers_patch import scoped
     from hf_vbp.modeling.config_record import write_widths
     from hf_vbp.modeling.modeling_hf_vbp import resize
@@ -108,6 +109,8 @@ def make_checkpoint(directory: Path, *, widths: list[int] | None = None, seed: i
     ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(directory)
     (directory / "plan.json").write_text(json.dumps({"version": 1, "sites": []}))
     (directory / "vbp_results.json").write_text(json.dumps(make_results(widths), indent=2))
+    # As save_checkpoint does; it is of the local folder, and never pushed.
+    write_manifest(directory)
     return directory
 
 

@@ -34,7 +34,8 @@ def with_finetuning(
         results: The results of the pruned checkpoint.
         args: The ``TrainingArguments`` of the run.
         state: The ``TrainerState`` at its end.
-        eval_images: Images that ``Trainer`` evaluated on; without it no accuracy is recorded.
+        eval_images: Images that ``Trainer`` evaluated on; without it no accuracy is recorded. ``Trainer`` evaluates
+            in the precision that it trains in, so with mixed precision the figure must be measured again.
         data: The ``data.finetuning`` part: where the training images came from.
     """
     described = {**results, "finetuning": describe_run(args, state)}
@@ -54,6 +55,10 @@ def describe_run(args: Any, state: Any) -> dict[str, Any]:
         value = getattr(args, name, None)
         if value is not None and value is not False:
             run[name] = value if isinstance(value, int | float) else str(getattr(value, "value", value))
+    precision = getattr(args, "mixed_precision", "no")
+    if precision in ("bf16", "fp16"):
+        # Also set by the launcher (ACCELERATE_MIXED_PRECISION), which leaves the field of that name False.
+        run[precision] = True
     distillation = getattr(args, "distillation", None)
     if isinstance(distillation, Mapping):
         run["distillation"] = dict(distillation)

@@ -39,13 +39,22 @@ def read_yaml(path: str | Path) -> Tree:
         text = Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigurationError(f"The recipe {path} cannot be read: {error}.") from error
-    tree = _parse(text, str(path))
+    tree = parse_yaml(text, str(path))
     if not isinstance(tree, dict):
         raise ConfigurationError(f"The recipe {path} holds no fields; expected lines such as `output: recovered`.")
     return tree
 
 
-def _parse(text: str, where: str) -> Any:
+def parse_yaml(text: str, where: str) -> Any:
+    """Return what a text in YAML holds.
+
+    Args:
+        text: The text.
+        where: Where it is from, for the message.
+
+    Raises:
+        ConfigurationError: It is not YAML; names the line.
+    """
     try:
         return yaml.load(text, Loader=_Loader)
     except yaml.YAMLError as error:
@@ -81,7 +90,7 @@ def read_override(text: str) -> Tree:
         raise ConfigurationError(
             f"{text!r} is neither a recipe (FILE.yaml) nor a field with a value, such as training.learning_rate=1e-4."
         )
-    tree: Any = _parse(value, text)
+    tree: Any = parse_yaml(value, text)
     for part in reversed(name.split(".")):
         tree = {part: tree}
     found: Tree = tree

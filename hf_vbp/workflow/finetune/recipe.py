@@ -1,7 +1,7 @@
 """A recipe: everything that a fine-tuning run is made of, in one file."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
@@ -78,6 +78,7 @@ class Recipe:
         teacher_revision: Revision of ``teacher``.
         training: Fields of :class:`hf_vbp.distillation.DistillationArguments`.
         name: What the recipe is called in the results.
+        files: The files that it was read from.
     """
 
     output: str
@@ -89,6 +90,7 @@ class Recipe:
     teacher_revision: str | None = None
     training: Mapping[str, Any] = field(default_factory=dict)
     name: str = "recipe"
+    files: tuple[str, ...] = ()
 
     def arguments(self) -> "DistillationArguments":
         """Return the settings of the run; also checks what transformers checks of them.
@@ -169,7 +171,8 @@ def load_recipe(parts: Sequence[str | Path]) -> Recipe:
             names.append(Path(part).parent.name if Path(part).stem == "recipe" else Path(part).stem)
         else:
             tree = merge(tree, read_override(part))
-    return make_recipe(tree, name=names[0] if names else "recipe")
+    files = tuple(part for part in map(str, parts) if part.endswith((".yaml", ".yml")))
+    return replace(make_recipe(tree, name=names[0] if names else "recipe"), files=files)
 
 
 def make_recipe(tree: Mapping[str, Any], *, name: str = "recipe") -> Recipe:

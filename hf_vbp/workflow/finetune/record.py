@@ -48,7 +48,8 @@ def describe_run(
         "weight_decay": args.weight_decay,
         "augmentation": recipe.data.augmentation,
         "seed": args.seed,
-        "precision": "bf16" if args.bf16 else "fp16" if args.fp16 else "fp32",
+        # Also set by the launcher (ACCELERATE_MIXED_PRECISION), not only by the recipe.
+        "precision": {"no": "fp32"}.get(args.mixed_precision, args.mixed_precision),
         "device": _device_name(args),
         "seconds": round(seconds, 1),
         "per_epoch": per_epoch(state.log_history),
@@ -83,20 +84,22 @@ def per_epoch(history: list[dict[str, Any]]) -> list[dict[str, Any]]:
     ]
 
 
-def updated_results(
+def trained_results(
     results: dict[str, Any],
     evaluation: Any,
-    measured: dict[str, Any],
+    before: dict[str, Any],
     training: TrainingImages,
     run: dict[str, Any],
     command: str,
 ) -> dict[str, Any]:
-    """Return the results with the figures of a run; figures on other images than these are replaced.
+    """Return the results with a run that has ended, before the trained model is evaluated.
+
+    Figures on other images than these are replaced.
 
     Args:
         results: What is known so far.
-        evaluation: The images that were evaluated on, None where none were.
-        measured: ``dense`` (where known), ``pruned`` and ``finetuned``, all on these images.
+        evaluation: The images that are evaluated on, None where none are.
+        before: ``dense`` (where known) and ``pruned``, on these images.
         training: What was trained on.
         run: From :func:`describe_run`.
         command: What reproduces the run.
@@ -105,14 +108,29 @@ def updated_results(
     data = dict(updated.get("data", {}))
     data["finetuning"] = {**training.provenance, "images": training.images}
     if evaluation is not None:
-        data["evaluation"] = {**evaluation.provenance, "images": measured["finetuned"]["images"]}
-        updated["evaluation"] = with_retention(measured)
-        if "dense" in measured and measured["dense"].get("top1"):
-            run = {**run, "retention": measured["finetuned"]["top1"] / measured["dense"]["top1"]}
+        data["evaluation"] = {**evaluation.provenance, "images": before["pruned"]["images"]}
+        updated["evaluation"] = with_retention(before)
     updated |= {"data": data, "finetuning": run, "versions": versions()}
     if command:
         updated["command"] = command
     cleaned: dict[str, Any] = without_unmeasured(updated)
+    return cleaned
+
+
+def with_finetuned(results: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]:
+    """Return the results with the figures of the trained model.
+
+    Args:
+        results: From :func:`trained_results`.
+        after: ``dense`` (where known) and ``finetuned``, on the images of the results; empty where none were measured.
+    """
+    if not after:
+        return results
+    measured = with_retention({**results.get("evaluation", {}), **after})
+    run = results["finetuning"]
+    if measured.get("dense", {}).get("top1"):
+        run = {**run, "retention": measured["finetuned"]["top1"] / measured["dense"]["top1"]}
+    cleaned: dict[str, Any] = without_unmeasured({**results, "evaluation": measured, "finetuning": run})
     return cleaned
 
 

@@ -1,6 +1,7 @@
 """From a recipe to a checkpoint with its accuracy back."""
 
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -8,21 +9,22 @@ from typing import Any
 import torch
 from transformers import PrinterCallback
 
+from hf_vbp.checkpoint.unverified import FAILURES
 from hf_vbp.data.augmentation import Augmentation
 from hf_vbp.data.training_images import TrainingImages, open_training_images
 from hf_vbp.distillation.arguments import DistillationArguments
-from hf_vbp.distillation.checkpoints import training_checkpoints
+from hf_vbp.distillation.checkpoints import last_checkpoint, training_checkpoints
 from hf_vbp.distillation.sharding import check_launch
 from hf_vbp.distillation.trainer import DistillationTrainer
 from hf_vbp.errors import CheckpointError, ConfigurationError, DataError
-from hf_vbp.results.record import RESULTS_NAME, to_json
+from hf_vbp.modeling.precision import remove_autocast_wrapper
+from hf_vbp.workflow.finetune.finish import Trained, check_kept, dense_model, finish, keep, measure, reopen
+from hf_vbp.workflow.finetune.folders import finetune_output
 from hf_vbp.workflow.finetune.progress import ReportProgress
 from hf_vbp.workflow.finetune.recipe import Recipe
-from hf_vbp.workflow.finetune.record import describe_run, updated_results
-from hf_vbp.workflow.finetune.start import PLAN_NAME, Start, TeacherChoice, choose_teacher, open_start
+from hf_vbp.workflow.finetune.record import describe_run, trained_results
+from hf_vbp.workflow.finetune.start import Start, TeacherChoice, choose_teacher, open_start
 from hf_vbp.workflow.requests import Reporter
-
-RECIPE_NAME = "recipe.yaml"
 
 
 def run_finetune(
@@ -35,8 +37,10 @@ def run_finetune(
     Args:
         recipe: What to do.
         reporter: Who is told how it goes.
-        resume: Go on from the newest whole checkpoint of a run that was cut off.
-        overwrite: Replace the checkpoint at the output, and checkpoints of an earlier run.
+        resume: Continue an earlier run: evaluate and save its trained model where the run ended before it was
+            verified; otherwise train from its newest whole checkpoint, or from the beginning where there is none.
+        overwrite: Replace the checkpoint at the output, and what an earlier run left: its checkpoints and its
+            unverified model.
         command: What reproduces this run, for the results.
 
     Returns:
@@ -44,29 +48,60 @@ def run_finetune(
         checkpoint, and only the parts about fine-tuning here.
 
     Raises:
-        HfVbpError: Anything that cannot be done, before any expensive work where that can be known.
+        CheckpointError: The evaluation or the verification of the trained model failed. The model is kept in
+            ``OUTPUT.unverified``, which the message names; ``resume`` finishes the run from there.
+        HfVbpError: Anything else that cannot be done, before any expensive work where that can be known.
     """
-    from hf_vbp.checkpoint.atomic_folder import check_output_directory
-
     args = recipe.arguments()
     check_launch(args)
-    check_output_directory(recipe.output, overwrite)
-    _check_folder(args, resume=resume, overwrite=overwrite)
+    with finetune_output(recipe, args, overwrite=overwrite):
+        leads = args.process_index == 0
+        if check_kept(recipe, resume=resume, overwrite=overwrite, leads=leads):
+            return _finish_kept(recipe, args, reporter, overwrite)
+        _check_folder(args, resume=resume, overwrite=overwrite)
+        return _finetune_and_save(recipe, args, reporter, resume=resume, overwrite=overwrite, command=command)
+
+
+def _finetune_and_save(
+    recipe: Recipe,
+    args: DistillationArguments,
+    reporter: Reporter,
+    *,
+    resume: bool,
+    overwrite: bool,
+    command: str,
+) -> dict[str, Any]:
+    leads = args.process_index == 0
     start = open_start(recipe, reporter)
     teacher = choose_teacher(recipe, start, weight=args.hard_label_weight)
     evaluation = recipe.data.evaluation.open(start.student, "evaluation") if recipe.data.evaluation else None
     training = _training_images(recipe, start, args, labelled=teacher.loaded is None or args.hard_label_weight > 0)
     _settle_length(args, training)
-    before = _evaluate(start, teacher, evaluation, reporter, args) if args.process_index == 0 else {}
-    trainer, seconds = _train(start, teacher, training, evaluation, args, reporter, resume)
+    dense = dense_model(start, teacher)
+    pruned = {"pruned": start.student.model}
+    before = measure(dense, pruned, evaluation, reporter, args.device) if leads else {}
+    trainer, seconds, failure = _train(start, teacher, training, evaluation, args, reporter, resume)
     model = _whole_model(trainer, start)
     results: dict[str, Any] = {}
-    if args.process_index == 0:
-        after = _evaluate(start, teacher, evaluation, reporter, args, finetuned=model)
+    if leads:
         run = describe_run(recipe, trainer, training, teacher.described, seconds)
-        results = updated_results(start.results, evaluation, {**before, **after}, training, run, command)
-        results = _write(recipe, start, model, results, reporter, overwrite)
+        so_far = trained_results(start.results, evaluation, before, training, run, command)
+        trained = Trained(model, start, dense, evaluation, so_far)
+        keep(recipe, trained)
+        results = finish(recipe, trained, reporter, overwrite=overwrite, device=args.device, failure=failure)
+    elif failure is not None:
+        raise failure
     trainer.accelerator.wait_for_everyone()
+    return results
+
+
+def _finish_kept(recipe: Recipe, args: DistillationArguments, reporter: Reporter, overwrite: bool) -> dict[str, Any]:
+    """Evaluate and save the model of a run that ended before it was verified; nothing is trained."""
+    results: dict[str, Any] = {}
+    if args.process_index == 0:
+        trained = reopen(recipe, reporter, weight=args.hard_label_weight)
+        results = finish(recipe, trained, reporter, overwrite=overwrite, device=args.device)
+    args.distributed_state.wait_for_everyone()
     return results
 
 
@@ -122,7 +157,8 @@ def _train(
     args: DistillationArguments,
     reporter: Reporter,
     resume: bool,
-) -> tuple[DistillationTrainer, float]:
+) -> tuple[DistillationTrainer, float, BaseException | None]:
+    """Train; return the trainer, the seconds, and what failed after the last step, where something did."""
     trainer = DistillationTrainer(
         start.student.model,
         args,
@@ -134,12 +170,25 @@ def _train(
     trainer.remove_callback(PrinterCallback)
     progress = ReportProgress(reporter)
     trainer.add_callback(progress)
+    checkpoint = last_checkpoint(args.output_dir) if resume else None
+    if resume and checkpoint is None:
+        reporter.say(f"{args.output_dir} holds no whole checkpoint to resume from; training starts from the beginning")
+    started = time.monotonic()
     try:
         with _advice_on_memory(args):
-            output = trainer.train(resume_from_checkpoint=resume or None)
+            trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    except FAILURES as error:
+        if not _took_last_step(trainer):
+            raise
+        return trainer, time.monotonic() - started, error
     finally:
         progress.close()
-    return trainer, float(output.metrics["train_runtime"])
+    return trainer, time.monotonic() - started, None
+
+
+def _took_last_step(trainer: DistillationTrainer) -> bool:
+    # Under FSDP the weights are put together by all processes, of which some may have failed and others not.
+    return 0 < trainer.state.max_steps <= trainer.state.global_step and not trainer.is_fsdp_enabled
 
 
 @contextmanager
@@ -161,6 +210,7 @@ def _whole_model(trainer: DistillationTrainer, start: Start) -> Any:
         model = start.student.model if trainer.args.process_index else _rebuilt(start.student.model, state)
     else:
         model = trainer.accelerator.unwrap_model(trainer.model)
+        remove_autocast_wrapper(model)
     return model.to(start.dtype).eval()
 
 
@@ -168,50 +218,3 @@ def _rebuilt(sharded: Any, state: dict[str, torch.Tensor]) -> Any:
     model = type(sharded)(sharded.config)
     model.load_state_dict(state)
     return model
-
-
-def _evaluate(
-    start: Start,
-    teacher: TeacherChoice,
-    images: Any,
-    reporter: Reporter,
-    args: DistillationArguments,
-    *,
-    finetuned: Any = None,
-) -> dict[str, Any]:
-    """Measure the dense model, as far as it is known, and one state of the student on the same images."""
-    from hf_vbp.evaluation.models import evaluate_models
-
-    if images is None:
-        return {}
-    base = start.base if start.base is not None else teacher.loaded if teacher.is_base else None
-    models = {} if base is None else {"dense": base.model}
-    models["pruned" if finetuned is None else "finetuned"] = start.student.model if finetuned is None else finetuned
-    title = "Evaluation before" if finetuned is None else "Evaluation after"
-    with reporter.stage(title, images.images) as progress:
-        found = evaluate_models(
-            models,
-            images.loader,
-            reference=None if base is None else "dense",
-            progress=progress,
-            device=args.device,
-        )
-    return {name: entry.to_dict() for name, entry in found.items()}
-
-
-def _write(
-    recipe: Recipe, start: Start, model: Any, results: dict[str, Any], reporter: Reporter, overwrite: bool
-) -> dict[str, Any]:
-    from hf_vbp.checkpoint.saving import save_checkpoint
-    from hf_vbp.workflow.pruning_result import with_receipt
-
-    files: dict[str, Any] = {RECIPE_NAME: recipe.to_yaml()}
-    if start.plan is not None:
-        files[PLAN_NAME] = start.plan
-    if start.results:
-        files[RESULTS_NAME] = lambda receipt: to_json(with_receipt(results, receipt))
-    reporter.say(f"Writing {recipe.output}, and reopening it in a fresh process")
-    receipt = save_checkpoint(
-        model, recipe.output, processor=start.student.processor, files=files, overwrite=overwrite
-    )
-    return with_receipt(results, receipt)

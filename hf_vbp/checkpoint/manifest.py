@@ -1,0 +1,189 @@
+"""The manifest: which files of a folder hf_vbp wrote, and so may replace."""
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hf_vbp._version import __version__
+from hf_vbp.errors import CheckpointError
+from hf_vbp.files.atomic import is_hidden_folder, lock_path
+
+MANIFEST_NAME = "vbp_manifest.json"
+CARD = "README.md"
+_FORMAT, _VERSION = "hf_vbp.manifest", 1
+_RESULTS = "vbp_results.json"
+# What the first version of hf_vbp wrote, which had no manifest: prune, finetune, save_checkpoint, PublishCallback.
+_FIRST_VERSION = re.compile(
+    r"config\.json|model(-\d{5}-of-\d{5})?\.safetensors|model\.safetensors\.index\.json|modeling_hf_vbp\.py"
+    r"|(pre)?processor_config\.json|plan\.json|recipe\.yaml|vbp_results\.json"
+)
+
+
+@dataclass(frozen=True)
+class FileRecord:
+    """One file of a manifest.
+
+    Attributes:
+        size: Its bytes, None where only the hash is known.
+        sha256: Its hash, None where only the name is known.
+    """
+
+    size: int | None = None
+    sha256: str | None = None
+
+    def matches(self, path: Path) -> bool:
+        """Tell whether a file has the recorded content, as far as it is recorded."""
+        if self.size is not None and path.stat().st_size != self.size:
+            return False
+        return self.sha256 is None or _sha256(path) == self.sha256
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What a folder holds that may be replaced.
+
+    Attributes:
+        replaceable: Names of the files that hf_vbp wrote, the manifest among them.
+        has_own_card: Whether there is a README.md that hf_vbp did not write, or that was changed since.
+    """
+
+    replaceable: tuple[str, ...] = ()
+    has_own_card: bool = False
+
+
+def is_checkpoint_file(name: str) -> bool:
+    """Tell whether a name is that of a file of a checkpoint."""
+    return name == MANIFEST_NAME or _FIRST_VERSION.fullmatch(name) is not None
+
+
+def write_manifest(folder: Path, *, without: frozenset[str] = frozenset()) -> None:
+    """Write the manifest of all files in a folder that was just written.
+
+    Args:
+        folder: The folder.
+        without: Names of files that are not to be listed, since they are the user's.
+    """
+    names = sorted(name for name in _names(folder, folder) if name not in without and name != MANIFEST_NAME)
+    files = {name: {"size": (folder / name).stat().st_size, "sha256": _sha256(folder / name)} for name in names}
+    content = {"format": _FORMAT, "version": _VERSION, "hf_vbp": __version__, "files": files}
+    (folder / MANIFEST_NAME).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+def read_manifest(folder: Path) -> dict[str, FileRecord] | None:
+    """Return the manifest of a folder by file name; None where there is none.
+
+    Raises:
+        CheckpointError: It is damaged, or of a newer version.
+    """
+    path = folder / MANIFEST_NAME
+    if not path.exists():
+        return None
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if content["format"] != _FORMAT or content["version"] != _VERSION:
+            raise ValueError(f"expected {_FORMAT} of version {_VERSION}")
+        return {
+            str(name): FileRecord(int(entry["size"]), str(entry["sha256"])) for name, entry in content["files"].items()
+        }
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(
+            f"{path} cannot be read ({error}), so the files that may be replaced are not known. "
+            "Choose another output, or remove the folder yourself."
+        ) from error
+
+
+def replaceable_contents(folder: Path) -> Contents:
+    """Return what of a folder may be replaced, if that is all it holds.
+
+    Without a manifest the names count that the first version wrote, if the folder holds its results or its record
+    in the config; the hashes in its receipt are compared. README.md is never in the way: it is carried over.
+
+    Raises:
+        CheckpointError: There is a file that hf_vbp did not write, or that was changed since; names the first.
+    """
+    recorded = read_manifest(folder)
+    records = _first_version_records(folder) if recorded is None else recorded
+    names = []
+    own_card = False
+    for name in _names(folder, folder):
+        if name == CARD:
+            own_card = name not in records or not records[name].matches(folder / name)
+            if own_card:
+                continue
+        elif name != MANIFEST_NAME and name not in records:
+            raise _refusal(folder, name, "which hf_vbp did not write")
+        names.append(name)
+    # After the names, which are quick to compare.
+    for name in names:
+        if name in records and name != CARD and not records[name].matches(folder / name):
+            raise _refusal(folder, name, "which was changed after hf_vbp wrote it")
+    return Contents(tuple(names), own_card)
+
+
+def is_empty(folder: Path) -> bool:
+    """Tell whether a folder holds nothing but unfinished files of hf_vbp and what a new volume has."""
+    return next(_names(folder, folder), None) is None
+
+
+def _refusal(folder: Path, name: str, reason: str) -> CheckpointError:
+    return CheckpointError(
+        f"{folder} holds {name}, {reason}, so it is not overwritten; nothing was changed. Choose another output, or "
+        "move the file elsewhere."
+    )
+
+
+def _names(folder: Path, root: Path) -> Iterator[str]:
+    """Return the names of all files below a folder, relative to ``root``, in order; ``name/`` for empty folders."""
+    for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
+        path = Path(entry.path)
+        if folder == root and _is_no_content(path, root):
+            continue
+        if not entry.is_dir(follow_symlinks=False):
+            yield path.relative_to(root).as_posix()
+            continue
+        first = None
+        for first in _names(path, root):
+            yield first
+        if first is None:
+            yield f"{path.relative_to(root).as_posix()}/"
+
+
+def _is_no_content(path: Path, root: Path) -> bool:
+    if path == lock_path(root, inside=True) or is_hidden_folder(path, root):
+        return True
+    # mkfs makes it in every volume.
+    return path.name == "lost+found" and os.path.ismount(root)
+
+
+def _first_version_records(folder: Path) -> dict[str, FileRecord]:
+    results, config = _json_object(folder / _RESULTS), _json_object(folder / "config.json")
+    if "schema_version" not in results and "vbp" not in config:
+        # Nothing shows that hf_vbp wrote it: the model of somebody else has the same names.
+        return {}
+    hashes: dict[str, str] = {}
+    for row in results.get("receipt") or []:
+        if isinstance(row, dict) and isinstance(row.get("files"), dict):
+            hashes |= row["files"]
+    names = [path.name for path in folder.iterdir() if _FIRST_VERSION.fullmatch(path.name) and path.is_file()]
+    return {name: FileRecord(sha256=hashes.get(name)) for name in names}
+
+
+def _json_object(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

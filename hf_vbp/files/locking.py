@@ -1,0 +1,101 @@
+"""Advisory locks on files: one process at a time writes to an output."""
+
+import errno
+import os
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from hf_vbp.errors import HfVbpError, OutputError
+
+_UNSUPPORTED = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL}
+# Who of this process holds which lock, so that a command and the saving within it do not exclude each other.
+_HELD: dict[Path, tuple[int, int]] = {}
+
+
+def try_lock(descriptor: int) -> bool | None:
+    """Lock an open file without waiting; the system releases the lock when the process ends, however it ends.
+
+    Returns:
+        Whether the lock was obtained; None where the file system has no locks.
+    """
+    try:
+        if sys.platform == "win32":
+            import msvcrt
+
+            # A byte far behind the end, so that others can still read the content.
+            os.lseek(descriptor, 1 << 20, os.SEEK_SET)
+            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+        else:
+            import fcntl
+
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        return None if error.errno in _UNSUPPORTED else False
+    return True
+
+
+@contextmanager
+def output_lock(path: Path, output: Path, error: type[HfVbpError] = OutputError) -> Iterator[None]:
+    """Hold the lock of an output; the same thread may hold it more than once.
+
+    Args:
+        path: The lock file. It is removed at the end.
+        output: The output, for the message.
+        error: The class of the error.
+
+    Raises:
+        HfVbpError: Another process or thread writes to the output, or the lock file cannot be made, which means
+            that nothing can be written there.
+    """
+    owner = (os.getpid(), threading.get_ident())
+    if _HELD.get(path) == owner:
+        yield
+        return
+    descriptor = _acquire(path, output, error)
+    _HELD[path] = owner
+    try:
+        yield
+    finally:
+        del _HELD[path]
+        # Removed while the lock is held: whoever opened the old file finds in _acquire that it is no longer there.
+        if sys.platform != "win32":
+            path.unlink(missing_ok=True)
+        os.close(descriptor)
+        if sys.platform == "win32":
+            with suppress(OSError):
+                path.unlink(missing_ok=True)
+
+
+def _acquire(path: Path, output: Path, error: type[HfVbpError]) -> int:
+    while True:
+        try:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
+        except OSError as cause:
+            raise error(
+                f"{output} cannot be written: {path.parent} does not take new files ({cause.strerror}). "
+                "Choose another output."
+            ) from cause
+        if try_lock(descriptor) is False:
+            holder = os.read(descriptor, 20).decode("ascii", "replace").strip()
+            os.close(descriptor)
+            raise error(
+                f"{output} is being written by another process{f' (pid {holder})' if holder.isdigit() else ''}. "
+                "Wait until it ends, or choose another output."
+            )
+        if _is_still_there(path, descriptor):
+            os.ftruncate(descriptor, 0)
+            os.lseek(descriptor, 0, os.SEEK_SET)
+            with suppress(OSError):  # The number is only for the message, and a full disk does not take it.
+                os.write(descriptor, f"{os.getpid()}\n".encode())
+            return descriptor
+        os.close(descriptor)
+
+
+def _is_still_there(path: Path, descriptor: int) -> bool:
+    try:
+        return os.path.samestat(os.stat(path), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False
