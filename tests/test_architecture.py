@@ -17,6 +17,7 @@ ORDER = (
     "_version",
     "_progress",
     "distributed",
+    "files",
     "modeling",
     "config",
     "results",

@@ -127,7 +127,7 @@ def test_inplace_changes_the_model_itself(vit: Any, batches: list[dict[str, torc
 def test_a_failure_half_way_leaves_the_model_whole(
     vit: Any, batches: list[dict[str, torch.Tensor]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from hf_vbp.workflow.pruning import apply_plan as surgery
+    from hf_vbp.pruning import apply_plan as surgery
 
     statistics = collect_statistics(vit, batches, PAPER)
     plan = make_plan(vit, statistics, paper(ratio=0.5))
