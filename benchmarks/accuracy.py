@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from hf_vbp.compensation.compensate import COMPENSATIONS
 from transformers import AutoModelForImageClassification
 
 from hf_vbp.calibration.collect import collect_statistics
 from hf_vbp.calibration.saliency import collect_saliency
-from hf_vbp.compensation.compensate import COMPENSATIONS
 from hf_vbp.config.budget import one_budget
 from hf_vbp.costs.counts import count_macs
 from hf_vbp.criteria.base import CRITERIA

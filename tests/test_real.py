@@ -4,13 +4,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hf_vbp.workflow.pruning import prune
 
 from hf_vbp.adapters.registry import find_sites
 from hf_vbp.calibration.collect import collect_statistics
 from hf_vbp.config.vbp_config import VBPConfig
 from hf_vbp.evaluation.models import evaluate_models
 from hf_vbp.workflow.loading import load_model
-from hf_vbp.workflow.pruning import prune
 from hf_vbp.workflow.requests import DataRequest
 
 pytestmark = pytest.mark.real

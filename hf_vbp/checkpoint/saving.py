@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from hf_vbp.checkpoint.atomic_folder import check_output_directory, staged
+from hf_vbp.checkpoint.layout import CONFIG, MODELING_FILE
 from hf_vbp.checkpoint.receipt import Receipt, take_receipt
-from hf_vbp.checkpoint.transformers_patch import scoped
+from hf_vbp.checkpoint.transformers_patch import patched
 from hf_vbp.errors import ConfigurationError, UnsupportedModelError
 from hf_vbp.modeling.config_record import check_recorded
 
@@ -60,7 +61,7 @@ def save_checkpoint(
     size = sum(tensor.nbytes for tensor in model.state_dict().values())
     folder = check_output_directory(directory, overwrite, required_bytes=size)
     with staged(folder, overwrite) as staging:
-        with scoped():
+        with patched():
             model.save_pretrained(staging)
         if processor is not None:
             processor.save_pretrained(staging)
@@ -90,9 +91,7 @@ def _check_model(model: Any) -> None:
 
 def _check_names(contents: Mapping[str, Content]) -> None:
     for name in contents:
-        reserved = name in {"config.json", "modeling_hf_vbp.py"} or name.endswith(
-            (".safetensors", ".safetensors.index.json")
-        )
+        reserved = name in {CONFIG, MODELING_FILE} or name.endswith((".safetensors", ".safetensors.index.json"))
         if not name or Path(name).name != name or name.startswith(".") or reserved:
             raise ConfigurationError(f"A file {name!r} cannot be added to a checkpoint: expected a free, plain name.")
 

@@ -7,8 +7,9 @@ from typing import Any
 from transformers import TrainerCallback
 
 from hf_vbp.card.render import make_facts, render_card
+from hf_vbp.checkpoint.layout import CARD, PLAN, PROCESSORS, RESULTS
 from hf_vbp.errors import HubError
-from hf_vbp.hub.files import CARD, PLAN, PROCESSOR, RESULTS, checked_path
+from hf_vbp.hub.files import checked_path
 from hf_vbp.hub.push import check_target, push_to_hub
 from hf_vbp.results.record import load_results, to_json
 from hf_vbp.results.versions import versions
@@ -126,10 +127,10 @@ class PublishCallback(TrainerCallback):  # type: ignore[misc]
 
         files: dict[str, Any] = {PLAN: self._plan, RESULTS: with_receipt}
         if processing_class is None:
-            beside = [name for name in PROCESSOR if (self.pruned / name).is_file()]
+            beside = [name for name in PROCESSORS if (self.pruned / name).is_file()]
             files |= {name: checked_path(self.pruned, name).read_bytes() for name in beside}
         save_checkpoint(model, directory, processor=processing_class, files=files, verify=self.verify, overwrite=True)
-        has_processor = any((directory / name).is_file() for name in PROCESSOR)
+        has_processor = any((directory / name).is_file() for name in PROCESSORS)
         facts = make_facts(written, repo_id=args.hub_model_id, base_model=self.base_model, has_processor=has_processor)
         (directory / CARD).write_text(render_card(facts), encoding="utf-8")
         return directory

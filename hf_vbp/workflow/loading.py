@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from hf_vbp.adapters.registry import registered_model_types
+from hf_vbp.checkpoint.layout import CONFIG
 from hf_vbp.errors import CheckpointError, ConfigurationError, DataError, UnsupportedModelError
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
@@ -65,8 +66,8 @@ def _path_of(source: str) -> str:
         return str(sample_model_path())
     path = Path(source).expanduser()
     if path.is_dir():
-        if not (path / "config.json").is_file():
-            raise CheckpointError(f"{source} holds no config.json, so it is no checkpoint. Name its folder.")
+        if not (path / CONFIG).is_file():
+            raise CheckpointError(f"{source} holds no {CONFIG}, so it is no checkpoint. Name its folder.")
         return str(path)
     if path.exists() or source.startswith((".", "/", "~")) or source.count("/") > 1:
         raise CheckpointError(f"{source} is not a folder with a checkpoint, nor a Hub id such as facebook/deit-...")

@@ -3,13 +3,12 @@
 import os
 from typing import Any
 
+from hf_vbp.checkpoint.layout import PLAN, RESULTS
 from hf_vbp.checkpoint.receipt import Receipt
 from hf_vbp.checkpoint.saving import Content
 from hf_vbp.checkpoint.saving import save_checkpoint as write_checkpoint
-from hf_vbp.results.record import RESULTS_NAME, to_json
+from hf_vbp.results.record import to_json
 from hf_vbp.workflow.pruning_result import PruningResult
-
-PLAN_NAME = "plan.json"
 
 
 def save_checkpoint(
@@ -50,8 +49,8 @@ def save_checkpoint(
     if not isinstance(result, PruningResult):
         return write_checkpoint(result, directory, **options)
     files: dict[str, Content] = {
-        PLAN_NAME: result.plan.to_json(),
-        RESULTS_NAME: lambda receipt: to_json(with_receipt(result.results, receipt)),
+        PLAN: result.plan.to_json(),
+        RESULTS: lambda receipt: to_json(with_receipt(result.results, receipt)),
     }
     return write_checkpoint(result.model, directory, files=files, **options)
 

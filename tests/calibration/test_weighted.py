@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from hf_vbp.workflow.pruning import plan_for
 
 from hf_vbp.adapters.registry import find_sites
 from hf_vbp.calibration.batch_moments import Workspace, weighted_moments
@@ -14,7 +15,6 @@ from hf_vbp.calibration.site_accumulator import token_weights
 from hf_vbp.config.vbp_config import VBPConfig
 from hf_vbp.errors import ConfigurationError, StatisticsError, StatisticsMismatchError
 from hf_vbp.statistics.activation_statistics import ActivationStatistics
-from hf_vbp.workflow.pruning import plan_for
 from tests.calibration.helpers import images, in_batches
 from tests.conftest import make_model
 

@@ -31,7 +31,7 @@ def folder(tmp_path: Path) -> Path:
 
 def test_the_current_file_is_in_the_list() -> None:
     assert hash_of(OWN.read_bytes()) in known_hashes(), (
-        "hf_vbp/modeling/modeling_hf_vbp.py was changed. Run `python scripts/add_modeling_hash.py` and commit the list, "
+        "modeling_hf_vbp.py was changed. Run `python scripts/add_modeling_hash.py` and commit the list, "
         "otherwise checkpoints that are saved from now on count as foreign code."
     )
 

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 import torch
+from hf_vbp.workflow.pruning import prune
 
 import hf_vbp
 from hf_vbp.adapters.registry import find_sites
@@ -13,7 +14,6 @@ from hf_vbp.errors import ConfigurationError
 from hf_vbp.evaluation.models import evaluate_models
 from hf_vbp.evaluation.output_error import OutputErrors
 from hf_vbp.workflow.prune_command import PruneRequest, run_prune
-from hf_vbp.workflow.pruning import prune
 from hf_vbp.workflow.requests import DataRequest
 from tests.calibration.helpers import images, in_batches
 

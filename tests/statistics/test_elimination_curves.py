@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from hf_vbp.workflow.pruning import plan_for
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
@@ -15,7 +16,6 @@ from hf_vbp.config.vbp_config import VBPConfig
 from hf_vbp.criteria.obs import DEFAULT_RIDGE
 from hf_vbp.errors import StatisticsError, StatisticsMismatchError
 from hf_vbp.statistics.activation_statistics import ActivationStatistics
-from hf_vbp.workflow.pruning import plan_for
 from tests.calibration.helpers import images, in_batches
 from tests.conftest import make_model
 

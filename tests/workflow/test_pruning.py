@@ -7,13 +7,13 @@ import jsonschema
 import pytest
 import torch
 from hf_vbp.compensation.compensate import COMPENSATIONS
+from hf_vbp.workflow.pruning import prune
 
 import hf_vbp
 from hf_vbp.config.vbp_config import VBPConfig
 from hf_vbp.criteria.base import CRITERIA
 from hf_vbp.errors import BudgetError, ConfigurationError, NonFiniteError, StatisticsError, UnsupportedModelError
 from hf_vbp.results.record import schema
-from hf_vbp.workflow.pruning import prune
 from tests.conftest import make_model
 
 Batches = list[dict[str, torch.Tensor]]

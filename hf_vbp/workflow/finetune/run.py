@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from transformers import PrinterCallback
 
+from hf_vbp.checkpoint.layout import PLAN, RECIPE, RESULTS
 from hf_vbp.data.augmentation import Augmentation
 from hf_vbp.data.training_images import TrainingImages, open_training_images
 from hf_vbp.distillation.arguments import DistillationArguments
@@ -15,14 +16,12 @@ from hf_vbp.distillation.checkpoints import training_checkpoints
 from hf_vbp.distillation.sharding import check_launch
 from hf_vbp.distillation.trainer import DistillationTrainer
 from hf_vbp.errors import CheckpointError, ConfigurationError, DataError
-from hf_vbp.results.record import RESULTS_NAME, to_json
+from hf_vbp.results.record import to_json
 from hf_vbp.workflow.finetune.progress import ReportProgress
 from hf_vbp.workflow.finetune.recipe import Recipe
 from hf_vbp.workflow.finetune.record import describe_run, updated_results
-from hf_vbp.workflow.finetune.start import PLAN_NAME, Start, TeacherChoice, choose_teacher, open_start
+from hf_vbp.workflow.finetune.start import Start, TeacherChoice, choose_teacher, open_start
 from hf_vbp.workflow.requests import Reporter
-
-RECIPE_NAME = "recipe.yaml"
 
 
 def run_finetune(
@@ -205,11 +204,11 @@ def _write(
     from hf_vbp.checkpoint.saving import save_checkpoint
     from hf_vbp.workflow.saving import with_receipt
 
-    files: dict[str, Any] = {RECIPE_NAME: recipe.to_yaml()}
+    files: dict[str, Any] = {RECIPE: recipe.to_yaml()}
     if start.plan is not None:
-        files[PLAN_NAME] = start.plan
+        files[PLAN] = start.plan
     if start.results:
-        files[RESULTS_NAME] = lambda receipt: to_json(with_receipt(results, receipt))
+        files[RESULTS] = lambda receipt: to_json(with_receipt(results, receipt))
     reporter.say(f"Writing {recipe.output}, and reopening it in a fresh process")
     receipt = save_checkpoint(
         model, recipe.output, processor=start.student.processor, files=files, overwrite=overwrite
