@@ -18,14 +18,14 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from transformers import ViTConfig, ViTForImageClassification
 
 from hf_vbp.calibration.collect import collect_statistics
 from hf_vbp.checkpoint.saving import save_checkpoint
-from hf_vbp.config.budget import Budget
+from hf_vbp.config.vbp_config import VBPConfig
 from hf_vbp.pruning.apply_plan import apply_plan
 from hf_vbp.pruning.make_plan import make_plan
 
@@ -72,15 +72,13 @@ def measure(ratio: float, criterion: str, compensation: str) -> dict[str, Any]:
     """Return the bytes added by each step, and the size of the model."""
     torch.manual_seed(0)
     model = ViTForImageClassification(ViTConfig(num_labels=1000)).eval()
-    moments: Literal["diagonal", "full"] = "full" if criterion == "obs" or compensation == "linear" else "diagonal"
+    config = VBPConfig(ratio=ratio, criterion=criterion, compensation=compensation)
     images = torch.randn(4, 3, 224, 224)
-    statistics = collect_statistics(model, [{"pixel_values": images}], moments=moments)
+    statistics = collect_statistics(model, [{"pixel_values": images}], config)
     size = sum(tensor.nbytes for tensor in model.state_dict().values())
     gc.collect()
     before = resident_bytes()
-    plan, plan_peak = peak_during(
-        lambda: make_plan(model, statistics, Budget("ratio", ratio), criterion=criterion, compensation=compensation)
-    )
+    plan, plan_peak = peak_during(lambda: make_plan(model, statistics, config))
     pruned, surgery_peak = peak_during(lambda: apply_plan(model, plan, statistics))
     with tempfile.TemporaryDirectory() as folder:
         _, saving_peak = peak_during(lambda: save_checkpoint(pruned, folder, verify=False))
@@ -97,7 +95,7 @@ def measure(ratio: float, criterion: str, compensation: str) -> dict[str, Any]:
 
 
 def main() -> int:
-    """Measure, print, and judge."""
+    """Measure, print, and check."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--ratio", type=float, default=0.55)
     parser.add_argument("--criterion", default="variance")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from hf_vbp._progress import one_line
 from hf_vbp.adapters.registry import registered_model_types
+from hf_vbp.checkpoint.layout import CONFIG
 from hf_vbp.errors import CheckpointError, ConfigurationError, DataError, UnsupportedModelError
 
 if TYPE_CHECKING:
@@ -110,8 +111,8 @@ def _path_of(source: str) -> str:
         return str(sample_model_path())
     path = Path(source).expanduser()
     if path.is_dir():
-        if not (path / "config.json").is_file():
-            raise CheckpointError(f"{source} has no config.json. Expected the folder of a checkpoint.")
+        if not (path / CONFIG).is_file():
+            raise CheckpointError(f"{source} has no {CONFIG}. Expected the folder of a checkpoint.")
         return str(path)
     if path.exists() or source.startswith((".", "/", "~")) or source.count("/") > 1:
         raise CheckpointError(
