@@ -110,14 +110,13 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]
     """
     table = Table(expand=False)
     for position, column in enumerate(columns):
-        is_text = position == 0 or column == "|"
-        # Figures keep their width; where a terminal is narrow, the text column is folded.
-        table.add_column(
-            "" if column == "|" else literal(column),
-            justify="left" if is_text else "right",
-            overflow="fold",
-            min_width=None if is_text else max((len(str(row[position] or "")) for row in rows), default=0),
-        )
+        if position == 0 or column == "|":
+            table.add_column("" if column == "|" else literal(column), overflow="fold")
+        else:
+            # As narrow as the figures and the words of the head allow, so that the text has the rest of the line.
+            words = [*column.split(), *("" if row[position] is None else row[position] for row in rows)]
+            width = max(literal(word).cell_len for word in words)
+            table.add_column(literal(column), justify="right", overflow="fold", width=width)
     for row in rows:
         table.add_row(*("" if cell is None else literal(cell) for cell in row))
     console = standard_output()

@@ -134,7 +134,7 @@ def _cost_rows(results: dict[str, Any]) -> list[tuple[Any, ...]]:
     for dense, pruned in latency_pairs(results.get("latency", [])):
         name = f"latency, batch {dense['batch']}, {dense['device']}, {dense['dtype']}"
         times = [f"{row['median_ms']:.2f} ms" for row in (dense, pruned)]
-        rows.append((name, *times, f"{dense['median_ms'] / pruned['median_ms']:.2f}x faster"))
+        rows.append((name, *times, f"{dense['median_ms'] / pruned['median_ms']:.2f}x speed"))
     return rows
 
 

@@ -20,6 +20,7 @@ def shelf(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a valid checkpoint, images and statistics; tests damage copies of it."""
     from hf_vbp.calibration.collect import collect_statistics
     from hf_vbp.config.vbp_config import VBPConfig
+    from hf_vbp.pruning.make_plan import make_plan
 
     shelf = tmp_path_factory.mktemp("shelf")
     save_tiny(shelf / "model")
@@ -30,7 +31,10 @@ def shelf(tmp_path_factory: pytest.TempPathFactory) -> Path:
     batch = {"pixel_values": torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))}
     collect_statistics(model, [batch], VBPConfig()).save(shelf / "stats.safetensors")
     collect_statistics(make_model(seed=9), [batch], VBPConfig()).save(shelf / "other.safetensors")
-    collect_statistics(model, [batch], VBPConfig.preset("paper")).save(shelf / "diagonal.safetensors")
+    fewer = {"pixel_values": batch["pixel_values"][:3]}
+    collect_statistics(model, [fewer], VBPConfig.preset("paper")).save(shelf / "diagonal.safetensors")
+    config = VBPConfig.preset("paper", ratio=0.5)
+    make_plan(model, collect_statistics(model, [batch]), config).save(shelf / "plan.json")
     return shelf
 
 
@@ -157,6 +161,27 @@ def merge(here: Path, *names: str) -> list[Any]:
     return into(here, "stats", "merge", *[here / name for name in names])
 
 
+def data(here: Path) -> list[Any]:
+    return ["--data", here / "images"]
+
+
+def by_plan(here: Path, *options: Any, plan: str = "plan.json") -> list[Any]:
+    return into(here, "prune", here / "model", "--plan", here / plan, *options, name="out")
+
+
+def plan_of_other_statistics(here: Path) -> list[Any]:
+    return by_plan(here, "--statistics", here / "diagonal.safetensors")
+
+
+def snip(here: Path) -> list[Any]:
+    return [*statistics_instead("diagonal.safetensors")(here), "--criterion", "snip", "--compensation", "mean"]
+
+
+def plan_with_snip(here: Path) -> list[Any]:
+    method = ["--criterion", "snip", "--compensation", "mean"]
+    return ["plan", here / "model", "--statistics", here / GOOD, "--ratio", "0.5", *method]
+
+
 def sweep(here: Path, ratios: str) -> list[Any]:
     return into(here, "sweep", "sample", "--data", "sample", "--eval-data", "sample", "--ratios", ratios)
 
@@ -175,6 +200,22 @@ CASES = [
     Case("ratio nan", "between 0 and 1, got nan", lambda here: prune(here, ratio="nan")),
     Case("ratio not a number", "valid number|valid float", lambda here: prune(here, ratio="half")),
     Case("no budget", "exactly one budget", lambda here: prune(here, ratio=None)),
+    Case("plan and budget", "leave out --ratio", lambda here: prune(here, "--plan", here / "plan.json")),
+    Case("plan and method", "leave out --preset", lambda here: by_plan(here, "--preset", "paper")),
+    Case("plan without statistics", "give --statistics", lambda here: by_plan(here)),
+    Case("plan with images", "not --data", lambda here: by_plan(here, "--statistics", here / GOOD, *data(here))),
+    Case("plan of other statistics", "other statistics than", plan_of_other_statistics),
+    Case("no such plan", "nowhere", lambda here: by_plan(here, "--statistics", here / GOOD, plan="nowhere.json")),
+    Case("snip without images", "hf-vbp stats .*--criterion snip.*or pass --data", snip),
+    Case("plan with snip", "--criterion snip needs saliency.*hf-vbp stats", plan_with_snip),
+    Case("class unknown to transformers", "'ViTForNothing'", damaged(with_config(architectures=["ViTForNothing"]))),
+    Case("architectures not a name", "was saved from the class 3", damaged(with_config(architectures=[3]))),
+    Case("field of a wrong type", "config", damaged(with_config(num_hidden_layers="three"))),
+    Case("negative seed", "seed", lambda here: prune(here, "--seed", "-1")),
+    Case("option without a value", "takes NAME=VALUE", lambda here: prune(here, "--criterion-option", "x")),
+    Case("unknown option", "Unknown option 'x'", lambda here: prune(here, "--criterion-option", "x=1")),
+    Case("no such module", "--import nowhere", lambda here: prune(here, "--import", "nowhere")),
+    Case("too many ratios", "at most 1000", lambda here: sweep(here, "0.1:0.9:1e-9")),
     Case("two budgets", "got --ratio, --target-macs", lambda here: prune(here, "--target-macs", "0.8")),
     Case("unknown criterion", "Unknown criterion 'vari'.*variance", lambda here: prune(here, "--criterion", "vari")),
     Case("unknown compensation", "Unknown compensation", lambda here: prune(here, "--compensation", "median")),
