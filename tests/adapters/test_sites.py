@@ -151,7 +151,7 @@ class TestWhatMustBeUndoneFirst:
 
     def test_quantised(self, vit: Any) -> None:
         vit.config.quantization_config = {"quant_method": "torchao"}
-        with pytest.raises(UnsupportedModelError, match="quantised"):
+        with pytest.raises(UnsupportedModelError, match="quantized"):
             find_sites(vit)
 
     def test_meta(self, vit: Any) -> None:
