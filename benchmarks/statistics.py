@@ -12,6 +12,8 @@ Measured (torch 2.13, an AMD EPYC, float32, ``--threads 2 --batches 16``, 9 or 1
     deit-s      16    886 - 913   1.19 - 1.20  1.02 - 1.06  1.64, 1.64, 1.66 and once 1.80
     deit-b      16         3223          1.11         0.99  1.60
 
+These runs left out the second product of the last MLP, 1 to 2 % of the forward pass, which is computed now.
+
 A Xeon with AMX, with ``--metric``, 7 rounds, 3 for batch 64, before the products were batched:
 
     model    batch  forward ms  var_mean hook  diagonal   full  metric     all

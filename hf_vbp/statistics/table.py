@@ -1,4 +1,4 @@
-"""What the command line shows of statistics, as plain values."""
+"""The rows of ``hf-vbp stats show``, as plain values."""
 
 from __future__ import annotations
 

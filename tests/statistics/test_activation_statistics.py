@@ -70,7 +70,7 @@ def test_saving_replaces_whole_files_only(everything: ActivationStatistics, tmp_
     path.write_bytes(b"old")
     everything.save(path)
     assert ActivationStatistics.load(path).images == 40
-    with pytest.raises(StatisticsError, match="cannot write"):
+    with pytest.raises(StatisticsError, match="Cannot write"):
         everything.save(tmp_path / "no" / "such" / "folder.safetensors")
 
 
@@ -89,33 +89,56 @@ def without_fingerprint(tensors: Any, metadata: Any) -> None:
     metadata["description"] = json.dumps(description)
 
 
+def beyond_one(tensors: Any, metadata: Any) -> None:
+    matrix = tensors["sites.1.comoment"]
+    matrix[0, 1] = matrix[1, 0] = 2 * matrix.diagonal().max()
+
+
 DAMAGE = {
-    "another kind": (lambda t, m: m.update(format="else"), "not a file of kind"),
+    "another kind": (lambda t, m: m.update(format="else"), "of kind else"),
     "another version": (lambda t, m: m.update(version="99"), "version 99"),
     "no description": (lambda t, m: m.pop("description"), "damaged"),
     "description not JSON": (lambda t, m: m.update(description="{"), "damaged"),
     "description a list": (lambda t, m: m.update(description="[]"), "not an object"),
     "no sites": (lambda t, m: m.update(description="{}"), "does not name its sites"),
     "no weights hash": (without_fingerprint, "lacks the fingerprints weights"),
-    "tensor missing": (lambda t, m: t.pop("sites.1.mean"), r"sites\.1\.mean must be .* is missing"),
+    "tensor missing": (lambda t, m: t.pop("sites.1.mean"), r"tensor sites\.1\.mean is missing"),
     "count missing": (lambda t, m: t.pop("sites.1.count"), r"sites\.1\.count is missing"),
     "count negative": (lambda t, m: t.update({"sites.1.count": torch.tensor(-3)}), r"sites\.1\.count"),
     "wrong dtype": (lambda t, m: t.update({"sites.0.m2": t["sites.0.m2"].float()}), "float32"),
-    "wrong width": (lambda t, m: t.update({"sites.0.m2": t["sites.0.m2"][:5].clone()}), "has 5 neurons"),
+    "wrong width": (
+        lambda t, m: t.update({"sites.0.m2": t["sites.0.m2"][:5].clone()}),
+        r"sites\.0\.m2 of .*shape \(48\), got .*\(5,\)",
+    ),
     "NaN": (lambda t, m: t["sites.0.m2"].fill_(float("nan")), "NaN or infinity"),
-    "negative variance": (lambda t, m: t["sites.0.m2"].neg_(), "negative"),
+    "negative variance": (lambda t, m: t["sites.0.m2"].neg_(), "below 0"),
     "comoment not square": (
         lambda t, m: t.update({"sites.2.comoment": t["sites.2.comoment"][:, :4].clone()}),
-        r"sites\.2\.comoment has shape",
+        r"sites\.2\.comoment of .*, got .*\(48, 4\)",
     ),
     "metric missing": (lambda t, m: t.pop("sites.2.metric"), r"sites\.2\.metric"),
     "half of another width": (
         lambda t, m: t.update(
             {f"sites.0.halves.1.{name}": torch.ones(3, dtype=torch.float64) for name in ("mean", "m2")}
         ),
-        "halves of sites.0",
+        r"sites\.0\.halves\.1\.mean of .*shape \(48\)",
     ),
-    "a tensor too many": (lambda t, m: t.update({"sites.7.mean": torch.ones(2)}), "belong to no site"),
+    "metric not symmetric": (lambda t, m: t["sites.1.metric"].triu_(1), "not symmetric"),
+    "co-moments negated": (lambda t, m: t["sites.1.comoment"].neg_(), "diagonal of sites.1.comoment"),
+    "co-moments not symmetric": (lambda t, m: t["sites.1.comoment"].triu_(), "not symmetric"),
+    "correlation beyond 1": (beyond_one, "correlations beyond 1"),
+    "huge count": (lambda t, m: t.update({"sites.1.count": torch.tensor(2**63 - 1)}), "not plausible"),
+    "another count": (lambda t, m: t["sites.0.count"].add_(1), "but the fingerprint"),
+    "halves above the total": (lambda t, m: t["sites.0.halves.0.count"].add_(9999), "more tokens than the total"),
+    "some curves": (
+        lambda t, m: t.update({"sites.1.curve.costs": torch.ones(48, dtype=torch.float64)}),
+        "unexpected tensors: sites.1.curve.costs",
+    ),
+    "some saliency": (
+        lambda t, m: t.update({"sites.1.saliency": torch.ones(48, dtype=torch.float64)}),
+        "only some of the sites",
+    ),
+    "a tensor too many": (lambda t, m: t.update({"sites.7.mean": torch.ones(2)}), "unexpected tensors: sites.7.mean"),
 }
 
 
@@ -127,6 +150,27 @@ def test_a_damaged_file_is_refused(name: str, everything: ActivationStatistics, 
     rewrite(path, change)
     with pytest.raises(StatisticsError, match=message):
         ActivationStatistics.load(path)
+
+
+@pytest.mark.parametrize("value", [None, True, -1, 1.5, "text", ["text"], {"seed": "x"}])
+def test_fingerprints_of_other_types_are_refused(value: Any, everything: ActivationStatistics, tmp_path: Path) -> None:
+    path = tmp_path / "s.safetensors"
+    valid = {**everything.fingerprints, "curves": {}}
+    for key, good in valid.items():
+        if key in ("weights", "dtype", "model", "data", "versions", "curves") and type(value) is type(good):
+            continue
+        if (key, value) in (("token_weights", None), ("output_metric", None)):
+            continue
+        everything.save(path)
+
+        def change(tensors: Any, metadata: Any, key: str = key) -> None:
+            description = json.loads(metadata["description"])
+            description["fingerprints"][key] = value
+            metadata["description"] = json.dumps(description)
+
+        rewrite(path, change)
+        with pytest.raises(StatisticsError, match=f"the fingerprint {key} has the invalid value"):
+            ActivationStatistics.load(path)
 
 
 def test_what_is_no_file_of_statistics_is_refused(tmp_path: Path) -> None:
@@ -188,10 +232,10 @@ def test_merging_refuses_overlap_and_unlike(vit: Any) -> None:
     values = images(20)
     first = collect_statistics(vit, in_batches(values[:12], 4), DIAGONAL)
     second = collect_statistics(vit, in_batches(values[11:], 4), DIAGONAL)
-    with pytest.raises(StatisticsMismatchError, match="at least 1 images are in both"):
+    with pytest.raises(StatisticsMismatchError, match="At least 1 images are in both"):
         first.merge(second)
     assert first.merge(second, allow_overlap=True).images == 21
-    with pytest.raises(StatisticsMismatchError, match="at least 12 images"):
+    with pytest.raises(StatisticsMismatchError, match="At least 12 images"):
         first.merge(first)
     rest = in_batches(values[12:], 4)
     for other, key in (
@@ -244,3 +288,15 @@ def test_halves_keep_no_comoments_beside_a_part_that_has_no_halves(vit: Any) -> 
         assert [half.count for half in joined.sites[0].halves] == [half.count for half in long.sites[0].halves or ()]
         assert full_halves(joined.sites[0]) is None
     assert full_halves(long.sites[0]) is not None
+
+
+def test_a_saliency_is_saved_and_dropped_by_merging(vit: Any, tmp_path: Path) -> None:
+    first, second = (
+        collect_statistics(vit, in_batches(images(20, seed=seed), 8), Requirements(saliency=True)) for seed in (7, 8)
+    )
+    first.save(tmp_path / "s.safetensors")
+    loaded = ActivationStatistics.load(tmp_path / "s.safetensors")
+    assert loaded.provides.saliency
+    for mine, theirs in zip(loaded.sites, first.sites, strict=True):
+        assert torch.equal(mine.saliency, theirs.saliency)  # type: ignore[arg-type]
+    assert not loaded.merge(second).provides.saliency
