@@ -34,8 +34,13 @@ def check_teacher(student: Any, teacher: Any) -> None:
     problem, other = problem_type(student.config), problem_type(teacher.config)
     if problem != other:
         raise ConfigurationError(
+<<<<<<< HEAD
             f"The problem type of the teacher is {other}, that of the model {problem}. Set config.problem_type of "
             "both to the one that they were trained for."
+=======
+            f"The problem type of the teacher is {other}, that of the model {problem}: set config.problem_type of "
+            f"both to what they were trained for."
+>>>>>>> data
         )
     _check_labels(student.config.id2label, teacher.config.id2label)
     for name in ("image_size", "num_channels"):

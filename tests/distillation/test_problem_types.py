@@ -217,13 +217,16 @@ def test_students_made_by_model_init_are_checked_and_trained(tmp_path: Path) -> 
     from hf_vbp import DistillationTrainer
     from tests.distillation.helpers import arguments
 
+    in_order = {"train_sampling_strategy": "sequential"}
+
     def trainer(init: Any) -> Any:
         options = {"teacher": make_model(seed=1), "train_dataset": Images(16)}
-        return DistillationTrainer(None, arguments(tmp_path), model_init=init, **options)
+        return DistillationTrainer(None, arguments(tmp_path, **in_order), model_init=init, **options)
 
     made = trainer(lambda: make_model())
     made.train()
-    plain = make_trainer(tmp_path, model=make_model(), teacher=make_model(seed=1), train_dataset=Images(16))
+    options: dict[str, Any] = {"model": make_model(), "teacher": make_model(seed=1), "train_dataset": Images(16)}
+    plain = make_trainer(tmp_path, **options, **in_order)
     plain.train()
     assert log_of(made, "loss") == pytest.approx(log_of(plain, "loss"), rel=1e-5)
     with pytest.raises(LabelError, match="5 labels, the model 7"):
