@@ -7,7 +7,6 @@ import torch
 
 from hf_vbp.distillation.tasks import problem_type
 from hf_vbp.errors import ConfigurationError, LabelError, UnsupportedModelError
-from hf_vbp.modeling.precision import own_precision
 
 _SHOWN = 3
 
@@ -34,13 +33,8 @@ def check_teacher(student: Any, teacher: Any) -> None:
     problem, other = problem_type(student.config), problem_type(teacher.config)
     if problem != other:
         raise ConfigurationError(
-<<<<<<< HEAD
-            f"The problem type of the teacher is {other}, that of the model {problem}. Set config.problem_type of "
-            "both to the one that they were trained for."
-=======
             f"The problem type of the teacher is {other}, that of the model {problem}: set config.problem_type of "
             f"both to what they were trained for."
->>>>>>> data
         )
     _check_labels(student.config.id2label, teacher.config.id2label)
     for name in ("image_size", "num_channels"):
@@ -89,13 +83,12 @@ class Teacher:
         own = next(model.parameters()).dtype
         wanted = _auto_dtype(device, own) if dtype == "auto" else getattr(torch, dtype)
         self.dtype: torch.dtype = wanted
-        with own_precision(model):
-            self.model = (model if wanted == own else copy.deepcopy(model).to(wanted)).to(device).eval()
+        self.model = (model if wanted == own else copy.deepcopy(model).to(wanted)).to(device).eval()
 
     def __call__(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """Return the logits ``(batch, classes)`` float32 for images ``(batch, channels, height, width)``."""
         # Not inference_mode: the loss keeps these logits for its backward pass.
-        with torch.no_grad(), own_precision(self.model):
+        with torch.no_grad():
             logits: torch.Tensor = self.model.eval()(pixel_values=pixel_values.to(self.dtype)).logits
         return logits.float()
 
