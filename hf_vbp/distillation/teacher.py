@@ -7,6 +7,7 @@ import torch
 
 from hf_vbp.distillation.tasks import problem_type
 from hf_vbp.errors import ConfigurationError, LabelError, UnsupportedModelError
+from hf_vbp.modeling.precision import own_precision
 
 _SHOWN = 3
 
@@ -83,12 +84,13 @@ class Teacher:
         own = next(model.parameters()).dtype
         wanted = _auto_dtype(device, own) if dtype == "auto" else getattr(torch, dtype)
         self.dtype: torch.dtype = wanted
-        self.model = (model if wanted == own else copy.deepcopy(model).to(wanted)).to(device).eval()
+        with own_precision(model):
+            self.model = (model if wanted == own else copy.deepcopy(model).to(wanted)).to(device).eval()
 
     def __call__(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """Return the logits ``(batch, classes)`` float32 for images ``(batch, channels, height, width)``."""
         # Not inference_mode: the loss keeps these logits for its backward pass.
-        with torch.no_grad():
+        with torch.no_grad(), own_precision(self.model):
             logits: torch.Tensor = self.model.eval()(pixel_values=pixel_values.to(self.dtype)).logits
         return logits.float()
 

@@ -104,8 +104,9 @@ def _prune_site(site: MLPSite, kept: torch.Tensor, compensated: Compensated) -> 
 
 
 def _linear_like(old: nn.Linear, weight: torch.Tensor, bias: torch.Tensor | None) -> nn.Linear:
-    # Built on meta, so that no memory is filled with random numbers first.
-    new = nn.Linear(weight.shape[1], weight.shape[0], bias=old.bias is not None, device="meta", dtype=old.weight.dtype)
+    # Built small and on meta: no memory is filled with random numbers, and a width of 0 gives no warning.
+    new = nn.Linear(1, 1, bias=old.bias is not None, device="meta", dtype=old.weight.dtype)
+    new.out_features, new.in_features = weight.shape
     for name, value in (("weight", weight), ("bias", bias)):
         source = getattr(old, name)
         if source is not None and value is not None:

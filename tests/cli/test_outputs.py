@@ -38,7 +38,7 @@ def shelf(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model = hf_vbp.from_pretrained(shelf / "model").eval()
     from tests.checkpoint.helpers import images
 
-    statistics = hf_vbp.collect_statistics(model, [{"pixel_values": images()}], moments="full")
+    statistics = hf_vbp.collect_statistics(model, [{"pixel_values": images()}])
     statistics.save(shelf / "stats.safetensors")
     return shelf
 

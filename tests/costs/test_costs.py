@@ -7,8 +7,8 @@ import pytest
 import torch
 import transformers
 
-from hf_vbp.costs.counts import counts as costs
-from hf_vbp.costs.counts import latency
+from hf_vbp.costs import counts as costs
+from hf_vbp.costs import latency
 from hf_vbp.errors import ConfigurationError, UnsupportedModelError
 from hf_vbp.inputs.images import blank_images
 from tests.conftest import make_model

@@ -80,7 +80,9 @@ def test_no_hook_is_left_and_models_must_match(vit: Any) -> None:
 def test_the_results_hold_both(tmp_path: Any) -> None:
     path = hf_vbp.sample_model_path()
     data = DataRequest("sample", limit=64)
-    request = PruneRequest(path, VBPConfig(ratio=0.5), data=data, evaluation=data, output=tmp_path / "pruned")
+    request = PruneRequest(
+        model=path, config=VBPConfig(ratio=0.5), data=data, evaluation=data, output=tmp_path / "pruned"
+    )
     results = run_prune(request, Reporter(quiet=True))
     assert set(results["observed"]) <= set(results["predicted"])
     assert results["observed"]["metric"] == results["predicted"]["metric"] == "gradient"
