@@ -106,7 +106,7 @@ def _refuse_spread(model: nn.Module) -> None:
     if any(hasattr(module, "_hf_hook") for module in model.modules()):
         raise UnsupportedModelError(
             "Hooks of accelerate move the tensors of the model between devices while it runs. Load it on one "
-            "device without offloading, or remove them (accelerate.hooks.remove_hook_from_module(model, recurse=True))."
+            "device without offloading, or call accelerate.hooks.remove_hook_from_module(model, recurse=True)."
         )
 
 

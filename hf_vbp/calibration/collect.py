@@ -24,7 +24,7 @@ from hf_vbp.calibration.site_accumulator import Depth, SiteAccumulator
 from hf_vbp.config.requirements import Requirements
 from hf_vbp.config.vbp_config import VBPConfig
 from hf_vbp.errors import ConfigurationError, DataError, HfVbpError, StatisticsError
-from hf_vbp.modeling.precision import own_precision
+from hf_vbp.modeling.precision import outside_inference_mode, own_precision
 from hf_vbp.results.versions import versions
 from hf_vbp.statistics.activation_statistics import ActivationStatistics
 from hf_vbp.statistics.site_statistics import SiteStatistics
@@ -32,6 +32,7 @@ from hf_vbp.statistics.site_statistics import SiteStatistics
 logger = logging.getLogger(__name__)
 
 
+@outside_inference_mode
 def collect_statistics(
     model: nn.Module | PreparedModel,
     data: Iterable[Mapping[str, Any]],

@@ -11,9 +11,11 @@ from hf_vbp._progress import Progress
 from hf_vbp.adapters.base import MLPSite
 from hf_vbp.adapters.prepared import PreparedModel, prepare
 from hf_vbp.errors import ConfigurationError, DataError, NonFiniteError
+from hf_vbp.modeling.precision import outside_inference_mode
 from hf_vbp.statistics.activation_statistics import ActivationStatistics
 
 
+@outside_inference_mode
 def collect_saliency(
     model: nn.Module | PreparedModel,
     data: Iterable[Mapping[str, Any]],

@@ -12,7 +12,7 @@ from hf_vbp.adapters.base import MLPSite
 from hf_vbp.adapters.prepared import prepare
 from hf_vbp.compensation.base import Compensated, compensate
 from hf_vbp.modeling.config_record import write_widths
-from hf_vbp.modeling.precision import own_precision
+from hf_vbp.modeling.precision import outside_inference_mode, own_precision
 from hf_vbp.pruning.make_plan import FittedPlan, check_provided
 from hf_vbp.pruning.plan import PruningPlan
 from hf_vbp.statistics.activation_statistics import ActivationStatistics
@@ -26,6 +26,7 @@ class _Pair:
     fc2: nn.Linear
 
 
+@outside_inference_mode
 def apply_plan(model: ModelT, plan: PruningPlan, statistics: ActivationStatistics, *, inplace: bool = False) -> ModelT:
     """Apply a pruning plan. Returns a new model unless ``inplace=True``.
 

@@ -15,6 +15,7 @@ from hf_vbp.config.requirements import Requirements
 from hf_vbp.config.vbp_config import VBPConfig
 from hf_vbp.criteria.base import Ranking, rank
 from hf_vbp.errors import StatisticsError
+from hf_vbp.modeling.precision import outside_inference_mode
 from hf_vbp.pruning.budget_cost import budget_cost, ceiling
 from hf_vbp.pruning.damage import DamagePrediction
 from hf_vbp.pruning.plan import PruningPlan, SitePlan
@@ -35,6 +36,7 @@ class FittedPlan:
     compensated: tuple[Compensated, ...]
 
 
+@outside_inference_mode
 def make_plan(
     model: nn.Module | PreparedModel,
     statistics: ActivationStatistics,
@@ -110,6 +112,7 @@ def fit_plan(
     return FittedPlan(plan, tuple(fitted))
 
 
+@outside_inference_mode
 def rank_sites(
     model: nn.Module | PreparedModel, statistics: ActivationStatistics, config: VBPConfig | None = None
 ) -> list[Ranking]:
@@ -157,6 +160,7 @@ def check_provided(statistics: ActivationStatistics, requires: Requirements, met
         )
 
 
+@outside_inference_mode
 def precompute_scores(
     model: nn.Module | PreparedModel,
     statistics: ActivationStatistics,

@@ -12,7 +12,7 @@ from hf_vbp.calibration.saliency import with_saliency
 from hf_vbp.config.vbp_config import VBPConfig
 from hf_vbp.costs.counts import describe_cost
 from hf_vbp.errors import ConfigurationError, DataError
-from hf_vbp.modeling.precision import own_precision
+from hf_vbp.modeling.precision import outside_inference_mode, own_precision
 from hf_vbp.pruning.apply_plan import apply_fitted
 from hf_vbp.pruning.make_plan import fit_plan
 from hf_vbp.results.record import SCHEMA_VERSION, describe_base_model, describe_plan
@@ -22,6 +22,7 @@ from hf_vbp.statistics.split_halves import halves_agreement
 from hf_vbp.workflow.pruning_result import PruningResult
 
 
+@outside_inference_mode
 def prune(
     model: nn.Module | PreparedModel,
     data: Iterable[Any] | None = None,
