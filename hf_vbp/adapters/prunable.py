@@ -1,4 +1,4 @@
-"""What must be undone before a model can be pruned, told before any work."""
+"""Reject models that cannot be pruned as they are (quantized, compiled, wrapped, offloaded)."""
 
 from typing import Any
 
@@ -10,14 +10,14 @@ from hf_vbp.errors import NonFiniteError, UnsupportedModelError
 
 
 def check_prunable(model: Any) -> None:
-    """Refuse what is not a whole, plain transformers model.
+    """Refuse anything but a whole, plain transformers model.
 
     Args:
-        model: What the caller wants pruned.
+        model: The model to prune.
 
     Raises:
         UnsupportedModelError: Not a transformers model, or one that is compiled, wrapped for distributed
-            training, PEFT-wrapped, quantised, or spread over several devices.
+            training, PEFT-wrapped, quantized, or spread over several devices.
     """
     if not isinstance(model, nn.Module):
         raise UnsupportedModelError(f"Expected a transformers model, got {type(model).__name__}.")
@@ -29,8 +29,8 @@ def check_prunable(model: Any) -> None:
         )
     if getattr(model, "is_quantized", False) or getattr(model.config, "quantization_config", None) is not None:
         raise UnsupportedModelError(
-            "The model is quantised, its weights cannot be folded. Load it without quantization_config, "
-            "prune it, and quantise the pruned model."
+            "The model is quantized, so its weights cannot be changed. Load it without quantization_config, "
+            "prune it, and quantize the pruned model."
         )
     _refuse_spread(model)
 
@@ -48,7 +48,7 @@ def _refuse_wrappers(model: nn.Module) -> None:
         )
     if hasattr(model, "peft_config") or getattr(model, "_hf_peft_config_loaded", False):
         raise UnsupportedModelError(
-            "The model carries PEFT adapters; merge them first (model.merge_and_unload()) and prune the result."
+            "The model has PEFT adapters; merge them first (model.merge_and_unload()) and prune the result."
         )
 
 
@@ -65,7 +65,7 @@ def _refuse_spread(model: nn.Module) -> None:
 
 
 def check_finite_weights(sites: tuple[MLPSite, ...]) -> None:
-    """Refuse weights that hold NaN or infinity.
+    """Refuse weights with NaN or infinite values.
 
     Args:
         sites: The MLP sites of a model.

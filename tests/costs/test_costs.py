@@ -1,4 +1,4 @@
-"""Parameters and MACs against closed forms, and latency by what it must not do."""
+"""Parameters and MACs against closed forms, and the side effects of latency measurements."""
 
 import copy
 from typing import Any
@@ -7,8 +7,8 @@ import pytest
 import torch
 import transformers
 
-from hf_vbp.costs.counts import counts as costs
-from hf_vbp.costs.counts import latency
+from hf_vbp.costs import counts as costs
+from hf_vbp.costs import latency
 from hf_vbp.errors import ConfigurationError, UnsupportedModelError
 from hf_vbp.inputs.images import blank_images
 from tests.conftest import make_model
