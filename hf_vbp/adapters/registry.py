@@ -1,13 +1,21 @@
-"""Which adapter a model gets: a table by ``model_type``, open to others."""
+"""The adapters by ``model_type``.
+
+Adapters of other distributions are found through package entry points of the group ``hf_vbp.adapters``: the name of
+the entry point is the model type, its value the adapter (``module:object``). They are imported on first use.
+"""
 
 from torch import nn
 
 from hf_vbp.adapters.base import Adapter, MLPSite
 from hf_vbp.adapters.linear_pair import LinearPairAdapter
 from hf_vbp.adapters.prunable import check_prunable
+from hf_vbp.config.entry_points import entry_point_names, load_entry_point
 from hf_vbp.errors import ConfigurationError, UnsupportedModelError
 
 _POOLER = {"pooler": "its output is not used for classification and it is not a two-layer MLP"}
+
+ENTRY_POINTS = "hf_vbp.adapters"
+"""Group of the package entry points."""
 
 _ADAPTERS: dict[str, Adapter] = {
     "vit": LinearPairAdapter(reasons=_POOLER),
@@ -17,20 +25,20 @@ _ADAPTERS: dict[str, Adapter] = {
 
 def registered_model_types() -> tuple[str, ...]:
     """Return the model types that have an adapter, sorted."""
-    return tuple(sorted(_ADAPTERS))
+    return tuple(sorted(_ADAPTERS.keys() | entry_point_names(ENTRY_POINTS)))
 
 
 def register_adapter(model_type: str, adapter: Adapter, *, overwrite: bool = False) -> None:
     """Make the models of one ``model_type`` prunable.
 
     Args:
-        model_type: What ``config.model_type`` says, for instance ``"beit"``.
-        adapter: How the MLP sites of such a model are found.
-        overwrite: Whether to replace an adapter that is there already.
+        model_type: Value of ``config.model_type``, for instance ``"beit"``.
+        adapter: Finds the MLP sites of such a model.
+        overwrite: Whether to replace the adapter of this model type.
 
     Raises:
-        ConfigurationError: The model type has an adapter and ``overwrite`` is false, or ``adapter`` lacks a
-            method of :class:`~hf_vbp.adapters.Adapter`.
+        ConfigurationError: The model type has an adapter and ``overwrite`` is false, or ``adapter`` is a class or
+            lacks a method of :class:`~hf_vbp.adapters.Adapter`.
 
     Example:
         >>> from hf_vbp.adapters import LinearPairAdapter, register_adapter, registered_model_types
@@ -38,6 +46,10 @@ def register_adapter(model_type: str, adapter: Adapter, *, overwrite: bool = Fal
         >>> registered_model_types()
         ('deit', 'ijepa', 'vit')
     """
+    if isinstance(adapter, type):
+        raise ConfigurationError(
+            f"The adapter for {model_type!r} is the class {adapter.__name__}; pass an instance, {adapter.__name__}()."
+        )
     missing = [name for name in ("find_sites", "left_out") if not callable(getattr(adapter, name, None))]
     if missing:
         raise ConfigurationError(f"The adapter for {model_type!r} lacks {', '.join(missing)}; see docs/adapters.md.")
@@ -56,15 +68,20 @@ def get_adapter(model: nn.Module) -> Adapter:
         model: A transformers model, whole and plain.
 
     Raises:
-        UnsupportedModelError: The model is wrapped, quantised or sharded, or its family has no adapter.
+        UnsupportedModelError: The model is wrapped, quantized or sharded, or its family has no adapter.
     """
     check_prunable(model)
     model_type = str(getattr(model.config, "model_type", ""))
     if model_type not in _ADAPTERS:
+        installed = load_entry_point(ENTRY_POINTS, model_type)
+        # The module that was imported may have registered the adapter by itself.
+        if installed is not None and model_type not in _ADAPTERS:
+            register_adapter(model_type, installed)
+    if model_type not in _ADAPTERS:
         raise UnsupportedModelError(
             f"No adapter for model_type {model_type!r} ({type(model).__name__}); there is one for "
             f"{', '.join(registered_model_types())}. For another vision transformer, "
-            "hf_vbp.register_adapter says where its MLPs are, see docs/adapters.md."
+            "register an adapter with hf_vbp.register_adapter, see docs/adapters.md."
         )
     return _ADAPTERS[model_type]
 
@@ -76,16 +93,16 @@ def find_sites(model: nn.Module) -> tuple[MLPSite, ...]:
         model: A transformers model, whole and plain, with any head.
 
     Returns:
-        At least one site; the position in the tuple is the index that plans and configs go by.
+        At least one site; plans and configs identify a site by its position in the tuple.
 
     Raises:
-        UnsupportedModelError: The model cannot be pruned as it is, or holds no MLP where its family has them.
+        UnsupportedModelError: The model cannot be pruned as it is, or has no MLP where its family has them.
     """
     sites = tuple(get_adapter(model).find_sites(model))
     model_type = getattr(model.config, "model_type", None)
     if not sites:
         raise UnsupportedModelError(
-            f"{type(model).__name__} holds no MLP where model_type {model_type!r} has them. "
-            "If it is a new layout of the family, hf_vbp.register_adapter(..., overwrite=True) says where they are."
+            f"{type(model).__name__} has no MLP where model_type {model_type!r} has them. If it is a new layout of "
+            "the family, register an adapter for it with hf_vbp.register_adapter(..., overwrite=True)."
         )
     return sites

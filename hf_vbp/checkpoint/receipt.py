@@ -17,7 +17,6 @@ from typing import Any
 import torch
 from torch import nn
 
-import hf_vbp
 from hf_vbp.calibration.batch_moments import full_precision
 from hf_vbp.checkpoint.from_pretrained import from_pretrained
 from hf_vbp.checkpoint.isolation import copy_cached_code, isolated_environment
@@ -219,7 +218,7 @@ def _write_job(model: Any, folder: Path, ways: tuple[str, ...], job_folder: Path
         "device": str(parameter.device),
         "attn_implementation": model.config._attn_implementation,
         "threads": torch.get_num_threads(),
-        "package": str(Path(hf_vbp.__file__).parents[1]),
+        "package": str(Path(__file__).parents[2]),
     }
     (job_folder / "job.json").write_text(json.dumps(job), encoding="utf-8")
     shutil.copyfile(_SCRIPT, job_folder / "fresh_process.py")

@@ -16,7 +16,7 @@ from hf_vbp.errors import HfVbpError
 
 def build() -> typer.Typer:
     """Return the command line with all its sub-commands."""
-    from hf_vbp import __version__
+    from hf_vbp._version import __version__
     from hf_vbp.cli import evaluate, finetune, inspect, plan, prune, push, stats, sweep
 
     app = typer.Typer(

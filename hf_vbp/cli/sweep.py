@@ -28,7 +28,7 @@ def sweep(
     quiet: groups.Quiet = False,
 ) -> None:
     """Prune at many ratios and show how accuracy falls: a table, a CSV file and a plot."""
-    from hf_vbp.workflow.sweep import SweepRequest, parse_ratios, run_sweep, sweep_output, write_sweep
+    from hf_vbp.workflow.sweep_command import SweepRequest, parse_ratios, run_sweep, sweep_output, write_sweep
 
     wanted = parse_ratios(ratios)
     request = SweepRequest(

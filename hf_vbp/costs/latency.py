@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from hf_vbp.adapters.prepared import PreparedModel, prepare
 from hf_vbp.errors import ConfigurationError
 from hf_vbp.inputs.images import blank_images
 
@@ -23,15 +24,15 @@ def measure_latency(
     repetitions: int = 30,
     warmup: int = 5,
 ) -> dict[str, Any]:
-    """Measure how long a forward pass takes.
+    """Measure the time of a forward pass.
 
     Args:
         model: A vision model of transformers. It is not changed: for another device or dtype a copy is made.
         batch: Images in a pass.
-        device: Where to measure; by default where the model is.
-        dtype: In what; by default what the model is.
-        repetitions: How many passes are timed, each by itself.
-        warmup: How many passes go before.
+        device: Device of the measurement; by default that of the model.
+        dtype: Dtype of the measurement; by default that of the model.
+        repetitions: Number of timed passes.
+        warmup: Number of passes before the timed ones.
 
     Returns:
         ``device``, ``device_name``, ``dtype``, ``batch``, ``repetitions``, ``threads``, the ``median_ms``,
@@ -67,19 +68,19 @@ def measure_latency(
 
 
 def latency_of_widths(
-    model: nn.Module, batch: int = 1, *, repetitions: int = 20, warmup: int = 3
+    model: nn.Module | PreparedModel, batch: int = 1, *, repetitions: int = 20, warmup: int = 3
 ) -> Callable[[Sequence[int]], float]:
-    """Return what measures, on this device, the share of the dense latency that given widths need.
+    """Return a function that measures, on this device, the latency at given widths as a share of the dense latency.
 
-    The time of a pass does not depend on the weights' values, so a copy of the model keeps the first neurons of
-    each site. Dense and pruned passes take turns, so that a clock that drifts touches both alike. Each list of
+    The time of a pass does not depend on the values of the weights, so a copy of the model keeps the first neurons of
+    each site. Dense and pruned passes alternate, so that a change of the clock rate affects both equally. Each list of
     widths is measured once.
 
     Args:
-        model: The dense model, with MLP sites; not changed. A second copy of it is held while measuring.
+        model: The dense model, with MLP sites; not changed. A copy of it is in memory during a measurement.
         batch: Images in a pass.
-        repetitions: Timed passes of either model.
-        warmup: Passes of either before.
+        repetitions: Number of timed passes of each model.
+        warmup: Number of passes of each model before the timed ones.
 
     Returns:
         A function from one width per site, in block order, to median latency over dense median latency.
@@ -88,37 +89,37 @@ def latency_of_widths(
         ConfigurationError: ``batch`` or ``repetitions`` is below 1.
     """
     _check_repetitions(batch, repetitions)
+    prepared = prepare(model)
     known: dict[tuple[int, ...], float] = {}
 
     def fraction(widths: Sequence[int]) -> float:
         key = tuple(widths)
         if key not in known:
-            models = [model, _with_widths(model, key)]
-            dense, pruned = _time_in_turn(models, blank_images(model, batch), repetitions, warmup)
+            models = [prepared.model, _with_widths(prepared, key)]
+            dense, pruned = _time_in_turn(models, blank_images(prepared.model, batch), repetitions, warmup)
             known[key] = statistics.median(pruned) / statistics.median(dense)
         return known[key]
 
     return fraction
 
 
-def _with_widths(model: nn.Module, widths: Sequence[int]) -> nn.Module:
-    """Return a copy whose sites keep their first neurons; only its shapes mean anything."""
-    from hf_vbp.adapters.registry import find_sites
-
-    resized = copy.deepcopy(model)
-    for site, width in zip(find_sites(resized), widths, strict=True):
-        site.fc1.weight = nn.Parameter(site.fc1.weight.detach()[:width].clone())
-        if site.fc1.bias is not None:
-            site.fc1.bias = nn.Parameter(site.fc1.bias.detach()[:width].clone())
-        site.fc2.weight = nn.Parameter(site.fc2.weight.detach()[:, :width].clone())
-        site.fc1.out_features = site.fc2.in_features = width
+def _with_widths(prepared: PreparedModel, widths: Sequence[int]) -> Any:
+    """Return a copy whose sites keep their first neurons; only its shapes are of use."""
+    resized = copy.deepcopy(prepared.model)
+    for site, width in zip(prepared.sites, widths, strict=True):
+        fc1, fc2 = (resized.get_submodule(name) for name in (site.fc1_name, site.fc2_name))
+        fc1.weight = nn.Parameter(fc1.weight.detach()[:width].clone())
+        if fc1.bias is not None:
+            fc1.bias = nn.Parameter(fc1.bias.detach()[:width].clone())
+        fc2.weight = nn.Parameter(fc2.weight.detach()[:, :width].clone())
+        fc1.out_features = fc2.in_features = width
     return resized
 
 
 def _time_in_turn(
     models: Sequence[nn.Module], pixel_values: torch.Tensor, repetitions: int, warmup: int
 ) -> list[list[float]]:
-    """Return for each model the seconds of each of its timed passes; the models take turns."""
+    """Return for each model the seconds of each of its timed passes; the models alternate."""
     modes = [model.training for model in models]
     times: list[list[float]] = [[] for _ in models]
     try:
@@ -145,7 +146,7 @@ def _time_once(model: nn.Module, pixel_values: torch.Tensor) -> float:
 
 
 def _synchronize(device: torch.device) -> None:
-    """Wait until the device has done its work: passes are only queued on anything but a CPU."""
+    """Wait until the device has finished: on devices other than the CPU, passes are only queued."""
     if device.type != "cpu":
         getattr(torch, device.type).synchronize()
 

@@ -1,4 +1,4 @@
-"""From statistics, weights and a configuration to a plan."""
+"""Make a plan from statistics, weights and a configuration."""
 
 import hashlib
 from collections.abc import Sequence
@@ -52,23 +52,25 @@ def make_plan(
     except that a latency budget is measured on this device.
 
     Args:
-        model: The dense model; it is only read.
+        model: The dense model; it is not changed.
         statistics: Statistics gathered from this model.
-        config: What to remove and how, with a budget.
-        rankings: Result of :func:`rank_sites` for the same criterion, when several plans are made.
+        config: Method and budget.
+        rankings: Result of :func:`rank_sites` for the same criterion, to make several plans from it.
 
     Returns:
         The plan with the least removal that meets the budget.
 
     Raises:
-        BudgetError: Pruning the MLPs cannot meet the budget; the message says what can be reached.
-        StatisticsError: The statistics saw one image only, belong to another model, or lack what the criterion or
-            the compensation needs.
+        BudgetError: Pruning the MLPs cannot meet the budget; the message reports what can be reached.
+        StatisticsError: The statistics are of one image only, belong to another model, or lack something that the
+            criterion or the compensation needs.
         ConfigurationError: The configuration has no budget, or its compensation does not fit the model.
 
     Example:
         >>> plan = hf_vbp.make_plan(model, statistics, hf_vbp.VBPConfig(ratio=0.5))  # doctest: +SKIP
     """
+    # A missing budget is reported before the model is verified.
+    _ = config.budget
     return fit_plan(prepare(model), statistics, config, rankings=rankings).plan
 
 
@@ -79,37 +81,69 @@ def fit_plan(
     *,
     rankings: Sequence[Ranking] | None = None,
 ) -> FittedPlan:
-    """Return the plan of :func:`make_plan` together with the fitted compensation; see there."""
-    budget = config.budget
+    """Return the plan together with its fitted compensation; see :func:`make_plan`."""
     compensation = config.make_compensation()
     prepared.check_requirements(f"compensation {compensation.name!r}", compensation.requires)
     statistics.check_model(prepared)
     check_provided(statistics, compensation.requires, f"compensation {compensation.name!r}")
     if rankings is None:
         rankings = rank_sites(prepared, statistics, config)
-    order = RemovalOrder(rankings, scope=config.scope, limits=config.limits)
-    achieved_by = budget_cost(prepared, statistics, budget)
-    cut = order.cut_for(budget, achieved_by, ceiling=ceiling(budget, order, achieved_by))
-    kept = order.kept(cut)
+    chosen = meet_budget(prepared, statistics, config, rankings)
     prediction = DamagePrediction(statistics.sites)
     fitted = []
-    for site, module, weights, indices in zip(statistics.sites, prepared.sites, prepared.weights, kept, strict=True):
+    for site, module, weights, indices in zip(
+        statistics.sites, prepared.sites, prepared.weights, chosen.kept, strict=True
+    ):
         compensated = compensate(compensation, weights, indices, site)
         prediction.add(site, weights, indices, compensated)
         fitted.append(_cast(compensated, module.fc2.weight.dtype))
-    kept_of_sites = [tuple(site_kept.tolist()) for site_kept in kept]
+    kept_of_sites = [tuple(site_kept.tolist()) for site_kept in chosen.kept]
     plan = PruningPlan(
         sites=tuple(
             SitePlan(s.name, s.intermediate_size, k) for s, k in zip(prepared.sites, kept_of_sites, strict=True)
         ),
         config=config,
-        achieved=achieved_by(order.widths(cut)),
+        achieved=chosen.achieved,
         weights=prepared.fingerprint,
         statistics=statistics_digest(statistics),
         threshold=_threshold(rankings, kept_of_sites) if config.scope == "global" else None,
         predicted=prediction.result().to_dict(),
     )
     return FittedPlan(plan, tuple(fitted))
+
+
+@dataclass(frozen=True, eq=False)
+class Choice:
+    """The least removal that meets a budget.
+
+    Attributes:
+        kept: ``(width,)`` int64 for each site, the ascending indices of the kept neurons.
+        achieved: The achieved share, in the unit of the budget.
+    """
+
+    kept: list[Tensor]
+    achieved: float
+
+
+def meet_budget(
+    prepared: PreparedModel, statistics: ActivationStatistics, config: VBPConfig, rankings: Sequence[Ranking]
+) -> Choice:
+    """Return the least removal that meets the budget of a configuration.
+
+    Args:
+        prepared: The dense model.
+        statistics: Statistics gathered from it.
+        config: Budget, scope and limits.
+        rankings: Result of :func:`rank_sites`.
+
+    Raises:
+        BudgetError: Pruning the MLPs cannot meet the budget.
+    """
+    budget = config.budget
+    order = RemovalOrder(rankings, scope=config.scope, limits=config.limits)
+    achieved_by = budget_cost(prepared, statistics, budget)
+    cut = order.cut_for(budget, achieved_by, ceiling=ceiling(budget, order, achieved_by))
+    return Choice(order.kept(cut), achieved_by(order.widths(cut)))
 
 
 @outside_inference_mode
@@ -119,36 +153,36 @@ def rank_sites(
     """Score every hidden neuron of every site; one ranking serves plans for any budget.
 
     Args:
-        model: The dense model; it is only read.
+        model: The dense model; it is not changed.
         statistics: Statistics gathered from this model.
         config: Names the criterion and its options; the budget is not used.
 
     Raises:
-        StatisticsError: The statistics saw one image only, belong to another model, or lack what is needed.
-        NonFiniteError: Weights or scores hold NaN or infinity.
+        StatisticsError: The statistics are of one image only, belong to another model, or lack something.
+        NonFiniteError: Weights or scores are NaN or infinite.
     """
     prepared = prepare(model)
     criterion = (config or VBPConfig()).make_criterion()
     statistics.check_model(prepared)
     if statistics.images < 2:
-        raise StatisticsError("The statistics saw 1 image, but a variance needs at least 2. Gather them from more.")
+        raise StatisticsError("The statistics are of 1 image, but a variance needs at least 2. Gather them from more.")
     check_provided(statistics, criterion.requires, f"criterion {criterion.name!r}")
     return rank(criterion, statistics.sites, prepared.weights)
 
 
 def check_provided(statistics: ActivationStatistics, requires: Requirements, method: str) -> None:
-    """Refuse statistics that lack what a method needs.
+    """Refuse statistics that lack something that a method needs.
 
     The output metric and the token weights are gathered only where the model's output allows it, and methods do
     without them, so they are not checked here.
 
     Args:
         statistics: The statistics.
-        requires: What the method needs.
-        method: What to call the method in the message, for instance ``"criterion 'obs'"``.
+        requires: The requirements of the method.
+        method: Name of the method in the message, for instance ``"criterion 'obs'"``.
 
     Raises:
-        StatisticsError: Something is missing; the message says how to gather it.
+        StatisticsError: Something is missing; the message explains how to gather it.
     """
     gathered = statistics.provides | Requirements(output_metric=True, token_weights=True, bias=True)
     missing = (requires - gathered).names()
@@ -169,13 +203,13 @@ def precompute_scores(
     device: str | torch.device | None = None,
     progress: Progress | None = None,
 ) -> ActivationStatistics:
-    """Run the expensive part of a criterion once, and keep its result with the statistics.
+    """Run the expensive part of a criterion once, and store its result in the statistics.
 
-    For ``obs`` these are the elimination curves of all sites; every later plan with the same options reads them
-    instead of running the elimination again. Criteria without such a part leave the statistics as they are.
+    For ``obs`` this is the elimination of all sites; every later plan with the same options reads the curves instead
+    of running the elimination again. Other criteria have no such part, and the statistics are returned unchanged.
 
     Args:
-        model: The dense model; it is only read.
+        model: The dense model; it is not changed.
         statistics: Statistics gathered from it.
         config: Names the criterion and its options; the budget is not used.
         device: Device of the computation; by default that of the statistics.
@@ -185,8 +219,8 @@ def precompute_scores(
         New statistics; the argument is not changed.
 
     Raises:
-        StatisticsError: The statistics lack what the criterion needs, or belong to another model.
-        NonFiniteError: Weights hold NaN or infinity.
+        StatisticsError: The statistics lack something that the criterion needs, or belong to another model.
+        NonFiniteError: Weights are NaN or infinite.
     """
     prepared = prepare(model)
     criterion = (config or VBPConfig()).make_criterion()

@@ -1,15 +1,21 @@
-"""What pruning returns."""
+"""The result of pruning, which saves and publishes itself."""
 
 import os
+import tempfile
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hf_vbp.checkpoint.receipt import Receipt
+from hf_vbp.checkpoint.saving import Content, save_checkpoint
 from hf_vbp.pruning.plan import PruningPlan
+from hf_vbp.results.record import RESULTS_NAME, to_json
 from hf_vbp.statistics.activation_statistics import ActivationStatistics
 
 if TYPE_CHECKING:
-    from hf_vbp.checkpoint.receipt import Receipt
-    from hf_vbp.hub.push_plan import PushPlan, PushResult
+    from hf_vbp.hub.push_plan import PushResult
+
+PLAN_NAME = "plan.json"
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,7 +44,7 @@ class PruningResult:
         push_to_hub: bool = False,
         repo_id: str | None = None,
         **push_options: Any,
-    ) -> "Receipt":
+    ) -> Receipt:
         """Save the model with its plan and results, and verify that the checkpoint reloads with the same outputs.
 
         Args:
@@ -46,7 +52,7 @@ class PruningResult:
             processor: The image processor, saved next to the model.
             verify: Whether to reopen the checkpoint in a fresh process by each way of loading that applies.
             overwrite: Whether a checkpoint in ``save_directory`` may be replaced.
-            push_to_hub: Whether to push the checkpoint afterwards.
+            push_to_hub: Whether to push the checkpoint afterwards. It is not loaded again if ``verify`` did so.
             repo_id: Name of the repository; by default the name of the folder.
             **push_options: Options of :func:`hf_vbp.push_to_hub`.
 
@@ -57,20 +63,24 @@ class PruningResult:
             CheckpointError: The folder is taken, the disk is full, or the checkpoint does not reload as the model.
             HubError: The push failed; the checkpoint is saved.
         """
-        from hf_vbp.workflow.saving import save_checkpoint
-
-        receipt = save_checkpoint(self, save_directory, processor=processor, verify=verify, overwrite=overwrite)
+        files: dict[str, Content] = {
+            PLAN_NAME: self.plan.to_json(),
+            RESULTS_NAME: lambda receipt: to_json(with_receipt(self.results, receipt)),
+        }
+        receipt = save_checkpoint(
+            self.model, save_directory, processor=processor, files=files, verify=verify, overwrite=overwrite
+        )
         if push_to_hub:
             from hf_vbp.hub.push import push_to_hub as push
 
-            push(
-                os.fspath(save_directory), repo_id or os.path.basename(os.path.abspath(save_directory)), **push_options
-            )
+            # The verification has just loaded the checkpoint.
+            push_options.setdefault("check_load", not verify)
+            push(os.fspath(save_directory), repo_id or Path(save_directory).resolve().name, **push_options)
         return receipt
 
     def push_to_hub(
         self, repo_id: str, *, processor: Any = None, verify: bool = True, **push_options: Any
-    ) -> "PushPlan | PushResult":
+    ) -> "PushResult":
         """Save the model to a temporary folder and push it to the Hub in one commit, with its card.
 
         Args:
@@ -79,16 +89,22 @@ class PruningResult:
             verify: Whether to reopen the checkpoint in a fresh process first.
             **push_options: Options of :func:`hf_vbp.push_to_hub`.
 
+        Returns:
+            The result of :func:`hf_vbp.push_to_hub`.
+
         Raises:
             CheckpointError: The checkpoint does not reload as the model.
             HubError: The push failed.
         """
-        import tempfile
-        from pathlib import Path
-
         from hf_vbp.hub.push import push_to_hub as push
 
         with tempfile.TemporaryDirectory(prefix="hf-vbp-push-") as temporary:
             folder = Path(temporary) / repo_id.rpartition("/")[2]
             self.save_pretrained(folder, processor=processor, verify=verify)
+            push_options.setdefault("check_load", not verify)
             return push(folder, repo_id, **push_options)
+
+
+def with_receipt(results: dict[str, Any], receipt: Receipt) -> dict[str, Any]:
+    """Return the results with the receipt of the checkpoint; without the key where nothing was verified."""
+    return {**results, "receipt": receipt.to_list()} if receipt.entries else dict(results)

@@ -1,0 +1,188 @@
+"""``prune``: its result, the same result from its parts, and bad requests that fail before any work."""
+
+import copy
+import json
+from typing import Any
+
+import jsonschema
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+
+import hf_vbp
+from hf_vbp.config.registry import COMPENSATIONS, CRITERIA
+from hf_vbp.config.requirements import Requirements
+from hf_vbp.config.vbp_config import VBPConfig
+from hf_vbp.errors import ConfigurationError, DataError, NonFiniteError, StatisticsError, UnsupportedModelError
+from hf_vbp.pruning.plan import PruningPlan
+from hf_vbp.results.record import schema
+from hf_vbp.workflow.prune import prune
+from tests.conftest import make_model
+from tests.workflow.strategies import configs
+
+Batches = list[dict[str, torch.Tensor]]
+
+
+def same_weights(first: Any, second: Any) -> bool:
+    other = second.state_dict()
+    return all(torch.equal(tensor, other[name]) for name, tensor in first.state_dict().items())
+
+
+@pytest.mark.parametrize("kind", ["vit", "vit-backbone", "deit", "deit-teacher", "deit-backbone"])
+def test_prunes_every_head_and_reports(kind: str, batches: Batches) -> None:
+    model = make_model(kind)
+    before = copy.deepcopy(model)
+    result = prune(model, batches, VBPConfig(ratio=0.5))
+    assert same_weights(model, before)
+    assert type(result.model) is type(model)
+    assert result.model.config.vbp["widths"] == result.plan.widths
+    assert sum(result.plan.widths) == 72
+    jsonschema.validate(result.results, schema())
+    assert result.results["cost"]["pruned"]["parameters"] == sum(p.numel() for p in result.model.parameters())
+    assert result.results["data"]["calibration"]["images"] == 30
+
+
+MODEL, BATCHES = make_model("vit"), list(torch.randn(2, 24, 3, 32, 32, generator=torch.Generator().manual_seed(3)))
+
+
+@given(config=configs())
+@settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.too_slow])
+def test_the_parts_give_the_same_for_every_field(config: VBPConfig) -> None:
+    images = [{"pixel_values": pixel_values} for pixel_values in BATCHES]
+    statistics = hf_vbp.collect_statistics(MODEL, images, config)
+    plan = hf_vbp.make_plan(MODEL, statistics, config)
+    parts = hf_vbp.apply_plan(MODEL, plan, statistics)
+    whole = prune(MODEL, images, config)
+    assert whole.plan == plan
+    assert same_weights(whole.model, parts)
+    assert whole.model.config.to_dict() == parts.config.to_dict()
+    again = PruningPlan.from_dict(json.loads(plan.to_json()))
+    assert again == plan
+    assert again.config == config
+    assert same_weights(whole.model, prune(MODEL, None, config, statistics=statistics).model)
+    precomputed = hf_vbp.precompute_scores(MODEL, statistics, config)
+    assert hf_vbp.make_plan(MODEL, precomputed, config) == plan
+
+
+def test_equal_sites_need_no_record(vit: Any, batches: Batches) -> None:
+    result = prune(vit, batches, VBPConfig(ratio=0.5, scope="layer"))
+    assert result.plan.widths == [24, 24, 24]
+    assert result.model.config.intermediate_size == 24
+    assert not hasattr(result.model.config, "vbp")
+
+
+def test_a_latency_budget_is_met_as_measured(vit: Any, batches: Batches, monkeypatch: pytest.MonkeyPatch) -> None:
+    from hf_vbp.pruning import budget_cost
+
+    # A clock that runs with the widths, so that the test does not depend on this machine's.
+    monkeypatch.setattr(budget_cost, "latency_of_widths", lambda model: lambda widths: 0.4 + 0.6 * sum(widths) / 144)
+    plan = prune(vit, batches, VBPConfig(target_latency=0.7)).plan
+    assert sum(plan.widths) == 72
+    assert plan.achieved == pytest.approx(0.7)
+
+
+def test_a_pruned_model_can_be_pruned_again(vit: Any, batches: Batches) -> None:
+    once = prune(vit, batches, VBPConfig(ratio=0.25)).model
+    twice = prune(once, batches, VBPConfig(ratio=0.25))
+    assert twice.plan.dense_widths == [site.intermediate_size for site in hf_vbp.find_sites(once)]
+    with torch.no_grad():
+        assert torch.isfinite(twice.model(pixel_values=batches[0]["pixel_values"]).logits).all()
+
+
+class Unread:
+    """A loader that must not be read, since the request is bad."""
+
+    def __iter__(self) -> Any:
+        raise AssertionError("the images were read before the request was checked")
+
+
+@pytest.mark.parametrize(
+    ("model", "error", "says"),
+    [
+        ("a/path", UnsupportedModelError, "got str"),
+        (torch.nn.Linear(2, 2), UnsupportedModelError, "with a config"),
+    ],
+)
+def test_a_bad_model_fails_before_the_images_are_read(model: Any, error: type[Exception], says: str) -> None:
+    with pytest.raises(error, match=says):
+        prune(model, Unread(), VBPConfig(ratio=0.5))
+
+
+def test_bad_weights_fail_before_the_images_are_read(vit: Any) -> None:
+    with torch.no_grad():
+        vit.vit.layers[1].mlp.fc2.weight[0, 0] = float("inf")
+    with pytest.raises(NonFiniteError, match=r"layers.1.mlp, fc2.weight"):
+        prune(vit, Unread(), VBPConfig(ratio=0.5))
+
+
+def test_nan_activations_name_the_site(vit: Any, batches: Batches) -> None:
+    batches[1]["pixel_values"][2, 0, 0, 0] = float("nan")
+    with pytest.raises(NonFiniteError, match=r"layers.\d.mlp.* image 10 "):
+        prune(vit, batches, VBPConfig(ratio=0.5))
+
+
+def test_one_image_is_too_few(vit: Any, batches: Batches) -> None:
+    with pytest.raises(StatisticsError, match="statistics are of 1 image"):
+        prune(vit, [{"pixel_values": batches[0]["pixel_values"][:1]}], VBPConfig(ratio=0.5))
+
+
+@pytest.mark.parametrize("task", [prune, hf_vbp.make_plan])
+def test_a_config_without_a_budget_is_refused_before_any_work(task: Any) -> None:
+    with pytest.raises(ConfigurationError, match=r"needs a budget: .* one of ratio, .*, for instance ratio=0\.5"):
+        task("not even a model", Unread(), VBPConfig())
+
+
+def test_statistics_are_gathered_for_a_config_without_a_budget(vit: Any, batches: Batches) -> None:
+    statistics = hf_vbp.collect_statistics(vit, batches, VBPConfig(criterion="variance"))
+    assert statistics.provides == Requirements(covariances=True)
+
+
+def test_neither_images_nor_statistics_is_refused(vit: Any) -> None:
+    with pytest.raises(DataError, match="pass data"):
+        prune(vit, None, VBPConfig(ratio=0.5))
+
+
+class TestStatisticsThatLackSomething:
+    @pytest.fixture
+    def variances(self, vit: Any, batches: Batches) -> hf_vbp.ActivationStatistics:
+        return hf_vbp.collect_statistics(vit, batches, VBPConfig.preset("paper"))
+
+    def test_snip_reads_the_images_for_its_saliency(self, vit: Any, batches: Batches, variances: Any) -> None:
+        config = VBPConfig(ratio=0.5, criterion="snip", compensation="mean")
+        result = prune(vit, batches[:2], config, statistics=variances)
+        assert result.plan == prune(vit, None, config, statistics=result.statistics).plan
+        assert result.statistics.images == 30
+        limited = prune(vit, batches, config, statistics=variances, limit=16)
+        for ours, theirs in zip(limited.statistics.sites, result.statistics.sites):
+            torch.testing.assert_close(ours.saliency, theirs.saliency)
+
+    def test_snip_without_images_is_one_clear_error(self, vit: Any, variances: Any) -> None:
+        with pytest.raises(StatisticsError, match=r"'snip' needs saliency.*collect_statistics.*hf-vbp stats"):
+            prune(vit, None, VBPConfig(ratio=0.5, criterion="snip", compensation="mean"), statistics=variances)
+
+    def test_what_a_further_pass_cannot_add_is_refused_before_it(self, vit: Any, variances: Any) -> None:
+        config = VBPConfig(ratio=0.5, criterion="snip", compensation="linear")
+        with pytest.raises(StatisticsError, match="compensation 'linear' needs covariances"):
+            prune(vit, Unread(), config, statistics=variances)
+
+    def test_images_are_not_read_when_nothing_is_missing(self, vit: Any, variances: Any) -> None:
+        result = prune(vit, Unread(), VBPConfig.preset("paper", ratio=0.5), statistics=variances)
+        assert result.statistics is variances
+
+
+@pytest.mark.parametrize("criterion", sorted(CRITERIA))
+@pytest.mark.parametrize("compensation", sorted(COMPENSATIONS))
+def test_every_criterion_goes_with_every_compensation(
+    criterion: str, compensation: str, vit: Any, batches: Batches
+) -> None:
+    result = prune(vit, batches, VBPConfig(ratio=0.5, criterion=criterion, compensation=compensation))
+    assert sum(result.plan.widths) == 72
+    assert result.results["plan"]["criterion"] == criterion
+    assert result.results["predicted"]["relative_output_error"] > 0
+    jsonschema.validate(result.results, schema())
+
+
+def test_the_command_line_names_every_criterion() -> None:
+    from hf_vbp.cli import groups
+
+    assert ", ".join(sorted(CRITERIA)) == groups.CRITERIA
