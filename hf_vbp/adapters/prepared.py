@@ -23,10 +23,10 @@ from hf_vbp.modeling.config_record import locate
 class PreparedModel:
     """A model whose MLP sites were found and verified, with its fingerprint and float64 weights.
 
-    Valid as long as nobody changes the model; :func:`hf_vbp.prune` makes one and passes it to every step.
+    Valid as long as the model is not changed; :func:`hf_vbp.prune` makes one and passes it to every step.
 
     Attributes:
-        model: The dense model, which is only read.
+        model: The dense model; it is not changed.
         sites: Its MLP sites, in block order.
     """
 
@@ -54,11 +54,11 @@ class PreparedModel:
         return [site.intermediate_size for site in self.sites]
 
     def check_requirements(self, method: str, requires: Requirements) -> None:
-        """Refuse a method that this model cannot serve.
+        """Refuse a method that this model does not support.
 
         Args:
-            method: What to call the method in the message, for instance ``"compensation 'mean'"``.
-            requires: What the method needs.
+            method: Name of the method in the message, for instance ``"compensation 'mean'"``.
+            requires: The requirements of the method.
 
         Raises:
             ConfigurationError: The method needs a bias that ``fc2`` of a site lacks. None is added, since the stock
@@ -74,7 +74,7 @@ class PreparedModel:
 
 
 def prepare(model: nn.Module | PreparedModel, pixel_values: torch.Tensor | None = None) -> PreparedModel:
-    """Find and verify the MLP sites of a model; what is prepared already is returned as it is.
+    """Find and verify the MLP sites of a model. A prepared model is returned unchanged.
 
     Args:
         model: A whole, plain transformers model.

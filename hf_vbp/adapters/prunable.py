@@ -105,8 +105,8 @@ def _refuse_spread(model: nn.Module) -> None:
         )
     if any(hasattr(module, "_hf_hook") for module in model.modules()):
         raise UnsupportedModelError(
-            "Hooks of accelerate move the tensors of the model between devices while it runs. Load it on one device "
-            "without offloading, or remove the hooks (accelerate.hooks.remove_hook_from_module(model, recurse=True))."
+            "Hooks of accelerate move the tensors of the model between devices while it runs. Load it on one "
+            "device without offloading, or call accelerate.hooks.remove_hook_from_module(model, recurse=True)."
         )
 
 

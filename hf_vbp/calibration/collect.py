@@ -25,7 +25,7 @@ from hf_vbp.calibration.site_accumulator import SiteAccumulator
 from hf_vbp.config.requirements import Requirements
 from hf_vbp.config.vbp_config import VBPConfig
 from hf_vbp.errors import ConfigurationError, DataError, StatisticsError
-from hf_vbp.modeling.precision import own_precision
+from hf_vbp.modeling.precision import outside_inference_mode, own_precision
 from hf_vbp.results.versions import versions
 from hf_vbp.statistics.activation_statistics import ActivationStatistics
 from hf_vbp.statistics.site_statistics import SiteStatistics
@@ -36,6 +36,7 @@ logger = logging.getLogger(__name__)
 IDENTITY = ("weights", "dtype", "moments", "output_metric", "token_weights", "data")
 
 
+@outside_inference_mode
 def collect_statistics(
     model: nn.Module | PreparedModel,
     data: Iterable[Mapping[str, Any]],

@@ -18,9 +18,11 @@ from hf_vbp.calibration.hooked_model import check_finite_pixels, device_and_dtyp
 from hf_vbp.calibration.open_feed import open_feed
 from hf_vbp.calibration.processes import Processes
 from hf_vbp.errors import ConfigurationError, DataError, NonFiniteError
+from hf_vbp.modeling.precision import outside_inference_mode
 from hf_vbp.statistics.activation_statistics import ActivationStatistics
 
 
+@outside_inference_mode
 def collect_saliency(
     model: nn.Module | PreparedModel,
     data: Iterable[Mapping[str, Any]],

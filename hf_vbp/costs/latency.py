@@ -24,15 +24,15 @@ def measure_latency(
     repetitions: int = 30,
     warmup: int = 5,
 ) -> dict[str, Any]:
-    """Measure how long a forward pass takes.
+    """Measure the time of a forward pass.
 
     Args:
         model: A vision model of transformers. It is not changed: for another device or dtype a copy is made.
         batch: Images in a pass.
-        device: Where to measure; by default where the model is.
-        dtype: In what; by default what the model is.
-        repetitions: How many passes are timed, each by itself.
-        warmup: How many passes go before.
+        device: Device of the measurement; by default that of the model.
+        dtype: Dtype of the measurement; by default that of the model.
+        repetitions: Number of timed passes.
+        warmup: Number of passes before the timed ones.
 
     Returns:
         ``device``, ``device_name``, ``dtype``, ``batch``, ``repetitions``, ``threads``, the ``median_ms``,
@@ -70,17 +70,17 @@ def measure_latency(
 def latency_of_widths(
     model: nn.Module | PreparedModel, batch: int = 1, *, repetitions: int = 20, warmup: int = 3
 ) -> Callable[[Sequence[int]], float]:
-    """Return what measures, on this device, the share of the dense latency that given widths need.
+    """Return a function that measures, on this device, the latency at given widths as a share of the dense latency.
 
-    The time of a pass does not depend on the weights' values, so a copy of the model keeps the first neurons of
-    each site. Dense and pruned passes take turns, so that a clock that drifts touches both alike. Each list of
+    The time of a pass does not depend on the values of the weights, so a copy of the model keeps the first neurons of
+    each site. Dense and pruned passes alternate, so that a change of the clock rate affects both equally. Each list of
     widths is measured once.
 
     Args:
-        model: The dense model, with MLP sites; not changed. A second copy of it is held while measuring.
+        model: The dense model, with MLP sites; not changed. A copy of it is in memory during a measurement.
         batch: Images in a pass.
-        repetitions: Timed passes of either model.
-        warmup: Passes of either before.
+        repetitions: Number of timed passes of each model.
+        warmup: Number of passes of each model before the timed ones.
 
     Returns:
         A function from one width per site, in block order, to median latency over dense median latency.
@@ -119,7 +119,7 @@ def _with_widths(prepared: PreparedModel, widths: Sequence[int]) -> Any:
 def _time_in_turn(
     models: Sequence[nn.Module], pixel_values: torch.Tensor, repetitions: int, warmup: int
 ) -> list[list[float]]:
-    """Return for each model the seconds of each of its timed passes; the models take turns."""
+    """Return for each model the seconds of each of its timed passes; the models alternate."""
     modes = [model.training for model in models]
     times: list[list[float]] = [[] for _ in models]
     try:
@@ -146,7 +146,7 @@ def _time_once(model: nn.Module, pixel_values: torch.Tensor) -> float:
 
 
 def _synchronize(device: torch.device) -> None:
-    """Wait until the device has done its work: passes are only queued on anything but a CPU."""
+    """Wait until the device has finished: on devices other than the CPU, passes are only queued."""
     if device.type != "cpu":
         getattr(torch, device.type).synchronize()
 

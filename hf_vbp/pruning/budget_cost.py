@@ -10,13 +10,13 @@ from hf_vbp.pruning.removal_order import RemovalOrder
 from hf_vbp.statistics.activation_statistics import ActivationStatistics
 
 AchievedBy = Callable[[Sequence[int]], float]
-"""From the widths of all sites, in block order, to the share that the budget counts."""
+"""Function from the widths of all sites, in block order, to the achieved share of the budget's cost."""
 
 
 def budget_cost(prepared: PreparedModel, statistics: ActivationStatistics, budget: Budget) -> AchievedBy:
-    """Return the function from widths to the share that a budget counts.
+    """Return the function from widths to the achieved share of a budget's cost.
 
-    Parameters and MACs are closed forms of the widths; latency is measured on this device.
+    Parameters and MACs are computed from the widths; latency is measured on this device.
 
     Args:
         prepared: The dense model.
@@ -43,7 +43,7 @@ def budget_cost(prepared: PreparedModel, statistics: ActivationStatistics, budge
 
 
 def ceiling(budget: Budget, order: RemovalOrder, achieved_by: AchievedBy) -> str:
-    """Return the sentence that says what limits a budget that cannot be met."""
+    """Return the sentence that explains why a budget cannot be met."""
     if budget.removes:
         return f"Each site keeps at least {order.limits.minimum_width} neurons; lower minimum_width or the ratio."
     held = achieved_by(order.dense_widths) - achieved_by(order.widths(order.cuts[-1]))

@@ -1,4 +1,4 @@
-"""What of a model can be pruned, before anything is gathered."""
+"""The MLPs of a model that can be pruned, and their shares of its cost."""
 
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -9,14 +9,14 @@ from hf_vbp.adapters.registry import get_adapter
 
 @dataclass(frozen=True)
 class SiteRow:
-    """One MLP site and what it weighs.
+    """One MLP site and its share of the cost.
 
     Attributes:
         index: Position in the order of the forward pass.
         name: Name of the site.
-        intermediate_size: Its hidden neurons.
-        parameters: Share of the model's parameters that goes if all of them go.
-        macs: Share of the model's MACs likewise.
+        intermediate_size: Its number of hidden neurons.
+        parameters: Share of the model's parameters that is removed with all hidden neurons.
+        macs: Share of the model's MACs that is removed with all hidden neurons.
     """
 
     index: int
@@ -27,7 +27,7 @@ class SiteRow:
 
 
 def inspect_model(model: Any) -> dict[str, Any]:
-    """Return the sites of a model, their shares, and what was left out with the reason.
+    """Return the sites of a model, their shares, and the modules that are not pruned with the reason.
 
     Args:
         model: A transformers model of a registered family.
@@ -36,7 +36,8 @@ def inspect_model(model: Any) -> dict[str, Any]:
         ``{"model_type", "architecture", "parameters", "macs", "sites": [...], "left_out": {...}}``, ready for JSON.
 
     Raises:
-        UnsupportedModelError: The model has no MLP sites, or one that is not what its adapter says.
+        UnsupportedModelError: The model has no MLP sites, or one whose structure is not what its adapter describes.
+        NonFiniteError: The weights are NaN or infinite.
     """
     from hf_vbp.costs.counts import count_macs, count_parameters
 

@@ -1,4 +1,4 @@
-"""The main function: a model and images in, a smaller model, its plan and its figures out."""
+"""``prune``: gather statistics, make a plan, apply it, and measure the result."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -13,7 +13,7 @@ from hf_vbp.calibration.saliency import with_saliency
 from hf_vbp.config.vbp_config import VBPConfig
 from hf_vbp.costs.counts import describe_cost
 from hf_vbp.errors import ConfigurationError, DataError
-from hf_vbp.modeling.precision import own_precision
+from hf_vbp.modeling.precision import outside_inference_mode, own_precision
 from hf_vbp.pruning.apply_plan import apply_fitted
 from hf_vbp.pruning.make_plan import check_provided, fit_plan
 from hf_vbp.pruning.plan import PruningPlan
@@ -24,6 +24,7 @@ from hf_vbp.statistics.split_halves import halves_agreement
 from hf_vbp.workflow.pruning_result import PruningResult
 
 
+@outside_inference_mode
 def prune(
     model: nn.Module | PreparedModel,
     data: Iterable[Any] | None = None,
@@ -41,10 +42,10 @@ def prune(
 
     Args:
         model: A transformers ViT or DeiT, with any head, or a model of a registered family.
-        data: Images without labels: what :func:`hf_vbp.load_images` returned, a ``DataLoader``, or any iterable of
+        data: Images without labels: the result of :func:`hf_vbp.load_images`, a ``DataLoader``, or any iterable of
             batches, dicts with ``pixel_values`` ``(batch, channels, height, width)``. Not needed with ``statistics``,
-            unless the criterion needs something that they do not hold.
-        config: What to remove and how, with a budget.
+            unless the criterion needs a pass of its own that they do not contain (``snip``).
+        config: Method and budget.
         statistics: Statistics gathered earlier from this model.
         inplace: Whether to change ``model`` itself instead of a copy.
         limit: Stop gathering after this many images.
@@ -181,7 +182,7 @@ def describe_calibration(statistics: ActivationStatistics) -> dict[str, Any]:
 
 
 def describe_statistics(statistics: ActivationStatistics) -> dict[str, Any]:
-    """Return the ``statistics`` part of the results: their depth, and the agreement between halves of the images."""
+    """Return the ``statistics`` part of the results: kind, dtype, and the agreement between halves of the images."""
     agreement = halves_agreement(statistics)
     described: dict[str, Any] = {
         "moments": statistics.fingerprints["moments"],

@@ -103,9 +103,9 @@ class TestAdaptersOfOtherDistributions:
             find_sites(ijepa)
 
 
-def test_nothing_found_says_what_to_do(monkeypatch: pytest.MonkeyPatch, vit: Any) -> None:
+def test_a_model_without_mlps_at_their_places(monkeypatch: pytest.MonkeyPatch, vit: Any) -> None:
     monkeypatch.setattr(registry_module, "_ADAPTERS", {"vit": LinearPairAdapter(pairs=(("a", "b"),))})
-    with pytest.raises(UnsupportedModelError, match="holds no MLP"):
+    with pytest.raises(UnsupportedModelError, match="has no MLP where"):
         find_sites(vit)
 
 
@@ -116,15 +116,15 @@ def test_a_gated_mlp_is_refused_with_the_reason(vit: Any) -> None:
 
 
 def test_linears_of_another_kind_are_refused(vit: Any) -> None:
-    class Quantised(nn.Linear):
+    class Quantized(nn.Linear):
         pass
 
-    vit.vit.layers[0].mlp.fc1 = Quantised(32, 48)
-    with pytest.raises(UnsupportedModelError, match="Quantised, expected a plain"):
+    vit.vit.layers[0].mlp.fc1 = Quantized(32, 48)
+    with pytest.raises(UnsupportedModelError, match="Quantized, expected a plain"):
         find_sites(vit)
 
 
-class TestWhatMustBeUndoneFirst:
+class TestModelsThatAreRefused:
     def test_not_a_module(self) -> None:
         with pytest.raises(UnsupportedModelError, match="got str"):
             find_sites("google/vit")  # type: ignore[arg-type]
@@ -149,7 +149,7 @@ class TestWhatMustBeUndoneFirst:
         with pytest.raises(UnsupportedModelError, match="merge_and_unload"):
             find_sites(wrapped)
 
-    def test_quantised(self, vit: Any) -> None:
+    def test_quantized(self, vit: Any) -> None:
         vit.config.quantization_config = {"quant_method": "torchao"}
         with pytest.raises(UnsupportedModelError, match="quantized"):
             find_sites(vit)
@@ -160,7 +160,7 @@ class TestWhatMustBeUndoneFirst:
 
 
 @pytest.mark.parametrize("poison", [float("nan"), float("inf")])
-def test_weights_that_are_not_finite_are_named(vit: Any, poison: float) -> None:
+def test_the_error_names_weights_that_are_not_finite(vit: Any, poison: float) -> None:
     from hf_vbp.adapters.prunable import check_finite_weights
 
     sites = find_sites(vit)

@@ -1,4 +1,4 @@
-"""Parameters and MACs against closed forms, and latency by what it must not do."""
+"""Parameters and MACs against closed forms, and the side effects of latency measurements."""
 
 import copy
 from typing import Any

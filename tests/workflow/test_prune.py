@@ -123,7 +123,7 @@ def test_nan_activations_name_the_site(vit: Any, batches: Batches) -> None:
 
 
 def test_one_image_is_too_few(vit: Any, batches: Batches) -> None:
-    with pytest.raises(StatisticsError, match="saw 1 image"):
+    with pytest.raises(StatisticsError, match="statistics are of 1 image"):
         prune(vit, [{"pixel_values": batches[0]["pixel_values"][:1]}], VBPConfig(ratio=0.5))
 
 
