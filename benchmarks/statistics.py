@@ -54,7 +54,8 @@ from transformers import ViTConfig, ViTForImageClassification
 from hf_vbp.adapters.registry import find_sites
 from hf_vbp.calibration.batch_moments import Workspace
 from hf_vbp.calibration.hooked_model import HookedModel
-from hf_vbp.calibration.site_accumulator import Depth, SiteAccumulator
+from hf_vbp.calibration.site_accumulator import SiteAccumulator
+from hf_vbp.config.requirements import Requirements
 from hf_vbp.statistics.fingerprints import ImageSketch, hash_images
 
 SHAPES = {
@@ -64,8 +65,8 @@ SHAPES = {
 }
 # Two blocks of each half, so that batches of 1 and 16 touch both.
 IMAGES = 64
-DIAGONAL, FULL, METRIC = Depth(), Depth(full=True, halves=True), Depth(metric=True)
-ALL = Depth(full=True, halves=True, metric=True, weighted=True)
+DIAGONAL, FULL, METRIC = Requirements(), Requirements(covariances=True, halves=True), Requirements(output_metric=True)
+ALL = FULL | METRIC | Requirements(token_weights=True)
 M_TRIM_THRESHOLD = -1
 M_MMAP_THRESHOLD = -3
 
@@ -100,11 +101,11 @@ class Naive(Bare):
 class Pass:
     """Everything that a pass does with one batch, on a copy of the model that shares its weights."""
 
-    def __init__(self, model: ViTForImageClassification, depth: Depth) -> None:
+    def __init__(self, model: ViTForImageClassification, requires: Requirements) -> None:
         model = copy.deepcopy(model, {id(tensor): tensor for tensor in model.parameters()})
         workspace = Workspace()
-        self.accumulators = [SiteAccumulator(site, workspace, depth) for site in find_sites(model)]
-        self.listening = HookedModel(model, self.accumulators, 0 if depth.metric else None)
+        self.accumulators = [SiteAccumulator(site, workspace, requires) for site in find_sites(model)]
+        self.listening = HookedModel(model, self.accumulators, 0 if requires.output_metric else None)
         self.listening.__enter__()
         self.sketch = ImageSketch()
 

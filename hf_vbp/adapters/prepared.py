@@ -16,6 +16,7 @@ from hf_vbp.adapters.site_weights import WeightsOfSites
 from hf_vbp.adapters.structure import check_structure
 from hf_vbp.config.requirements import Requirements
 from hf_vbp.errors import ConfigurationError
+from hf_vbp.modeling.config_record import locate
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,5 +89,7 @@ def prepare(model: nn.Module | PreparedModel, pixel_values: torch.Tensor | None 
         return model
     sites: Sequence[MLPSite] = find_sites(model)
     check_finite_weights(tuple(sites))
+    # A pruned model that could not be rebuilt from its config could not be saved.
+    locate(model, [(site.fc1_name, site.fc2_name) for site in sites])
     check_structure(model, sites, pixel_values)
     return PreparedModel(model, tuple(sites))

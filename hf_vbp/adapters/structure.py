@@ -64,12 +64,11 @@ def _record(model: nn.Module, sites: Sequence[MLPSite], pixel_values: torch.Tens
         if inputs and isinstance(output, torch.Tensor):
             calls.append((module, inputs[0], output))
 
-    was_training = model.training
     with ExitStack() as stack:
         for module in model.modules():
+            stack.callback(setattr, module, "training", module.training)
             if id(module) in linears or not any(True for _ in module.children()):
                 stack.callback(module.register_forward_hook(note).remove)
-        stack.callback(model.train, was_training)
         model.eval()
         with torch.inference_mode():
             model(pixel_values=pixel_values)

@@ -11,7 +11,7 @@ from torch import nn
 from hf_vbp.adapters.base import MLPSite
 from hf_vbp.adapters.prepared import prepare
 from hf_vbp.compensation.base import Compensated, compensate
-from hf_vbp.modeling.config_record import write_widths
+from hf_vbp.modeling.config_record import record_pruning
 from hf_vbp.modeling.precision import own_precision
 from hf_vbp.pruning.make_plan import FittedPlan, check_provided
 from hf_vbp.pruning.plan import PruningPlan
@@ -91,7 +91,7 @@ def _insert(
         pruned = model
     else:
         pruned = _copy_with(model, sites, pairs)
-    _record(pruned, plan)
+    _record(pruned, sites, plan)
     return pruned
 
 
@@ -126,12 +126,10 @@ def _copy_with(model: ModelT, sites: Sequence[MLPSite], pairs: Sequence[_Pair]) 
         return copy.deepcopy(model, memo)
 
 
-def _record(model: Any, plan: PruningPlan) -> None:
-    # Keep the original dense widths when a model is pruned again.
-    earlier = (vars(model.config).get("vbp") or {}).get("dense_widths", plan.dense_widths)
-    write_widths(
-        model.config,
-        plan.widths,
-        dense_widths=earlier,
+def _record(model: Any, sites: Sequence[MLPSite], plan: PruningPlan) -> None:
+    record_pruning(
+        model,
+        [(site.fc1_name, site.fc2_name) for site in sites],
+        plan.dense_widths,
         extra={"criterion": plan.config.criterion, "compensation": plan.config.compensation},
     )

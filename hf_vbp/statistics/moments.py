@@ -119,11 +119,6 @@ class Moments:
             comoment = with_diagonal((self.comoment + other.comoment).addr_(scaled, scaled), m2)
         return Moments(count, self.mean + delta * (other.count / count), m2, comoment)
 
-    def select(self, indices: torch.Tensor) -> Moments:
-        """Return the moments of some of the neurons, in the order of ``indices`` ``(kept,)`` int64."""
-        comoment = None if self.comoment is None else self.comoment[indices][:, indices]
-        return Moments(self.count, self.mean[indices], self.m2[indices], comoment)
-
     def diagonal(self) -> Moments:
         """Return the same moments without the co-moments."""
         return Moments(self.count, self.mean, self.m2)

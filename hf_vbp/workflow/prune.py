@@ -16,6 +16,7 @@ from hf_vbp.errors import ConfigurationError, DataError
 from hf_vbp.modeling.precision import own_precision
 from hf_vbp.pruning.apply_plan import apply_fitted
 from hf_vbp.pruning.make_plan import check_provided, fit_plan
+from hf_vbp.pruning.plan import PruningPlan
 from hf_vbp.results.record import SCHEMA_VERSION, describe_base_model, describe_plan
 from hf_vbp.results.versions import versions
 from hf_vbp.statistics.activation_statistics import ActivationStatistics
@@ -83,17 +84,37 @@ def prune(
         fitted = fit_plan(prepared, statistics, config)
         base_model, dense_cost = describe_base_model(prepared.model), describe_cost(prepared.model)
         pruned = apply_fitted(prepared.model, prepared.sites, fitted, inplace=inplace)
-        results = {
-            "schema_version": SCHEMA_VERSION,
-            "base_model": base_model,
-            "data": {"calibration": describe_calibration(statistics)},
-            "statistics": describe_statistics(statistics),
-            "plan": describe_plan(fitted.plan),
-            "predicted": dict(fitted.plan.predicted),
-            "cost": {"dense": dense_cost, "pruned": describe_cost(pruned)},
-            "versions": versions(),
-        }
-    return PruningResult(pruned, fitted.plan, statistics, results)
+        return make_result(pruned, fitted.plan, statistics, base_model=base_model, dense_cost=dense_cost)
+
+
+def make_result(
+    pruned: nn.Module,
+    plan: PruningPlan,
+    statistics: ActivationStatistics,
+    *,
+    base_model: Mapping[str, Any],
+    dense_cost: Mapping[str, Any],
+) -> PruningResult:
+    """Return a pruned model with everything that is known of it, in the form of ``vbp_results.json``.
+
+    Args:
+        pruned: The pruned model.
+        plan: The plan that was applied.
+        statistics: The statistics of the dense model.
+        base_model: Identity of the dense model.
+        dense_cost: Cost of the dense model.
+    """
+    results = {
+        "schema_version": SCHEMA_VERSION,
+        "base_model": dict(base_model),
+        "data": {"calibration": describe_calibration(statistics)},
+        "statistics": describe_statistics(statistics),
+        "plan": describe_plan(plan),
+        "predicted": dict(plan.predicted),
+        "cost": {"dense": dict(dense_cost), "pruned": describe_cost(pruned)},
+        "versions": versions(),
+    }
+    return PruningResult(pruned, plan, statistics, results)
 
 
 def check_request(model: nn.Module | PreparedModel, config: VBPConfig) -> PreparedModel:

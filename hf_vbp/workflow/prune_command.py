@@ -1,52 +1,52 @@
-"""The main job: a checkpoint and images in; a pruned checkpoint with its figures out."""
+"""Prune a checkpoint by name and write the pruned checkpoint with its figures."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from hf_vbp.distributed import is_main_process
-from hf_vbp.errors import CheckpointError, DataError
+from hf_vbp.errors import CheckpointError, ConfigurationError, DataError, PlanError
 from hf_vbp.files.atomic import check_space
 from hf_vbp.results.record import describe_base_model
 from hf_vbp.workflow.gather import gather, with_skipped
-from hf_vbp.workflow.loading import LoadedModel, load_model, without_progress_bars
+from hf_vbp.workflow.loading import LoadedModel, Loading, without_progress_bars
 from hf_vbp.workflow.outputs import input_sources, output_folder
 from hf_vbp.workflow.requests import DataRequest, Reporter
 
 if TYPE_CHECKING:
     from hf_vbp.adapters.prepared import PreparedModel
     from hf_vbp.config.vbp_config import VBPConfig
+    from hf_vbp.pruning.plan import PruningPlan
+    from hf_vbp.statistics.activation_statistics import ActivationStatistics
     from hf_vbp.workflow.pruning_result import PruningResult
 
 
 @dataclass(frozen=True)
 class PruneRequest:
-    """Everything that ``hf-vbp prune`` takes.
+    """Arguments of ``hf-vbp prune``.
 
     Attributes:
         model: Hub id, folder or ``sample``.
-        config: What to remove and how.
         output: Folder of the pruned checkpoint.
-        data: Calibration images; not needed with ``statistics``.
+        config: What to remove and how; ``None`` with ``plan``.
+        plan: File of a plan to apply, in place of ``config``; needs the statistics that it was made from.
+        data: Calibration images; with ``statistics`` they are read only for what the file lacks.
         evaluation: Labelled images; without them nothing is evaluated.
-        statistics: File of statistics gathered before.
-        revision: Revision of the model.
-        dtype: What to load it in.
-        device: Where to compute.
+        statistics: File of statistics gathered earlier.
+        loading: How the model is loaded.
         overwrite: Whether to replace ``output``.
         latency: Whether to measure the latency of both models.
-        command: What reproduces this run, for the results.
+        command: Command line that reproduces this run, for the results.
     """
 
     model: str
-    config: "VBPConfig"
     output: Path
+    config: "VBPConfig | None" = None
+    plan: Path | None = None
     data: DataRequest | None = None
     evaluation: DataRequest | None = None
     statistics: Path | None = None
-    revision: str | None = None
-    dtype: str = "auto"
-    device: str | None = None
+    loading: Loading = field(default_factory=Loading)
     overwrite: bool = False
     latency: bool = False
     command: str = ""
@@ -57,39 +57,43 @@ def run_prune(request: PruneRequest, reporter: Reporter) -> dict[str, Any]:
 
     Args:
         request: What to do.
-        reporter: Who is told how it goes.
+        reporter: Receives progress updates.
 
     Returns:
-        The results, as ``vbp_results.json`` holds them; empty in the processes that only helped to gather.
+        The results, as ``vbp_results.json`` holds them; empty in all processes but the first.
 
     Raises:
         HfVbpError: Anything that cannot be done, before any expensive work where that can be known.
     """
-    if request.data is None and request.statistics is None:
-        raise DataError("Nothing to calibrate on: give --data, or --statistics from an earlier `hf-vbp stats`.")
+    plan, config = _plan_and_config(request)
     inputs = input_sources(
         model=request.model, data=request.data, evaluation=request.evaluation, statistics=request.statistics
     )
     with output_folder(request.output, request.overwrite, inputs, leads=is_main_process()) as folder:
-        return _prune_and_save(request, reporter, folder)
+        return _prune_and_save(request, plan, config, reporter, folder)
 
 
-def _prune_and_save(request: PruneRequest, reporter: Reporter, folder: Path) -> dict[str, Any]:
-    from hf_vbp.workflow.prune import check_request, prune
+def _prune_and_save(
+    request: PruneRequest, plan: "PruningPlan | None", config: "VBPConfig", reporter: Reporter, folder: Path
+) -> dict[str, Any]:
+    from hf_vbp.workflow.prune import check_request
     from hf_vbp.workflow.pruning_result import with_receipt
     from hf_vbp.workflow.saving import save_checkpoint
 
     reporter.say(f"Loading {request.model}")
-    loaded = load_model(request.model, revision=request.revision, dtype=request.dtype, device=request.device)
-    prepared = check_request(loaded.model, request.config)
+    loaded = request.loading.load(request.model)
+    prepared = check_request(loaded.model, config)
     place = folder if folder.is_dir() else folder.parent
-    check_space(request.output, place, expected_bytes(prepared, request.config), CheckpointError)
+    check_space(request.output, place, expected_bytes(prepared, config), CheckpointError)
     evaluation = request.evaluation.open(loaded, "evaluation") if request.evaluation else None
-    statistics = gather(prepared, loaded, request.config, reporter, data=request.data, statistics=request.statistics)
+    if plan is None:
+        statistics = gather(prepared, loaded, config, reporter, data=request.data, statistics=request.statistics)
+    else:
+        statistics = _statistics_of(plan, request)
     if not is_main_process():
-        # The processes share the pass over the images; what follows is the work of one.
+        # The processes share the pass over the images; one does the rest.
         return {}
-    result = prune(prepared, None, request.config, statistics=statistics)
+    result = _prune(prepared, plan, config, statistics)
     results = result.results
     results["base_model"] = describe_base_model(loaded.model, loaded.source)
     if evaluation is not None:
@@ -114,6 +118,50 @@ def expected_bytes(prepared: "PreparedModel", config: "VBPConfig") -> int:
     removed = 1.0 if config.ratio is None else config.ratio
     mlps = sum(module.weight.nbytes for site in prepared.sites for module in (site.fc1, site.fc2))
     return int(total - removed * mlps)
+
+
+def _plan_and_config(request: PruneRequest) -> "tuple[PruningPlan | None, VBPConfig]":
+    from hf_vbp.pruning.plan import PruningPlan
+
+    if (request.plan is None) == (request.config is None):
+        raise ConfigurationError("Give either a budget with a method, or --plan, which holds both.")
+    if request.plan is None:
+        if request.data is None and request.statistics is None:
+            raise DataError("Nothing to calibrate on: give --data, or --statistics from an earlier `hf-vbp stats`.")
+        return None, cast("VBPConfig", request.config)
+    if request.statistics is None or request.data is not None:
+        raise DataError(
+            f"{request.plan} is applied with the statistics that it was made from: give --statistics, not --data."
+        )
+    plan = PruningPlan.load(request.plan)
+    return plan, plan.config
+
+
+def _statistics_of(plan: "PruningPlan", request: PruneRequest) -> "ActivationStatistics":
+    from hf_vbp.pruning.make_plan import statistics_digest
+    from hf_vbp.statistics.activation_statistics import ActivationStatistics
+
+    statistics = ActivationStatistics.load(cast(Path, request.statistics))
+    if statistics_digest(statistics) != plan.statistics:
+        raise PlanError(
+            f"{request.plan} was made from other statistics than {request.statistics}. Give the file that it was made "
+            "from, or make a new plan with `hf-vbp plan`."
+        )
+    return statistics
+
+
+def _prune(
+    prepared: "PreparedModel", plan: "PruningPlan | None", config: "VBPConfig", statistics: "ActivationStatistics"
+) -> "PruningResult":
+    from hf_vbp.costs.counts import describe_cost
+    from hf_vbp.pruning.apply_plan import apply_plan
+    from hf_vbp.workflow.prune import make_result, prune
+
+    if plan is None:
+        return prune(prepared, None, config, statistics=statistics)
+    base_model, dense_cost = describe_base_model(prepared.model), describe_cost(prepared.model)
+    pruned = apply_plan(prepared.model, plan, statistics)
+    return make_result(pruned, plan, statistics, base_model=base_model, dense_cost=dense_cost)
 
 
 def evaluate_both(

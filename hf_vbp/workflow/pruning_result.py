@@ -6,16 +6,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hf_vbp.checkpoint.layout import PLAN, RESULTS
 from hf_vbp.checkpoint.receipt import Receipt
 from hf_vbp.checkpoint.saving import Content, save_checkpoint
 from hf_vbp.pruning.plan import PruningPlan
-from hf_vbp.results.record import RESULTS_NAME, to_json
+from hf_vbp.results.record import to_json
 from hf_vbp.statistics.activation_statistics import ActivationStatistics
 
 if TYPE_CHECKING:
     from hf_vbp.hub.push_plan import PushResult
-
-PLAN_NAME = "plan.json"
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,8 +63,8 @@ class PruningResult:
             HubError: The push failed; the checkpoint is saved.
         """
         files: dict[str, Content] = {
-            PLAN_NAME: self.plan.to_json(),
-            RESULTS_NAME: lambda receipt: to_json(with_receipt(self.results, receipt)),
+            PLAN: self.plan.to_json(),
+            RESULTS: lambda receipt: to_json(with_receipt(self.results, receipt)),
         }
         receipt = save_checkpoint(
             self.model, save_directory, processor=processor, files=files, verify=verify, overwrite=overwrite

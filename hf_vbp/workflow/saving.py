@@ -19,20 +19,22 @@ def save_checkpoint(
     """Save a model and verify that the checkpoint reloads with the same outputs.
 
     For a pruning result, also writes ``plan.json`` and ``vbp_results.json``, which holds the receipt. Everything is
-    written to a temporary folder that is renamed at the end, so an interruption leaves no incomplete checkpoint.
+    written to a hidden folder that is moved at the end, so an interruption leaves no incomplete checkpoint.
 
     Args:
         result: Result of :func:`hf_vbp.prune`, or a transformers model.
         directory: A new or an empty folder.
         processor: The image processor, saved next to the model.
         verify: Whether to reopen the checkpoint in a fresh process by each way of loading that applies.
-        overwrite: Whether a checkpoint in ``directory`` may be replaced.
+        overwrite: Whether a checkpoint of hf_vbp at ``directory`` may be replaced. Its README.md is kept if you
+            wrote or changed it. Any other file that hf_vbp did not write, or that was changed since, is refused.
 
     Returns:
         The receipt: the ways in which the checkpoint loads, and the difference of its outputs from those in memory.
 
     Raises:
-        CheckpointError: The folder is taken, the disk is full, or the checkpoint does not reload as the model.
+        CheckpointError: The folder is taken, is the one that the model was loaded from, or is being written by
+            another process, the disk is full, or the checkpoint does not reload as the model.
         UnsupportedModelError: ``result`` is not a plain transformers model.
 
     Example:

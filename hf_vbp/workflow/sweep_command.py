@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from io import BytesIO, StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from hf_vbp.errors import ConfigurationError, OutputError
 from hf_vbp.files.atomic import atomic_write
 from hf_vbp.workflow.gather import gather
-from hf_vbp.workflow.loading import load_model
+from hf_vbp.workflow.loading import Loading
 from hf_vbp.workflow.outputs import files_in_folder, input_sources
 from hf_vbp.workflow.requests import DataRequest, Reporter
 
@@ -20,9 +20,12 @@ if TYPE_CHECKING:
 TABLE_NAME, PLOT_NAME = "sweep.csv", "sweep.png"
 
 
+MOST_RATIOS = 1000
+
+
 @dataclass(frozen=True)
 class SweepRequest:
-    """Parameters of ``hf-vbp sweep``.
+    """Arguments of ``hf-vbp sweep``.
 
     Attributes:
         model: Hub id, folder or ``sample``.
@@ -30,9 +33,7 @@ class SweepRequest:
         ratios: Shares of hidden neurons to remove.
         data: Calibration images.
         evaluation: Labelled images.
-        revision: Revision of the model.
-        dtype: Dtype to load the model in.
-        device: Device of the computation.
+        loading: How the model is loaded.
     """
 
     model: str
@@ -40,9 +41,7 @@ class SweepRequest:
     ratios: Sequence[float]
     data: DataRequest
     evaluation: DataRequest
-    revision: str | None = None
-    dtype: str = "auto"
-    device: str | None = None
+    loading: Loading = field(default_factory=Loading)
 
 
 def run_sweep(request: SweepRequest, reporter: Reporter) -> list[dict[str, Any]]:
@@ -58,7 +57,7 @@ def run_sweep(request: SweepRequest, reporter: Reporter) -> list[dict[str, Any]]
     from hf_vbp.adapters.prepared import prepare
     from hf_vbp.workflow.sweep import MODELS_IN_MEMORY, sweep
 
-    loaded = load_model(request.model, revision=request.revision, dtype=request.dtype, device=request.device)
+    loaded = request.loading.load(request.model)
     prepared = prepare(loaded.model)
     compensation = request.config.make_compensation()
     prepared.check_requirements(f"compensation {compensation.name!r}", compensation.requires)
@@ -88,10 +87,14 @@ def parse_ratios(text: str) -> list[float]:
         if ":" in text:
             start, stop, step = map(float, text.split(":"))
             number = int((stop - start) / step + 1e-9) + 1 if step > 0 else 0
+            if number > MOST_RATIOS:
+                raise ConfigurationError(f"--ratios {text} are {number} ratios; at most {MOST_RATIOS} are swept.")
             ratios = [round(start + index * step, 10) for index in range(number)]
         else:
             ratios = [float(part) for part in text.split(",")]
-    except ValueError as error:
+    except ConfigurationError:
+        raise
+    except (ValueError, OverflowError) as error:
         raise ConfigurationError(f"--ratios takes start:stop:step or a list such as 0.1,0.3, got {text!r}.") from error
     if not ratios or not all(0 < ratio < 1 for ratio in ratios):
         raise ConfigurationError(f"--ratios must be between 0 and 1, at least one of them; got {text!r}.")

@@ -58,6 +58,21 @@ def test_a_shift_that_misses_the_mean_is_noticed(outlier: float) -> None:
     assert relative_error(batch_moments(values, Workspace()).m2, values) < 1e-6
 
 
+@pytest.mark.parametrize("ratio", [1.0, 1e4, 1e8])
+def test_float64_rows_are_computed_in_float64(ratio: float) -> None:
+    values = ratio + rows(3152, 16).double()
+    before = values.clone()
+    for moments in (
+        batch_moments(values, Workspace()),
+        kernels._device_moments(values, None),
+        kernels.weighted_moments(values, torch.ones(3152, dtype=torch.float64), Workspace(), None),
+    ):
+        assert relative_error(moments.m2, values) < 1e-13 + 1e-16 * ratio
+    assert torch.equal(values, before)
+    constant = batch_moments(torch.full((197, 4), 0.1 + ratio, dtype=torch.float64), Workspace())
+    assert torch.equal(constant.m2, torch.zeros(4, dtype=torch.float64))
+
+
 def test_rows_of_one_kind_in_every_image_do_not_mislead() -> None:
     values = rows(16 * 197, 8)
     values[::197] += 1e5

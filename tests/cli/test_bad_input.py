@@ -1,4 +1,4 @@
-"""Bad input fails with exit code 2 and one clear sentence, before any work is lost, and leaves nothing behind."""
+"""Bad input ends with exit code 2 and one sentence, and writes nothing."""
 
 import json
 import re
@@ -17,8 +17,9 @@ from tests.conftest import make_model
 
 @pytest.fixture(scope="module")
 def shelf(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a good checkpoint, good images and good statistics; tests copy what they damage."""
+    """A folder with a valid checkpoint, images and statistics; tests damage copies of it."""
     from hf_vbp.calibration.collect import collect_statistics
+    from hf_vbp.config.vbp_config import VBPConfig
 
     shelf = tmp_path_factory.mktemp("shelf")
     save_tiny(shelf / "model")
@@ -27,16 +28,14 @@ def shelf(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     model = AutoModelForImageClassification.from_pretrained(shelf / "model")
     batch = {"pixel_values": torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))}
-    collect_statistics(model, [batch], moments="full", output_metric=True).save(shelf / "stats.safetensors")
-    collect_statistics(make_model(seed=9), [batch], moments="full", output_metric=True).save(
-        shelf / "other.safetensors"
-    )
-    collect_statistics(model, [batch]).save(shelf / "diagonal.safetensors")
+    collect_statistics(model, [batch], VBPConfig()).save(shelf / "stats.safetensors")
+    collect_statistics(make_model(seed=9), [batch], VBPConfig()).save(shelf / "other.safetensors")
+    collect_statistics(model, [batch], VBPConfig.preset("paper")).save(shelf / "diagonal.safetensors")
     return shelf
 
 
 class Case:
-    """One kind of bad input: arguments made from a private copy of the shelf, and what the sentence must say."""
+    """One kind of bad input: arguments made from a private copy of the shelf, and the expected message."""
 
     def __init__(self, name: str, says: str, make: Callable[[Path], list[Any]]) -> None:
         self.name, self.says, self.make = name, says, make
@@ -180,19 +179,19 @@ CASES = [
     Case("unknown criterion", "Unknown criterion 'vari'.*variance", lambda here: prune(here, "--criterion", "vari")),
     Case("unknown compensation", "Unknown compensation", lambda here: prune(here, "--compensation", "median")),
     Case("unknown preset", "Unknown preset 'papers'", lambda here: prune(here, "--preset", "papers")),
-    Case("statistics without covariances", "variances only", statistics_instead("diagonal.safetensors")),
+    Case("statistics without covariances", "needs covariances", statistics_instead("diagonal.safetensors")),
     Case("unknown scope", "Unknown scope 'block'", lambda here: prune(here, "--scope", "block")),
     Case("negative floor", "minimum-width", lambda here: prune(here, "--minimum-width", "-1")),
     Case("round to 0", "round-to", lambda here: prune(here, "--round-to", "0")),
     Case("floor above the budget", "at most a share of", lambda here: prune(here, "--minimum-width", "40")),
-    Case("parameters", "parameters: 0.1 cannot", lambda here: prune(here, "--target-params", "0.1", ratio=None)),
+    Case("parameters", "parameters: 0.1 cannot", lambda here: prune(here, "--target-parameters", "0.1", ratio=None)),
     Case("MACs", "MACs: 0.05 cannot be reached", lambda here: prune(here, "--target-macs", "0.05", ratio=None)),
     Case("unknown dtype", "Unknown dtype 'int8'", lambda here: prune(here, "--dtype", "int8")),
     Case("unknown device", "device 'abacus'", lambda here: prune(here, "--device", "abacus")),
     Case("limit 0", "limit", lambda here: prune(here, "--limit", "0")),
     Case("bad image policy", "on-bad-image", lambda here: prune(here, "--on-bad-image", "ignore")),
     Case("no such model folder", "not a folder with a checkpoint", lambda here: prune(here, model="./nowhere")),
-    Case("folder without config", "holds no config.json", lambda here: prune(here, model=here / "images")),
+    Case("folder without config", "has no config.json", lambda here: prune(here, model=here / "images")),
     Case("Hub model, offline", "cannot be loaded", lambda here: prune(here, model="someone/some-vit")),
     Case("config not JSON", "config", damaged(lambda model: (model / "config.json").write_text("{"))),
     Case("unknown model_type", "cannot be loaded", damaged(with_config(model_type="vitt"))),
@@ -209,7 +208,7 @@ CASES = [
     Case("no processor", "image processor", damaged(lambda m: (m / "preprocessor_config.json").unlink())),
     Case("no such images", "nowhere", lambda here: prune(here, data=here / "nowhere")),
     Case("empty folder", "image", images_that(clear)),
-    Case("one image", "gives 1 image, but at least 2", images_that(keep_one)),
+    Case("one image", "gives 1 image, but a variance needs at least 2", images_that(keep_one)),
     Case("not an image", r"cat.1\.png", images_that(lambda images: (images / "cat/1.png").write_text("hello"))),
     Case("truncated image", r"dog.2\.png", images_that(lambda images: truncate(images / "dog/2.png"))),
     Case("Hub data set, offline", "someone/photos", lambda here: prune(here, data="someone/photos")),

@@ -12,18 +12,19 @@ from safetensors.torch import load_file, save_file
 
 from hf_vbp.adapters.registry import find_sites
 from hf_vbp.calibration.collect import collect_statistics
-from hf_vbp.criteria.base import full_halves
+from hf_vbp.config.requirements import Requirements
 from hf_vbp.errors import StatisticsError, StatisticsMismatchError
 from hf_vbp.statistics.activation_statistics import ActivationStatistics
 from hf_vbp.statistics.fingerprints import SKETCH_SIZE, ImageSketch, hash_images
-from tests.calibration.helpers import capture, images, in_batches
+from hf_vbp.statistics.site_moments import full_halves
+from tests.calibration.helpers import DIAGONAL, FULL, METRIC, capture, images, in_batches
 from tests.conftest import make_model
 
 
 @pytest.fixture
 def everything(vit: Any) -> ActivationStatistics:
     """Statistics of 40 images with all that can be gathered."""
-    return collect_statistics(vit, in_batches(images(40), 8), moments="full", output_metric=True)
+    return collect_statistics(vit, in_batches(images(40), 8), FULL | METRIC)
 
 
 def assert_equal(first: ActivationStatistics, second: ActivationStatistics) -> None:
@@ -49,7 +50,7 @@ def test_a_file_holds_everything(everything: ActivationStatistics, tmp_path: Pat
 
 
 def test_a_file_without_extras(vit: Any, tmp_path: Path) -> None:
-    statistics = collect_statistics(vit, in_batches(images(5), 5))
+    statistics = collect_statistics(vit, in_batches(images(5), 5), DIAGONAL)
     statistics.save(tmp_path / "s.safetensors")
     assert_equal(ActivationStatistics.load(tmp_path / "s.safetensors"), statistics)
 
@@ -164,13 +165,10 @@ def test_the_model_is_recognised(vit: Any, everything: ActivationStatistics) -> 
         everything.check_model(vit)
 
 
-@pytest.mark.parametrize("moments", ["diagonal", "full"])
-def test_parts_merge_to_the_whole(vit: Any, moments: Any) -> None:
+@pytest.mark.parametrize("requires", [DIAGONAL, FULL], ids=["diagonal", "full"])
+def test_parts_merge_to_the_whole(vit: Any, requires: Requirements) -> None:
     values = images(70)
-    parts = [
-        collect_statistics(vit, in_batches(part, 8), moments=moments, output_metric=True)
-        for part in values.split([40, 3, 27])
-    ]
+    parts = [collect_statistics(vit, in_batches(part, 8), requires | METRIC) for part in values.split([40, 3, 27])]
     merged = ActivationStatistics.merge(parts[0], parts[1]).merge(parts[2])
     assert (merged.images, merged.tokens) == (70, 70 * 17)
     for site, rows in zip(merged.sites, capture(vit, in_batches(values, 8)), strict=True):
@@ -188,8 +186,8 @@ def test_parts_merge_to_the_whole(vit: Any, moments: Any) -> None:
 
 def test_merging_refuses_overlap_and_unlike(vit: Any) -> None:
     values = images(20)
-    first = collect_statistics(vit, in_batches(values[:12], 4))
-    second = collect_statistics(vit, in_batches(values[11:], 4))
+    first = collect_statistics(vit, in_batches(values[:12], 4), DIAGONAL)
+    second = collect_statistics(vit, in_batches(values[11:], 4), DIAGONAL)
     with pytest.raises(StatisticsMismatchError, match="at least 1 images are in both"):
         first.merge(second)
     assert first.merge(second, allow_overlap=True).images == 21
@@ -197,10 +195,10 @@ def test_merging_refuses_overlap_and_unlike(vit: Any) -> None:
         first.merge(first)
     rest = in_batches(values[12:], 4)
     for other, key in (
-        (collect_statistics(vit, rest, moments="full"), "moments"),
-        (collect_statistics(vit, rest, output_metric=True), "output_metric"),
-        (collect_statistics(make_model(seed=1), rest), "weights"),
-        (collect_statistics(vit, rest, provenance={"processor": "another"}), r"data\.processor"),
+        (collect_statistics(vit, rest, FULL), "moments"),
+        (collect_statistics(vit, rest, METRIC), "output_metric"),
+        (collect_statistics(make_model(seed=1), rest, DIAGONAL), "weights"),
+        (collect_statistics(vit, rest, DIAGONAL, provenance={"processor": "another"}), r"data\.processor"),
     ):
         with pytest.raises(StatisticsMismatchError, match=f"{key} differs"):
             first.merge(other)
@@ -209,7 +207,7 @@ def test_merging_refuses_overlap_and_unlike(vit: Any) -> None:
 def test_merging_keeps_where_the_parts_came_from(vit: Any) -> None:
     values = images(9)
     parts = [
-        collect_statistics(vit, in_batches(part, 3), provenance={"processor": "p", "shard": number})
+        collect_statistics(vit, in_batches(part, 3), DIAGONAL, provenance={"processor": "p", "shard": number})
         for number, part in enumerate(values.split(3))
     ]
     merged = parts[0].merge(parts[1]).merge(parts[2])
@@ -238,8 +236,7 @@ def test_image_hashes_tell_images_apart_and_not_batches() -> None:
 def test_halves_keep_no_comoments_beside_a_part_that_has_no_halves(vit: Any) -> None:
     # What the whole leaves of the first half would hold the images of the short part too.
     long, short = (
-        collect_statistics(vit, in_batches(images(count, seed=seed), 8), moments="full")
-        for count, seed in ((40, 7), (8, 8))
+        collect_statistics(vit, in_batches(images(count, seed=seed), 8), FULL) for count, seed in ((40, 7), (8, 8))
     )
     assert short.sites[0].halves is None
     for joined in (long.merge(short), short.merge(long)):

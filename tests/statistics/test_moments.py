@@ -92,16 +92,6 @@ def test_constants_have_variance_exactly_zero_however_they_are_merged(value: flo
     assert torch.equal(moments.variance, torch.zeros(HIDDEN, dtype=torch.float64))
 
 
-def test_select_takes_neurons_in_the_order_given() -> None:
-    moments = Moments.of(samples(1, 9), comoment=True)
-    indices = torch.tensor([2, 0])
-    some = moments.select(indices)
-    assert torch.equal(some.mean, moments.mean[indices])
-    assert some.comoment is not None
-    assert moments.comoment is not None
-    assert some.comoment[0, 1] == moments.comoment[2, 0]
-
-
 def test_what_cannot_be_told_is_an_error() -> None:
     one = Moments.of(samples(0, 1))
     with pytest.raises(StatisticsError, match="at least 2 tokens"):

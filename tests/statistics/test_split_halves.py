@@ -13,8 +13,8 @@ from hf_vbp.statistics.activation_statistics import ActivationStatistics
 from hf_vbp.statistics.moments import Moments
 from hf_vbp.statistics.site_statistics import SiteStatistics
 from hf_vbp.statistics.split_halves import halves_agreement, rank_correlation
-from hf_vbp.statistics.table import file_rows, site_rows
-from tests.calibration.helpers import images, in_batches
+from hf_vbp.statistics.table import site_rows
+from tests.calibration.helpers import DIAGONAL, images, in_batches
 
 
 def made(first: list[list[float]], second: list[list[float]]) -> ActivationStatistics:
@@ -57,12 +57,12 @@ def test_rank_correlation_of_constants() -> None:
 
 
 def test_alike_halves_agree_and_a_short_pass_says_nothing(vit: Any) -> None:
-    agreement = halves_agreement(collect_statistics(vit, in_batches(images(64), 16)))
+    agreement = halves_agreement(collect_statistics(vit, in_batches(images(64), 16), DIAGONAL))
     assert agreement is not None
     assert agreement.rank_correlation > 0.9
     assert agreement.tokens == (32 * 17, 32 * 17)
     assert all(0 <= overlap.pruned <= 1 and 0 <= overlap.kept <= 1 for overlap in agreement.overlaps)
-    assert halves_agreement(collect_statistics(vit, in_batches(images(9), 3))) is None
+    assert halves_agreement(collect_statistics(vit, in_batches(images(9), 3), DIAGONAL)) is None
     with pytest.raises(ConfigurationError, match="between 0 and 1"):
         halves_agreement(made([[1, 2]], [[1, 2]]), ratios=(50,))
 
@@ -74,6 +74,3 @@ def test_rows_tell_widths_and_variances() -> None:
     assert row.nearly_constant == 0.5
     assert row.smallest_variance == 0
     assert row.largest_variance == pytest.approx(40 / 21)
-    (line,) = file_rows([("a.safetensors", statistics)])
-    assert (line.name, line.model, line.moments, line.images) == ("a.safetensors", "some/model", "diagonal", 40)
-    assert line.bytes == statistics.nbytes

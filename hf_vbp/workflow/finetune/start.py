@@ -5,13 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hf_vbp.checkpoint.layout import PLAN, RESULTS
 from hf_vbp.errors import CheckpointError, ConfigurationError
-from hf_vbp.results.record import RESULTS_NAME, describe_base_model, load_results
+from hf_vbp.results.record import describe_base_model, load_results
 from hf_vbp.workflow.finetune.recipe import NO_TEACHER, PruneFirst, Recipe
 from hf_vbp.workflow.loading import LoadedModel, load_model
 from hf_vbp.workflow.requests import Reporter
-
-PLAN_NAME = "plan.json"
 
 
 @dataclass(frozen=True)
@@ -88,9 +87,9 @@ def _records(source: str, revision: str | None) -> tuple[dict[str, Any], str | N
     """Return the results and the plan beside a checkpoint, where there are any."""
     folder = Path(source).expanduser()
     found = {}
-    for name in (RESULTS_NAME, PLAN_NAME):
+    for name in (RESULTS, PLAN):
         found[name] = folder / name if folder.is_dir() else _from_hub(source, name, revision)
-    results_path, plan_path = found[RESULTS_NAME], found[PLAN_NAME]
+    results_path, plan_path = found[RESULTS], found[PLAN]
     results = load_results(results_path.parent) if results_path is not None and results_path.is_file() else {}
     if plan_path is None or not plan_path.is_file():
         return results, None
@@ -157,7 +156,7 @@ def _base(start: Start) -> TeacherChoice:
     base = start.results.get("base_model", {})
     if not base.get("id"):
         raise ConfigurationError(
-            f"{start.student.source} does not record which model it was pruned from ({RESULTS_NAME}); name it in the "
+            f"{start.student.source} does not record which model it was pruned from ({RESULTS}); name it in the "
             f"recipe (`teacher: ID`), or train on labels alone (`teacher: {NO_TEACHER}`)."
         )
     if base.get("source") == "folder" or "/" not in base["id"]:
