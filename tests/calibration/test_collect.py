@@ -54,7 +54,7 @@ def test_half_precision_models_keep_their_dtype_and_agree(dtype: torch.dtype, ba
         np.testing.assert_allclose(site.moments.variance.numpy(), values.numpy().var(0, ddof=1), rtol=1e-6)
 
 
-def test_many_batches_reach_the_queue_of_rank_one_terms(vit: Any) -> None:
+def test_many_batches_are_as_accurate(vit: Any) -> None:
     values = images(80)
     values *= torch.linspace(0.1, 4, 80)[:, None, None, None]
     batches = in_batches(values, 1)
@@ -94,7 +94,7 @@ def test_few_images_have_no_halves(vit: Any, batches: Batches) -> None:
     assert all(site.halves is None for site in collect_statistics(vit, batches[:1], DIAGONAL).sites)
 
 
-def test_the_model_is_left_as_it_was(vit: Any, batches: Batches) -> None:
+def test_flags_and_modes_of_the_model_are_restored(vit: Any, batches: Batches) -> None:
     vit.train()
     vit.vit.layers[1].eval()
     before = {name: (value.clone(), value.requires_grad) for name, value in vit.named_parameters()}
@@ -220,7 +220,7 @@ def test_a_limit_of_images_is_exact(vit: Any, batches: Batches) -> None:
     assert collect_statistics(vit, loader, DIAGONAL, limit=11).images == 11
 
 
-def test_progress_tells_images_done_and_of_all(vit: Any, batches: Batches) -> None:
+def test_progress_reports_finished_and_all_images(vit: Any, batches: Batches) -> None:
     calls: list[tuple[int, int | None]] = []
     collect_statistics(vit, batches, DIAGONAL, progress=lambda done, total: calls.append((done, total)))
     assert calls == [(8, None), (16, None), (24, None), (29, None), (30, None)]
@@ -298,7 +298,7 @@ def test_images_come_as_arrays_and_lists_too(vit: Any) -> None:
         assert torch.equal(found.sites[0].moments.m2, expected.sites[0].moments.m2)
 
 
-def test_fingerprints_say_what_was_seen(vit: Any, batches: Batches) -> None:
+def test_fingerprints_describe_the_pass(vit: Any, batches: Batches) -> None:
     statistics = collect_statistics(vit, batches, provenance={"source": "here", "split": "train"})
     fingerprints = statistics.fingerprints
     assert fingerprints["weights"] == weights_fingerprint(vit)

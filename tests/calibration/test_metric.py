@@ -48,7 +48,7 @@ def test_agrees_with_gradients_image_by_image(kind: str) -> None:
     assert statistics.fingerprints["output_metric"] == {"seed": 3}
 
 
-def test_the_seed_and_nothing_else_decides(vit: Any) -> None:
+def test_the_metric_depends_on_the_seed_and_not_on_batches(vit: Any) -> None:
     values = images(40)
     one = collect_statistics(vit, in_batches(values, 8), METRIC)
     same = collect_statistics(vit, in_batches(values, 8), METRIC)
@@ -60,7 +60,7 @@ def test_the_seed_and_nothing_else_decides(vit: Any) -> None:
         assert not torch.allclose(first.metric, fourth.metric, rtol=1e-2)  # type: ignore[arg-type]
 
 
-def test_moments_are_those_of_a_pass_without_it(vit: Any) -> None:
+def test_the_metric_does_not_change_the_moments(vit: Any) -> None:
     batches = in_batches(images(20), 8)
     without, with_metric = (collect_statistics(vit, batches, requires) for requires in (DIAGONAL, METRIC))
     for first, second in zip(without.sites, with_metric.sites, strict=True):

@@ -1,4 +1,4 @@
-"""The cut of a symmetric matrix against the whole matrix."""
+"""The packed lower half of a symmetric matrix against the whole matrix."""
 
 import pytest
 import torch
@@ -10,7 +10,7 @@ WIDTHS = [1, 7, 8, 37, 127, 128, 129, 255, 256, 257, 768, 1391, 1536, 3072, 4096
 
 
 @pytest.mark.parametrize("hidden", WIDTHS)
-def test_little_is_kept_that_need_not_be(hidden: int) -> None:
+def test_the_packed_size_is_little_more_than_half_of_the_matrix(hidden: int) -> None:
     layout = PackedSymmetric.of(hidden)
     assert hidden <= layout.width < 1.13 * hidden + 8
     assert layout.depth == 0 or layout.square >= SMALLEST_SQUARE
@@ -34,7 +34,7 @@ def test_products_of_views_unpack_to_the_whole_product(hidden: int) -> None:
     assert torch.equal(layout.unpack(packed), rows.T @ rows)
 
 
-def test_rows_with_gaps_between_them_are_taken_as_they_are() -> None:
+def test_rows_with_gaps_are_accepted() -> None:
     layout = PackedSymmetric.of(300)
     rows = torch.zeros(5, layout.width + 16)[:, : layout.width]
     assert all(left.shape[2] == right.shape[1] == 5 for left, right in layout.factors(rows))

@@ -108,7 +108,7 @@ def assert_close(found: ActivationStatistics, expected: ActivationStatistics, to
 def test_the_same_statistics_for_every_number_of_processes(
     count: int, mode: str, folder_of: Any, alone: ActivationStatistics
 ) -> None:
-    # The same batches, spread differently, differ by float64 rounding; other batches by that of float32.
+    # The same batches in other processes differ by float64 rounding; other batches by float32 rounding.
     same_batches = mode not in (
         "prepared_split",
         "stream_dispatched_split",
@@ -133,7 +133,7 @@ def test_the_same_statistics_for_every_number_of_processes(
             assert torch.equal(mine.metric, theirs.metric)  # type: ignore[arg-type]
 
 
-def test_a_shuffle_is_the_same_order_in_all_processes(folder_of: Any) -> None:
+def test_a_shuffle_has_the_same_order_in_all_processes(folder_of: Any) -> None:
     model = make_model()
     torch.manual_seed(5)
     loader = torch.utils.data.DataLoader(

@@ -1,4 +1,4 @@
-"""Passes that are killed by SIGKILL, in processes of their own, and go on to the same bits."""
+"""Passes that are interrupted, also by SIGKILL in other processes, and continue to the same bits."""
 
 import json
 import os
@@ -23,7 +23,7 @@ OPTIONS: dict[str, Any] = {"resume_every": 2}
 
 
 class InterruptedError_(RuntimeError):
-    """Stands for a kill where no process of its own is needed."""
+    """Raised in place of a kill, within this process."""
 
 
 def interrupted(batches: int) -> Any:
@@ -56,10 +56,10 @@ def loader(values: torch.Tensor, **settings: Any) -> Any:
     return DataLoader([{"pixel_values": image} for image in values], batch_size=4, **settings)  # type: ignore[arg-type]
 
 
-def test_killed_again_and_again_and_yet_the_same_bits(tmp_path: Path) -> None:
+def test_a_pass_that_is_killed_twice_ends_with_the_same_bits(tmp_path: Path) -> None:
     options = {**OPTIONS, "resume": str(tmp_path / "state")}
     description = tmp_path / "jobs.json"
-    # A pass has 9 batches; killed after the 3rd, then again after 4 more, then it is left alone.
+    # A pass has 9 batches; killed after the 3rd, then again after 4 more, then not at all.
     for kill_after, expected in ((3, -signal.SIGKILL), (4, -signal.SIGKILL), (None, 0)):
         killed = job("killed", ["plain"], requires=EVERYTHING, options=options, kill_after=kill_after)
         description.write_text(json.dumps([killed]))
@@ -73,7 +73,7 @@ def test_killed_again_and_again_and_yet_the_same_bits(tmp_path: Path) -> None:
     assert_same_bits(found, collect_statistics(make_model(), in_batches(images(53), 6), EVERYTHING, **OPTIONS))
 
 
-def test_processes_killed_together_go_on_together(tmp_path: Path) -> None:
+def test_several_processes_continue_after_a_kill(tmp_path: Path) -> None:
     options = {**OPTIONS, "resume": str(tmp_path / "state"), "resume_every": 1}
     killed = job("killed", ["plain"], requires=EVERYTHING, options=options, kill_after=3, kill_process=1)
     with pytest.raises(AssertionError):
@@ -91,7 +91,7 @@ def test_processes_killed_together_go_on_together(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("stop", [1, 2, 5, 33, 39])
-def test_stopped_anywhere(stop: int, vit: Any, tmp_path: Path) -> None:
+def test_a_pass_can_be_interrupted_at_any_batch(stop: int, vit: Any, tmp_path: Path) -> None:
     batches = in_batches(images(40), 1)
     options = {**OPTIONS, "resume_every": 3}
     with pytest.raises(InterruptedError_):
@@ -159,7 +159,7 @@ def test_the_state_of_another_pass_is_refused(vit: Any, tmp_path: Path) -> None:
             collect_statistics(model, loader(values), **{**options, **changes})
 
 
-def test_a_damaged_state_is_refused_and_a_torn_write_is_not_seen(vit: Any, tmp_path: Path) -> None:
+def test_a_damaged_state_is_refused_and_an_unfinished_write_is_ignored(vit: Any, tmp_path: Path) -> None:
     values = images(20)
     options: dict[str, Any] = {"config": DIAGONAL, "resume": tmp_path / "s", "resume_every": 1}
     with pytest.raises(InterruptedError_):

@@ -52,7 +52,7 @@ def test_a_mean_that_drifts_is_followed() -> None:
     assert error(gather(values, 100), values) < 1e-6
 
 
-def test_a_state_goes_on_to_the_same_bits() -> None:
+def test_a_state_continues_to_the_same_bits() -> None:
     values = rows(8000, 200)
     parts = values.split(197)
     whole = gather(values, 197)

@@ -45,7 +45,7 @@ def test_saliency_is_the_derivative_of_the_loss_by_the_multiplier(batches, label
         assert saliency[site][neuron].item() == pytest.approx((up - down) / 2e-4, rel=1e-5, abs=1e-9)
 
 
-def test_the_model_is_left_as_it_was(vit, batches):
+def test_flags_and_modes_of_the_model_are_restored(vit, batches):
     vit.train()
     vit.vit.layers[1].eval()
     modes = [module.training for module in vit.modules()]

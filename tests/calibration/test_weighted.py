@@ -89,7 +89,7 @@ def test_weighted_moments_agree_with_float64(dtype: torch.dtype, offset: float) 
     torch.testing.assert_close(handed[0].double(), expected, rtol=1e-5, atol=1e-5)
 
 
-def test_the_plain_moments_are_those_of_a_pass_without_weights(vit: Any) -> None:
+def test_token_weights_do_not_change_the_plain_moments(vit: Any) -> None:
     batches = in_batches(images(40), 8)
     plain = collect_statistics(vit, batches, FULL | METRIC)
     both = collect_statistics(vit, batches, EVERYTHING - Requirements(halves=True))
@@ -119,7 +119,7 @@ def test_the_default_plans_from_the_weighted_moments(vit: Any) -> None:
         make_plan(vit, statistics, VBPConfig(ratio=0.5, compensation_options={"token_weights": "some"}))
 
 
-def test_they_are_saved_joined_and_not_mixed_with_others(vit: Any, tmp_path: Any) -> None:
+def test_weighted_moments_are_saved_and_merged(vit: Any, tmp_path: Any) -> None:
     first, second = (collect_statistics(vit, in_batches(images(20, seed=s), 8), EVERYTHING) for s in (7, 8))
     first.save(tmp_path / "first.safetensors")
     loaded = ActivationStatistics.load(tmp_path / "first.safetensors")
@@ -134,7 +134,7 @@ def test_they_are_saved_joined_and_not_mixed_with_others(vit: Any, tmp_path: Any
         first.merge(without)
 
 
-def test_they_need_covariances_and_gradients(vit: Any) -> None:
+def test_token_weights_need_covariances_and_gradients(vit: Any) -> None:
     weights = Requirements(token_weights=True)
     for requires in (FULL, METRIC):
         with pytest.raises(ConfigurationError, match="token_weights=True"):

@@ -1,4 +1,4 @@
-"""What the tests run in processes of their own: ``python worker.py JOBS.json``, alone or under a launcher.
+"""The jobs of tests that run in other processes: ``python worker.py JOBS.json``, alone or under a launcher.
 
 A job has a name, the number of images, the modes (how the data are given), the requirements and the options of the
 pass; its results are written to the folder of the file. With ``kill_after``, a process kills itself by SIGKILL after
@@ -87,7 +87,7 @@ def data(mode: str, values: torch.Tensor) -> Any:
 
 
 def run(job: dict[str, Any], mode: str, folder: Path) -> None:
-    """Do one pass, and leave the statistics or the error in ``folder``."""
+    """Run one pass, and write the statistics or the error to ``folder``."""
     values = images(job["images"])
     if "bad_image" in job:
         values[job["bad_image"], 0, 0, 0] = float("nan")
@@ -118,7 +118,7 @@ def main() -> None:
         for mode in job["modes"]:
             run(job, mode, description.parent)
     PartialState(cpu=True).destroy_process_group()
-    # Everything is written; gloo's threads at times abort an interpreter that is being torn down.
+    # Everything is written; gloo's threads sometimes abort an interpreter that is shutting down.
     os._exit(0)
 
 

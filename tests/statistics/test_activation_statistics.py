@@ -1,4 +1,4 @@
-"""The file, the merging of files, and the refusal of what does not belong."""
+"""The file of statistics, its validation, and merging."""
 
 import json
 from pathlib import Path
@@ -173,7 +173,7 @@ def test_fingerprints_of_other_types_are_refused(value: Any, everything: Activat
             ActivationStatistics.load(path)
 
 
-def test_what_is_no_file_of_statistics_is_refused(tmp_path: Path) -> None:
+def test_other_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(StatisticsError, match="not a file"):
         ActivationStatistics.load(tmp_path / "nothing")
     with pytest.raises(StatisticsError, match="not a file"):
@@ -194,7 +194,7 @@ def test_a_truncated_file_is_refused(everything: ActivationStatistics, tmp_path:
             ActivationStatistics.load(path)
 
 
-def test_the_model_is_recognised(vit: Any, everything: ActivationStatistics) -> None:
+def test_other_models_are_refused(vit: Any, everything: ActivationStatistics) -> None:
     everything.check_model(vit)
     everything.check_model(vit.vit)
     with pytest.raises(StatisticsMismatchError, match="weights differ"):
@@ -228,7 +228,7 @@ def test_parts_merge_to_the_whole(vit: Any, requires: Requirements) -> None:
     assert other_way.fingerprints["image_sketch"] == merged.fingerprints["image_sketch"]
 
 
-def test_merging_refuses_overlap_and_unlike(vit: Any) -> None:
+def test_merging_refuses_overlap_and_other_statistics(vit: Any) -> None:
     values = images(20)
     first = collect_statistics(vit, in_batches(values[:12], 4), DIAGONAL)
     second = collect_statistics(vit, in_batches(values[11:], 4), DIAGONAL)
@@ -248,7 +248,7 @@ def test_merging_refuses_overlap_and_unlike(vit: Any) -> None:
             first.merge(other)
 
 
-def test_merging_keeps_where_the_parts_came_from(vit: Any) -> None:
+def test_merging_keeps_the_provenance_of_the_parts(vit: Any) -> None:
     values = images(9)
     parts = [
         collect_statistics(vit, in_batches(part, 3), DIAGONAL, provenance={"processor": "p", "shard": number})
@@ -269,7 +269,7 @@ def test_the_sketch_is_of_fixed_size_and_finds_shared_images() -> None:
     assert first.shared(second) == 1
 
 
-def test_image_hashes_tell_images_apart_and_not_batches() -> None:
+def test_image_hashes_depend_on_the_image_and_not_on_the_batch() -> None:
     values = images(6)
     hashes = hash_images(values)
     assert len(set(hashes)) == 6
@@ -277,8 +277,8 @@ def test_image_hashes_tell_images_apart_and_not_batches() -> None:
     assert hash_images(values.flip(0).contiguous().flip(0)) == hashes
 
 
-def test_halves_keep_no_comoments_beside_a_part_that_has_no_halves(vit: Any) -> None:
-    # What the whole leaves of the first half would hold the images of the short part too.
+def test_merging_with_a_part_without_halves_drops_the_co_moments_of_halves(vit: Any) -> None:
+    # The total minus the first half would contain the images of the short part.
     long, short = (
         collect_statistics(vit, in_batches(images(count, seed=seed), 8), FULL) for count, seed in ((40, 7), (8, 8))
     )

@@ -64,7 +64,7 @@ def test_curves_of_other_options_are_not_used(
     assert len(runs) == 9
 
 
-def test_joined_statistics_have_no_curves(vit: Any, statistics: ActivationStatistics) -> None:
+def test_merged_statistics_have_no_curves(vit: Any, statistics: ActivationStatistics) -> None:
     other = collect_statistics(vit, in_batches(images(40, seed=8), 8), CONFIG)
     joined = precompute_scores(vit, statistics).merge(precompute_scores(vit, other))
     assert all(site.curve is None for site in joined.sites)

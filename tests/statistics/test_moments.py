@@ -1,4 +1,4 @@
-"""Moments against numpy in float64, and the laws that merging must keep."""
+"""Moments against numpy in float64, and the algebra of merging."""
 
 import numpy as np
 import pytest

@@ -30,7 +30,7 @@ def made(first: list[list[float]], second: list[list[float]]) -> ActivationStati
     return ActivationStatistics(sites, {"images": 40, "moments": "diagonal", "model": {"id": "some/model"}})
 
 
-def test_agreement_counts_what_both_halves_keep() -> None:
+def test_agreement_counts_the_neurons_that_both_halves_keep() -> None:
     statistics = made([[1, 2, 3, 4], [5, 6, 7, 8]], [[1, 2, 9, 3], [8, 7, 6, 5]])
     agreement = halves_agreement(statistics, ratios=(0.25, 0.5))
     assert agreement is not None
@@ -56,7 +56,7 @@ def test_rank_correlation_of_constants() -> None:
     assert rank_correlation(constant, other) == 0
 
 
-def test_alike_halves_agree_and_a_short_pass_says_nothing(vit: Any) -> None:
+def test_similar_halves_agree_and_a_short_pass_has_none(vit: Any) -> None:
     agreement = halves_agreement(collect_statistics(vit, in_batches(images(64), 16), DIAGONAL))
     assert agreement is not None
     assert agreement.rank_correlation > 0.9
@@ -67,7 +67,7 @@ def test_alike_halves_agree_and_a_short_pass_says_nothing(vit: Any) -> None:
         halves_agreement(made([[1, 2]], [[1, 2]]), ratios=(50,))
 
 
-def test_rows_tell_widths_and_variances() -> None:
+def test_rows_show_widths_and_variances() -> None:
     statistics = made([[0, 1, 2, 1e-9]], [[0, 1, 2, 1e-9]])
     (row,) = site_rows(statistics)
     assert (row.index, row.name, row.width, row.tokens) == (0, "site0", 4, 22)
