@@ -89,7 +89,7 @@ def prepare(model: nn.Module | PreparedModel, pixel_values: torch.Tensor | None 
         return model
     sites: Sequence[MLPSite] = find_sites(model)
     check_finite_weights(tuple(sites))
+    check_structure(model, sites, pixel_values)
     # A pruned model that could not be rebuilt from its config could not be saved.
     locate(model, [(site.fc1_name, site.fc2_name) for site in sites])
-    check_structure(model, sites, pixel_values)
     return PreparedModel(model, tuple(sites))

@@ -202,21 +202,23 @@ def _install_one(owner: Any, name: str, names: tuple[str, ...]) -> Any:
     if wrapper is None:
         wrapper = _Wrapper(owner.__dict__[name], names)
         setattr(owner, name, wrapper.installed)
+    earlier = _state.wrappers.get((owner.__name__, name), wrapper)
+    if earlier is not wrapper:
+        # Another library replaced it, or wraps it without naming it; two active wrappers would do the work twice.
+        earlier.handler = None
     _state.wrappers[owner.__name__, name] = wrapper
     return wrapper
 
 
 def _existing(owner: Any, name: str) -> Any:
     """Return the wrapper, made by any import of this module, that a function of transformers is or wraps."""
-    current = function = owner.__dict__[name]
+    function = owner.__dict__[name]
     while function is not None:
         found = getattr(function, _MARK, None)
         if found is not None:
             return found
         function = getattr(function, "__wrapped__", None)
-    # Another library may wrap the wrapper without naming it.
-    known = _state.wrappers.get((owner.__name__, name))
-    return known if known is not None and known.original is not current else None
+    return None
 
 
 def _uninstall_if_unused() -> None:

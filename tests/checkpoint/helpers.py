@@ -1,13 +1,14 @@
-"""Pruned tiny models, and what is asked of them."""
+"""Pruned tiny models, and checks of them."""
 
 import json
 from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import SamVisionConfig, SamVisionModel
 
 from hf_vbp.modeling.config_record import write_widths
-from hf_vbp.modeling.modeling_hf_vbp import find_pairs, resize
+from hf_vbp.modeling.modeling_hf_vbp import Record, find_pairs, read_record, resize
 from tests.conftest import TINY, make_model
 
 WIDTHS = [11, 0, 37]
@@ -19,13 +20,26 @@ def make_pruned(
     kind: str = "vit", widths: list[int] = WIDTHS, *, dtype: torch.dtype = torch.float32, **changes: Any
 ) -> Any:
     """Return a tiny model whose MLPs have ``widths``, with fc2 biases that matter."""
-    model = make_model(kind, dtype=dtype, **changes)
-    assert resize(model, widths)
+    names = ("lin1", "lin2") if kind == "sam-backbone" else ("fc1", "fc2")
+    model = make_sam(dtype) if kind == "sam-backbone" else make_model(kind, dtype=dtype, **changes)
+    record = Record(tuple(widths), (names,) * len(widths))
+    assert resize(model, record)
     with torch.no_grad():
-        for pair in find_pairs(model):
+        for pair in find_pairs(model, record):
             pair.fc2.bias.normal_(0, 0.3)
-    write_widths(model.config, widths, dense_widths=DENSE, extra={"criterion": "variance"})
+    extra = {"criterion": "variance"}
+    write_widths(model.config, widths, dense_widths=DENSE, modules=record.modules, extra=extra)
     return model.eval()
+
+
+def make_sam(dtype: torch.dtype = torch.float32) -> Any:
+    """Return a tiny SAM image encoder, whose linears have names that are not in the built-in table."""
+    torch.manual_seed(0)
+    config = SamVisionConfig(
+        hidden_size=32, num_hidden_layers=3, num_attention_heads=2, mlp_dim=48, output_channels=16, image_size=32,
+        patch_size=8, window_size=2, global_attn_indexes=[1],
+    )  # fmt: skip
+    return SamVisionModel(config).to(dtype).eval()
 
 
 def images(seed: int = 7, dtype: torch.dtype = torch.float32) -> torch.Tensor:
@@ -53,11 +67,11 @@ def assert_same_outputs(actual: Any, expected: Any) -> None:
 
 def widths_of(model: Any) -> list[int]:
     """Return the real widths of a model."""
-    return [pair.fc1.out_features for pair in find_pairs(model)]
+    return [pair.fc1.out_features for pair in find_pairs(model, read_record(model.config))]
 
 
 def read_config(folder: Path | str) -> dict[str, Any]:
-    """Return what config.json says."""
+    """Return the content of config.json."""
     return json.loads((Path(folder) / "config.json").read_text(encoding="utf-8"))
 
 

@@ -1,7 +1,7 @@
-"""What somebody without hf_vbp does with our checkpoints. Run as a script, under transformers 4.57 and newer.
+"""Load checkpoints without hf_vbp. Run as a script, under transformers 4.57 and newer.
 
 The argument is a JSON file: ``checkpoints`` (``folder``, ``loader``, ``dtype``, ``uniform``), each folder with a
-``reference.safetensors`` (``pixel_values`` and the outputs for them), and ``output``, where re-saved ones go.
+``reference.safetensors`` (``pixel_values`` and the outputs for them), and ``output``, the folder to save them to.
 """
 
 import copy
@@ -102,7 +102,7 @@ def check_loud(folder: Path) -> None:
         transformers.AutoModelForImageClassification.from_pretrained(folder)
     except (RuntimeError, ValueError):
         return
-    raise AssertionError("a pruned checkpoint was loaded by nobody knows what")
+    raise AssertionError("a pruned checkpoint was loaded without hf_vbp and without trust_remote_code")
 
 
 def main(job_file: str) -> None:

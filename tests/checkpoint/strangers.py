@@ -1,4 +1,4 @@
-"""Checkpoints for a stranger, and what comes back from one."""
+"""Checkpoints for a process without hf_vbp, and the checks of what it saved."""
 
 import json
 import os
@@ -22,16 +22,17 @@ CASES = [
     ("deit-teacher", "bfloat16", WIDTHS),
     ("vit-backbone", "float32", WIDTHS),
     ("deit-backbone", "float32", WIDTHS),
+    ("sam-backbone", "float32", WIDTHS),
     ("vit", "float32", UNIFORM),
     ("deit-teacher", "bfloat16", UNIFORM),
 ]
 
 
 def visit(python: str, folder: Path) -> str:
-    """Let a stranger use checkpoints of ours with another interpreter, and take back what they saved.
+    """Load checkpoints in a process without hf_vbp, save them again there, and load the result here.
 
     Returns:
-        The version of transformers that they used.
+        The version of transformers of that process.
     """
     models: dict[str, Any] = {}
     checkpoints = [_prepare(folder, models, *case) for case in CASES]
