@@ -10,7 +10,6 @@ import typer
 from hf_vbp.cli import groups
 from hf_vbp.cli.console import Reporter, percent, print_json_text, print_lines, print_table
 from hf_vbp.cli.groups import IMAGES, OUTPUT, option
-from hf_vbp.distributed import is_main_process
 
 
 def finetune(
@@ -36,6 +35,7 @@ def finetune(
     quiet: groups.Quiet = False,
 ) -> None:
     """Fine-tune a pruned checkpoint, by default with the model it was pruned from as the teacher."""
+    from hf_vbp.distributed import is_main_process
     from hf_vbp.results.record import to_json
     from hf_vbp.workflow.finetune.recipe import load_recipe
     from hf_vbp.workflow.finetune.run import run_finetune
