@@ -1,4 +1,4 @@
-"""Runs a recipe; the same as ``hf-vbp finetune``, as a file that ``accelerate launch`` can start.
+"""Run a recipe: ``hf-vbp finetune`` as a file that ``accelerate launch`` can start.
 
 accelerate launch --config_file recipes/accelerate/one_gpu.yaml recipes/finetune.py recipes/deit-tiny/recipe.yaml
 """
@@ -7,11 +7,12 @@ import typer
 
 from hf_vbp.cli.app import run
 from hf_vbp.cli.finetune import finetune
+from hf_vbp.cli.groups import HELP
 
 
 def main() -> None:
-    """Run the recipe that the command line names."""
-    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    """Run the recipe of the command line."""
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, context_settings=HELP)
     app.command()(finetune)
     run(app, "finetune.py")
 

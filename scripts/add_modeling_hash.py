@@ -5,7 +5,7 @@ Run it after every change of ``modeling_hf_vbp.py``. With ``--history`` it adds 
 
 import argparse
 import subprocess
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 
 from hf_vbp.checkpoint.layout import MODELING_FILE, MODELING_HASHES
@@ -46,6 +46,6 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="Add the hash of the modeling file to the list of known versions.")
     parser.add_argument("--history", action="store_true", help="add every committed version too")
     versions = committed_versions(ROOT) if parser.parse_args().history else []
-    versions.append((Path(modeling_hf_vbp.__file__).read_bytes(), f"{datetime.now(timezone.utc):%Y-%m-%d}"))
+    versions.append((Path(modeling_hf_vbp.__file__).read_bytes(), f"{datetime.now(UTC):%Y-%m-%d}"))
     added = [add(content, date) for content, date in versions]
     print(f"{LIST}: {sum(added)} added.")
