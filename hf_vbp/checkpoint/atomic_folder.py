@@ -9,6 +9,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
+from hf_vbp.checkpoint.layout import CONFIG
 from hf_vbp.errors import CheckpointError
 
 
@@ -54,7 +55,7 @@ def _check_replaceable(folder: Path, overwrite: bool) -> None:
             f"{folder} exists and is not empty; nothing was changed. Choose another output, remove the folder, or "
             "pass overwrite=True (--overwrite)."
         )
-    if not (folder / "config.json").is_file() or (folder / ".git").exists():
+    if not (folder / CONFIG).is_file() or (folder / ".git").exists():
         raise CheckpointError(
             f"{folder} holds something else than a checkpoint (no config.json, or a git repository), so it is not "
             "overwritten. Choose another output, or remove the folder yourself."

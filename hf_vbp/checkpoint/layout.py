@@ -16,7 +16,7 @@ PLAN = "plan.json"
 RESULTS = "vbp_results.json"
 RECIPE = "recipe.yaml"
 CARD = "README.md"
-MANIFEST = "manifest.json"
+MANIFEST = "vbp_manifest.json"
 
 # Files of other tools that can make loading a checkpoint run code.
 ADAPTER = "adapter_config.json"
