@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test test-slow test-compat lint format clean help
+.PHONY: demo test test-slow test-compat test-newest lint format clean help
 
 help: ## show the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/^([a-z-]+):.*## /  make \1\t/'
@@ -48,5 +48,16 @@ test-compat: $(STAMP) $(COMPAT_STAMPS) ## reload pruned checkpoints under old ve
 	HF_VBP_COMPAT_PYTHONS="$(subst $() ,:,$(foreach version,$(COMPAT_VERSIONS),$(CURDIR)/.venv-compat/$(version)/bin/python))" \
 		$(BIN)/python -m pytest -m compat
 
-clean: ## remove what was made here
-	rm -rf $(VENV) .venv-compat demo build dist .pytest_cache .mypy_cache .ruff_cache
+# The newest transformers is installed on its own, so that a version above the bound in pyproject.toml is tested too.
+NEWEST := .venv-newest/bin/python
+
+test-newest: ## reload pruned checkpoints under the newest transformers of the index
+	test -x $(NEWEST) || $(PYTHON) -m venv .venv-newest
+	$(NEWEST) -m pip install --quiet --disable-pip-version-check "torch==$$(sed -n 's/^torch==//p' constraints.txt)"
+	$(NEWEST) -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	$(NEWEST) -m pip install --quiet --disable-pip-version-check --upgrade transformers
+	$(NEWEST) -c "import transformers; print('transformers', transformers.__version__)"
+	OMP_NUM_THREADS=1 $(NEWEST) -m pytest tests/checkpoint tests/modeling -m "not slow and not compat"
+
+clean: ## remove generated files and environments
+	rm -rf $(VENV) .venv-compat .venv-newest demo build dist .pytest_cache .mypy_cache .ruff_cache

@@ -1,1 +1,1 @@
-"""Saving a pruned model, reloading it, and proving that the two are the same."""
+"""Save a pruned model, load it again, and verify that the outputs are the same."""

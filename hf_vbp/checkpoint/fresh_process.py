@@ -1,6 +1,6 @@
-"""Reopens a checkpoint as a stranger would, and tells how far its outputs are from the reference.
+"""Loads a checkpoint where hf_vbp is blocked, and measures how far its outputs are from the reference.
 
-Run as a script in a process of its own, with the path of a job file; see :mod:`hf_vbp.checkpoint.receipt`. It imports
+Run as a script in a separate process, with the path of a job file; see :mod:`hf_vbp.checkpoint.receipt`. It imports
 nothing of hf_vbp, which is blocked until the way "import" asks for it, and runs under every transformers from 4.57.
 """
 
@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-# What loading raises; anything else ends the process, which is a failure too.
+# The errors of loading; any other error ends the process, which is a failure too.
 _FAILURES = (OSError, ValueError, RuntimeError, TypeError, AttributeError, LookupError, ImportError)
 
 
@@ -22,7 +22,7 @@ class _Block:
 
 
 def main(job_file: str) -> None:
-    """Do the job and write ``result.json`` beside it."""
+    """Do the job and write ``result.json`` to the folder of the job file."""
     job = json.loads(Path(job_file).read_text(encoding="utf-8"))
     block = _Block()
     sys.meta_path.insert(0, block)
@@ -30,7 +30,7 @@ def main(job_file: str) -> None:
 
     torch.set_num_threads(job["threads"])
     results = []
-    # The ways without hf_vbp come first: what has been imported cannot be taken back.
+    # The ways without hf_vbp come first, because an import cannot be undone.
     for way in sorted(job["ways"], key=lambda way: way == "import"):
         if way == "import":
             sys.meta_path.remove(block)

@@ -1,1 +1,1 @@
-"""The file that travels with checkpoints, and its table of MLPs."""
+"""The modeling file of pruned checkpoints with its table of MLPs, and the record of widths in configs."""

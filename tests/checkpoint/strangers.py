@@ -64,7 +64,8 @@ def _prepare(folder: Path, models: dict[str, Any], kind: str, dtype: str, widths
     model = models[name] = make_pruned(kind, widths, dtype=getattr(torch, dtype))
     model.save_pretrained(folder / name)
     ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(folder / name)
-    reference = {"pixel_values": images(dtype=model.dtype), **outputs(model)}
+    results = {key: value.contiguous() for key, value in outputs(model).items()}
+    reference = {"pixel_values": images(dtype=model.dtype), **results}
     save_file(reference, folder / name / "reference.safetensors")
     loader = "AutoModel" if "backbone" in kind else "AutoModelForImageClassification"
     return {"folder": str(folder / name), "loader": loader, "dtype": dtype, "uniform": uniform}

@@ -1,4 +1,4 @@
-"""What only a process of its own can show: without hf_vbp, and with it imported first."""
+"""Tests that need a fresh process: without hf_vbp, and with hf_vbp imported before transformers."""
 
 import json
 import os

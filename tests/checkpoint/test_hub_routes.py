@@ -1,4 +1,4 @@
-"""The routes to and from a Hub: each leaves the widths, and every file that the config names."""
+"""Each way to and from a Hub keeps the widths, and every file that the config names."""
 
 import json
 import subprocess
@@ -21,7 +21,7 @@ folder = Path(sys.argv[1])
 model = make_pruned("deit-teacher")
 model.push_to_hub("alice/pushed")
 
-# Files that lie there already are uploaded only if they were written anew.
+# Existing files are uploaded only if they were written again.
 model.save_pretrained(folder / "saved")
 model.save_pretrained(folder / "saved", push_to_hub=True, repo_id="alice/saved")
 

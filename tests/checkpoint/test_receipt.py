@@ -43,7 +43,7 @@ def test_uniform_checkpoint_is_stock(tmp_path: Path) -> None:
     assert [row["way"] for row in receipt.to_list()] == ["import", "stock"]
 
 
-def test_other_weights_are_found_out_and_nothing_is_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_weights_are_detected_and_nothing_is_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = make_pruned()
     save = model.save_pretrained
 

@@ -1,4 +1,4 @@
-"""Saving: whole or not at all, never over something else, and only what the config leads back to."""
+"""A checkpoint is saved completely or not at all, never over other files, and only if its config fits the model."""
 
 import errno
 import json
@@ -31,7 +31,7 @@ class Processor:
         (Path(folder) / "preprocessor_config.json").write_text("{}", encoding="utf-8")
 
 
-def test_everything_lies_there(tmp_path: Path) -> None:
+def test_all_files_are_written(tmp_path: Path) -> None:
     model = make_pruned().train()
     files = {
         "plan.json": '{"a": 1}',

@@ -1,4 +1,4 @@
-"""Stock loading of pruned checkpoints with hf_vbp imported, and what else it must leave alone."""
+"""Loading of pruned checkpoints by transformers with hf_vbp imported, and models that must not be affected."""
 
 import copy
 import gc
@@ -193,7 +193,7 @@ class TestModelInMemory:
             other.save_pretrained(tmp_path / str(number))
             assert_whole(tmp_path / str(number), WIDTHS)
 
-    def test_config_tells_each_width(self, pruned: Any) -> None:
+    def test_config_records_each_width(self, pruned: Any) -> None:
         assert [layer.intermediate_size for layer in pruned.config.per_layer_config] == WIDTHS
         assert pruned.config.vbp["widths"] == WIDTHS
         with pytest.raises(RuntimeError, match=AMBIGUOUS):
@@ -237,7 +237,7 @@ class TestOthersAreLeftAlone:
 
     def test_foreign_record(self, tmp_path: Path) -> None:
         dense = make_model("vit")
-        dense.config.vbp = "a key of somebody else"
+        dense.config.vbp = "a key of another tool"
         dense.save_pretrained(tmp_path)
         assert_same_outputs(AutoModelForImageClassification.from_pretrained(tmp_path), dense)
         assert "auto_map" not in read_config(tmp_path)

@@ -1,4 +1,4 @@
-"""What is written to the config, and what is read back."""
+"""The record in the config is written and read."""
 
 from typing import Any
 

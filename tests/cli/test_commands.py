@@ -167,6 +167,11 @@ def test_statistics_are_available_as_json(hf_vbp: Any, shelf: Path, tmp_path: Pa
 def test_options_of_methods_and_registered_methods_reach_the_plan(
     hf_vbp: Any, shelf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    from hf_vbp.config.registry import CRITERIA
+
+    # What this test registers must not be seen by others in this process.
+    CRITERIA.names()
+    monkeypatch.setattr(CRITERIA, "_classes", dict(CRITERIA._classes))
     (tmp_path / "my_criteria.py").write_text(REGISTERED, encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     shared = (shelf / "model", "--import", "my_criteria", "--criterion", "cli-test-constant", "--preset", "paper")

@@ -1,5 +1,6 @@
 """Outputs are checked before any work, hold no input, and belong to one process at a time."""
 
+import importlib
 import os
 import re
 import shutil
@@ -19,6 +20,7 @@ from tests.cli.helpers import run, save_images, save_tiny
 
 # The command line, which stops where the checkpoint is written but not yet verified.
 STOPPING = """
+import signal
 import sys
 from hf_vbp.checkpoint import saving
 from hf_vbp.cli import main
@@ -26,6 +28,8 @@ def stop(model, folder, **options):
     print("writing", folder, flush=True)
     sys.stdin.read()
 saving.take_receipt = stop
+# Processes that a shell starts in the background ignore Ctrl-C.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 main()
 """
 
@@ -151,8 +155,10 @@ def test_refused_before_any_work(
     def load(*arguments: Any, **options: Any) -> None:
         raise AssertionError("work was done")
 
-    for module in ("prune", "gathering", "sweep"):
-        monkeypatch.setattr(f"hf_vbp.workflow.{module}.load_model", load)
+    monkeypatch.setattr("hf_vbp.workflow.loading.load_model", load)
+    for module in ("statistics_command", "prune_command", "sweep_command"):
+        if hasattr(importlib.import_module(f"hf_vbp.workflow.{module}"), "load_model"):
+            monkeypatch.setattr(f"hf_vbp.workflow.{module}.load_model", load)
     before = files(here)
     ran = run(arguments, capfd, monkeypatch)
     said = " ".join(ran.err.split())

@@ -1,4 +1,4 @@
-"""The remote file under older versions of transformers, in environments made for that.
+"""The modeling file under older versions of transformers, in separate environments.
 
 ``HF_VBP_COMPAT_PYTHONS`` holds the interpreters, separated like ``PATH``; hf_vbp need not be installed there.
 """

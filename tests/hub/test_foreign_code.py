@@ -1,5 +1,6 @@
 """Pushing and auditing run foreign code only when asked to, and then without the token of the user."""
 
+import importlib
 import json
 import shutil
 from collections.abc import Iterator
@@ -145,6 +146,7 @@ def test_both_commands_have_the_option(
         given.append(options)
         return SimpleNamespace(lines=[], sentence="", passed=True)
 
-    monkeypatch.setattr(f"hf_vbp.hub.{function}", record)
+    module, _, name = function.rpartition(".")
+    monkeypatch.setattr(importlib.import_module(f"hf_vbp.hub.{module}"), name, record)
     assert run([*arguments, *(["--trust-remote-code"] if allowed else [])], capfd, monkeypatch).code == 0
     assert [options["trust_remote_code"] for options in given] == [allowed]

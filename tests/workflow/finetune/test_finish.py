@@ -116,7 +116,7 @@ def test_a_recipe_that_prunes_first_is_finished_without_pruning_again(
         fail_receipt(patch)
         with pytest.raises(CheckpointError):
             run_finetune(make_recipe(tree), Said())
-    monkeypatch.setattr("hf_vbp.pruning.prune", never)
+    monkeypatch.setattr("hf_vbp.workflow.prune.prune", never)
     results = run_finetune(make_recipe(tree), Said(), resume=True)
     assert set(results["evaluation"]) == {"dense", "pruned", "finetuned", "retention"}
     assert hf_vbp.from_pretrained(work / "out").config.vbp["widths"] == results["plan"]["widths"]
