@@ -3,6 +3,7 @@
 import glob
 import hashlib
 import itertools
+import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -108,7 +109,8 @@ def find_shards(pattern: str) -> list[Path]:
         DataError: There are none.
     """
     path = Path(pattern).expanduser()
-    if path.is_dir():
+    # Unlike Path.is_dir, this does not raise for a name that is too long for the system.
+    if os.path.isdir(path):
         found = sorted(path.glob("*.tar"))
     else:
         found = sorted({Path(match) for part in _expand(str(path)) for match in glob.glob(part)})

@@ -184,7 +184,7 @@ def recipe(folder: Path) -> int:
         "output": "recovered",
     }  # fmt: skip
     path = folder / "recipe.yaml"
-    total = count_failures(tree, lambda changed: make_recipe(changed).to_yaml())
+    total = count_failures(tree, make_recipe)
     for text in ("1" * 5000, "[" * 1000, "a: &a [x]\nb: *a", "", "\x00", "!!python/object:x {}"):
         total += count_failures({}, lambda _, text=text: (path.write_text(text), load_recipe([path])))
     # What was accepted is read again from its own text.
