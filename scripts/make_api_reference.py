@@ -1,6 +1,8 @@
 """Writes docs/api.md from the docstrings of the public names: ``python scripts/make_api_reference.py``."""
 
 import inspect
+import re
+from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -9,13 +11,61 @@ import hf_vbp
 PAGE = Path(__file__).parents[1] / "docs" / "api.md"
 HEAD = """# API reference
 
-Made by `python scripts/make_api_reference.py` from the docstrings; every name below is an attribute of `hf_vbp`.
+Made by `python scripts/make_api_reference.py` from signatures and docstrings; every name below is an attribute of
+`hf_vbp`.
 """
 
 
 def home_of(name: str) -> Any:
     """Return the object that the package exports under ``name``."""
     return getattr(hf_vbp, name)
+
+
+def text_of(annotation: Any) -> str:
+    """Return a type as it is written in code, without the names of modules."""
+    text = annotation if isinstance(annotation, str) else inspect.formatannotation(annotation)
+    return re.sub(r"\b(?:[a-z_]\w*\.)+(?=[A-Za-z_])", "", text)
+
+
+def signature_of(value: Any) -> str:
+    """Return the parameters with types and defaults, one per line where there are several."""
+    signature = inspect.signature(value)
+    parts, star = [], False
+    for parameter in signature.parameters.values():
+        if not is_own(value, parameter.name):
+            continue
+        if parameter.kind is parameter.KEYWORD_ONLY and not star:
+            parts.append("*")
+        star = star or parameter.kind in (parameter.KEYWORD_ONLY, parameter.VAR_POSITIONAL)
+        prefix = {parameter.VAR_POSITIONAL: "*", parameter.VAR_KEYWORD: "**"}.get(parameter.kind, "")
+        typed = "" if parameter.annotation is parameter.empty else f": {text_of(parameter.annotation)}"
+        default = "" if parameter.default is parameter.empty else f" = {default_of(parameter.default)}"
+        parts.append(f"{prefix}{parameter.name}{typed}{default}")
+    returned = signature.return_annotation
+    arrow = "" if returned in (signature.empty, None) or inspect.isclass(value) else f" -> {text_of(returned)}"
+    inner = "".join(f"\n    {part}," for part in parts)
+    return f"({inner}\n){arrow}" if parts else f"(){arrow}"
+
+
+def is_own(value: Any, name: str) -> bool:
+    """Return whether a parameter is declared in this package; fields that a class inherits from others are not."""
+    foreign = [base for base in getattr(value, "__mro__", ()) if not base.__module__.startswith("hf_vbp")]
+    own = [base for base in getattr(value, "__mro__", ()) if base.__module__.startswith("hf_vbp")]
+    declared = any(name in vars(base).get("__annotations__", {}) for base in own)
+    return declared or not any(name in vars(base).get("__annotations__", {}) for base in foreign)
+
+
+def default_of(default: Any) -> str:
+    """Return a default; one that is a factory or an object without a literal is shown as dots."""
+    text = repr(default)
+    return "..." if text.startswith("<") else text
+
+
+def has_signature(value: Any) -> bool:
+    """Return whether the parameters are written in this package, not in a base class of another one."""
+    if not inspect.isclass(value):
+        return True
+    return not issubclass(value, BaseException) and (is_dataclass(value) or "__init__" in vars(value))
 
 
 def section(name: str) -> str:
@@ -25,8 +75,10 @@ def section(name: str) -> str:
         return f"## `{name}`\n\nThe version of the package.\n"
     documented = inspect.getdoc(value) or ""
     kind = "class" if inspect.isclass(value) else "function"
-    parameters = "" if kind == "class" else f"({', '.join(inspect.signature(value).parameters)})"
-    lines = [f"## `{name}{parameters}`", "", f"{kind} of `{value.__module__}`", "", "```text", documented, "```", ""]
+    lines = [f"## `{name}`", "", f"{kind} of `{value.__module__}`", ""]
+    if has_signature(value):
+        lines += ["```text", f"{name}{signature_of(value)}", "```", ""]
+    lines += ["```text", documented, "```", ""]
     if kind == "class":
         methods = [
             f"- `{attribute}`: {(inspect.getdoc(member) or '').splitlines()[0]}"

@@ -1,11 +1,13 @@
 """Least squares: predict the removed neurons from the kept ones."""
 
+import sys
 import warnings
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from hf_vbp._progress import shown
 from hf_vbp.adapters.site_weights import SiteWeights
 from hf_vbp.compensation.base import (
     Compensated,
@@ -65,8 +67,12 @@ class Linear(Compensation):
     def __post_init__(self) -> None:
         check_choice("regularization", self.regularization, (*KINDS, HELD_OUT))
         check_choice("token_weights", self.token_weights, TOKEN_WEIGHTS)
-        if isinstance(self.ridge, bool) or not isinstance(self.ridge, int | float):
-            raise ConfigurationError(f"ridge must be a number of 0 or more, got {self.ridge!r}.")
+        if (
+            isinstance(self.ridge, bool)
+            or not isinstance(self.ridge, int | float)
+            or not 0 <= self.ridge <= sys.float_info.max
+        ):
+            raise ConfigurationError(f"ridge must be a number of 0 or more, got {shown(self.ridge)}.")
         _ = self._regularization
 
     @property

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
+from hf_vbp._progress import shown
 from hf_vbp.errors import BudgetError, ConfigurationError
 
 # The name of each cost in messages.
@@ -27,12 +28,12 @@ class Budget:
     asked: float
 
     def __post_init__(self) -> None:
-        if self.kind not in COSTS:
-            raise ConfigurationError(f"Unknown budget {self.kind!r}; expected one of {', '.join(COSTS)}.")
+        if not isinstance(self.kind, str) or self.kind not in COSTS:
+            raise ConfigurationError(f"Unknown budget {shown(self.kind)}; expected one of {', '.join(COSTS)}.")
         if isinstance(self.asked, bool) or not isinstance(self.asked, int | float) or not 0 < self.asked < 1:
             meaning = "to remove" if self.kind == "ratio" else "to keep"
             raise BudgetError(
-                f"The share of {COSTS[self.kind]} {meaning} must be between 0 and 1, got {self.asked!r}. "
+                f"The share of {COSTS[self.kind]} {meaning} must be between 0 and 1, got {shown(self.asked)}. "
                 "Give a fraction, for instance 0.5 for half."
             )
 

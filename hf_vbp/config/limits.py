@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from hf_vbp._progress import shown
 from hf_vbp.errors import ConfigurationError
 
 SCOPES = ("global", "layer")
@@ -27,7 +28,7 @@ class Limits:
         for name, lowest in (("minimum_width", 0), ("round_to", 1)):
             value = getattr(self, name)
             if type(value) is not int or value < lowest:
-                raise ConfigurationError(f"{name} must be a whole number of at least {lowest}, got {value!r}.")
+                raise ConfigurationError(f"{name} must be a whole number of at least {lowest}, got {shown(value)}.")
 
     def floor(self, intermediate_size: int) -> int:
         """Return the least width of a site whose dense width is ``intermediate_size``."""

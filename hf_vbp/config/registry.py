@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any, Generic, TypeVar
 
+from hf_vbp._progress import one_line, shown
 from hf_vbp.config.entry_points import entry_point_names, load_entry_point
 from hf_vbp.config.requirements import Requirements
 from hf_vbp.errors import ConfigurationError
@@ -91,7 +92,7 @@ class Registry(Generic[MethodT]):
         if isinstance(name, str) and name not in self._classes:
             self._load_installed(name)
         if not isinstance(name, str) or name not in self._classes:
-            raise ConfigurationError(f"Unknown {self.kind} {name!r}; expected one of {', '.join(self.names())}.")
+            raise ConfigurationError(f"Unknown {self.kind} {shown(name)}; expected one of {', '.join(self.names())}.")
         return self._classes[name]
 
     def create(self, name: str, options: Mapping[str, Any] | None = None) -> MethodT:
@@ -110,13 +111,14 @@ class Registry(Generic[MethodT]):
         unknown = [option for option in given if option not in known]
         if unknown:
             expected = f"expected {', '.join(known)}" if known else "it has no options"
-            raise ConfigurationError(f"Unknown option {unknown[0]!r} of {self.kind} {name!r}; {expected}.")
+            raise ConfigurationError(f"Unknown option {shown(unknown[0])} of {self.kind} {name!r}; {expected}.")
         try:
             return cls(**given)
         except (TypeError, ValueError) as error:
             if isinstance(error, ConfigurationError):
                 raise
-            raise ConfigurationError(f"Invalid options {given!r} of {self.kind} {name!r}: {error}.") from error
+            values = ", ".join(f"{option}={shown(value)}" for option, value in given.items())
+            raise ConfigurationError(f"Invalid options {values} of {self.kind} {name!r}: {one_line(error)}") from error
 
     def _load_builtin(self) -> None:
         importlib.import_module(self._builtin)
@@ -148,5 +150,5 @@ def check_choice(kind: str, value: Any, choices: Any) -> Any:
         ConfigurationError: It is not; the message lists the choices.
     """
     if value not in choices:
-        raise ConfigurationError(f"Unknown {kind} {value!r}; expected one of {', '.join(map(str, choices))}.")
+        raise ConfigurationError(f"Unknown {kind} {shown(value)}; expected one of {', '.join(map(str, choices))}.")
     return value

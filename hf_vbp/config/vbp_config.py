@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
+from hf_vbp._progress import shown
 from hf_vbp.config.budget import Budget
 from hf_vbp.config.limits import SCOPES, Limits
 from hf_vbp.config.presets import DEFAULT_COMPENSATION, DEFAULT_CRITERION, PRESETS
@@ -72,7 +73,7 @@ class VBPConfig:
         check_choice("scope", self.scope, SCOPES)
         for name in ("criterion_options", "compensation_options"):
             if not isinstance(getattr(self, name), Mapping):
-                raise ConfigurationError(f"{name} must map option names to values, got {getattr(self, name)!r}.")
+                raise ConfigurationError(f"{name} must map option names to values, got {shown(getattr(self, name))}.")
         # Building the parts validates them.
         _ = self.limits, self.make_criterion(), self.make_compensation(), self._budgets()
 
@@ -108,7 +109,7 @@ class VBPConfig:
         known = [entry.name for entry in fields(cls)]
         unknown = sorted(str(name) for name in values if name not in (*known, "preset"))
         if unknown:
-            raise ConfigurationError(f"Unknown field {unknown[0]!r} of VBPConfig; expected {', '.join(known)}.")
+            raise ConfigurationError(f"Unknown field {shown(unknown[0])} of VBPConfig; expected {', '.join(known)}.")
         given = {name: value for name, value in values.items() if name != "preset"}
         return cls.preset(values["preset"], **given) if "preset" in values else cls(**given)
 

@@ -1,11 +1,12 @@
 """Optimal Brain Surgeon: the curves of greedy elimination of all sites, merged by marginal cost."""
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
 
-from hf_vbp._progress import Progress
+from hf_vbp._progress import Progress, shown
 from hf_vbp.adapters.site_weights import SiteWeights
 from hf_vbp.config.registry import check_choice
 from hf_vbp.config.requirements import Requirements
@@ -54,9 +55,9 @@ class Obs(Criterion):
         if (
             isinstance(self.ridge, bool)
             or not isinstance(self.ridge, int | float)
-            or not 0 <= self.ridge < float("inf")
+            or not 0 <= self.ridge <= sys.float_info.max
         ):
-            raise ConfigurationError(f"ridge must be a number of 0 or more, got {self.ridge!r}.")
+            raise ConfigurationError(f"ridge must be a number of 0 or more, got {shown(self.ridge)}.")
 
     @property
     def requires(self) -> Requirements:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
+from hf_vbp._progress import shown
 from hf_vbp.adapters.site_weights import SiteWeights
 from hf_vbp.criteria.base import Criterion, Ranking, register_criterion
 from hf_vbp.errors import ConfigurationError
@@ -17,19 +18,19 @@ class Random(Criterion):
     """Uniformly random scores from a seed: the lower bound for every criterion.
 
     Attributes:
-        seed: Seed of the scores, 0 or more.
+        seed: Seed of the scores, from 0 to 2^63 - 1.
 
     Raises:
-        ConfigurationError: ``seed`` is negative or not a whole number.
+        ConfigurationError: ``seed`` is outside this range or not a whole number.
     """
 
     name = "random"
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if type(self.seed) is not int or self.seed < 0:
+        if type(self.seed) is not int or not 0 <= self.seed < 2**63:
             raise ConfigurationError(
-                f"seed of criterion 'random' must be a whole number of 0 or more, got {self.seed!r}."
+                f"seed of criterion 'random' must be a whole number from 0 to 2^63 - 1, got {shown(self.seed)}."
             )
 
     def rank(self, statistics: Sequence[SiteStatistics], weights: Sequence[SiteWeights]) -> list[Ranking]:

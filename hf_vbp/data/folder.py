@@ -123,8 +123,13 @@ def _walk(directory: str, prefix: str) -> Iterator[tuple[str, int]]:
                 continue
             if entry.is_dir():
                 yield from _walk(entry.path, f"{prefix}{entry.name}/")
-            elif os.path.splitext(entry.name)[1].lower() in EXTENSIONS:
+            elif os.path.splitext(entry.name)[1].lower() in EXTENSIONS and not _is_special(entry):
                 yield prefix + entry.name, entry.stat().st_size
+
+
+def _is_special(entry: os.DirEntry[str]) -> bool:
+    # Opening a named pipe waits for a writer, forever; a dangling link is refused when it is read.
+    return os.path.exists(entry.path) and not entry.is_file()
 
 
 def _fingerprint(files: Sequence[str], sizes: Sequence[int]) -> str:

@@ -2,11 +2,14 @@
 
 import glob
 import hashlib
+import itertools
+import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from hf_vbp._progress import shown
 from hf_vbp.data.lazy_sequence import LazySequence
 from hf_vbp.data.records import ImageSource, Record
 from hf_vbp.errors import ConfigurationError, DataError
@@ -17,6 +20,9 @@ _PREFERRED_SPLITS = {
     "calibration": ("calibration", "train", "training"),
     "evaluation": ("evaluation", "validation", "valid", "val", "test"),
 }
+MOST_SHARDS = 100_000
+LONGEST_NUMBER = 12
+MOST_BRACES = 20
 _COMMIT = re.compile(r"@([0-9a-f]{40})/")
 
 
@@ -103,29 +109,46 @@ def find_shards(pattern: str) -> list[Path]:
         DataError: There are none.
     """
     path = Path(pattern).expanduser()
-    if path.is_dir():
+    # Unlike Path.is_dir, this does not raise for a name that is too long for the system.
+    if os.path.isdir(path):
         found = sorted(path.glob("*.tar"))
     else:
-        found = sorted({Path(match) for part in _braces(str(path)) for match in glob.glob(part)})
+        found = sorted({Path(match) for part in _expand(str(path)) for match in glob.glob(part)})
     found = [file for file in found if file.is_file()]
     if not found:
         raise DataError(f"No tar shards match {pattern}: give the path of one, a folder of them, or a pattern.")
     return found
 
 
-def _braces(pattern: str) -> list[str]:
+def _expand(pattern: str) -> list[str]:
     """Write out ``{000..012}`` and ``{a,b}``, as WebDataset users give their shards."""
+    if pattern.count("{") > MOST_BRACES:
+        raise DataError(f"{shown(pattern)} has more than {MOST_BRACES} braces; use * in their place.")
+    found = list(itertools.islice(_braces(pattern), MOST_SHARDS + 1))
+    if len(found) > MOST_SHARDS:
+        raise DataError(f"{shown(pattern)} names more than {MOST_SHARDS} shards; use * in place of long ranges.")
+    return found
+
+
+def _braces(pattern: str) -> Iterator[str]:
     match = re.search(r"\{([^{}]*)\}", pattern)
     if match is None:
-        return [pattern]
+        yield pattern
+        return
     body = match.group(1)
     span = re.fullmatch(r"(\d+)\.\.(\d+)", body)
     if span:
         first, last = span.groups()
-        parts = [str(number).zfill(len(first)) for number in range(int(first), int(last) + 1)]
+        if max(map(len, span.groups())) > LONGEST_NUMBER:
+            raise DataError(f"{shown(pattern)} has a range with numbers of more than {LONGEST_NUMBER} digits.")
+        if int(first) > int(last):
+            raise DataError(f"{shown(pattern)} has the empty range {first}..{last}; expected the lower number first.")
+        # A generator: the range may be long.
+        parts: Iterable[str] = (str(number).zfill(len(first)) for number in range(int(first), int(last) + 1))
     else:
         parts = body.split(",")
-    return [text for part in parts for text in _braces(pattern[: match.start()] + part + pattern[match.end() :])]
+    for part in parts:
+        yield from _braces(pattern[: match.start()] + part + pattern[match.end() :])
 
 
 def open_dataset(

@@ -13,7 +13,7 @@ from hf_vbp.adapters.prepared import prepare
 from hf_vbp.compensation.base import Compensated, compensate
 from hf_vbp.modeling.config_record import record_pruning
 from hf_vbp.modeling.precision import outside_inference_mode, own_precision
-from hf_vbp.pruning.make_plan import FittedPlan, check_provided
+from hf_vbp.pruning.make_plan import FittedPlan, check_provided, statistics_digest
 from hf_vbp.pruning.plan import PruningPlan
 from hf_vbp.statistics.activation_statistics import ActivationStatistics
 
@@ -46,7 +46,7 @@ def apply_plan(model: ModelT, plan: PruningPlan, statistics: ActivationStatistic
         checkpoint that loads again.
 
     Raises:
-        PlanError: The plan belongs to another model.
+        PlanError: The plan belongs to another model, or was made from other statistics.
         StatisticsError: The statistics belong to another model, or lack something that the compensation needs.
         ConfigurationError: The compensation needs a bias that ``fc2`` does not have.
     """
@@ -56,6 +56,7 @@ def apply_plan(model: ModelT, plan: PruningPlan, statistics: ActivationStatistic
     statistics.check_model(prepared)
     check_provided(statistics, compensation.requires, f"compensation {compensation.name!r}")
     plan.check_model(prepared.fingerprint, [(site.name, site.intermediate_size) for site in prepared.sites])
+    plan.check_statistics(statistics_digest(statistics))
     # All new linears are made before the first one is inserted, so that a failure leaves the model unchanged.
     pairs = [
         _prune_site(module, kept.kept_indices(), compensate(compensation, weights, kept.kept_indices(), site))

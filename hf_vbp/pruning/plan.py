@@ -1,6 +1,7 @@
 """A pruning plan: the kept neurons of every site, and how they were chosen. Stored as JSON."""
 
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,12 +9,16 @@ from typing import Any
 
 import torch
 
+from hf_vbp._progress import one_line, shown
 from hf_vbp.config.budget import Budget
 from hf_vbp.config.vbp_config import VBPConfig, field_of_budget
 from hf_vbp.errors import HfVbpError, OutputError, PlanError
 from hf_vbp.files.atomic import atomic_write
 
 PLAN_VERSION = 1
+LONGEST_NAME = 500
+_KINDS: dict[type, str] = {str: "a text", list: "a list", dict: "named fields"}
+_WHOLE = "expected a whole number. The plan is damaged; make it again"
 
 
 @dataclass(frozen=True)
@@ -31,6 +36,11 @@ class SitePlan:
     kept: tuple[int, ...]
 
     def __post_init__(self) -> None:
+        if type(self.intermediate_size) is not int or not 0 < self.intermediate_size < 2**31:
+            raise PlanError(f"{self.name}: intermediate_size is {shown(self.intermediate_size)}; {_WHOLE}.")
+        wrong = [neuron for neuron in self.kept if type(neuron) is not int]
+        if wrong:
+            raise PlanError(f"{self.name}: kept holds {shown(wrong[0])}; {_WHOLE}.")
         ascending = all(first < second for first, second in zip(self.kept, self.kept[1:], strict=False))
         if not ascending or (self.kept and not 0 <= self.kept[0] <= self.kept[-1] < self.intermediate_size):
             raise PlanError(
@@ -124,44 +134,26 @@ class PruningPlan:
         Raises:
             PlanError: A field is missing or has an invalid value.
         """
-        if not isinstance(content, Mapping) or content.get("version") != PLAN_VERSION:
-            version = content.get("version") if isinstance(content, Mapping) else None
+        version = content.get("version") if isinstance(content, Mapping) else None
+        if type(version) is not int or version != PLAN_VERSION:
             raise PlanError(
-                f"Expected a pruning plan of version {PLAN_VERSION}, got version {version!r}. "
+                f"Expected a pruning plan of version {PLAN_VERSION}, got version {shown(version)}. "
                 "Make it again with this version of hf_vbp."
             )
-        try:
-            sites = tuple(
-                SitePlan(str(site["name"]), int(site["intermediate_size"]), tuple(map(int, site["kept"])))
-                for site in content["sites"]
-            )
-            budget, options = content["budget"], content.get("options", {})
-            config = VBPConfig(
-                **{field_of_budget(budget["kind"]): budget["asked"]},
-                criterion=content["criterion"],
-                compensation=content["compensation"],
-                scope=content["scope"],
-                minimum_width=content.get("minimum_width", 1),
-                round_to=content.get("round_to", 1),
-                criterion_options=options.get("criterion", {}),
-                compensation_options=_renamed(options.get("compensation", {})),
-            )
-            threshold = content.get("threshold")
-            return cls(
-                sites=sites,
-                config=config,
-                achieved=float(budget["achieved"]),
-                weights=str(content["weights"]),
-                statistics=str(content["statistics"]),
-                threshold=None if threshold is None else float(threshold),
-                predicted=dict(content.get("predicted", {})),
-            )
-        except PlanError:
-            raise
-        except HfVbpError as error:
-            raise PlanError(f"The pruning plan cannot be used: {error}") from error
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise PlanError(f"The pruning plan is malformed ({error!r}); make it again with `hf-vbp plan`.") from error
+        sites = tuple(_site(site) for site in _field(content, "sites", list))
+        if not sites:
+            raise PlanError("The pruning plan has no sites; make it again with `hf-vbp plan`.")
+        budget = _field(content, "budget", dict)
+        threshold = content.get("threshold")
+        return cls(
+            sites=sites,
+            config=_config(content, budget),
+            achieved=_number(_field(budget, "achieved", object), "budget.achieved"),
+            weights=_field(content, "weights", str),
+            statistics=_field(content, "statistics", str),
+            threshold=None if threshold is None else _number(threshold, "threshold"),
+            predicted=_predicted(content),
+        )
 
     def save(self, path: str | Path) -> Path:
         """Write the plan as JSON and return its path; a file that is there is replaced in one step.
@@ -187,11 +179,29 @@ class PruningPlan:
         Raises:
             PlanError: The file is missing, is not JSON, or does not hold a plan.
         """
+        path = Path(path)
+        if path.exists() and not path.is_file():
+            raise PlanError(f"{path} cannot be read as a pruning plan: it is not a file.")
         try:
-            content = json.loads(Path(path).read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise PlanError(f"{path} cannot be read as a pruning plan: {error}") from error
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError) as error:
+            raise PlanError(f"{path} cannot be read as a pruning plan: {one_line(error)}") from error
         return cls.from_dict(content)
+
+    def check_statistics(self, digest: str) -> None:
+        """Refuse statistics that this plan was not made from.
+
+        Args:
+            digest: The :func:`hf_vbp.pruning.make_plan.statistics_digest` of the statistics.
+
+        Raises:
+            PlanError: They are others.
+        """
+        if digest != self.statistics:
+            raise PlanError(
+                f"The plan was made from other statistics ({self.statistics[:12]}, these are {digest[:12]}). "
+                "Apply it with the statistics it was made from, or make a new plan."
+            )
 
     def check_model(self, weights: str, names_and_widths: Sequence[tuple[str, int]]) -> None:
         """Refuse a model that this plan was not made for.
@@ -214,6 +224,66 @@ class PruningPlan:
                 f"The plan was made for other weights ({self.weights[:12]}, the model's are {weights[:12]}). "
                 "Load the base model at the revision the plan was made for, or make a new plan."
             )
+
+
+def _field(content: Mapping[str, Any], name: str, kind: type) -> Any:
+    if name not in content:
+        raise PlanError(f"The pruning plan has no field {name}; make it again with `hf-vbp plan`.")
+    value = content[name]
+    if not isinstance(value, kind):
+        raise PlanError(
+            f"{name} of the pruning plan is {shown(value)}; expected {_KINDS[kind]}. Make it again with `hf-vbp plan`."
+        )
+    return value
+
+
+def _number(value: Any, name: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= sys.float_info.max:
+        raise PlanError(
+            f"{name} of the pruning plan is {shown(value)}; expected a finite number. Make the plan again."
+        )
+    return float(value)
+
+
+def _predicted(content: Mapping[str, Any]) -> dict[str, Any]:
+    predicted: dict[str, Any] = _field({"predicted": {}, **content}, "predicted", dict)
+    try:
+        json.dumps(predicted, allow_nan=False)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise PlanError(f"predicted of the pruning plan cannot be used: {one_line(error)}. Make it again.") from error
+    return predicted
+
+
+def _site(content: Any) -> SitePlan:
+    if not isinstance(content, Mapping):
+        raise PlanError(f"The pruning plan has the site {shown(content)}; expected name, intermediate_size and kept.")
+    name = _field(content, "name", str)
+    if len(name) > LONGEST_NAME:
+        raise PlanError(f"The pruning plan has a site name of {len(name)} characters; make it again.")
+    return SitePlan(name, _field(content, "intermediate_size", object), tuple(_field(content, "kept", list)))
+
+
+def _config(content: Mapping[str, Any], budget: Mapping[str, Any]) -> VBPConfig:
+    options = _field({"options": {}, **content}, "options", dict)
+    criterion, compensation = (_field({name: {}, **options}, name, dict) for name in ("criterion", "compensation"))
+    asked = _field(budget, "asked", object)
+    if asked is None:
+        raise PlanError("budget.asked of the pruning plan is empty; make it again with `hf-vbp plan`.")
+    try:
+        return VBPConfig(
+            **{field_of_budget(_field(budget, "kind", str)): asked},
+            criterion=_field(content, "criterion", str),
+            compensation=_field(content, "compensation", str),
+            scope=_field(content, "scope", str),
+            minimum_width=content.get("minimum_width", 1),
+            round_to=content.get("round_to", 1),
+            criterion_options=criterion,
+            compensation_options=_renamed(compensation),
+        )
+    except PlanError:
+        raise
+    except HfVbpError as error:
+        raise PlanError(f"The pruning plan cannot be used: {error}") from error
 
 
 def _renamed(options: Mapping[str, Any]) -> dict[str, Any]:

@@ -35,13 +35,18 @@ def _is_metric(value: Any) -> bool:
     return value is None or (isinstance(value, dict) and type(value.get("seed")) is int)
 
 
+def _is_model(value: Any) -> bool:
+    names = ("id", "revision", "model_type", "architecture")
+    return isinstance(value, dict) and all(isinstance(value.get(name), str | None) for name in names)
+
+
 def _is_sketch(value: Any) -> bool:
     return isinstance(value, list) and all(type(entry) is int for entry in value)
 
 
 REQUIRED: dict[str, Callable[[Any], bool]] = {
     "weights": _is_a(str),
-    "model": _is_a(dict),
+    "model": _is_model,
     "dtype": _is_a(str),
     "data": _is_a(dict),
     "images": _is_positive,
@@ -148,7 +153,7 @@ def read_checked(path: Path, kind: str) -> tuple[dict[str, Any], dict[str, torch
             names = file.keys()
             tensors = {name: file.get_tensor(name) for name in names}
             description = json.loads(metadata["description"])
-    except (SafetensorError, OSError, KeyError, json.JSONDecodeError, RecursionError) as error:
+    except (SafetensorError, OSError, KeyError, ValueError, RecursionError) as error:
         raise StatisticsError(f"{path} is damaged: {one_line(error)}. Gather the statistics again.") from error
     if not isinstance(description, dict):
         raise StatisticsError(f"{path} is damaged: its description is not an object. Gather the statistics again.")

@@ -230,3 +230,12 @@ def test_shards_are_found_in_order(tmp_path: Path) -> None:
     shards(tmp_path, sizes=(1, 1, 1))
     assert [path.name for path in find_shards(str(tmp_path))] == ["part-000.tar", "part-001.tar", "part-002.tar"]
     assert len(find_shards(str(tmp_path / "part-{000..001}.tar"))) == 2
+
+
+@pytest.mark.parametrize(
+    "name", ["{0..300000000}", "{0..9999}{0..9999}", f"{{0..{'9' * 5000}}}", "{a}" * 2000, "{5..1}"]
+)
+def test_patterns_that_name_too_many_shards_are_refused_at_once(tmp_path: Path, name: str) -> None:
+    with pytest.raises(DataError, match=r"shards|digits|braces|empty range") as raised:
+        find_shards(str(tmp_path / f"{name}.tar"))
+    assert len(str(raised.value)) < 400

@@ -5,6 +5,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from hf_vbp import _progress
 from hf_vbp.errors import ConfigurationError
 
 _SEEDS = (0, 2**32 - 1)
@@ -30,20 +31,11 @@ _RANGES: dict[str, tuple[float, float | None]] = {
 _POSITIVE = ("num_train_epochs", "logging_steps", "save_steps", "eval_steps")
 _BETAS = ("adam_beta1", "adam_beta2")
 _TOKEN = re.compile(r"hf_[A-Za-z0-9]{16,}|://[^/\s:@]+:[^/\s@]+@")
-_LONGEST = 100
 
 
 def shown(value: Any) -> str:
-    """Return a value for a message: short, whatever it is."""
-    if isinstance(value, Mapping):
-        return "a section"
-    if isinstance(value, list | tuple):
-        return "a list"
-    if isinstance(value, str):
-        return repr(value) if len(value) <= _LONGEST else f"{value[:_LONGEST]!r}..."
-    if isinstance(value, int) and not isinstance(value, bool) and value.bit_length() > 200:
-        return "a number of more than 60 digits"
-    return repr(value)[:_LONGEST]
+    """Return a value of a recipe for a message: short, whatever it is."""
+    return "a section" if isinstance(value, Mapping) else _progress.shown(value)
 
 
 def check_range(value: Any, name: str, label: str) -> None:

@@ -213,6 +213,8 @@ def make_recipe(tree: Mapping[str, Any], *, name: str = "recipe") -> Recipe:
     Raises:
         ConfigurationError: A field is unknown, missing or invalid, or holds a secret.
     """
+    if not isinstance(tree, Mapping):
+        raise ConfigurationError(f"The recipe is {shown(tree)}; expected fields such as `output: recovered`.")
     known = ["output", "data", "model", "prune", "revision", "teacher", "teacher_revision", "training"]
     check_names(tree, known, "")
     check_secrets(tree)

@@ -1,0 +1,199 @@
+"""Reads many damaged variants of one kind of input; a program of its own, so that limits hold for it alone.
+
+``python -m tests.fuzz.single_changes KIND FOLDER`` prints one line for each variant that ends in anything but
+success or an error of this package with a short message, and then the number of variants.
+"""
+
+import copy
+import json
+import math
+import resource
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+SECONDS = 40
+# Address space, of which torch and the libraries that it maps take several GiB before anything is read.
+BYTES = 16 * 2**30
+LONGEST_MESSAGE = 700
+REMOVED = object()
+
+
+def nested(depth: int) -> Any:
+    value: Any = []
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
+WRONG = (
+    REMOVED, None, True, False, "", "nan", "0123", "x" * 100_000, "\x1b[31m[/x]", -1, 0, 1, 10**400, -(10**400),
+    0.5, 1.7, -0.5, 1e308, math.nan, math.inf, -math.inf, [], {}, [[]], [0.5, 1.7], [False, True], [-1], [10**400],
+    [None], ["a"], {"1": 2}, {"": None}, {"x" * 100_000: 1}, nested(200), [0] * 2000,
+)  # fmt: skip
+
+
+def paths(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """Yield the path of every field, and of the first three entries of every list."""
+    yield path
+    entries: list[tuple[Any, Any]] = []
+    if isinstance(value, dict):
+        entries = list(value.items())
+    elif isinstance(value, list):
+        entries = list(enumerate(value[:3]))
+    for key, entry in entries:
+        yield from paths(entry, (*path, key))
+
+
+def variants(value: Any) -> Iterator[tuple[tuple[Any, ...], Any, Any]]:
+    """Yield the path, the wrong value and the whole for every single change, and every field added to a mapping."""
+    for path in paths(value):
+        for wrong in WRONG:
+            if not path:
+                yield path, wrong, (None if wrong is REMOVED else wrong)
+                continue
+            whole = copy.deepcopy(value)
+            owner = whole
+            for key in path[:-1]:
+                owner = owner[key]
+            if wrong is REMOVED:
+                del owner[path[-1]]
+            else:
+                owner[path[-1]] = wrong
+            yield path, wrong, whole
+    for added in ("unknown", "x" * 100_000):
+        if isinstance(value, dict):
+            yield (added,), 1, {**value, added: 1}
+
+
+def count_failures(value: Any, read: Callable[[Any], object]) -> int:
+    """Read every variant, print those that end wrongly, and return how many variants there were."""
+    from hf_vbp.errors import HfVbpError
+
+    count = 0
+    for path, wrong, whole in variants(value):
+        count += 1
+        label = f"{'.'.join(map(str, path))[:80]} = {'removed' if wrong is REMOVED else repr(wrong)[:40]}"
+        try:
+            read(whole)
+        except HfVbpError as error:
+            if len(str(error)) > LONGEST_MESSAGE or not str(error):
+                print(f"{label}: a message of {len(str(error))} characters: {str(error)[:200]!r}")
+        except Exception as error:
+            where = traceback.extract_tb(error.__traceback__)[-1]
+            print(f"{label}: {type(error).__name__} in {where.filename}:{where.lineno}: {str(error)[:100]!r}")
+    return count
+
+
+def config(folder: Path) -> int:
+    from hf_vbp.config.vbp_config import VBPConfig
+
+    full = VBPConfig(
+        ratio=0.5,
+        criterion_options={"metric": "identity", "ridge": 0.1, "token_weights": "none"},
+        compensation_options={"ridge": 0.1, "regularization": "oas", "token_weights": "none"},
+    )
+    others = [{"preset": "paper", "target_macs": 0.5}, {"criterion": "random", "criterion_options": {"seed": 1}}]
+    # A number that Python refuses to print.
+    tree = {"ratio": 10**5000, "minimum_width": 10**5000, "scope": 10**5000}
+    total = sum(count_failures(start, VBPConfig.from_dict) for start in (full.to_dict(), *others))
+    return total + sum(count_failures({name: value}, VBPConfig.from_dict) for name, value in tree.items())
+
+
+def plan(folder: Path) -> int:
+    from hf_vbp.config.vbp_config import VBPConfig
+    from hf_vbp.pruning.plan import PruningPlan, SitePlan
+
+    made = PruningPlan(
+        (SitePlan("layers.0.mlp", 4, (0, 2, 3)), SitePlan("layers.1.mlp", 4, (1,))),
+        VBPConfig(ratio=0.5, criterion_options={"ridge": 0.1}, compensation_options={"ridge": 0.1}),
+        0.5,
+        "0" * 64,
+        "1" * 64,
+        threshold=0.25,
+        predicted={"metric": "gradient", "total": 0.5, "sites": [0.1, 0.4]},
+    )
+    path = folder / "plan.json"
+
+    def read(content: Any) -> None:
+        path.write_text(json.dumps(content))
+        loaded = PruningPlan.load(path)
+        # Whatever is read can be written, and has the properties that the other commands use.
+        again = PruningPlan.from_dict(json.loads(loaded.to_json()))
+        assert again.widths == loaded.widths
+        assert 0 <= again.ratio <= 1
+
+    for text in ("1" * 5000, "[" * 100_000, '{"version": NaN}', "", "\x00"):
+        count_failures({}, lambda _, text=text: (path.write_text(text), PruningPlan.load(path)))
+    return count_failures(made.to_dict(), read)
+
+
+def statistics(folder: Path) -> int:
+    import torch
+    from safetensors import safe_open
+    from safetensors.torch import save_file
+
+    from hf_vbp.statistics.activation_statistics import ActivationStatistics, describe_model
+
+    good = Path(__file__).parents[1] / "statistics" / "first_version" / "statistics-with-curves.safetensors"
+    path = folder / "statistics.safetensors"
+    with safe_open(good, framework="pt") as file:
+        metadata = file.metadata()
+        tensors: dict[str, torch.Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+
+    def read(header: Any) -> None:
+        texts = {name: text if isinstance(text, str) else json.dumps(text) for name, text in header.items()}
+        save_file(tensors, path, metadata=texts)
+        loaded = ActivationStatistics.load(path)
+        assert loaded.images > 0
+        assert loaded.tokens > 0
+        describe_model(loaded.fingerprints)
+        loaded.merge(loaded, allow_overlap=True)
+
+    description = json.loads(metadata["description"])
+    total = count_failures(description, lambda changed: read({**metadata, "description": changed}))
+    for text in ("1" * 5000, "[" * 100_000, "NaN", "", "{"):
+        total += count_failures({}, lambda _, text=text: read({**metadata, "description": text}))
+    return total + count_failures(metadata, lambda changed: read(changed if isinstance(changed, dict) else {}))
+
+
+def recipe(folder: Path) -> int:
+    from hf_vbp.workflow.finetune.recipe import load_recipe, make_recipe
+    from hf_vbp.workflow.finetune.yaml_text import parse_yaml
+
+    tree = {
+        "prune": {
+            "model": "model", "revision": "main", "ratio": 0.5, "criterion": "obs", "compensation": "linear",
+            "scope": "layer", "minimum_width": 1, "round_to": 8, "criterion_options": {"ridge": 0.1},
+            "data": {"source": "images", "split": "train", "batch_size": 8, "limit": 64, "seed": 0},
+        },
+        "teacher": "teacher",
+        "teacher_revision": "main",
+        "data": {
+            "train": {"source": "images", "streaming": False, "on_bad_image": "skip"},
+            "evaluation": {"source": "images", "image_column": "image", "label_column": "label"},
+            "augmentation": "plain",
+            "keep_images": False,
+        },
+        "training": {
+            "learning_rate": 1e-4, "num_train_epochs": 2, "seed": 1, "hard_label_weight": 0.5, "temperature": 2.0,
+            "per_device_train_batch_size": 8, "warmup_steps": 10, "max_steps": -1, "lr_scheduler_type": "cosine",
+        },
+        "output": "recovered",
+    }  # fmt: skip
+    path = folder / "recipe.yaml"
+    total = count_failures(tree, make_recipe)
+    for text in ("1" * 5000, "[" * 1000, "a: &a [x]\nb: *a", "", "\x00", "!!python/object:x {}"):
+        total += count_failures({}, lambda _, text=text: (path.write_text(text), load_recipe([path])))
+    # What was accepted is read again from its own text.
+    assert parse_yaml(make_recipe(tree).to_yaml(), "recipe")["output"] == "recovered"
+    return total
+
+
+if __name__ == "__main__":
+    resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS))
+    resource.setrlimit(resource.RLIMIT_AS, (BYTES, BYTES))
+    KINDS = {"config": config, "plan": plan, "statistics": statistics, "recipe": recipe}
+    print(KINDS[sys.argv[1]](Path(sys.argv[2])))
