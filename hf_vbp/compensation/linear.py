@@ -70,7 +70,7 @@ class Linear(Compensation):
         if (
             isinstance(self.ridge, bool)
             or not isinstance(self.ridge, int | float)
-            or not 0 <= self.ridge <= sys.float_info.max
+            or abs(self.ridge) > sys.float_info.max
         ):
             raise ConfigurationError(f"ridge must be a number of 0 or more, got {shown(self.ridge)}.")
         _ = self._regularization

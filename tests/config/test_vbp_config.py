@@ -100,12 +100,12 @@ def test_the_paper_is_one_preset() -> None:
         (
             {"criterion_options": {"metric": ["x"]}},
             ConfigurationError,
-            r"Unknown metric \['x'\]; expected one",
+            r"Unknown metric a list; expected one",
         ),
         (
             {"criterion": "random", "criterion_options": {"seed": -1}},
             ConfigurationError,
-            "seed of criterion 'random' must be a whole number of 0 or more, got -1",
+            "seed of criterion 'random' must be a whole number from 0 to",
         ),
         (
             {"compensation_options": {"regularization": "lasso"}},
