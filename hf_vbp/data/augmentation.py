@@ -1,7 +1,7 @@
-"""What is done to training images: the named choices, drawn so that every run sees the same images.
+"""Augmentation of training images, drawn so that every run sees the same images.
 
-What is drawn for an image depends on the seed, the epoch and the number of the image alone, not on the number of
-processes and workers, nor on whether the run was cut off and went on.
+The draw for an image depends on the seed, the epoch and the number of the image alone, not on the number of processes
+and workers, nor on whether the run was interrupted and resumed.
 """
 
 import importlib.util
@@ -22,29 +22,27 @@ AUGMENTATIONS = ("paper", "plain", "none")
 _SCALE = (0.08, 1.0)
 _RATIO = (3 / 4, 4 / 3)
 _TRIES = 10
-# How far "plain" moves an image, as a share of its side: 4 pixels of 32, as is usual for CIFAR-10.
+# "plain" shifts an image by up to this part of its side: 4 pixels of 32, as is usual for CIFAR-10.
 _SHIFT = 8
 
 
 class Augmentation:
-    """Turns one RGB image into ``pixel_values`` ``(3, height, width)`` float32, with chance in it.
+    """Turns one RGB image into ``pixel_values`` ``(channels, height, width)`` float32, at random.
 
     - ``"paper"``: a random part of 8 to 100 % of the image in a random shape (3:4 to 4:3), resized, and flipped
-      half of the time. The paper says that it augments, but what it does is not known; this is what the known
-      re-implementation does.
-    - ``"plain"``: what the image processor does, then a shift by up to an eighth of the side, and a flip half of the
-      time.
-    - ``"none"``: what the image processor does.
+      half of the time. The paper does not describe its augmentation; the known re-implementation does this.
+    - ``"plain"``: the image processor, then a shift by up to an eighth of the side, and a flip half of the time.
+    - ``"none"``: the image processor.
 
     Args:
         name: One of :data:`AUGMENTATIONS`.
-        processor: The image processor of the model, which says the size, the interpolation and the normalisation.
-        seed: Seed of what is drawn.
-        backend: What resizes for ``"paper"``: ``"torchvision"``, ``"pil"``, or ``"auto"`` for torchvision where it is
-            installed. The parts of the image that are taken are the same.
+        processor: The image processor of the model, which defines the size, the interpolation and the normalization.
+        seed: Seed of the draws.
+        backend: The library that resizes for ``"paper"``: ``"torchvision"``, ``"pil"``, or ``"auto"`` for torchvision
+            where it is installed. Both use the same parts of the images.
 
     Raises:
-        ConfigurationError: The name or backend is unknown, or the processor does not say its size.
+        ConfigurationError: The name or backend is unknown, or the processor does not define its size.
     """
 
     def __init__(
@@ -71,30 +69,31 @@ class Augmentation:
 
     @property
     def can_be_prepared(self) -> bool:
-        """Whether :meth:`prepare` gives the same in every epoch, so that its result may be kept."""
+        """Whether :meth:`prepare` gives the same result in every epoch, so that it can be kept."""
         return self.name != "paper"
 
     def start(self, epoch: int, *position: int) -> None:
-        """Say which image comes next: its epoch, and its number, or its worker and number."""
+        """Set the image that comes next: its epoch, and its number, or its worker and number."""
         self._draws = np.random.default_rng([self._seed, epoch, *position])
 
     def prepare(self, image: "Image") -> torch.Tensor:
-        """Return ``(3, height, width)`` float32 for a Pillow image in RGB, before :meth:`vary`."""
+        """Return ``(channels, height, width)`` float32 for a Pillow image in RGB, before :meth:`vary`."""
         if self.name != "paper":
             return self._processed(image)
         top, left, height, width = crop_box(self._draws, image.height, image.width)
         processor, (rows, columns) = self._processed.processor, self._size
+        image = image.convert("L") if self._processed.is_gray else image
         resample = int(getattr(processor, "resample", None) or 3)
         if self.backend == "torchvision":
             pixels = _crop_torchvision(image, (top, left, height, width), (rows, columns), resample)
         else:
             box = (left, top, left + width, top + height)
             pixels = torch.from_numpy(np.asarray(image.resize((columns, rows), resample, box=box)).copy())
-            pixels = pixels.permute(2, 0, 1)
-        return normalise(pixels, processor)
+            pixels = pixels[None] if self._processed.is_gray else pixels.permute(2, 0, 1)
+        return normalize(pixels, processor)
 
     def vary(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        """Return the pixels ``(3, height, width)`` shifted and flipped, as far as the choice asks for it."""
+        """Return the pixels ``(channels, height, width)``, shifted and flipped where the augmentation does so."""
         if self.name == "plain":
             pixel_values = _shifted(pixel_values, self._draws)
         if self.is_random and self._draws.random() < 0.5:
@@ -102,7 +101,7 @@ class Augmentation:
         return pixel_values
 
     def describe(self) -> dict[str, Any]:
-        """Return the choice as JSON."""
+        """Return the name and settings as JSON."""
         described: dict[str, Any] = {"augmentation": self.name}
         if self.name == "paper":
             described |= {"crop_scale": list(_SCALE), "crop_ratio": list(_RATIO), "backend": self.backend}
@@ -116,15 +115,15 @@ def _backend(asked: str) -> str:
     if asked not in ("torchvision", "pil"):
         raise ConfigurationError(f"The backend is {asked!r}; expected auto, torchvision or pil.")
     if asked == "torchvision" and not installed:
-        raise ConfigurationError("torchvision is not installed; install it, or take the backend pil.")
+        raise ConfigurationError("torchvision is not installed; install it, or use the backend pil.")
     return asked
 
 
 def output_size(processor: Any) -> tuple[int, int]:
-    """Return the height and width of the images that a processor makes.
+    """Return the height and width of the images that a processor prepares.
 
     Raises:
-        ConfigurationError: It does not say.
+        ConfigurationError: It does not define them.
     """
     names = ("crop_size", "size") if getattr(processor, "do_center_crop", False) else ("size",)
     for name in names:
@@ -135,8 +134,9 @@ def output_size(processor: Any) -> tuple[int, int]:
         if values.get("shortest_edge"):
             return int(values["shortest_edge"]), int(values["shortest_edge"])
     raise ConfigurationError(
-        f"The image processor {type(processor).__name__} does not say the size of its images, which the augmentation "
-        '"paper" needs; take "plain".'
+        f"The image processor {type(processor).__name__} does not define the size of its images, which the "
+        f"augmentation "
+        '"paper" needs; use "plain".'
     )
 
 
@@ -149,7 +149,7 @@ def crop_box(draws: np.random.Generator, height: int, width: int) -> tuple[int, 
         if 0 < columns <= width and 0 < rows <= height:
             top, left = draws.integers(height - rows + 1), draws.integers(width - columns + 1)
             return int(top), int(left), rows, columns
-    # The image is much longer than wide, or the other way round: its middle, in the nearest shape allowed.
+    # A very long or very wide image: its middle, in the nearest allowed shape.
     ratio = min(max(width / height, _RATIO[0]), _RATIO[1])
     rows, columns = min(height, round(width / ratio)), min(width, round(height * ratio))
     return (height - rows) // 2, (width - columns) // 2, rows, columns
@@ -167,13 +167,13 @@ def _crop_torchvision(
     return cropped
 
 
-def normalise(pixels: torch.Tensor, processor: Any) -> torch.Tensor:
-    """Return pixels ``(3, h, w)`` uint8 as a processor scales and normalises them, float32."""
+def normalize(pixels: torch.Tensor, processor: Any) -> torch.Tensor:
+    """Return pixels ``(channels, h, w)`` uint8 as a processor scales and normalizes them, float32."""
     values = pixels.to(torch.float32)
     if getattr(processor, "do_rescale", True):
         values = values * float(getattr(processor, "rescale_factor", None) or 1 / 255)
     if getattr(processor, "do_normalize", True):
-        mean, std = (torch.tensor(getattr(processor, f"image_{name}")).reshape(3, 1, 1) for name in ("mean", "std"))
+        mean, std = (torch.tensor(getattr(processor, f"image_{name}")).reshape(-1, 1, 1) for name in ("mean", "std"))
         values = (values - mean) / std
     return values
 
@@ -181,7 +181,7 @@ def normalise(pixels: torch.Tensor, processor: Any) -> torch.Tensor:
 def _shifted(pixels: torch.Tensor, draws: np.random.Generator) -> torch.Tensor:
     height, width = pixels.shape[-2:]
     rows, columns = max(height // _SHIFT, 1), max(width // _SHIFT, 1)
-    # Mirrored at the border, which keeps the statistics of the image; black bars would be new to the model.
+    # Mirrored at the border, which keeps the statistics of the image; the model has not seen black bars.
     padded = torch.nn.functional.pad(pixels[None], (columns, columns, rows, rows), mode="reflect")[0]
     top, left = int(draws.integers(2 * rows + 1)), int(draws.integers(2 * columns + 1))
     return padded[:, top : top + height, left : left + width]

@@ -1,74 +1,30 @@
-"""From records to the batches of a ``DataLoader``."""
+"""Turn records into the batches of a ``DataLoader``."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_info
 
-from hf_vbp.data.decoding import BadImage, BadImageLog, StreamedLabelError, UnreadableImageError, decode, reason
-from hf_vbp.data.labels import label_ids
+from hf_vbp.data.decoding import BadImage, BadImageLog, UnreadableImageError, decode, reason
+from hf_vbp.data.label_table import LabelTable
 from hf_vbp.data.processing import Transform
 from hf_vbp.data.records import Record
-from hf_vbp.errors import LabelError
+from hf_vbp.errors import DataError
 
 Sample = dict[str, Any]
 Batch = dict[str, torch.Tensor]
 
 
-class LabelTable:
-    """Turns the labels of records into ids of the model, by the names of the classes.
+class Encoder:
+    """Decodes one record and prepares it for the model.
 
     Args:
-        id2label: The labels of the model.
-        class_names: The classes that numbers stand for, or all the names that there are; None when not known
-            beforehand, then names are matched as they come and numbers are taken as ids of the model.
-        source: What to call the data set in an error.
-
-    Raises:
-        LabelError: A class does not match.
+        transform: Prepares a decoded image; None for images that are prepared pixels already.
+        labels: Maps labels to ids of the model; None for images without labels.
     """
 
-    def __init__(
-        self, id2label: Mapping[int, str] | Mapping[str, str], class_names: Sequence[str] | None, source: str
-    ) -> None:
-        self._id2label = id2label
-        self._source = source
-        ids = label_ids(class_names, id2label) if class_names is not None else []
-        self._numbered = class_names is not None
-        self._by_number = ids
-        self._by_name = dict(zip(class_names or (), ids, strict=True))
-
-    def __call__(self, label: int | str | None, name: str) -> int:
-        """Return the id in the model of the label of the image called ``name``."""
-        if isinstance(label, bytes):
-            label = label.decode(errors="replace")
-        if isinstance(label, str):
-            return self._named(label.strip())
-        if isinstance(label, bool) or not hasattr(label, "__index__"):
-            raise StreamedLabelError(f"{name} has the label {label!r}, which is neither a number nor a name.")
-        number = int(label)  # type: ignore[arg-type]
-        known = len(self._by_number) if self._numbered else len(self._id2label)
-        if not 0 <= number < known:
-            raise StreamedLabelError(
-                f"{name} has the label {number}, but there are {known} classes, from 0: data sets mark a split "
-                f"without labels like this; choose another split, or another label_column."
-            )
-        return self._by_number[number] if self._numbered else number
-
-    def _named(self, label: str) -> int:
-        if label not in self._by_name:
-            try:
-                self._by_name[label] = label_ids([label], self._id2label)[0]
-            except LabelError as error:
-                raise StreamedLabelError(f"In {self._source}: {error}") from error
-        return self._by_name[label]
-
-
-class Encoder:
-    """Decodes one record and prepares it for the model."""
-
-    def __init__(self, transform: Transform, labels: LabelTable | None) -> None:
+    def __init__(self, transform: Transform | None, labels: LabelTable | None) -> None:
         self._transform = transform
         self._labels = labels
 
@@ -78,11 +34,36 @@ class Encoder:
         Raises:
             UnreadableImageError: The image cannot be decoded.
             LabelError: The model has no such label.
+            DataError: The pixels are not prepared as they should be.
         """
-        sample: Sample = {"pixel_values": self._transform(decode(record.image, record.name))}
+        if self._transform is None:
+            pixels = prepared_pixels(record.image, record.name)
+        else:
+            pixels = self._transform(decode(record.image, record.name))
+        sample: Sample = {"pixel_values": pixels}
         if self._labels is not None:
             sample["labels"] = self._labels(record.label, record.name)
         return sample
+
+
+def prepared_pixels(values: Any, name: str) -> torch.Tensor:
+    """Return the pixels of an image that was prepared for a model already, ``(channels, h, w)`` float32.
+
+    Raises:
+        DataError: They have another shape, or are no numbers.
+    """
+    try:
+        pixels = torch.as_tensor(values, dtype=torch.float32)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise DataError(
+            f"The pixel_values of {name} are {type(values).__name__}, not numbers (channels, height, width): name the "
+            f"column of the images with image_column."
+        ) from error
+    if pixels.ndim != 3:
+        raise DataError(
+            f"The pixel_values of {name} have the shape {tuple(pixels.shape)}; expected (channels, height, width)."
+        )
+    return pixels
 
 
 class MapImages(Dataset[Sample]):
@@ -100,13 +81,13 @@ class MapImages(Dataset[Sample]):
 
 
 class StreamedImages(IterableDataset[Sample]):
-    """Records in the order in which they come; bad images are left out and noted when there is a log.
+    """Records in the order of their source; bad images are skipped and recorded when there is a log.
 
     Args:
         records: The records.
-        encode: What is done with each.
-        log: Where bad images are noted; None makes them errors.
-        shared: Whether ``records`` shares itself among worker processes, as ``datasets`` does; otherwise each
+        encode: Decodes and prepares each.
+        log: Records bad images; None makes them errors.
+        shared: Whether ``records`` divides itself among worker processes, as ``datasets`` does; otherwise each
             worker takes every n-th record.
     """
 
@@ -117,13 +98,13 @@ class StreamedImages(IterableDataset[Sample]):
         self._shared = shared
 
     def reshuffle(self, epoch: int) -> None:
-        """Draw another order for the passes from now on, always the same for the same epoch.
+        """Draw another order for the following passes, always the same for the same epoch.
 
-        Streams of ``datasets`` do so, those that were not shuffled by reading their shards in another order; other
-        records stay in theirs.
+        Streams of ``datasets`` do so, unshuffled ones by reading their shards in another order; other records keep
+        their order.
 
-        It is not called ``set_epoch``, which accelerate calls by itself before every pass over a loader that it
-        prepared: images that are evaluated again must be the same, and with a limit another order is other images.
+        The name is not ``set_epoch``, which accelerate calls before every pass over a loader that it prepared:
+        images that are evaluated again must be the same, and with a limit another order gives other images.
 
         Args:
             epoch: The number of the pass, from 0.
@@ -146,7 +127,7 @@ class StreamedImages(IterableDataset[Sample]):
         if worker is None or self._shared:
             yield from self._records
         elif isinstance(self._records, Sequence):
-            # By index, so that a worker does not even read what is not its own.
+            # By index, so that a worker reads only its own records.
             for index in range(worker.id, len(self._records), worker.num_workers):
                 yield self._records[index]
         else:

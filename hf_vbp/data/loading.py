@@ -1,22 +1,27 @@
-"""One function for all sources of images."""
+"""Load images from any source."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
+import torch
 from torch.utils.data import DataLoader
 
-from hf_vbp.data.batches import Batch, Encoder, LabelTable, MapImages, Reordered, Sample, StreamedImages, make_loader
+from hf_vbp.data.batches import Batch, Encoder, MapImages, Reordered, Sample, StreamedImages, make_loader
 from hf_vbp.data.decoding import BadImage, BadImageLog, UnreadableImageError
+from hf_vbp.data.fit import check_fit
 from hf_vbp.data.iterables import PreparedImages, count_images
+from hf_vbp.data.label_files import LabelMap, ModelLabels, read_label_map, read_model_labels
+from hf_vbp.data.label_table import LabelTable
 from hf_vbp.data.processing import Transform, load_processor
 from hf_vbp.data.records import ImageSource
 from hf_vbp.data.sources import open_source
 from hf_vbp.errors import ConfigurationError, DataError, LabelError
 
+Labels = Mapping[int, str] | Mapping[str, str]
 Purpose = Literal["calibration", "evaluation"]
-# Up to so many files their first bytes are read before any work; at about 0.1 ms each that takes a second.
+# The first bytes of up to so many files are read before any work; at about 0.1 ms each that takes a second.
 _CHECKED_BEFOREHAND = 10_000
 
 
@@ -49,7 +54,7 @@ class ImageData:
 
     @property
     def bad_images(self) -> list[BadImage]:
-        """The images that were left out in the passes made so far (``on_bad_image="skip"``), each once."""
+        """The images that were skipped in the passes so far (``on_bad_image="skip"``), each once."""
         return self.log.read() if self.log is not None else []
 
 
@@ -65,6 +70,8 @@ def load_images(
     image_column: str | None = None,
     label_column: str | None = None,
     class_names: Sequence[str] | None = None,
+    model_labels: ModelLabels | None = None,
+    label_map: LabelMap | None = None,
     batch_size: int = 32,
     num_workers: int = 0,
     limit: int | None = None,
@@ -74,40 +81,46 @@ def load_images(
     require_labels: bool = False,
     purpose: Purpose = "calibration",
 ) -> ImageData:
-    """Open images and check what can be checked before the model runs.
+    """Open images and check everything that can be checked before the model runs.
 
     Args:
         source: ``"sample"``, a folder of images, WebDataset shards (a path, folder or pattern of tar files), a
-            data set ``"name[:config]"`` of the Hub, a ``datasets`` data set, or an iterable of dicts with
-            ``pixel_values``.
+            data set ``"name[:config]"`` of the Hub, a folder of ``save_to_disk``, a ``datasets`` data set, or an
+            iterable of dicts with ``pixel_values``.
         processor: The image processor of the model (its Pillow backend is used), or a function from a Pillow
             image to ``(3, h, w)``. Not needed for dicts with ``pixel_values``.
-        model: The model, instead of its processor and labels: the processor is loaded from where the model came
-            from, and with ``purpose="evaluation"`` its labels are matched.
-        id2label: The labels of the model. Given, the classes of the data set are matched with them by name or
-            WordNet id, and batches have labels; else there are none.
-        split: The split; without it, the one that suits ``purpose``, if that can be told.
+        model: The model. Its processor is loaded from its checkpoint where none is given, with
+            ``purpose="evaluation"`` its labels are matched, and images that it cannot take are refused.
+        id2label: The labels of the model. When given, the classes of the data set are matched with them by name or
+            WordNet id, and batches have labels; otherwise there are none.
+        split: The split; by default the one that suits ``purpose``, if there is one.
         revision: The revision of a data set on the Hub.
         streaming: Read a data set of the Hub as a stream, without storing it first.
-        image_column: The column with the images; found by its type or usual names when not given.
-        label_column: The column with the labels, likewise; ``"json.label"`` reaches into one.
-        class_names: What numbers in the label column stand for, where the data set does not say. Numbers
-            without names are taken as the model's ids.
+        image_column: The column with the images; by default found by its type or usual names. In shards, the
+            extension of the images.
+        label_column: The column with the labels, likewise; ``"json.label"`` reads a field of one. In a folder, the
+            column of ``metadata.csv``.
+        class_names: The names of the numbers in the label column, or of classes that are named by number, where the
+            data set does not have them. Numbers without names are ids of the model.
+        model_labels: The class names of the model in order of id, in place of those of its config: a sequence, or a
+            file with one name per line or JSON.
+        label_map: A map from classes of the data set to labels or ids of the model, or a file with it (a JSON object,
+            or a class, a tab and a label on each line). Other classes are matched by name.
         batch_size: Images in a batch.
         num_workers: Processes that decode; 0 decodes in this one.
-        limit: How many images to take at most. They are drawn at random, so that a folder in the order of its
+        limit: The maximum number of images. They are drawn at random, so that a folder in the order of its
             classes does not give one class only: with ``seed``, or 0 where none is given.
-        seed: Shuffles the images; recorded. Without ``seed`` and ``limit`` they come in their own order.
+        seed: Shuffles the images; recorded. Without ``seed`` and ``limit`` they keep their order.
         shuffle_buffer: From how many examples at a time a stream is shuffled.
-        on_bad_image: ``"error"`` stops at a file that is not an image; ``"skip"`` leaves it out, counts and
-            names it in ``bad_images``.
+        on_bad_image: ``"error"`` stops at a file that is not an image; ``"skip"`` skips it and lists it in
+            ``bad_images``.
         require_labels: Refuse data without labels.
-        purpose: What the images are for, which decides the split that is taken by itself.
+        purpose: The purpose of the images, which decides the split where none is named.
 
     Raises:
         DataError: The source cannot be found, read or used. ``UnreadableImageError`` names a bad image.
         LabelError: The classes of the data set do not match the labels of the model.
-        ConfigurationError: An option cannot be meant.
+        ConfigurationError: Invalid option.
 
     Example:
         >>> import hf_vbp
@@ -118,10 +131,7 @@ def load_images(
         ['labels', 'pixel_values']
     """
     _check_options(batch_size, num_workers, limit, on_bad_image)
-    if model is not None and id2label is None and purpose == "evaluation":
-        id2label = model.config.id2label
-    if require_labels and not id2label:
-        raise ConfigurationError("Labels are required, but the model's id2label was not given to match them with.")
+    id2label = _model_labels(id2label, model, model_labels, purpose, require_labels)
     seed = 0 if seed is None and limit is not None else seed
     opened = open_source(
         source,
@@ -131,24 +141,26 @@ def load_images(
         purpose=purpose,
         columns=(image_column, label_column),
         shuffle_buffer=shuffle_buffer,
+        wants_labels=id2label is not None,
     )
     if opened is None:
         return _prepared(source, labelled=id2label is not None, batch_size=batch_size, limit=limit)
-    if class_names is not None:
-        opened.class_names = tuple(class_names)
-    labels = _labels(opened, id2label, require_labels)
-    transform = _transform(processor, model, opened.name)
+    labels = _labels(opened, id2label, require_labels, class_names, label_map)
+    transform = None if opened.prepared else _transform(processor, model, opened.name)
     log = BadImageLog() if on_bad_image == "skip" else None
     chosen = _choose(opened, limit, seed, log is None)
     encode = Encoder(transform, labels)
-    shape = _shape_of_first(opened, chosen, encode, skip=log is not None)
+    first = _first(opened, chosen, encode, skip=log is not None)
+    if model is not None:
+        check_fit(model, first, opened.name)
+    shape = {"shape": list(first.shape)}
     provenance = chosen.provenance | {
         "images": chosen.images,
         "available": opened.images,
         "limit": limit,
         "seed": seed,
-        "labels": None if labels is None else "as given" if opened.class_names is None else "names",
-        "processor": transform.describe() | {"shape": shape},
+        "labels": None if labels is None else labels.how,
+        "processor": shape if transform is None else transform.describe() | shape,
     }
     workers = num_workers if chosen.shards is None else min(num_workers, chosen.shards)
     loader = make_loader(_dataset(opened, chosen, encode, log), batch_size, workers)
@@ -171,26 +183,54 @@ def _transform(processor: Any, model: Any, name: str) -> Transform:
     return Transform(processor)
 
 
+def _model_labels(
+    id2label: Labels | None, model: Any, model_labels: ModelLabels | None, purpose: str, require_labels: bool
+) -> Labels | None:
+    """Return the labels of the model, None where batches have no labels."""
+    own = None if model is None else getattr(model.config, "id2label", None)
+    if id2label is None and own is not None and purpose == "evaluation":
+        id2label = own
+    if model_labels is not None and (id2label is not None or require_labels or purpose == "evaluation"):
+        known = id2label or own
+        id2label = read_model_labels(model_labels, None if known is None else len(known))
+    if require_labels and not id2label:
+        raise ConfigurationError(
+            "Labels are required, but the labels of the model are not known: pass id2label, or model_labels."
+        )
+    return id2label
+
+
 def _labels(
-    opened: ImageSource, id2label: Mapping[int, str] | Mapping[str, str] | None, require_labels: bool
+    opened: ImageSource,
+    id2label: Labels | None,
+    require_labels: bool,
+    class_names: Sequence[str] | None,
+    label_map: LabelMap | None,
 ) -> LabelTable | None:
     if require_labels and not opened.labelled:
         advice = (
-            "put the images into one folder per class"
+            "put the images into one folder per class, or give their labels in metadata.csv (file_name, label)"
             if opened.provenance["kind"] == "image_folder"
             else "name the column with label_column"
         )
         raise DataError(f"{opened.name} has no labels, which measuring the accuracy needs: {advice}.")
     if id2label is None or not opened.labelled:
         return None
+    if opened.missing_labels:
+        raise LabelError(
+            f"In {opened.name} some labels are missing (null): remove these rows, or name another label_column."
+        )
+    mapped = None if label_map is None else read_label_map(label_map)
     try:
-        return LabelTable(id2label, opened.class_names, opened.name)
+        return LabelTable(
+            id2label, opened.class_names, opened.name, text=opened.text_labels, given=class_names, label_map=mapped
+        )
     except LabelError as error:
         raise LabelError(f"In {opened.name}: {error}") from error
 
 
 def _choose(opened: ImageSource, limit: int | None, seed: int | None, checked: bool) -> ImageSource:
-    """Return the source, shuffled and cut; where asked, look at the first bytes of what was chosen."""
+    """Return the source, shuffled and cut; where asked, check the first bytes of the chosen files."""
     if opened.select is not None:
         return opened.select(limit, seed)
     records: Any = opened.records
@@ -204,20 +244,21 @@ def _choose(opened: ImageSource, limit: int | None, seed: int | None, checked: b
 def _dataset(
     opened: ImageSource, chosen: ImageSource, encode: Encoder, log: BadImageLog | None
 ) -> MapImages | StreamedImages:
-    """Return the torch data set. Where images may be left out, one of known length would promise too much."""
+    """Return the torch data set; one without a length where images may be skipped."""
     if isinstance(chosen.records, Sequence) and log is None:
         return MapImages(chosen.records, encode)
     return StreamedImages(chosen.records, encode, log, shared=opened.shards is not None)
 
 
-def _shape_of_first(opened: ImageSource, chosen: ImageSource, encode: Encoder, skip: bool) -> list[int]:
-    """Decode the first image, so that what is wrong with all of them is found before any work.
+def _first(opened: ImageSource, chosen: ImageSource, encode: Encoder, skip: bool) -> torch.Tensor:
+    """Return the pixels of the first image, so that a fault of all images is found before any work.
 
     Of a stream it is the first before shuffling, so that the shuffle buffer is not filled for it.
     """
     for record in chosen.records if opened.select is None else opened.records:
         try:
-            return list(encode(record)["pixel_values"].shape)
+            pixels: torch.Tensor = encode(record)["pixel_values"]
+            return pixels
         except UnreadableImageError:
             if not skip:
                 raise
@@ -225,7 +266,7 @@ def _shape_of_first(opened: ImageSource, chosen: ImageSource, encode: Encoder, s
 
 
 def _prepared(source: Any, *, labelled: bool, batch_size: int, limit: int | None) -> ImageData:
-    """Wrap images that were prepared already; a ``DataLoader`` without a limit is kept as it is."""
+    """Wrap images that were prepared already; a ``DataLoader`` without a limit is used directly."""
     images = count_images(source)
     images = images if limit is None or images is None else min(images, limit)
     provenance = {

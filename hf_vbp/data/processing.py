@@ -1,4 +1,4 @@
-"""The image processor of a checkpoint, with its backend fixed, and what of it goes on record."""
+"""The image processor of a checkpoint, with a fixed backend, and its description for the provenance."""
 
 import hashlib
 import json
@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from hf_vbp._progress import one_line
 from hf_vbp.errors import DataError
 
 _NOT_RECORDED = frozenset(("_processor_class", "_valid_processor_keys", "image_processor_type", "backend"))
@@ -16,8 +17,8 @@ _NOT_RECORDED = frozenset(("_processor_class", "_valid_processor_keys", "image_p
 def load_processor(model: str | Path, **options: Any) -> Any:
     """Load the image processor of a checkpoint with the Pillow backend.
 
-    Transformers picks torchvision's backend where torchvision is installed; the two resize differently, by up
-    to 0.016 in normalised units, so accuracies compare only when the backend is the same everywhere.
+    Transformers selects torchvision's backend where torchvision is installed; the two resize differently, by up
+    to 0.016 in normalized units, so accuracies compare only when the backend is the same everywhere.
 
     Args:
         model: A folder or a Hub id.
@@ -35,13 +36,13 @@ def load_processor(model: str | Path, **options: Any) -> Any:
         return AutoImageProcessor.from_pretrained(model, backend="pil", **options)
     except (OSError, ValueError) as error:
         raise DataError(
-            f"The checkpoint {model} has no image processor that can be loaded ({str(error).splitlines()[0]}): "
-            f"save one beside it (preprocessor_config.json), or pass a processor."
+            f"The checkpoint {model} has no image processor that can be loaded ({one_line(error)}): save one with it "
+            f"(preprocessor_config.json), or pass a processor."
         ) from error
 
 
 def with_pil_backend(processor: Any) -> Any:
-    """Return the processor with the Pillow backend, itself where it has that already or has no other."""
+    """Return the processor with the Pillow backend; the same processor where it has it already or has no other."""
     import transformers
 
     name = type(processor).__name__
@@ -53,8 +54,16 @@ def with_pil_backend(processor: Any) -> Any:
     return twin.from_dict(processor.to_dict())
 
 
+def is_gray(processor: Any) -> bool:
+    """Whether a processor normalizes images of one channel."""
+    mean = getattr(processor, "image_mean", None)
+    return bool(getattr(processor, "do_normalize", False)) and isinstance(mean, list | tuple) and len(mean) == 1
+
+
 class Transform:
-    """Turns one RGB image into ``pixel_values`` ``(3, height, width)`` float32.
+    """Turns one RGB image into ``pixel_values`` ``(channels, height, width)`` float32.
+
+    A processor that normalizes one channel gets the image in gray.
 
     Args:
         processor: An image processor of transformers, or any function from a Pillow image to a tensor.
@@ -70,22 +79,30 @@ class Transform:
                 f"function from a Pillow image to a tensor."
             )
         self.processor = with_pil_backend(processor)
+        self.is_gray = is_gray(self.processor)
         self._call: Callable[[Any], Any] = (
             self._preprocess if hasattr(self.processor, "preprocess") else self.processor
         )
 
     def __call__(self, image: Any) -> torch.Tensor:
-        """Return ``(3, height, width)`` float32 for a Pillow image in RGB."""
-        pixels = torch.as_tensor(self._call(image), dtype=torch.float32)
+        """Return ``(channels, height, width)`` float32 for a Pillow image in RGB.
+
+        Raises:
+            DataError: The processor gives pixels of another shape.
+        """
+        pixels = torch.as_tensor(self._call(image.convert("L") if self.is_gray else image), dtype=torch.float32)
         if pixels.ndim != 3:
-            raise DataError(f"The processor gave pixel values of shape {tuple(pixels.shape)}, not (3, h, w).")
+            raise DataError(
+                f"The processor gives pixel values of the shape {tuple(pixels.shape)}; expected (channels, height, "
+                f"width): return one image."
+            )
         return pixels
 
     def _preprocess(self, image: Any) -> Any:
         return self.processor(images=image, return_tensors="pt")["pixel_values"][0]
 
     def describe(self) -> dict[str, Any]:
-        """Return what distinguishes this preprocessing, as JSON: its class and, hashed, its settings."""
+        """Return the class of the processor and a hash of its settings, as JSON."""
         if not hasattr(self.processor, "to_dict"):
             name = getattr(self.processor, "__qualname__", type(self.processor).__qualname__)
             return {"class": name, "backend": "function"}

@@ -1,7 +1,7 @@
-"""What every source of images is turned into before it is decoded."""
+"""The form of all sources of images before decoding."""
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 
@@ -10,8 +10,8 @@ class Record:
     """One image that is not decoded yet.
 
     Attributes:
-        name: What to call it in messages: a path within the folder, or a row of a data set.
-        image: Whatever :func:`hf_vbp.data.decoding.decode` reads.
+        name: Its name in messages: a path, or a row of a data set.
+        image: Anything that :func:`hf_vbp.data.decoding.decode` reads, or prepared pixels ``(channels, h, w)``.
         label: The number or the name of its class in the data set, None where there is none.
     """
 
@@ -29,11 +29,14 @@ class ImageSource:
         labelled: Whether the records have labels.
         class_names: The classes that numbers in ``label`` stand for, or all the names that ``label`` takes;
             None where they are not known beforehand.
-        provenance: What is known of the source: ``source``, ``kind``, ``split``, ``revision``, ``fingerprint``.
+        provenance: A description of the source: ``source``, ``kind``, ``split``, ``revision``, ``fingerprint``.
         images: How many records there are, None where that is not known.
         shards: How many workers can share a streaming source; None for map style.
         select: For a streaming source, how to shuffle and cut it: ``select(limit, seed)`` gives a new source.
         check: Cheap test of records, by index, before any work starts; raises DataError.
+        prepared: Whether the images are prepared pixels, which are neither decoded nor processed.
+        missing_labels: Whether it is known that some records of a labelled source have none.
+        text_labels: Whether labels are names; ``class_names`` then are all of them, where they are known.
     """
 
     records: Sequence[Record] | Iterable[Record]
@@ -43,7 +46,10 @@ class ImageSource:
     images: int | None
     shards: int | None = None
     select: Callable[[int | None, int | None], "ImageSource"] | None = None
-    check: Callable[[Sequence[int]], None] | None = field(default=None)
+    check: Callable[[Sequence[int]], None] | None = None
+    prepared: bool = False
+    missing_labels: bool = False
+    text_labels: bool = False
 
     @property
     def name(self) -> str:

@@ -71,6 +71,7 @@ class DataRequest:
         images = load_images(
             self.source,
             loaded.processor,
+            model=loaded.model,
             purpose=purpose,
             id2label=loaded.model.config.id2label if purpose == "evaluation" else None,
             require_labels=purpose == "evaluation",

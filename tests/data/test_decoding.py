@@ -1,6 +1,7 @@
 """From files to RGB, and the processor's backend."""
 
 import io
+import os
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hf_vbp.data.decoding import BadImage, BadImageLog, StreamedLabelError, UnreadableImageError, decode
+from hf_vbp.data.decoding import BadImage, BadImageLog, StreamedLabelError, UnreadableImageError, check_header, decode
 from hf_vbp.data.processing import Transform, load_processor, with_pil_backend
 from hf_vbp.errors import DataError
 from tests.data.helpers import noise, picture, png, processor
@@ -29,7 +30,7 @@ def test_every_form_of_an_image_gives_the_same_pixels(tmp_path: Path) -> None:
         assert np.array_equal(np.asarray(decode(form, "x")), np.asarray(picture(7)))
 
 
-@pytest.mark.parametrize("mode", ["L", "LA", "P", "RGBA", "CMYK", "1", "I", "F"])
+@pytest.mark.parametrize("mode", ["L", "LA", "P", "RGBA", "CMYK", "1"])
 def test_all_modes_become_rgb(mode: str) -> None:
     assert decode(picture(7).convert(mode), "x").mode == "RGB"
 
@@ -37,6 +38,71 @@ def test_all_modes_become_rgb(mode: str) -> None:
 def test_sixteen_bits_are_scaled_not_clipped() -> None:
     deep = Image.fromarray(np.full((4, 4), 128 * 256, dtype=np.uint16))
     assert np.asarray(decode(encoded(deep), "x")).ravel()[0] == 128
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF", "PPM"])
+def test_sixteen_bits_of_every_format_are_scaled(kind: str) -> None:
+    deep = Image.fromarray(np.full((4, 4), 200 * 256, dtype=np.uint16))
+    assert np.asarray(decode(encoded(deep, kind), "x")).ravel()[0] == 200
+
+
+def test_floats_from_0_to_1_are_scaled() -> None:
+    values = np.linspace(0, 1, 256, dtype=np.float32).reshape(16, 16)
+    assert np.array_equal(
+        np.asarray(decode(encoded(Image.fromarray(values), "TIFF"), "x"))[..., 1].ravel(), range(256)
+    )
+
+
+@pytest.mark.parametrize(
+    ("values", "described"),
+    [
+        (np.full((4, 4), 200.0, dtype=np.float32), r"32-bit floats \(from 200 to 200\)"),
+        (np.array([[-0.5, 0.5]], dtype=np.float32), "from -0.5 to 0.5"),
+        (np.array([[np.nan, 0.5]], dtype=np.float32), "32-bit floats"),
+        (np.full((4, 4), 200, dtype=np.int32), "32-bit integers"),
+    ],
+)
+def test_other_32_bit_values_are_refused_rather_than_black(values: Any, described: str) -> None:
+    with pytest.raises(
+        UnreadableImageError, match=f"scan.tif cannot be read.*{described}.*convert it to 8 or 16 bits"
+    ):
+        decode(encoded(Image.fromarray(values), "TIFF"), "scan.tif")
+
+
+@pytest.mark.parametrize("where", ["bytes", "path"])
+def test_a_png_with_much_text_is_read(tmp_path: Path, where: str) -> None:
+    from PIL import PngImagePlugin
+
+    notes, exif = PngImagePlugin.PngInfo(), Image.Exif()
+    for number in range(3):
+        notes.add_text(f"note {number}", "x" * (2 * 2**20), zip=True)
+    exif[0x0112] = 6  # taken with the camera on its side
+    data = encoded(Image.fromarray(noise(0)), pnginfo=notes, exif=exif, icc_profile=b"\0" * (2 * 2**20))
+    path = tmp_path / "noted.png"
+    path.write_bytes(data)
+    check_header(path, "noted.png")
+    found = decode(path if where == "path" else data, "noted.png")
+    assert np.array_equal(np.asarray(found), np.rot90(noise(0), -1))
+
+
+def test_pipes_are_bad_images_and_do_not_block(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.png")
+    os.symlink("/dev/zero", tmp_path / "b.png")
+    for name in ("a.png", "b.png"):
+        for read in (decode, check_header, lambda path, name: decode({"path": str(path), "bytes": None}, name)):
+            with pytest.raises(
+                UnreadableImageError, match=rf"{name} cannot be read as an image \(not a regular file\)"
+            ):
+                read(tmp_path / name, name)
+
+
+def test_arrays_of_a_data_set_are_images_where_they_can_be() -> None:
+    rows = np.asarray(picture(7)).tolist()
+    assert np.array_equal(np.asarray(decode(rows, "x")), np.asarray(picture(7)))
+    assert decode([[0, 255]], "x").size == (2, 1)
+    for bad in ([[0.5]], [[300]], [[-1]], [[[1, 2]]], [1, 2], [], [[1], [1, 2]]):
+        with pytest.raises(UnreadableImageError, match="x cannot be read as an image"):
+            decode(bad, "x")
 
 
 def test_a_palette_with_transparency_gives_no_warning() -> None:
@@ -109,6 +175,16 @@ def test_a_function_can_stand_in_for_a_processor() -> None:
     assert transform.describe()["backend"] == "function"
     with pytest.raises(DataError, match=r"shape \(8, 8\)"):
         Transform(lambda image: np.zeros((8, 8)))(picture(1))
+
+
+def test_a_processor_of_one_channel_gets_gray_images() -> None:
+    from transformers import ViTImageProcessorPil
+
+    size = {"height": 16, "width": 24}
+    gray = ViTImageProcessorPil(size=size, image_mean=[0], image_std=[1])
+    image = Image.fromarray(noise(0))
+    expected = np.asarray(image.convert("L"), dtype=np.float32)[None] / 255
+    assert np.allclose(Transform(gray)(image), expected, atol=1e-6)
 
 
 def test_the_description_of_a_processor_follows_its_settings() -> None:

@@ -156,6 +156,154 @@ def test_splits_are_sub_folders_and_must_be_named(tmp_path: Path) -> None:
         load_images(tmp_path, processor(), split="test")
 
 
+@pytest.mark.parametrize(
+    ("folders", "named"),
+    [
+        (["train", "val", "annotations"], "train, val"),
+        (["data/train", "data/test"], "test, train"),
+        (["cat/train", "cat/test", "dog/train"], "test, train"),
+        (["train2017", "val2017"], "train2017, val2017"),
+        (["training_set", "test_set"], "test_set, training_set"),
+        (["Train/cat", "unlabeled"], "Train"),
+        (["train"], "train"),
+    ],
+)
+def test_splits_are_never_mixed_whatever_else_the_folder_holds(tmp_path: Path, folders: list[str], named: str) -> None:
+    for folder in folders:
+        (tmp_path / folder).mkdir(parents=True)
+        if folder != "annotations":
+            (tmp_path / folder / "a.png").write_bytes(png(1))
+    (tmp_path / "README.md").write_text("pets")
+    for purpose in ("calibration", "evaluation"):
+        with pytest.raises(DataError, match=f"holds the splits {named}: choose one for {purpose}"):
+            load_images(tmp_path, processor(), purpose=purpose)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "names", [["aeroplane", "train", "tvmonitor"], ["bullet_train", "test_tube", "cat"], ["evals"]]
+)
+def test_classes_named_like_splits_are_classes(tmp_path: Path, names: list[str]) -> None:
+    for name in names:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a.png").write_bytes(png(1))
+    data = load_images(tmp_path, processor(), id2label=dict(enumerate(sorted(names))))
+    assert labels(data) == list(range(len(names)))
+
+
+def test_a_split_one_level_deeper_is_found_by_its_name(tmp_path: Path) -> None:
+    class_folder(tmp_path / "data" / "train")
+    class_folder(tmp_path / "data" / "test", per_class=1)
+    for split in ("test", "data/test"):
+        assert load_images(tmp_path, processor(), split=split, id2label=ID2LABEL).images == 3
+    class_folder(tmp_path / "more" / "test")
+    with pytest.raises(DataError, match=r"several folders 'test' \(data/test, more/test\)"):
+        load_images(tmp_path, processor(), split="test")
+    with pytest.raises(DataError, match=r"no split '\.\./x'"):
+        load_images(tmp_path / "data", processor(), split="../x")
+
+
+def test_links_without_a_target_are_bad_images(tmp_path: Path) -> None:
+    class_folder(tmp_path)
+    (tmp_path / "cat" / "gone.jpg").symlink_to("/nowhere/image.jpg")
+    (tmp_path / "cat" / "self.jpg").symlink_to("self.jpg")
+    (tmp_path / "cat" / "itself").symlink_to("itself")
+    os.mkfifo(tmp_path / "cat" / "pipe.jpg")
+    with pytest.raises(UnreadableImageError, match=r"cat/gone.jpg cannot be read"):
+        load_images(tmp_path, processor())
+    data = load_images(tmp_path, processor(), on_bad_image="skip")
+    assert numbers(data) == list(range(12))
+    assert [bad.name.rpartition("/")[2] for bad in data.bad_images] == ["gone.jpg", "pipe.jpg", "self.jpg"]
+
+
+def test_a_link_back_is_refused_and_links_to_other_folders_are_followed(tmp_path: Path) -> None:
+    class_folder(tmp_path / "pets")
+    class_folder(tmp_path / "elsewhere" / "more", per_class=1)
+    (tmp_path / "pets" / "cat" / "more").symlink_to(tmp_path / "elsewhere")
+    assert load_images(tmp_path / "pets", processor()).images == 15
+    (tmp_path / "pets" / "dog" / "back").symlink_to("..")
+    with pytest.raises(DataError, match=r"dog/back is a link that leads back"):
+        load_images(tmp_path / "pets", processor())
+
+
+def test_names_that_are_not_utf_8(tmp_path: Path) -> None:
+    folder = os.fsencode(tmp_path / "pets")
+    os.makedirs(folder + b"/cat")
+    for name, content in ((b"\xe9t\xe9.png", png(3)), (b"\xff.png", b"no")):
+        Path(os.fsdecode(folder + b"/cat/" + name)).write_bytes(content)
+    os.rename(folder, folder + b"\xff")
+    pets = Path(os.fsdecode(folder + b"\xff"))
+    with pytest.raises(UnreadableImageError, match="cannot be read") as caught:
+        load_images(pets, processor())
+    data = load_images(pets, processor(), on_bad_image="skip", id2label=ID2LABEL)
+    assert (numbers(data), labels(data)) == ([3], [MODEL_ID["cat"]])
+    shown = [str(caught.value), json.dumps(data.provenance, ensure_ascii=False), data.bad_images[0].name]
+    assert all(text.encode() for text in shown)
+
+
+def test_a_folder_that_may_not_be_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class_folder(tmp_path)
+    scandir = os.scandir
+
+    def refused(path: str) -> object:
+        # The superuser, who may run the tests, can read every folder.
+        if str(path).endswith("dog"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refused)
+    with pytest.raises(
+        DataError, match=r"cannot be read \(.*Permission denied: '.*dog'\): check the path and its perm"
+    ):
+        load_images(tmp_path, processor())
+
+
+def table(folder: Path, kind: str, rows: list[tuple[str, object]], column: str = "label") -> None:
+    if kind == "csv":
+        lines = [f"file_name,{column}", *(f"{name},{label}" for name, label in rows)]
+    else:
+        lines = [json.dumps({"file_name": name, column: label}) for name, label in rows]
+    (folder / f"metadata.{kind}").write_text("\n".join(lines) + "\n")
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl"])
+def test_labels_are_read_from_a_table_beside_the_images(tmp_path: Path, kind: str) -> None:
+    flat_folder(tmp_path / "images", 3)
+    table(tmp_path, kind, [("images/002.png", "owl"), ("images/000.png", "cat"), ("images/001.png", "dog")])
+    data = load_images(tmp_path, processor(), id2label=ID2LABEL, require_labels=True)
+    assert labels(data) == [MODEL_ID[name] for name in ("cat", "dog", "owl")]
+    table(tmp_path, kind, [(f"images/00{n}.png", n) for n in range(3)], column="species")
+    # Without a column named as labels are, the folders are the classes.
+    with pytest.raises(LabelError, match=r"1 of 1 classes .*'images'"):
+        load_images(tmp_path, processor(), id2label=ID2LABEL)
+    data = load_images(tmp_path, processor(), id2label=ID2LABEL, label_column="species")
+    assert (labels(data), data.provenance["labels"]) == (
+        [0, 1, 2],
+        "names as ids" if kind == "csv" else "as given",
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("metadata.csv", "file_name,label\n000.png,cat\n", r"no label for 1 of 2 images \(first '001.png'\)"),
+        ("metadata.csv", "file_name,label\n000.png,cat\n001.png,\n", r"no label for 1 of 2 images"),
+        ("metadata.csv", "name,label\n000.png,cat\n", "no file_name in row 1"),
+        ("metadata.jsonl", "{\n", "cannot be read as a table"),
+        ("metadata.jsonl", "[1]\n", "a line that is not an object"),
+        ("metadata.csv", b"file_name,label\n\xff.png,cat\n", "cannot be read as a table"),
+    ],
+)
+def test_bad_tables(tmp_path: Path, name: str, text: str | bytes, message: str) -> None:
+    flat_folder(tmp_path, 2)
+    (tmp_path / name).write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(DataError, match=message):
+        load_images(tmp_path, processor(), id2label=ID2LABEL)
+    # Calibration never looks at labels.
+    assert load_images(tmp_path, processor()).images == 2
+    with pytest.raises(DataError, match=r"has no column 'x'|no metadata\.csv|cannot be read|no label|not an object"):
+        load_images(tmp_path, processor(), id2label=ID2LABEL, label_column="x")
+
+
 def test_bad_folders(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="There is no folder"):
         load_images(tmp_path / "none", processor())
@@ -178,7 +326,7 @@ def test_bad_folders(tmp_path: Path) -> None:
         ({"batch_size": 0}, "batch_size is 0"),
         ({"num_workers": -1}, "num_workers is -1"),
         ({"on_bad_image": "ignore"}, "on_bad_image is 'ignore'"),
-        ({"require_labels": True}, "id2label was not given"),
+        ({"require_labels": True}, "the labels of the model are not known: pass id2label, or model_labels"),
     ],
 )
 def test_options_that_cannot_be_meant(tmp_path: Path, options: dict[str, object], message: str) -> None:

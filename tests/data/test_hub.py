@@ -4,13 +4,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
 from hf_vbp.data.decoding import UnreadableImageError
-from hf_vbp.data.hub import find_shards
 from hf_vbp.data.loading import load_images
 from hf_vbp.errors import ConfigurationError, DataError, LabelError
-from tests.data.helpers import CLASSES, ID2LABEL, MODEL_ID, dataset, labels, numbers, png, processor, shards
+from tests.data.helpers import CLASSES, ID2LABEL, MODEL_ID, dataset, labels, numbers, picture, png, processor
 
 
 @pytest.fixture
@@ -163,6 +164,141 @@ def test_an_empty_dataset_and_what_is_no_source() -> None:
             load_images(source, processor())
 
 
+def test_a_split_of_a_dictionary_is_taken_by_its_name() -> None:
+    import datasets
+
+    both = datasets.DatasetDict({"train": dataset(), "test": dataset(3)})
+    data = load_images(both, processor(), split="test", id2label=ID2LABEL)
+    assert (data.images, data.provenance["split"], labels(data)) == (3, "test", [1, 2, 0])
+    streams = datasets.IterableDatasetDict({name: part.to_iterable_dataset() for name, part in both.items()})
+    assert numbers(load_images(streams, processor(), split="test")) == [0, 1, 2]
+    with pytest.raises(DataError, match="no split 'val': its splits are train, test"):
+        load_images(both, processor(), split="val")
+
+
+def test_a_split_that_a_source_does_not_have_is_not_ignored() -> None:
+    import datasets
+
+    with pytest.raises(DataError, match="is a single split without a name: give it without split='test'"):
+        load_images(dataset(), processor(), split="test")
+    named = datasets.Dataset(dataset().data, split=datasets.NamedSplit("train"))
+    assert load_images(named, processor(), split="train").provenance["split"] == "train"
+    with pytest.raises(DataError, match="is the split 'train', not 'test'"):
+        load_images(named, processor(), split="test")
+    with pytest.raises(DataError, match="A list has no splits"):
+        load_images([{"pixel_values": 1}], split="test")
+
+
+@pytest.mark.parametrize("kind", ["map", "stream", "torch"])
+def test_pixel_values_of_a_data_set_are_taken_as_they_are(kind: str) -> None:
+    import datasets
+
+    pixels = torch.rand(6, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    features = datasets.Features(
+        {"pixel_values": datasets.Array3D((3, 8, 8), "float32"), "label": datasets.ClassLabel(names=list(CLASSES))}
+    )
+    data = datasets.Dataset.from_dict({"pixel_values": pixels.numpy(), "label": [0, 1, 2] * 2}, features=features)
+    data = {"map": data, "torch": data.with_format("torch"), "stream": data.to_iterable_dataset()}[kind]
+    found = load_images(data, id2label=ID2LABEL, batch_size=4)
+    assert torch.equal(torch.cat([batch["pixel_values"] for batch in found]), pixels)
+    assert labels(found) == [1, 2, 0] * 2
+    assert found.provenance["processor"] == {"shape": [3, 8, 8]}
+    if kind == "map":
+        assert len(next(iter(load_images(data, limit=4)))["pixel_values"]) == 4
+
+
+def test_pixel_values_of_another_shape_are_refused() -> None:
+    import datasets
+
+    flat = datasets.Dataset.from_dict({"pixel_values": [[0.5, 0.5]]})
+    with pytest.raises(DataError, match=r"row 0 have the shape \(2,\); expected \(channels, height, width\)"):
+        load_images(flat)
+    text = datasets.Dataset.from_dict({"pixel_values": ["a.png"]})
+    with pytest.raises(DataError, match=r"The pixel_values of .*row 0 are .*not numbers"):
+        load_images(text)
+
+
+def test_images_in_a_column_of_arrays() -> None:
+    import datasets
+
+    rows = np.stack([np.asarray(picture(number)) for number in range(3)])
+    features = datasets.Features({"image": datasets.Array3D((8, 8, 3), "uint8")})
+    assert numbers(load_images(datasets.Dataset.from_dict({"image": rows}, features=features), processor())) == [
+        0,
+        1,
+        2,
+    ]
+    floats = datasets.Dataset.from_dict({"image": (rows / 255).tolist()})
+    with pytest.raises(DataError, match=r"an array of float64 .* is not an image; expected"):
+        load_images(floats, processor())
+
+
+@pytest.mark.parametrize("kind", ["text", "number", "class"])
+def test_missing_labels_are_found_before_any_work(kind: str) -> None:
+    import datasets
+
+    values: list[Any] = ["cat", "dog", None] if kind == "text" else [0, 1, None]
+    feature = {
+        "text": datasets.Value("string"),
+        "number": datasets.Value("int64"),
+        "class": datasets.ClassLabel(names=list(CLASSES)),
+    }[kind]
+    features = datasets.Features({"image": datasets.Image(), "label": feature})
+    rows = {"image": [{"bytes": png(i), "path": None} for i in range(3)], "label": values}
+    data = datasets.Dataset.from_dict(rows, features=features)
+    with pytest.raises(LabelError, match=r"some labels are missing \(null\): remove these rows"):
+        load_images(data, processor(), id2label=ID2LABEL)
+    assert numbers(load_images(data, processor())) == [0, 1, 2]
+    assert labels(load_images(data.select([0, 1]), processor(), id2label=ID2LABEL)) == (
+        [0, 1] if kind == "number" else [1, 2]
+    )
+    stream = load_images(data.to_iterable_dataset(), processor(), id2label=ID2LABEL)
+    with pytest.raises(LabelError, match="row 2 has no label"):
+        list(stream)
+
+
+def test_a_saved_data_set_is_read_once_without_its_cache(tmp_path: Path) -> None:
+    import datasets
+
+    folder = tmp_path / "run[1]" / "saved"
+    dataset(12).save_to_disk(folder)
+    datasets.load_from_disk(folder).map(lambda row: row)
+    assert len(list(folder.glob("cache-*.arrow"))) == 1
+    data = load_images(folder, processor(), id2label=ID2LABEL)
+    assert (numbers(data), labels(data)) == (list(range(12)), [1, 2, 0] * 4)
+    assert data.provenance["source"] == "run[1]/saved"
+    assert data.provenance["kind"] == "saved_dataset"
+    with pytest.raises(DataError, match="is a single split without a name"):
+        load_images(folder, processor(), split="test")
+    (folder / "state.json").write_text("{")
+    with pytest.raises(DataError, match="written by save_to_disk, cannot be read"):
+        load_images(folder, processor())
+
+
+def test_a_saved_dictionary_is_read_by_split(tmp_path: Path) -> None:
+    import datasets
+
+    datasets.DatasetDict(train=dataset(12), test=dataset(3)).save_to_disk(tmp_path / "saved")
+    assert load_images(tmp_path / "saved", processor()).images == 12
+    assert load_images(tmp_path / "saved", processor(), purpose="evaluation").images == 3
+    assert load_images(tmp_path / "saved", processor(), split="test").images == 3
+    for split in ("val", "test[:1]"):
+        with pytest.raises(DataError, match="no split"):
+            load_images(tmp_path / "saved", processor(), split=split)
+
+
+def test_a_stream_that_breaks_is_one_sentence() -> None:
+    import datasets
+
+    def rows() -> Iterator[dict[str, Any]]:
+        yield {"image": {"bytes": png(0), "path": None}}
+        raise ConnectionError("the server hung up\nand more")
+
+    data = load_images(datasets.IterableDataset.from_generator(rows), processor())
+    with pytest.raises(DataError, match=r"cannot be read any further \(the server hung up and more\)"):
+        list(data)
+
+
 @pytest.mark.parametrize("streaming", [False, True])
 def test_a_repository_is_read_with_the_split_that_suits(repository: Path, streaming: bool) -> None:
     calibration = load_images(str(repository), processor(), id2label=ID2LABEL, streaming=streaming)
@@ -188,54 +324,3 @@ def test_a_split_that_cannot_be_told_must_be_named(repository: Path) -> None:
 def test_a_name_that_the_hub_does_not_know(name: str) -> None:
     with pytest.raises(DataError, match="nothing cannot be fetched from the Hub, and there is no such folder"):
         load_images(name, processor())
-
-
-@pytest.mark.parametrize("pattern", ["", "part-*.tar", "part-{000..001}.tar", "part-00{0,1}.tar"])
-@pytest.mark.parametrize("num_workers", [0, 2])
-def test_shards_are_read_by_folder_or_pattern(tmp_path: Path, pattern: str, num_workers: int) -> None:
-    shards(tmp_path)
-    source = str(tmp_path / pattern) if pattern else str(tmp_path)
-    data = load_images(source, processor(), id2label=ID2LABEL, class_names=CLASSES, num_workers=num_workers)
-    assert sorted(zip(numbers(data), labels(data), strict=True)) == [
-        (number, MODEL_ID[CLASSES[number % 3]]) for number in range(9)
-    ]
-    assert data.provenance["kind"] == "webdataset"
-
-
-def test_labels_within_a_json_of_shards(tmp_path: Path) -> None:
-    shards(tmp_path, extension="json")
-    data = load_images(str(tmp_path), processor(), id2label=ID2LABEL, label_column="json.name")
-    assert labels(data)[:3] == [1, 2, 0]
-
-
-def test_a_name_met_on_the_way_that_the_model_lacks(tmp_path: Path) -> None:
-    shards(tmp_path, extension="json")
-    data = load_images(str(tmp_path), processor(), id2label={0: "cat"}, label_column="json.name", num_workers=1)
-    with pytest.raises(LabelError, match=r"^In .*1 of 1 classes of the data set .'dog'") as caught:
-        list(data.loader)
-    assert "\n" not in str(caught.value)
-
-
-def test_bad_shards(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="No tar shards match"):
-        load_images(str(tmp_path / "a-*.tar"), processor())
-    (tmp_path / "a-0.tar").write_bytes(b"no tar at all")
-    with pytest.raises(DataError, match="cannot be read as WebDataset"):
-        load_images(str(tmp_path / "a-0.tar"), processor())
-    with pytest.raises(DataError, match="have no splits"):
-        load_images(str(tmp_path / "a-0.tar"), processor(), split="train")
-
-
-def test_shards_are_found_in_order(tmp_path: Path) -> None:
-    shards(tmp_path, sizes=(1, 1, 1))
-    assert [path.name for path in find_shards(str(tmp_path))] == ["part-000.tar", "part-001.tar", "part-002.tar"]
-    assert len(find_shards(str(tmp_path / "part-{000..001}.tar"))) == 2
-
-
-@pytest.mark.parametrize(
-    "name", ["{0..300000000}", "{0..9999}{0..9999}", f"{{0..{'9' * 5000}}}", "{a}" * 2000, "{5..1}"]
-)
-def test_patterns_that_name_too_many_shards_are_refused_at_once(tmp_path: Path, name: str) -> None:
-    with pytest.raises(DataError, match=r"shards|digits|braces|empty range") as raised:
-        find_shards(str(tmp_path / f"{name}.tar"))
-    assert len(str(raised.value)) < 400

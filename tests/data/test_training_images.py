@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from hf_vbp.data.augmentation import AUGMENTATIONS, Augmentation, crop_box, normalise, output_size
+from hf_vbp.data.augmentation import AUGMENTATIONS, Augmentation, crop_box, normalize, output_size
 from hf_vbp.data.processing import load_processor
 from hf_vbp.data.training_images import AugmentedImages, AugmentedStream, open_training_images
 from hf_vbp.errors import ConfigurationError, LabelError
@@ -117,6 +117,17 @@ def test_a_crop_of_a_plain_colour_is_what_the_processor_makes_of_it(processor: A
     assert torch.allclose(augmentation.prepare(image), expected, atol=1e-6)
 
 
+@pytest.mark.parametrize("name", AUGMENTATIONS)
+def test_a_model_of_one_channel_gets_one(name: str) -> None:
+    from transformers import ViTImageProcessorPil
+
+    gray = ViTImageProcessorPil(size={"height": 32, "width": 32}, image_mean=[0.5], image_std=[0.5])
+    augmentation = Augmentation(name, gray, backend="pil")
+    expected = gray(images=Image.new("L", (50, 40), 180), return_tensors="pt")["pixel_values"][0]
+    found = augmentation.vary(augmentation.prepare(Image.new("RGB", (50, 40), (180, 180, 180))))
+    assert torch.allclose(found, expected, atol=1e-6)
+
+
 def test_torchvision_and_pillow_take_the_same_parts(processor: Any) -> None:
     pytest.importorskip("torchvision")
     image = picture(64, 80).resize((320, 256))
@@ -129,11 +140,11 @@ def test_torchvision_and_pillow_take_the_same_parts(processor: Any) -> None:
     assert (crops[0] - crops[1]).abs().mean() < 0.02
 
 
-def test_normalisation_is_that_of_the_processor(processor: Any) -> None:
+def test_normalization_is_that_of_the_processor(processor: Any) -> None:
     image = picture(32, 32)
     pixels = torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1)
     expected = processor(images=image, return_tensors="pt")["pixel_values"][0]
-    assert torch.allclose(normalise(pixels, processor), expected, atol=1e-6)
+    assert torch.allclose(normalize(pixels, processor), expected, atol=1e-6)
     assert output_size(processor) == (32, 32)
 
 
@@ -153,7 +164,7 @@ def test_sizes_are_read_from_the_processor(changes: dict[str, Any], expected: tu
 
 
 def test_a_processor_without_a_size_is_refused() -> None:
-    with pytest.raises(ConfigurationError, match="does not say the size"):
+    with pytest.raises(ConfigurationError, match="does not define the size"):
         Augmentation("paper", lambda image: image)
 
 
