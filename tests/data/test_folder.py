@@ -340,10 +340,3 @@ def test_a_processor_is_needed_and_must_be_one(tmp_path: Path) -> None:
         load_images(tmp_path)
     with pytest.raises(DataError, match=r"A str is no image processor"):
         load_images(tmp_path, "vit")
-
-
-@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
-def test_a_named_pipe_among_the_images_is_left_out(tmp_path: Path) -> None:
-    folder = class_folder(tmp_path / "photos")
-    os.mkfifo(next(path for path in folder.iterdir() if path.is_dir()) / "pipe.png")
-    assert numbers(load_images(folder, processor(), id2label=ID2LABEL)) == list(range(12))
