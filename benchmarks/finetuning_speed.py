@@ -23,7 +23,7 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 import hf_vbp
 from hf_vbp.distillation.arguments import DistillationArguments
 from hf_vbp.distillation.trainer import DistillationTrainer
-from hf_vbp.results.record import versions
+from hf_vbp.results.versions import versions
 
 
 class StepTimes(TrainerCallback):

@@ -68,6 +68,7 @@ class DistillationTrainer(Trainer):  # type: ignore[misc]
             _check_heads(model, args)
         elif args.cache_teacher_logits:
             raise ConfigurationError("cache_teacher_logits is set, but there is no teacher.")
+        args.has_teacher = teacher is not None
         options.setdefault("compute_metrics", accuracy)
         super().__init__(model=model, args=args, **options)
         self.add_callback(ShowEpoch(self))

@@ -14,7 +14,9 @@ from hf_vbp.costs.counts import describe_cost
 from hf_vbp.errors import ConfigurationError, DataError
 from hf_vbp.pruning.apply_plan import apply_fitted
 from hf_vbp.pruning.make_plan import fit_plan
-from hf_vbp.results.record import SCHEMA_VERSION, describe_base_model, describe_plan
+from hf_vbp.results.base_model import describe_base_model
+from hf_vbp.results.plan import describe_plan
+from hf_vbp.results.record import SCHEMA_VERSION
 from hf_vbp.results.versions import versions
 from hf_vbp.statistics.activation_statistics import ActivationStatistics
 from hf_vbp.statistics.split_halves import halves_agreement

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 from hf_vbp.config.vbp_config import VBPConfig
 from hf_vbp.data.augmentation import AUGMENTATIONS
 from hf_vbp.errors import ConfigurationError, HfVbpError
+from hf_vbp.results.redaction import redacted
 from hf_vbp.workflow.finetune.fields import (
     Tree,
     check_names,
@@ -146,7 +147,7 @@ class Recipe:
         }
         tree["training"] = {**{name: defaults[name] for name in (*said, *also_said)}, **self.training}
         tree["output"] = self.output
-        return write_yaml(_without_none(tree))
+        return write_yaml(redacted(_without_none(tree)))
 
 
 def load_recipe(parts: Sequence[str | Path]) -> Recipe:

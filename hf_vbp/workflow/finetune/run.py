@@ -15,10 +15,10 @@ from hf_vbp.distillation.checkpoints import training_checkpoints
 from hf_vbp.distillation.sharding import check_launch
 from hf_vbp.distillation.trainer import DistillationTrainer
 from hf_vbp.errors import CheckpointError, ConfigurationError, DataError
+from hf_vbp.results.finetuning import describe_run, with_finetuning
 from hf_vbp.results.record import RESULTS_NAME, to_json
 from hf_vbp.workflow.finetune.progress import ReportProgress
 from hf_vbp.workflow.finetune.recipe import Recipe
-from hf_vbp.workflow.finetune.record import describe_run, updated_results
 from hf_vbp.workflow.finetune.start import PLAN_NAME, Start, TeacherChoice, choose_teacher, open_start
 from hf_vbp.workflow.requests import Reporter
 
@@ -58,13 +58,25 @@ def run_finetune(
     training = _training_images(recipe, start, args, labelled=teacher.loaded is None or args.hard_label_weight > 0)
     _settle_length(args, training)
     before = _evaluate(start, teacher, evaluation, reporter, args) if args.process_index == 0 else {}
-    trainer, seconds = _train(start, teacher, training, evaluation, args, reporter, resume)
+    trainer = _train(start, teacher, training, evaluation, args, reporter, resume)
     model = _whole_model(trainer, start)
     results: dict[str, Any] = {}
     if args.process_index == 0:
         after = _evaluate(start, teacher, evaluation, reporter, args, finetuned=model)
-        run = describe_run(recipe, trainer, training, teacher.described, seconds)
-        results = updated_results(start.results, evaluation, {**before, **after}, training, run, command)
+        run = describe_run(
+            trainer.args,
+            trainer.state,
+            recipe=recipe.name,
+            teacher=teacher.described,
+            augmentation=recipe.data.augmentation,
+            batch_size=trainer._train_batch_size if args.auto_find_batch_size else None,
+        )
+        data = {"finetuning": {**training.provenance, "images": training.images}}
+        if evaluation is not None:
+            data["evaluation"] = {**evaluation.provenance, "images": after["finetuned"]["images"]}
+        results = with_finetuning(
+            start.results, run, evaluation={**before, **after} or None, data=data, command=command
+        )
         results = _write(recipe, start, model, results, reporter, overwrite)
     trainer.accelerator.wait_for_everyone()
     return results
@@ -122,7 +134,7 @@ def _train(
     args: DistillationArguments,
     reporter: Reporter,
     resume: bool,
-) -> tuple[DistillationTrainer, float]:
+) -> DistillationTrainer:
     trainer = DistillationTrainer(
         start.student.model,
         args,
@@ -136,10 +148,10 @@ def _train(
     trainer.add_callback(progress)
     try:
         with _advice_on_memory(args):
-            output = trainer.train(resume_from_checkpoint=resume or None)
+            trainer.train(resume_from_checkpoint=resume or None)
     finally:
         progress.close()
-    return trainer, float(output.metrics["train_runtime"])
+    return trainer
 
 
 @contextmanager
