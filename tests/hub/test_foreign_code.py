@@ -1,5 +1,6 @@
 """Pushing and auditing run foreign code only when asked to, and then without the token of the user."""
 
+import importlib
 import json
 import shutil
 from collections.abc import Iterator
@@ -129,11 +130,13 @@ def test_an_audit_reads_every_config(client: Client, xet_hub: LoopbackHub, check
 
 
 @pytest.mark.parametrize(
-    ("arguments", "function"), [(["push", "folder", NAME], "push_to_hub"), (["pull-check", NAME], "audit")]
+    ("arguments", "module", "function"),
+    [(["push", "folder", NAME], "hf_vbp.hub.push", "push_to_hub"), (["audit", NAME], "hf_vbp.hub.audit", "audit")],
 )
 @pytest.mark.parametrize("allowed", [False, True])
 def test_both_commands_have_the_option(
     arguments: list[str],
+    module: str,
     function: str,
     allowed: bool,
     capfd: pytest.CaptureFixture[str],
@@ -145,6 +148,6 @@ def test_both_commands_have_the_option(
         given.append(options)
         return SimpleNamespace(lines=[], sentence="", passed=True)
 
-    monkeypatch.setattr(f"hf_vbp.hub.{function}", record)
+    monkeypatch.setattr(importlib.import_module(module), function, record)
     assert run([*arguments, *(["--trust-remote-code"] if allowed else [])], capfd, monkeypatch).code == 0
     assert [options["trust_remote_code"] for options in given] == [allowed]
