@@ -1,1 +1,1 @@
-"""Model cards: from the record of a run to Markdown."""
+"""Model cards: from the results to Markdown, without network and models."""

@@ -1,16 +1,18 @@
-"""What a card says, as a typed object: made from the results file alone, before any Markdown or YAML."""
+"""The facts of a card as a typed object, made from the results file alone."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from hf_vbp.card import text
+from hf_vbp.card.base_card import BaseCard
+from hf_vbp.card.text import Markdown
 
 Results = Mapping[str, Any]
 STATES = {"dense": "before", "pruned": "after pruning", "finetuned": "after fine-tuning"}
 LABELS = {
-    "halves rank correlation": "rank correlation of the variances that the two halves of the images give",
-    "halves lowest site rank correlation": "the same in the layer where it is lowest",
+    "halves rank correlation": "rank correlation between the variances of the two halves of the images",
+    "halves lowest site rank correlation": "lowest rank correlation of a layer",
     "relative output error": "output error of the MLPs, relative",
 }
 FRACTIONS = frozenset({"relative_output_error", "agreement", "retention"})
@@ -18,55 +20,37 @@ METRICS = {"agreement": "same answer as the dense model", "kl": "KL to the dense
 
 
 @dataclass(frozen=True)
-class BaseCard:
-    """What the card of the base model says, where it could be read: nothing of it is guessed.
-
-    Attributes:
-        license: Its licence identifier.
-        license_name: The name of a licence that has no identifier.
-        license_link: Where that licence stands.
-        datasets: The data sets it names.
-    """
-
-    license: str | None = None
-    license_name: str | None = None
-    license_link: str | None = None
-    datasets: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
 class Table:
-    """A Markdown table."""
+    """A Markdown table. Cells are escaped, except those that are Markdown already."""
 
     header: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
 
     @property
-    def markdown(self) -> str:
-        """The table as Markdown; columns of figures are set to the right."""
-        columns = zip(*self.rows, strict=True)
-        rule = (
-            ["---:" if _are_figures(cells) else "---" for cells in columns]
-            if self.rows
-            else ["---"] * len(self.header)
-        )
-        return "\n".join("| " + " | ".join(cells) + " |" for cells in (self.header, rule, *self.rows))
+    def markdown(self) -> Markdown:
+        """The table as Markdown; columns of figures are aligned to the right."""
+        columns: list[tuple[str, ...]] = list(zip(*self.rows, strict=True)) or [()] * len(self.header)
+        rule = ["---:" if _are_figures(cells) else "---" for cells in columns]
+        header, *rows = ([str(text.foreign(cell)) for cell in cells] for cells in (self.header, *self.rows))
+        return Markdown("\n".join("| " + " | ".join(cells) + " |" for cells in (header, rule, *rows)))
 
 
 @dataclass(frozen=True)
 class CardFacts:
-    """Everything that a card says.
+    """Everything that a card shows.
+
+    The template escapes every value that is not :class:`~hf_vbp.card.text.Markdown`.
 
     Attributes:
         name: Name of the model, for the heading and the ``model-index``.
-        repo_id: Where it lies on the Hub; None while that is not known.
+        repo_id: Its repository on the Hub; None while that is not known.
         base_id: Hub id of the base model; None when it was loaded from a folder.
-        base_name: What to call the base model in a sentence.
+        base_name: Name of the base model in a sentence.
         base_revision: Commit of the base model.
-        base: What the base model's own card says; None when it could not be read.
+        base: The facts from the base model's own card; None when it could not be read.
         results: The results file that all figures come from.
-        has_processor: Whether an image processor lies beside the weights.
-        remarks: What was left out of the card, and why.
+        has_processor: Whether the checkpoint has an image processor.
+        remarks: Notes on what was left out of the card, and why.
     """
 
     name: str
@@ -120,13 +104,28 @@ class CardFacts:
         return self.auto_class == "AutoModelForImageClassification"
 
     @property
-    def address(self) -> str:
-        """What to write in ``from_pretrained``."""
-        return self.repo_id or "path/to/this/folder"
+    def address(self) -> Markdown:
+        """The argument of ``from_pretrained``."""
+        return Markdown(self.repo_id or "path/to/this/folder")
+
+    @property
+    def repository(self) -> Markdown | None:
+        """The repository, for a code span."""
+        return Markdown(self.repo_id) if self.repo_id else None
+
+    @property
+    def base_link(self) -> Markdown | None:
+        """The base model as a link to its page; None when it was loaded from a folder."""
+        return Markdown(f"[{self.base_id}](https://huggingface.co/{self.base_id})") if self.base_id else None
+
+    @property
+    def base_commit(self) -> Markdown | None:
+        """Commit of the base model, for a code span."""
+        return text.code_span(self.base_revision) if self.base_revision else None
 
     @property
     def removed_share(self) -> str:
-        """The share of hidden neurons that went, in percent."""
+        """The share of removed hidden neurons, in percent."""
         dense, kept = sum(self.plan["dense_widths"]), sum(self.plan["widths"])
         return text.percent(1 - kept / dense)
 
@@ -148,9 +147,9 @@ class CardFacts:
         return sentence + "."
 
     @property
-    def chart(self) -> str:
+    def chart(self) -> Markdown:
         """The width of every layer, drawn as text."""
-        return text.bar_chart(self.plan["dense_widths"], self.plan["widths"])
+        return Markdown(text.bar_chart(self.plan["dense_widths"], self.plan["widths"]))
 
     @property
     def widths_table(self) -> Table:
@@ -205,7 +204,7 @@ class CardFacts:
 
     @property
     def latency_table(self) -> Table | None:
-        """Measured latency, with all that it depends on; every further key of a row is a column."""
+        """Measured latency with the conditions of the measurement; every further key of a row is a column."""
         rows: Sequence[Mapping[str, Any]] = self.results.get("latency", [])
         if not rows:
             return None
@@ -217,19 +216,16 @@ class CardFacts:
 
     @property
     def receipt_table(self) -> Table | None:
-        """How the saved checkpoint was reopened, and by how much its outputs differed."""
+        """The ways in which the saved checkpoint was loaded, and the largest difference of its outputs."""
         rows = self.results.get("receipt", [])
         if not rows:
             return None
-        cells = [
-            (text.foreign(row["way"]), text.foreign(row["transformers"]), text.number(row["max_abs_difference"]))
-            for row in rows
-        ]
+        cells = [(row["way"], row["transformers"], text.number(row["max_abs_difference"])) for row in rows]
         return Table(("loaded by", "transformers", "largest difference of an output"), tuple(cells))
 
     @property
     def predicted_table(self) -> Table | None:
-        """Damage that was told before the cut, beside what was seen after it."""
+        """Output error predicted before pruning, and observed after it."""
         predicted = dict(_scalars(self.results.get("predicted", {})))
         evaluation = self.results.get("evaluation", {})
         observed = dict(_scalars(self.results.get("observed", {})))
@@ -244,55 +240,53 @@ class CardFacts:
 
     @property
     def data_table(self) -> Table | None:
-        """Where the images came from, and how many there were."""
+        """Source and number of the images of each step."""
         rows = []
         for use in ("calibration", "evaluation", "finetuning"):
             row = self.results.get("data", {}).get(use)
             if row:
                 numbers = (text.count(row[key]) if key in row else "" for key in ("images", "tokens"))
-                source = text.foreign(row["source"])
-                rows.append((use, source, text.foreign(row.get("split", "")), *numbers))
+                rows.append((use, row["source"], row.get("split", ""), *numbers))
         return Table(("used for", "source", "split", "images", "tokens"), tuple(rows)) if rows else None
 
     @property
     def statistics_table(self) -> Table | None:
-        """Whether the calibration images were enough, as far as that was measured."""
+        """Agreement between the halves of the calibration images, as far as it was measured."""
         return _details(self.results.get("statistics", {}))
 
     @property
     def halves_sentence(self) -> str | None:
-        """How far half of the calibration images would have kept the same neurons, at the ratio nearest to this."""
+        """Agreement between the neurons that each half of the images would keep, at the nearest measured ratio."""
         overlaps = self.results.get("statistics", {}).get("halves", {}).get("overlaps", [])
-        if not overlaps or "ratio" not in self.plan:
+        if not overlaps:
             return None
         row = min(overlaps, key=lambda row: abs(row["ratio"] - self.plan["ratio"]))
         return (
             f"Ranked by variance, each half of the images alone would keep {text.percent(row['kept'])} of the neurons "
-            f"that the other half keeps when {text.percent(row['ratio'], 0)} go."
+            f"that the other half keeps, when {text.percent(row['ratio'], 0)} are removed."
         )
 
     @property
     def finetuning_table(self) -> Table | None:
-        """The recipe of the fine-tuning."""
+        """Settings and course of the fine-tuning."""
         return _details(self.results.get("finetuning", {}))
 
     @property
-    def versions_line(self) -> str:
-        """The versions of all that took part."""
-        return ", ".join(
-            f"{text.foreign(key)} {text.foreign(value)}" for key, value in self.results["versions"].items()
-        )
+    def versions_line(self) -> Markdown:
+        """The versions of the packages that were used."""
+        pairs = self.results["versions"].items()
+        return Markdown(", ".join(f"{text.foreign(key)} {text.foreign(value)}" for key, value in pairs))
 
     @property
-    def command(self) -> str | None:
-        """The command that made the checkpoint."""
+    def command(self) -> Markdown | None:
+        """The command that made the checkpoint, for a code block."""
         command = self.results.get("command")
-        return text.literal(command) if command else None
+        return text.code_block(command) if command else None
 
 
 def _label(key: str) -> str:
     plain = key.replace("_", " ")
-    return text.foreign(METRICS.get(key, LABELS.get(plain, plain)))
+    return METRICS.get(key, LABELS.get(plain, plain))
 
 
 def _figure(key: str, value: Any) -> str:
@@ -306,13 +300,12 @@ def _are_figures(cells: Sequence[str]) -> bool:
 def _cell(value: Any) -> str:
     if value is None:
         return ""
-    return (
-        text.number(value) if isinstance(value, int | float) and not isinstance(value, bool) else text.foreign(value)
-    )
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return text.number(value) if is_number else str(value)
 
 
 def _scalars(value: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    """Return the figures of a free-form part of the results; lists (one entry per layer) are not for a card."""
+    """Return the figures of an open section, without lists (one entry per layer)."""
     found: list[tuple[str, Any]] = []
     for key, item in value.items():
         if isinstance(item, Mapping):

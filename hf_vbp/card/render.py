@@ -1,14 +1,16 @@
 """From a results file to the text of a card."""
 
 from collections.abc import Mapping
+from functools import cache
 from importlib import resources
-from pathlib import Path
 from typing import Any
 
-from huggingface_hub import ModelCard
+from jinja2 import Environment, StrictUndefined, Template
 
 from hf_vbp.card import sections, text
-from hf_vbp.card.facts import BaseCard, CardFacts
+from hf_vbp.card.base_card import BaseCard
+from hf_vbp.card.facts import CardFacts
+from hf_vbp.card.front_matter import divide, split_card, to_yaml
 from hf_vbp.card.metadata import REPO_ID, card_metadata, check_metadata
 from hf_vbp.errors import ConfigurationError
 
@@ -22,24 +24,26 @@ def make_facts(
     has_processor: bool = True,
     remarks: tuple[str, ...] = (),
 ) -> CardFacts:
-    """Return what a card says, from the results file.
+    """Return the facts of a card, from the results file.
 
     Args:
-        results: The results file (docs/results.md).
-        repo_id: Where the checkpoint will lie on the Hub.
+        results: The content of the results file (docs/results.md).
+        repo_id: Repository of the checkpoint on the Hub.
         base_model: Hub id of the base model, where the results do not name one (it was loaded from a folder).
-        base: What the base model's own card says.
-        has_processor: Whether an image processor lies beside the weights.
-        remarks: What is already known to be left out.
+        base: The facts from the base model's own card.
+        has_processor: Whether the checkpoint has an image processor.
+        remarks: Notes on what is already known to be left out.
 
     Raises:
-        ConfigurationError: The results lack a part that a card cannot do without, or ``base_model`` is a path.
+        ConfigurationError: The results lack a required section, or ``repo_id`` or ``base_model`` is not the id of a
+            repository.
     """
     missing = [key for key in ("base_model", "plan", "cost", "versions") if key not in results]
     if missing:
         raise ConfigurationError(f"The results file has no {', '.join(missing)}: a card cannot be made from it.")
-    if base_model is not None and (not REPO_ID.fullmatch(base_model) or Path(base_model).exists()):
-        raise ConfigurationError(f"base_model must be the id of a repository on the Hub, not {base_model!r}.")
+    for option, value in (("repo_id", repo_id), ("base_model", base_model)):
+        if value is not None and not REPO_ID.fullmatch(value):
+            raise ConfigurationError(f"{option} is {value!r}; expected the id of a repository, such as me/pruned-vit.")
     described = results["base_model"]
     named = str(described.get("id", "")) or None
     from_hub = described.get("source", "hub") == "hub" and named is not None and REPO_ID.fullmatch(named)
@@ -47,10 +51,9 @@ def make_facts(
     if base_id is None:
         remarks += ("base_model is left out of the card: the model was loaded from a folder (give base_model=...).",)
     name = repo_id.rpartition("/")[2] if repo_id else f"{_short(base_id or named or described['model_type'])}-vbp"
-    base_name = f"[{base_id}](https://huggingface.co/{base_id})" if base_id else text.foreign(_short(named or name))
     revision = described.get("revision")
     return CardFacts(
-        name, repo_id, base_id, base_name, revision, base, results, has_processor=has_processor, remarks=remarks
+        name, repo_id, base_id, _short(named or name), revision, base, results, has_processor, remarks=remarks
     )
 
 
@@ -59,53 +62,35 @@ def _short(name: str) -> str:
 
 
 def template() -> str:
-    """Return the Jinja template of the card, as it is shipped."""
+    """Return the Jinja template of the card that the package includes."""
     return resources.files("hf_vbp.card").joinpath("template.md").read_text(encoding="utf-8")
 
 
+@cache
+def _compiled() -> Template:
+    # Not HTML but Markdown is escaped: every value that is not Markdown already.
+    environment = Environment(finalize=text.foreign_line, undefined=StrictUndefined, autoescape=False)
+    return environment.from_string(template())
+
+
 def render_card(facts: CardFacts, existing: str | None = None) -> str:
-    """Return the text of the card; the same text for the same facts.
+    """Return the text of the card. Equal facts give equal text.
 
     Args:
-        facts: What it says.
-        existing: The card that stands there now. What the user wrote outside the marks, and metadata of the
-            user's own, stay.
+        facts: The facts that the card shows.
+        existing: The present card. Text that the user wrote outside the marks, and the user's own metadata, are kept.
 
     Raises:
-        ConfigurationError: The metadata would be refused by the Hub, or those of ``existing`` are not YAML.
+        ConfigurationError: The Hub would refuse the metadata, or those of ``existing`` are not YAML.
 
     Example:
-        >>> from hf_vbp.card import make_facts, render_card
+        >>> from hf_vbp.card.render import make_facts, render_card
         >>> from hf_vbp.results.record import load_results
         >>> card = render_card(make_facts(load_results("pruned-vit"), repo_id="me/pruned-vit"))  # doctest: +SKIP
     """
     old_data, old_body = split_card(existing) if existing else ({}, "")
     metadata = card_metadata(facts, old_data)
-    check_metadata(metadata.to_dict())  # type: ignore[no-untyped-call]
-    card = ModelCard.from_template(metadata, template_str=template(), facts=facts, filled=text.FULL, empty=text.EMPTY)
-    fresh = str(card.content)
-    head, body = _divide(fresh)
+    check_metadata(metadata)
+    values = {"card_data": text.Markdown(to_yaml(metadata)), "filled": text.FULL, "empty": text.EMPTY}
+    head, body = divide(_compiled().render(facts=facts, **values))
     return head + (sections.merge(body, old_body) if existing else body.rstrip("\n") + "\n")
-
-
-def _divide(card: str) -> tuple[str, str]:
-    """Return the metadata block with its marks, and the body behind it."""
-    if card.startswith("---\n") and (end := card.find("\n---\n", 3)) >= 0:
-        return card[: end + 5], card[end + 5 :]
-    return "", card
-
-
-def split_card(card: str) -> tuple[dict[str, Any], str]:
-    """Return metadata and body of a card that stands somewhere."""
-    import yaml  # type: ignore[import-untyped]
-
-    head, body = _divide(card.replace("\r\n", "\n"))
-    try:
-        data = yaml.safe_load(head.strip().strip("-")) if head else {}
-    except yaml.YAMLError as error:
-        raise ConfigurationError(
-            f"The metadata of the present README.md are not YAML ({error}); mend them."
-        ) from error
-    if data is None or isinstance(data, dict):
-        return data or {}, body
-    raise ConfigurationError("The metadata of the present README.md are not a mapping; mend them.")

@@ -1,21 +1,23 @@
-"""The marks around what is generated, and how text of the user's own survives when it is generated again."""
+"""The marks around generated sections, and how the user's own text is kept when a card is generated again."""
 
 import re
+from bisect import bisect_left
+from collections import Counter
 from dataclasses import dataclass
 
-_SECTION = re.compile(r"<!-- hf_vbp:begin (?P<name>[a-z-]+) -->\n.*?<!-- hf_vbp:end (?P=name) -->\n?", re.S)
+_MARK = re.compile(r"<!-- hf_vbp:(?P<kind>begin|end) (?P<name>[a-z-]{1,40}) -->")
 _TRAINER_MARK = "This model card has been generated automatically according to the information"
-_GENERATED = re.compile(r"<!-- This model card has been generated automatically.*?-->", re.S)
+_GENERATED = "<!-- This model card has been generated automatically"
 
 
 @dataclass(frozen=True)
 class Section:
-    """A generated section with its marks, and the user's own text that follows it.
+    """A generated section with its marks, and the user's own text after it.
 
     Attributes:
-        name: Name of the section; None for what stands before the first one.
-        generated: The section as it stands, marks included; empty where ``name`` is None.
-        own: What the user wrote behind it.
+        name: Name of the section; None for the text before the first one.
+        generated: The section, marks included; empty where ``name`` is None.
+        own: Text that the user wrote after the section.
     """
 
     name: str | None
@@ -24,33 +26,61 @@ class Section:
 
 
 def split(body: str) -> list[Section]:
-    """Split the body of a card at the marks; the first entry is what stands before all of them."""
-    found = list(_SECTION.finditer(body))
-    starts = [match.start() for match in found] + [len(body)]
+    """Split the body of a card at the marks, in linear time; the first entry is the text before all sections."""
+    found = _find(body)
+    starts = [start for _, start, _ in found] + [len(body)]
     sections = [Section(None, "", body[: starts[0]])]
-    for match, following in zip(found, starts[1:], strict=True):
-        sections.append(Section(match["name"], match[0], body[match.end() : following]))
+    for (name, start, end), following in zip(found, starts[1:], strict=True):
+        sections.append(Section(name, body[start:end], body[end:following]))
     return sections
 
 
-def merge(fresh: str, existing: str) -> str:
-    """Return the fresh body with the user's own text of the existing one, each part behind the section it followed.
+def _find(body: str) -> list[tuple[str, int, int]]:
+    """Return name, start and end of every section: from its first mark to the next end mark of the same name."""
+    marks = list(_MARK.finditer(body))
+    ends: dict[str, list[int]] = {}
+    for match in marks:
+        if match["kind"] == "end":
+            ends.setdefault(match["name"], []).append(match.end())
+    found: list[tuple[str, int, int]] = []
+    position = 0
+    for match in marks:
+        if match["kind"] == "end" or match.start() < position or body[match.end() : match.end() + 1] != "\n":
+            continue
+        same = ends.get(match["name"], [])
+        index = bisect_left(same, match.end())
+        if index < len(same):
+            position = same[index] + (body[same[index] : same[index] + 1] == "\n")
+            found.append((match["name"], match.start(), position))
+    return found
 
-    A card without marks that transformers generated is replaced; any other text without marks is the user's,
-    and stands behind what is generated.
+
+def defects(body: str) -> list[str]:
+    """Return what is wrong with the marks of a card: sections that appear twice, and marks without a partner."""
+    sections = _find(body)
+    repeated = [name for name, times in Counter(name for name, _, _ in sections).items() if times > 1]
+    found = [f"the section {name} appears more than once" for name in repeated]
+    if len(_MARK.findall(body)) != 2 * len(sections):
+        found.append("a mark of a section has no partner")
+    return found
+
+
+def merge(fresh: str, existing: str) -> str:
+    """Return the fresh body with the user's own text of the existing one, each part after the section it followed.
+
+    A card without marks that transformers generated is replaced; any other text without marks belongs to the user and
+    is kept after the generated sections.
 
     Args:
         fresh: A newly rendered body.
-        existing: The body that stands there now.
+        existing: The body of the present card.
     """
     old = split(existing)
     if len(old) == 1:
-        generated_elsewhere = _TRAINER_MARK in existing or _GENERATED.search(existing)
-        own = "" if generated_elsewhere else existing.strip()
+        own = "" if _TRAINER_MARK in existing or _GENERATED in existing else existing.strip()
         return f"{fresh.rstrip()}\n\n{own}\n" if own else fresh
     parts = split(fresh)
-    names = [section.name for section in parts]
-    texts: dict[str | None, list[str]] = {name: [] for name in names}
+    texts: dict[str | None, list[str]] = {section.name: [] for section in parts}
     place: str | None = None
     for section in old:
         place = section.name if section.name in texts else place
@@ -64,9 +94,8 @@ def merge(fresh: str, existing: str) -> str:
     return "\n\n".join(part for part in joined if part) + "\n"
 
 
-def has_own_text(card: str) -> bool:
-    """Tell whether anybody wrote anything outside the marks of a card, below its metadata."""
-    body = re.sub(r"\A---\n.*?\n---\n", "", card.replace("\r\n", "\n"), count=1, flags=re.S)
+def has_own_text(body: str) -> bool:
+    """Return whether the body of a card has text outside the marks."""
     return any(section.own.strip() for section in split(body))
 
 

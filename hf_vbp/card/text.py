@@ -1,12 +1,21 @@
-"""Numbers and foreign text as they are written in a card. Nothing here knows what a result is."""
+"""Format numbers and foreign text for Markdown. Knows nothing about results."""
 
 import re
 from collections.abc import Sequence
-from pathlib import Path
 
-_TOKEN = re.compile(r"hf_[A-Za-z0-9]{8,}")
-_CONTROL = re.compile(r"[\x00-\x1f\x7f]+")
+from hf_vbp.results.redaction import without_home
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f\u0085\u2028\u2029]+")
+_CONTROL_IN_BLOCK = re.compile(r"[\x00-\x08\x0b-\x1f\x7f\u0085\u2028\u2029]+")
+_MARKUP = re.compile(r"([\\`*_~$\[\]|])")
+_LINE_START = re.compile(r"\A(?:[#+=-]|\d+[.)](?=\s|\Z))")
 FULL, EMPTY = "█", "░"
+
+
+class Markdown(str):
+    """Text that is safe as Markdown: written by this package, or escaped. The template escapes all other text."""
+
+    __slots__ = ()
 
 
 def percent(fraction: float, digits: int = 1) -> str:
@@ -36,7 +45,7 @@ def quantity(number: float, unit: str = "") -> str:
 
 
 def change(before: float, after: float) -> str:
-    """Return how much less (or more) ``after`` is than ``before``, ``"-31.2 %"``; empty for nothing to compare."""
+    """Return the relative change from ``before`` to ``after``, ``"-31.2 %"``; empty where ``before`` is 0."""
     return f"{100 * (after / before - 1):+.1f} %" if before else ""
 
 
@@ -45,28 +54,40 @@ def number(value: float) -> str:
     return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
 
 
-def foreign(text: object) -> str:
-    """Return text that came from outside, safe within a table cell or a sentence of Markdown."""
-    line = _CONTROL.sub(" ", str(text)).strip()
-    line = re.sub(r"([\\`*_\[\]|])", r"\\\1", line)
-    return private(line.replace("<", "&lt;").replace(">", "&gt;"))
+def foreign(text: object) -> Markdown:
+    """Return foreign text as one line that Markdown shows literally, within a sentence or a table cell."""
+    if isinstance(text, Markdown):
+        return text
+    line = without_home(_CONTROL.sub(" ", str(text)).strip())
+    line = _MARKUP.sub(r"\\\1", line)
+    return Markdown(line.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;"))
 
 
-def literal(text: object) -> str:
-    """Return text that came from outside as it stands within a code block or a code span."""
-    return private(str(text).replace("```", "'''").replace("\x00", "").strip())
+def foreign_line(text: object) -> Markdown:
+    """Return foreign text as :func:`foreign` does, also safe at the start of a line."""
+    if isinstance(text, Markdown):
+        return text
+    return Markdown(_LINE_START.sub(lambda match: f"{match[0][:-1]}\\{match[0][-1]}", foreign(text)))
 
 
-def private(text: str) -> str:
-    """Return ``text`` without the home directory of whoever runs this, and without anything like a token."""
-    home = str(Path.home())
-    if len(home) > 1:
-        text = re.sub(re.escape(home) + r"(?=[/\\\s'\"]|$)", "~", text)
-    return _TOKEN.sub("hf_...", text)
+def code_block(text: object) -> Markdown:
+    """Return foreign text for a fenced code block, which it cannot end, with its line breaks."""
+    block = _CONTROL_IN_BLOCK.sub(" ", str(text).replace("\r\n", "\n"))
+    return Markdown(without_home(_without_marks(block.replace("```", "'''"))).strip())
+
+
+def code_span(text: object) -> Markdown:
+    """Return foreign text for a code span, which it cannot end."""
+    return Markdown(without_home(_without_marks(_CONTROL.sub(" ", str(text)).replace("`", "'"))).strip())
+
+
+def _without_marks(text: str) -> str:
+    # Marks of sections are comments, and they are found within code too.
+    return text.replace("<!--", "<! --")
 
 
 def bar_chart(dense_widths: Sequence[int], widths: Sequence[int], length: int = 40) -> str:
-    """Draw the width of every layer as text: what stays is filled, what went is light.
+    """Draw the width of every layer as text: kept neurons are dark, removed neurons are light.
 
     Text works in every renderer, needs no further file in the commit, and a change of it can be read in a diff.
 

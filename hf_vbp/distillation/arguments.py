@@ -26,6 +26,7 @@ class DistillationArguments(TrainingArguments):  # type: ignore[misc]
             otherwise the dtype of its checkpoint.
         cache_teacher_logits: Whether to run the teacher over the training images once and keep its logits
             (images x classes x 4 bytes). Refused where the images are augmented at random.
+        has_teacher: Set by :class:`~hf_vbp.distillation.DistillationTrainer`; None before.
 
     Raises:
         ConfigurationError: A setting of the loss or the teacher cannot be meant.
@@ -51,6 +52,7 @@ class DistillationArguments(TrainingArguments):  # type: ignore[misc]
     soft_loss: str = field(default="kl", metadata={"help": "kl or cross_entropy.", "choices": list(SOFT_LOSSES)})
     teacher_dtype: str = field(default="auto", metadata={"help": "auto, float32, bfloat16 or float16."})
     cache_teacher_logits: bool = field(default=False, metadata={"help": "Run the teacher once over all images."})
+    has_teacher: bool | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
         _ = self.loss
@@ -69,7 +71,9 @@ class DistillationArguments(TrainingArguments):  # type: ignore[misc]
         return DistillationLoss(self.hard_label_weight, self.temperature, self.soft_loss, self.label_smoothing_factor)
 
     def distillation(self) -> dict[str, Any]:
-        """Return the settings of the loss as JSON, for the results."""
+        """Return the settings of the loss as JSON, for the results; empty where there is no teacher."""
+        if self.has_teacher is False:
+            return {}
         return {
             "hard_label_weight": self.hard_label_weight,
             "temperature": self.temperature,

@@ -87,6 +87,7 @@ class DistillationTrainer(Trainer):  # type: ignore[misc]
             )
         if teacher is None and args.cache_teacher_logits:
             raise ConfigurationError("cache_teacher_logits is set, but there is no teacher.")
+        args.has_teacher = teacher is not None
         self._unchecked_teacher = teacher
         if model is not None:
             self._check_student(model, args)

@@ -1,4 +1,4 @@
-"""Pushing a checkpoint to the Hub in one commit, and auditing one that lies there."""
+"""Push a checkpoint to the Hub in one commit, and audit a published one."""
 
 from hf_vbp.hub.audit import AuditReport, Check, audit
 from hf_vbp.hub.files import PushFile

@@ -1,4 +1,4 @@
-"""``audit``: anybody can check a published model against its own receipt and results."""
+"""``audit``: check a published model against its own receipt and results."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -6,16 +6,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hf_vbp.card.render import make_facts, render_card, split_card
-from hf_vbp.card.sections import generated_text
+from hf_vbp.card.base_card import BaseCard
+from hf_vbp.card.front_matter import LONGEST_CARD, split_card
+from hf_vbp.card.render import make_facts, render_card
+from hf_vbp.card.sections import defects, generated_text
 from hf_vbp.checkpoint.layout import CARD, CONFIG, CUSTOM_GENERATE, MODELING_FILE, PROCESSORS, RESULTS
 from hf_vbp.checkpoint.remote_code import CONFIG_FILES, RemoteCode, inspect_code
 from hf_vbp.errors import CheckpointError, ConfigurationError, HubError
-from hf_vbp.hub.base_card import base_card_of
-from hf_vbp.hub.files import PushFile, code_names, read_json
+from hf_vbp.hub.client import full_repo_id, make_api
+from hf_vbp.hub.files import PushFile, code_names, read_json, read_text
 from hf_vbp.hub.load_checks import check_loads, differing_files, recorded_hashes
 from hf_vbp.hub.preflight import all_shapes, check_widths
-from hf_vbp.hub.push import full_repo_id, make_api
 from hf_vbp.hub.remote import Remote, read_remote
 from hf_vbp.hub.retries import DEFAULT, repeat
 from hf_vbp.results.record import load_results
@@ -29,12 +30,12 @@ _NUMBER = re.compile(r"\d+(?:[.,]\d+)*(?:e[+-]?\d+)?")
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that was checked.
+    """Result of one check.
 
     Attributes:
-        name: What.
-        passed: Whether it holds; None when it could not be checked, ``detail`` says why.
-        detail: What was found.
+        name: Name of the check.
+        passed: Whether it passed; None when it was not made, for the reason in ``detail``.
+        detail: The finding.
     """
 
     name: str
@@ -44,13 +45,13 @@ class Check:
 
 @dataclass(frozen=True)
 class AuditReport:
-    """What an audit found.
+    """Result of an audit.
 
     Attributes:
         repo_id: The repository.
-        revision: The commit that was looked at.
-        directory: Where it was downloaded to.
-        checks: Everything that was checked.
+        revision: The audited commit.
+        directory: The folder with the downloaded files.
+        checks: All checks.
     """
 
     repo_id: str
@@ -60,12 +61,12 @@ class AuditReport:
 
     @property
     def passed(self) -> bool:
-        """Whether nothing that was checked failed."""
+        """Whether no check failed."""
         return all(check.passed is not False for check in self.checks)
 
     @property
     def lines(self) -> list[str]:
-        """The report as lines for people."""
+        """The report as lines of text."""
         words = {True: "ok     ", False: "FAILED ", None: "skipped"}
         return [f"{self.repo_id} at {self.revision}"] + [
             f"  {words[check.passed]}  {check.name}: {check.detail}" for check in self.checks
@@ -84,15 +85,17 @@ def audit(
 
     Args:
         repo_id: The repository on the Hub.
-        revision: Branch, tag, commit or ``refs/pr/N``; None for main. The commit it points to is pinned.
+        revision: Branch, tag, commit or ``refs/pr/N``; None for main. Everything is read from the commit that it
+            points to.
         token: Passed on to huggingface_hub.
-        check_load: Load it by each way that applies, in a fresh process.
+        check_load: Load the checkpoint in each applicable way, in a fresh process.
         trust_remote_code: Whether foreign code may run, that is, code which is no version of this package's
             modeling file. It runs in a process without access tokens. Without this option foreign code is a failed
             check, and the checkpoint is not loaded.
 
     Raises:
         HubError: The repository cannot be read, or is not a pruned checkpoint.
+        CheckpointError: Its config cannot be read.
 
     Example:
         >>> import hf_vbp
@@ -104,26 +107,29 @@ def audit(
     remote = read_remote(api, repo_id, revision)
     if not remote.exists or not remote.has_revision or remote.head is None:
         what = "repository" if not remote.exists else f"revision {revision!r}"
-        raise HubError(f"{repo_id}: there is no such {what}, or the token may not see it. Check the name.")
+        raise HubError(f"{repo_id}: the {what} does not exist, or the token cannot read it. Check the name.")
     if not {CONFIG, RESULTS} <= set(remote.files):
         raise HubError(f"{repo_id} holds no {CONFIG} and {RESULTS}: it is not a checkpoint made by hf_vbp.")
     directory = download(api, repo_id, remote)
-    results = load_results(directory)
     files = [PushFile.of(name, directory / name) for name in remote.files if (directory / name).is_file()]
     code = inspect_code(directory)
-    checks = [
-        check_transfer(remote, files),
+    checks = [check_transfer(remote, files), check_code(code, trust_remote_code)]
+    try:
+        results = load_results(directory)
+    except CheckpointError as error:
+        return AuditReport(repo_id, remote.head, directory, (*checks, Check("results", False, str(error))))
+    checks += [
+        Check("results", True, "as the schema requires"),
         check_hashes(results, files),
         check_fit(directory, results),
         *check_card(directory, repo_id, results),
-        check_code(code, trust_remote_code),
         *(check_ways(directory, results, code, trust_remote_code) if check_load else []),
     ]
     return AuditReport(repo_id, remote.head, directory, tuple(checks))
 
 
 def download(api: "HfApi", repo_id: str, remote: Remote) -> Path:
-    """Download the files of the checkpoint at the pinned commit, each by its name, and return the folder."""
+    """Download the files of the checkpoint at one commit, each by its name, and return the folder."""
     from huggingface_hub import snapshot_download
 
     head = str(remote.head)
@@ -149,7 +155,7 @@ def download(api: "HfApi", repo_id: str, remote: Remote) -> Path:
 
 
 def check_transfer(remote: Remote, files: Sequence[PushFile]) -> Check:
-    """Compare what arrived with what the Hub lists."""
+    """Compare the downloaded files with the listing of the Hub."""
     wrong = [file.path for file in remote.changed(files)]
     return Check("download", not wrong, f"differs: {', '.join(wrong)}" if wrong else f"{len(files)} files as listed")
 
@@ -158,7 +164,7 @@ def check_hashes(results: Mapping[str, Any], files: Sequence[PushFile]) -> Check
     """Compare the files with the hashes in the receipt."""
     recorded = recorded_hashes(results)
     if not recorded:
-        return Check("hashes", None, "the receipt names none")
+        return Check("hashes", None, "the receipt has none")
     wrong = differing_files(results, files)
     return Check(
         "hashes", not wrong, f"differs: {', '.join(wrong)}" if wrong else f"{len(recorded)} files as in the receipt"
@@ -182,9 +188,9 @@ def check_code(code: RemoteCode, trust_remote_code: bool) -> Check:
 
 
 def check_ways(directory: Path, results: Mapping[str, Any], code: RemoteCode, trust_remote_code: bool) -> list[Check]:
-    """Load it by each way that applies and compare with the receipt; foreign code is not run unasked."""
+    """Load the checkpoint in each applicable way and compare; foreign code only runs where it is allowed."""
     if code.findings and not trust_remote_code:
-        detail = "not run: it comes with foreign code (read it, then allow it with trust_remote_code)"
+        detail = "not run: the checkpoint has foreign code (read it, then allow it with trust_remote_code)"
         return [Check("loading", None, detail)]
     try:
         rows = check_loads(directory, trust_remote_code)
@@ -193,56 +199,59 @@ def check_ways(directory: Path, results: Mapping[str, Any], code: RemoteCode, tr
     recorded = {row["way"]: row["max_abs_difference"] for row in results.get("receipt", [])}
     checks = []
     for row in rows:
-        was = recorded.get(row["way"])
-        note = "not in the receipt" if was is None else f"receipt {was:.3g}"
+        before = recorded.get(row["way"])
+        note = "not in the receipt" if before is None else f"receipt {before:.3g}"
         detail = f"largest difference {row['max_abs_difference']:.3g} ({note}), transformers {row['transformers']}"
         checks.append(Check(f"loading by {row['way']}", True, detail))
     return checks
 
 
 def check_card(directory: Path, repo_id: str, results: Mapping[str, Any]) -> list[Check]:
-    """Make the card again from the results file, and compare every figure with the one that is published."""
+    """Render the card again from the results file, and compare every figure with the published card."""
     path = directory / CARD
     if not path.is_file():
         return [Check("card", False, "there is none")]
-    published = path.read_text(encoding="utf-8")
+    if path.stat().st_size > 4 * LONGEST_CARD:
+        return [Check("card", False, f"it has {path.stat().st_size:,d} bytes, too many to read")]
     try:
+        published = read_text(path)
         metadata, body = split_card(published)
         base_model = metadata.get("base_model")
         facts = make_facts(
             results,
             repo_id=repo_id,
             base_model=base_model if isinstance(base_model, str) else None,
-            base=base_card_of(metadata),
+            base=BaseCard.of(metadata),
             has_processor=any((directory / name).is_file() for name in PROCESSORS),
         )
         fresh_metadata, fresh_body = split_card(render_card(facts, published))
-    except ConfigurationError as error:
+    except (ConfigurationError, CheckpointError) as error:
         return [Check("card", False, str(error))]
-    wrong = differing_sections(generated_text(body), generated_text(fresh_body))
-    checks = [
-        Check(
-            "figures of the card",
-            not wrong,
-            f"sections that are not what {RESULTS} says: {', '.join(wrong)}" if wrong else f"as in {RESULTS}",
-        )
+    wrong = [
+        *defects(body),
+        *(f"the section {name} differs from {RESULTS}" for name in _differing(body, fresh_body)),
     ]
+    figures = Check("figures of the card", not wrong, "; ".join(wrong) or f"as in {RESULTS}")
     same = figures_of_index(metadata) == figures_of_index(fresh_metadata)
-    checks.append(Check("model-index", same, f"as in {RESULTS}" if same else f"is not what {RESULTS} says"))
-    return checks
+    return [figures, Check("model-index", same, f"as in {RESULTS}" if same else f"differs from {RESULTS}")]
 
 
-def differing_sections(published: Mapping[str, str], fresh: Mapping[str, str]) -> list[str]:
-    """Return the names of sections whose figures differ; another wording of another version is no difference."""
-    names = [*fresh, *(name for name in published if name not in fresh)]
-    return [name for name in names if _NUMBER.findall(published.get(name, "")) != _NUMBER.findall(fresh.get(name, ""))]
+def _differing(published: str, fresh: str) -> list[str]:
+    """Return the names of sections whose figures differ; the wording may be that of another version."""
+    ours, theirs = generated_text(fresh), generated_text(published)
+    names = [*ours, *(name for name in theirs if name not in ours)]
+    return [name for name in names if _NUMBER.findall(theirs.get(name, "")) != _NUMBER.findall(ours.get(name, ""))]
 
 
-def figures_of_index(metadata: Mapping[str, Any]) -> list[tuple[str, str, Any]]:
-    """Return (data set, metric, value) of every row of a ``model-index``."""
-    rows = []
-    for model in metadata.get("model-index") or []:
-        for result in model.get("results", []):
-            for metric in result.get("metrics", []):
-                rows.append((str(result["dataset"]["name"]), str(metric["type"]), metric["value"]))
-    return sorted(rows)
+def figures_of_index(metadata: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """Return (data set, metric, value) of every row of a ``model-index``; of a malformed one, its text."""
+    index = metadata.get("model-index") or []
+    try:
+        return sorted(
+            (str(result["dataset"]["name"]), str(metric["type"]), repr(metric["value"]))
+            for model in index
+            for result in model["results"]
+            for metric in result["metrics"]
+        )
+    except (TypeError, KeyError, AttributeError, IndexError):
+        return [("", "", repr(index))]

@@ -1,56 +1,39 @@
-"""What the base model's own card says: read where it can be read, never guessed."""
+"""Read the card of the base model from the Hub."""
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from hf_vbp.card.facts import BaseCard
+from hf_vbp.card.base_card import BaseCard
+from hf_vbp.hub.client import model_info
+from hf_vbp.hub.failures import FAILURES, explain, hub_error, is_transient
+from hf_vbp.hub.retries import DEFAULT, Retries, patiently
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
-    from hf_vbp.hub.retries import Retries
-
-
-def base_card_of(metadata: Mapping[str, Any]) -> BaseCard:
-    """Return what a card's metadata say on licence and data sets."""
-    datasets = metadata.get("datasets") or []
-    datasets = [datasets] if isinstance(datasets, str) else datasets
-    license = metadata.get("license")
-    license = license[0] if isinstance(license, list) and license else license
-    return BaseCard(
-        license=str(license) if license else None,
-        license_name=metadata.get("license_name"),
-        license_link=metadata.get("license_link"),
-        datasets=tuple(str(dataset) for dataset in datasets),
-    )
-
 
 def read_base_card(
-    base_id: str, revision: str | None, api: "HfApi", retries: "Retries | None" = None
+    base_id: str, revision: str | None, api: "HfApi", retries: Retries | None = None
 ) -> tuple[BaseCard | None, str | None]:
-    """Read the card of the base model: one request.
+    """Read the card of the base model with one request.
 
     Args:
         base_id: Its id on the Hub.
         revision: The commit that was pruned; None for the newest.
-        api: Client to ask with.
-        retries: How often it is asked.
+        api: Client of the Hub.
+        retries: How often the request is tried.
 
     Returns:
-        What it says and no remark, or None and the remark why licence and data sets are left out.
+        The facts and no note, or None and a note why license and data sets are left out.
 
     Raises:
-        HubError: The Hub did not answer, so that nobody knows what the card says.
+        HubError: The Hub did not answer, so the content of the card is unknown.
     """
-    from hf_vbp.hub.failures import FAILURES, explain, hub_error, is_transient
-    from hf_vbp.hub.retries import DEFAULT, patiently
-
     try:
-        data = patiently(lambda: api.model_info(base_id, revision=revision), retries or DEFAULT).card_data
+        data = patiently(lambda: model_info(api, base_id, revision), retries or DEFAULT).card_data
     except FAILURES as error:
         if is_transient(error):
             raise hub_error(error, "Reading the card of the base model", base_id) from error
         reason = explain(error, "reading the card of the base model", base_id)
-        return None, f"Licence and data sets are left out of the card: {reason}"
+        return None, f"License and data sets are left out of the card: {reason}"
     metadata: dict[str, Any] = data.to_dict() if data is not None else {}  # type: ignore[no-untyped-call]
-    return base_card_of(metadata), None
+    return BaseCard.of(metadata), None

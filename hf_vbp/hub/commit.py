@@ -1,4 +1,4 @@
-"""One commit, tried again where trying again is safe."""
+"""One commit, tried again where that is safe."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,10 +19,10 @@ class Commit:
     """A commit to make.
 
     Attributes:
-        repo_id: Where to.
-        files: What to add.
-        deleted: What to delete.
-        message: Its message.
+        repo_id: The repository.
+        files: Files to add.
+        deleted: Files to delete.
+        message: Message of the commit.
         parent: The commit that it must follow.
         revision: The branch.
         create_pr: Whether it opens a pull request instead.
@@ -37,7 +37,7 @@ class Commit:
     create_pr: bool
 
     def send(self, api: "HfApi") -> "CommitInfo":
-        """Send it once, with operations of its own: the client changes the ones it is given."""
+        """Send it once, with new operations, because the client changes those it gets."""
         from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 
         additions = [CommitOperationAdd(file.path, _source(file)) for file in self.files]
@@ -58,7 +58,7 @@ def _source(file: PushFile) -> str | bytes:
 
 @dataclass(frozen=True)
 class Committed:
-    """What came of a commit: its id, and the pull request where one was opened."""
+    """A commit that was made: its id, and the pull request if one was opened."""
 
     commit: str
     pull_request_url: str | None = None
@@ -66,13 +66,13 @@ class Committed:
 
 
 def commit_with_retries(api: "HfApi", commit: Commit, retries: Retries) -> Committed:
-    """Make a commit; after a failure that may pass, look whether it was made after all, and try again if not.
+    """Make a commit; after a transient failure, check whether it was made after all, and try again if not.
 
-    The answer to a commit can be lost after the Hub has made it. A second try then meets its own work as a
-    foreign head (412), so what stands there decides, and not the last answer.
+    The answer to a commit can be lost after the Hub has made it. A second try then finds the own commit as a
+    foreign head (412), so the content of the repository decides, and not the last answer.
 
     Raises:
-        HubError: It was not made, or (after a lost answer) it cannot be told.
+        HubError: It was not made, or (after a lost answer) this is unknown.
     """
     for attempt in range(retries.attempts):
         try:
@@ -87,11 +87,11 @@ def commit_with_retries(api: "HfApi", commit: Commit, retries: Retries) -> Commi
                 return done
         else:
             return Committed(str(info.oid), info.pr_url, info.pr_revision)
-    raise HubError(f"Committing to {commit.repo_id} was not tried: at least one attempt is needed.")
+    raise HubError(f"Committing to {commit.repo_id} was not tried; expected at least one attempt.")
 
 
 def _already_made(api: "HfApi", commit: Commit, retries: Retries) -> Committed | None:
-    """Return the commit if the Hub has made it already; a pull request cannot be found again by its content."""
+    """Return the commit if the Hub has made it; a pull request cannot be found by its content."""
     if commit.create_pr:
         return None
     try:
@@ -105,5 +105,5 @@ def _already_made(api: "HfApi", commit: Commit, retries: Retries) -> Committed |
 def _error(error: BaseException, commit: Commit) -> HubError:
     failed = hub_error(error, "Committing", commit.repo_id)
     if is_transient(error):
-        return HubError(f"{failed} The same command can be repeated: a commit is made whole or not at all.")
+        return HubError(f"{failed} The same command can be repeated: a commit is made completely or not at all.")
     return HubError(f"{failed} Nothing in the repository was changed.")

@@ -1,17 +1,20 @@
-"""Which files of a checkpoint go up: a list, each named, and never a pattern over the folder."""
+"""The files of a checkpoint that a push sends: a list of names, never a pattern over the folder."""
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from hf_vbp._progress import one_line
 from hf_vbp.checkpoint.layout import CONFIG, INDEX, PLAN, PROCESSORS, RECIPE, RESULTS, WEIGHTS
 from hf_vbp.checkpoint.remote_code import local_files, top_level_references
 from hf_vbp.errors import CheckpointError
 
 _BLOCK = 1 << 20
+_SHARD = re.compile(r"[\w-][\w.-]*\.safetensors")
 
 
 @dataclass(frozen=True)
@@ -20,10 +23,10 @@ class PushFile:
 
     Attributes:
         path: Its name in the repository.
-        source: Where it lies, or its content.
-        size: Its bytes.
-        sha256: Its hash, by which LFS and Xet know it.
-        git_oid: The name git gives it, by which the Hub knows a regular file.
+        source: Its path on disk, or its content.
+        size: Its size in bytes.
+        sha256: Its hash, which identifies it in LFS and Xet.
+        git_oid: The name of its git object, which identifies a regular file on the Hub.
     """
 
     path: str
@@ -53,7 +56,7 @@ class PushFile:
 
     @property
     def is_text(self) -> bool:
-        """Whether it is one of the files that people read, and that may hold what should not be published."""
+        """Whether it is a text file, which may hold private text anywhere."""
         return not self.path.endswith(".safetensors")
 
 
@@ -66,11 +69,25 @@ def read_json(directory: Path, name: str) -> dict[str, Any]:
     path = directory / name
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path} cannot be read ({error}). Give the folder of a checkpoint.") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(
+            f"{path} cannot be read ({one_line(error)}). Give the folder of a checkpoint."
+        ) from error
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} is not a JSON object. Give the folder of a checkpoint.")
     return content
+
+
+def read_text(path: Path) -> str:
+    """Read a text file of a checkpoint.
+
+    Raises:
+        CheckpointError: It cannot be read, or is not UTF-8.
+    """
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"{path} cannot be read ({one_line(error)}). Save it as UTF-8 text.") from error
 
 
 def weight_names(directory: Path) -> list[str]:
@@ -82,17 +99,23 @@ def weight_names(directory: Path) -> list[str]:
     single, sharded = (directory / WEIGHTS).is_file(), (directory / INDEX).is_file()
     if single and sharded:
         raise CheckpointError(
-            f"{directory} holds both {WEIGHTS} and {INDEX}: which of them is the model cannot be told. "
+            f"{directory} holds both {WEIGHTS} and {INDEX}, so the weights of the model are ambiguous. "
             "Save the checkpoint again into an empty folder."
         )
     if single:
         return [WEIGHTS]
     if not sharded:
-        raise CheckpointError(f"{directory} holds neither {WEIGHTS} nor {INDEX}: only safetensors are pushed.")
+        raise CheckpointError(
+            f"{directory} holds neither {WEIGHTS} nor {INDEX}: only safetensors can be pushed. Save the model again."
+        )
     shards = read_json(directory, INDEX).get("weight_map")
     if not isinstance(shards, dict) or not shards:
         raise CheckpointError(f"{directory / INDEX} names no shards; save the checkpoint again.")
-    return [INDEX, *sorted({str(name) for name in shards.values()})]
+    names = sorted({str(name) for name in shards.values()})
+    wrong = [name for name in names if not _SHARD.fullmatch(name)]
+    if wrong:
+        raise CheckpointError(f"{directory / INDEX} names the shard {wrong[0]!r:.100}; save the checkpoint again.")
+    return [INDEX, *names]
 
 
 def code_names(config: Mapping[str, Any]) -> list[str]:
@@ -101,7 +124,7 @@ def code_names(config: Mapping[str, Any]) -> list[str]:
 
 
 def checkpoint_names(directory: Path) -> list[str]:
-    """Return the names of all files of a checkpoint but the card, in the order in which they are listed.
+    """Return the names of all files of a checkpoint except the card, in the order of the listing.
 
     The manifest (vbp_manifest.json) is not one of them: it is for ``--overwrite`` in the local folder. A reader of the
     repository has the hashes of the receipt and of the Hub, and the card that is pushed is not the local one.
@@ -118,7 +141,7 @@ def checkpoint_names(directory: Path) -> list[str]:
 
 
 def checked_path(directory: Path, name: str) -> Path:
-    """Return where a file of the checkpoint lies, if it is a regular file within the folder.
+    """Return the path of a file of the checkpoint, if it is a regular file within the folder.
 
     Raises:
         CheckpointError: It is missing, or the name or a symbolic link leads out of the folder.
@@ -128,19 +151,19 @@ def checked_path(directory: Path, name: str) -> Path:
     if len(parts) != 1 or name.startswith(".") or "\\" in name:
         raise CheckpointError(f"{name!r} is not the name of a file of a checkpoint; nothing was sent.")
     if not path.is_file():
-        raise CheckpointError(f"{path} is missing: the checkpoint is not whole. Save it again.")
+        raise CheckpointError(f"{path} is missing: the checkpoint is not complete. Save it again.")
     if path.resolve().parent != directory.resolve():
         raise CheckpointError(
-            f"{path} is a link that leads out of the folder (to {path.resolve()}); such files are never sent. "
+            f"{path} is a link to {path.resolve()}, outside of the folder; such files are never sent. "
             "Copy the file itself into the folder."
         )
     return path
 
 
 def checkpoint_files(directory: Path) -> list[PushFile]:
-    """Return the files of a checkpoint that go up, hashed; the card is not among them.
+    """Return the files of a checkpoint that a push sends, hashed, except the card.
 
     Raises:
-        CheckpointError: The checkpoint is not whole, or a file is not what it should be.
+        CheckpointError: The checkpoint is not complete, or a file is not a regular file.
     """
     return [PushFile.of(name, checked_path(directory, name)) for name in checkpoint_names(directory)]

@@ -1,4 +1,4 @@
-"""Does it load as its receipt says? Hashes against the receipt, and a load in a fresh process by each way."""
+"""Check a checkpoint against its receipt: the hashes, and the outputs after loading in a fresh process."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -9,37 +9,37 @@ from hf_vbp.hub.files import PushFile
 
 
 def recorded_hashes(results: Mapping[str, Any]) -> dict[str, str]:
-    """Return name to sha256 of the files that the receipt was taken of, as far as it names them."""
+    """Return name to sha256 of the files in the receipt, as far as it names them."""
     rows: Iterable[Mapping[str, Any]] = results.get("receipt", [])
     return {str(name): str(value) for row in rows for name, value in row.get("files", {}).items()}
 
 
 def differing_files(results: Mapping[str, Any], files: Sequence[PushFile]) -> list[str]:
-    """Return the names of files that are not those that the receipt was taken of."""
+    """Return the names of files that differ from those in the receipt."""
     recorded = recorded_hashes(results)
     present = {file.path: file.sha256 for file in files}
     return sorted(name for name, sha256 in recorded.items() if present.get(name) != sha256)
 
 
 def check_receipt(results: Mapping[str, Any], files: Sequence[PushFile]) -> None:
-    """Refuse files that are not those that the receipt was taken of.
+    """Refuse files that differ from those in the receipt.
 
     Raises:
-        CheckpointError: A file was changed, or is missing, since then.
+        CheckpointError: A file was changed or removed since then.
     """
     wrong = differing_files(results, files)
     if wrong:
         raise CheckpointError(
-            f"{', '.join(wrong)} differ from what the receipt in vbp_results.json was taken of: the checkpoint was "
+            f"{', '.join(wrong)} differ from what the receipt in vbp_results.json records: the checkpoint was "
             "changed after it was saved and measured. Save it again, or restore the files."
         )
 
 
 def check_loads(directory: Path, trust_remote_code: bool = False) -> list[dict[str, Any]]:
-    """Load a checkpoint in a fresh process by each way that applies, and return the differences of its outputs.
+    """Load a checkpoint in a fresh process in each applicable way, and return the differences of its outputs.
 
     Raises:
-        CheckpointError: It does not load by one of the ways, gives something else, or can run foreign code that
+        CheckpointError: It does not load in one of the ways, its outputs differ, or can run foreign code that
             ``trust_remote_code`` does not allow.
     """
     from hf_vbp.checkpoint.receipt import verify_checkpoint

@@ -1,82 +1,82 @@
-"""The checks before anything is sent: the folder is whole, fits itself, loads, and says nothing private."""
+"""The checks before anything is sent: the folder is complete and consistent, and holds nothing private."""
 
-import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from hf_vbp._progress import one_line
 from hf_vbp.checkpoint.layout import CONFIG, INDEX, WEIGHTS
 from hf_vbp.errors import CheckpointError
 from hf_vbp.hub.files import PushFile, read_json, weight_names
 
-_TOKEN = re.compile(rb"hf_[A-Za-z0-9]{30,}")
+_TOKEN = re.compile(r"(hf_|api_org_)[A-Za-z0-9]{30,}")
+# Characters as JSON and YAML may write them.
+_ESCAPED = re.compile(r"\\(?:u([0-9A-Fa-f]{4})|x([0-9A-Fa-f]{2})|U0000([0-9A-Fa-f]{4}))")
 Shape = tuple[int, ...]
 
 
 def tensor_shapes(path: Path) -> dict[str, Shape]:
-    """Return name to shape of the tensors in a safetensors file, from its head, and check that it is whole.
+    """Return name to shape of the tensors in a safetensors file, without reading the tensors.
 
     Raises:
-        CheckpointError: The file was cut off or is not a safetensors file.
+        CheckpointError: The file is truncated or is not a safetensors file.
     """
-    damaged = CheckpointError(f"{path} is damaged or was cut off: it does not hold what its head says. Save it again.")
-    with path.open("rb") as stream:
-        length = int.from_bytes(stream.read(8), "little")
-        if not 2 <= length <= min(path.stat().st_size, 100 << 20):
-            raise damaged
-        try:
-            head = json.loads(stream.read(length))
-        except ValueError as error:
-            raise damaged from error
-    head.pop("__metadata__", None)
-    end = max((entry["data_offsets"][1] for entry in head.values()), default=0)
-    if path.stat().st_size != 8 + length + end:
-        raise damaged
-    return {name: tuple(entry["shape"]) for name, entry in head.items()}
+    with _opened(path) as file:
+        return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+
+
+def _opened(path: Path) -> Any:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        # Only the header is read, so that no framework has to know the dtypes.
+        return safe_open(path, framework="numpy")
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path} is damaged or truncated ({one_line(error)}). Save it again.") from error
 
 
 def all_shapes(directory: Path) -> dict[str, Shape]:
     """Return name to shape of all tensors of a checkpoint, sharded or not.
 
     Raises:
-        CheckpointError: A shard lacks a tensor that the index says it has.
+        CheckpointError: A shard lacks a tensor that the index assigns to it.
     """
     names = weight_names(directory)
     if names == [WEIGHTS]:
         return tensor_shapes(directory / WEIGHTS)
     shards = {name: tensor_shapes(directory / name) for name in names if name != INDEX}
     for tensor, shard in read_json(directory, INDEX)["weight_map"].items():
-        if tensor not in shards[shard]:
-            raise CheckpointError(f"{directory / shard} lacks the tensor {tensor} that {INDEX} puts there.")
+        if tensor not in shards[str(shard)]:
+            raise CheckpointError(f"{directory / shard} lacks the tensor {tensor} that {INDEX} assigns to it.")
     return {name: shape for shapes in shards.values() for name, shape in shapes.items()}
 
 
 def check_widths(config: Mapping[str, Any], results: Mapping[str, Any], shapes: Iterable[Shape]) -> None:
-    """Refuse a config whose widths are not those of the weights, or not those of the results.
+    """Refuse a config whose widths differ from those of the weights or of the results.
 
-    Names of modules differ between families and versions, so it is counted how many matrices have each width on
-    either side; the load in a fresh process is the full proof.
+    Names of modules differ between families and versions, so the matrices with each width on either side are
+    counted; only loading in a fresh process is the full proof.
 
     Raises:
-        CheckpointError: They do not fit; the message says which.
+        CheckpointError: They do not match; the message names the difference.
     """
     measured = list(results["plan"]["widths"])
     record = config.get("vbp")
-    recorded = list(record.get("widths", [])) if isinstance(record, Mapping) else None
+    recorded = record.get("widths") if isinstance(record, Mapping) else None
     if recorded is None and "intermediate_size" in config and measured:
-        recorded = [int(config["intermediate_size"])] * len(measured)
+        recorded = [config["intermediate_size"]] * len(measured)
     if recorded is None:
         return
     if recorded != measured:
         raise CheckpointError(
-            f"{CONFIG} records the widths {recorded}, but the results file {measured}: the two are not of one "
-            "checkpoint. Save it again."
+            f"{CONFIG} records the widths {_shown(recorded)}, but the results file {_shown(measured)}: the two are "
+            "not of one checkpoint. Save it again."
         )
     matrices = [shape for shape in shapes if len(shape) == 2]
     outputs, inputs = (Counter(shape[axis] for shape in matrices) for axis in (0, 1))
-    for width, times in Counter(recorded).items():
+    for width, times in Counter(measured).items():
         if width and min(outputs[width], inputs[width]) < times:
             raise CheckpointError(
                 f"{CONFIG} records {times} MLPs of width {width}, but the weights hold fewer matrices of that width. "
@@ -84,35 +84,52 @@ def check_widths(config: Mapping[str, Any], results: Mapping[str, Any], shapes: 
             )
 
 
+def _shown(value: Any) -> str:
+    return one_line(ValueError(repr(value)), 200)
+
+
 def check_secrets(files: Sequence[PushFile]) -> None:
-    """Refuse files that hold something like a Hub token; the token itself is not shown.
+    """Refuse files that hold something like a Hub token; the message does not show it.
+
+    Text files are also searched with their escapes (of JSON and YAML) resolved, safetensors files in their names
+    and metadata.
 
     Raises:
         CheckpointError: A file holds one.
     """
     for file in files:
-        if file.is_text and _TOKEN.search(file.read()):
-            raise CheckpointError(f"{file.path} holds what looks like a Hub token; nothing was sent. Take it out.")
+        if any(_TOKEN.search(text) for text in _texts(file)):
+            raise CheckpointError(
+                f"{file.path} holds what looks like a Hub token; nothing was sent. Remove it, and revoke the token "
+                "if others have the file."
+            )
+
+
+def _texts(file: PushFile) -> Iterator[str]:
+    if file.is_text:
+        text = file.read().decode("utf-8", errors="replace")
+        yield text
+        yield _ESCAPED.sub(lambda match: chr(int(match[1] or match[2] or match[3], 16)), text)
+    elif isinstance(file.source, Path):
+        with _opened(file.source) as weights:
+            yield " ".join([*weights.keys(), *(f"{key} {value}" for key, value in (weights.metadata() or {}).items())])
 
 
 def private_paths(files: Sequence[PushFile], directory: Path) -> list[str]:
-    """Return a remark for each text file that names the home directory or the folder of the checkpoint."""
+    """Return a note for each text file that names the home directory or the folder of the checkpoint."""
     places = {str(Path.home()), str(directory.resolve())} - {"/"}
-    found = []
-    for file in files:
-        if file.is_text:
-            content = file.read()
-            found += [f"{file.path} names a path of this machine." for place in places if place.encode() in content][
-                :1
-            ]
-    return found
+    return [
+        f"{file.path} names a path of this machine."
+        for file in files
+        if file.is_text and any(place.encode() in file.read() for place in places)
+    ]
 
 
 def check_checkpoint(directory: Path, files: Sequence[PushFile], results: Mapping[str, Any]) -> None:
-    """Check what can be checked without loading the model.
+    """Check everything that can be checked without loading the model.
 
     Raises:
-        CheckpointError: The checkpoint is not whole, does not fit itself, or holds a token.
+        CheckpointError: The checkpoint is not complete or not consistent, or holds a token.
     """
     check_secrets(files)
     check_widths(read_json(directory, CONFIG), results, all_shapes(directory).values())

@@ -1,5 +1,6 @@
-"""A callback that makes ``Trainer`` leave, and push, what ``hf-vbp push`` would: the same files, the same card."""
+"""A callback with which ``Trainer`` saves and pushes the same files and the same card as ``hf-vbp push``."""
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,29 +12,35 @@ from hf_vbp.checkpoint.atomic_folder import check_output_directory
 from hf_vbp.checkpoint.layout import CARD, PLAN, PROCESSORS, RESULTS
 from hf_vbp.checkpoint.unverified import check_unverified, discard_unverified, keep_unverified, named_on_failure
 from hf_vbp.errors import HubError
+from hf_vbp.evaluation.measures import wilson_interval
 from hf_vbp.files.atomic import atomic_write
 from hf_vbp.hub.files import checked_path
-from hf_vbp.hub.push import check_target, push_to_hub
+from hf_vbp.hub.push import check_push_target, push_to_hub
+from hf_vbp.results.finetuning import describe_run, with_finetuning
 from hf_vbp.results.record import load_results, to_json
-from hf_vbp.results.versions import versions
-from hf_vbp.workflow.finetune.card_record import read_evaluation, with_finetuning
+from hf_vbp.results.redaction import name_of_path
+
+logger = logging.getLogger(__name__)
+_TOP1 = ("eval_top1", "eval_accuracy")
 
 
 class PublishCallback(TrainerCallback):  # type: ignore[misc]
-    """Saves the fine-tuned model as a checkpoint of this package and, with ``push_to_hub=True``, pushes it once.
+    """Save the fine-tuned model as a checkpoint of this package and, with ``push_to_hub=True``, push it once.
 
     ``Trainer`` alone pushes its whole output folder at every save: pickled arguments, no plan, no results, a card
-    without figures. With this callback it pushes nothing itself; at the end of training one checkpoint with plan,
-    results, receipt and card lies in ``directory``, and goes up in one commit. The settings of ``Trainer`` hold:
-    ``hub_model_id``, ``hub_token``, ``hub_private_repo``, ``hub_revision``.
+    without figures. With this callback it pushes nothing itself; at the end of training, one checkpoint with plan,
+    results, receipt and card is saved to ``directory`` and pushed in one commit. The settings of ``Trainer`` apply:
+    ``hub_model_id``, ``hub_token``, ``hub_private_repo``, ``hub_revision``. The settings of the run, and those of the
+    loss of a :class:`hf_vbp.DistillationTrainer`, are recorded in the results and shown in the card.
 
     Args:
-        pruned: The folder of the pruned checkpoint that was fine-tuned: its plan and its results go on.
-        directory: Where the checkpoint is to lie; by default ``final`` in the output folder.
+        pruned: The folder of the pruned checkpoint that is fine-tuned; its plan and its results are kept.
+        directory: The folder of the fine-tuned checkpoint; by default ``final`` in the output folder.
         base_model: Hub id of the base model, where it was loaded from a folder.
-        data: Where the training images came from, for the ``data`` part of the results.
+        teacher: Hub id of the teacher, for the results.
+        data: Description of the training images, for the section ``data`` of the results.
         overwrite: Push to a repository that already has content.
-        verify: Reopen the checkpoint in a fresh process by each way that applies.
+        verify: Load the checkpoint in a fresh process in each applicable way, and compare.
 
     Raises:
         CheckpointError: ``pruned`` is not a pruned checkpoint.
@@ -49,6 +56,7 @@ class PublishCallback(TrainerCallback):  # type: ignore[misc]
         directory: str | Path | None = None,
         *,
         base_model: str | None = None,
+        teacher: str | None = None,
         data: Mapping[str, Any] | None = None,
         overwrite: bool = False,
         verify: bool = True,
@@ -56,6 +64,7 @@ class PublishCallback(TrainerCallback):  # type: ignore[misc]
         self.pruned = Path(pruned)
         self.directory = Path(directory) if directory is not None else None
         self.base_model, self.data = base_model, data
+        self.teacher = None if teacher is None else {"teacher": name_of_path(teacher)}
         self.overwrite, self.verify = overwrite, verify
         self.pushes = False
         self.result: Any = None
@@ -84,7 +93,7 @@ class PublishCallback(TrainerCallback):  # type: ignore[misc]
         Raises:
             CheckpointError: The evaluation or the verification failed. The trained model is kept next to the
                 directory, with the suffix ``.unverified``; the message names it.
-            HubError: It was saved but could not be pushed; the message says how to push it later.
+            HubError: It was saved but could not be pushed; the message shows how to push it later.
         """
         if not state.is_world_process_zero:
             return
@@ -102,16 +111,16 @@ class PublishCallback(TrainerCallback):  # type: ignore[misc]
                     check_load=False,
                 )
             except HubError as error:
-                later = f"The model lies in {directory}: push it with `hf-vbp push {directory} {_repo_id(args)}`."
+                later = f"The model is saved in {directory}: push it with `hf-vbp push {directory} {_repo_id(args)}`."
                 raise HubError(f"{error} {later}") from error
 
     def _take_over(self, args: Any, state: Any) -> None:
         if not args.push_to_hub:
             return
-        # The arguments are those of the Trainer: it asks them at every save and at its end.
+        # Trainer reads its arguments at every save and at the end.
         args.push_to_hub, self.pushes = False, True
         if state.is_world_process_zero:
-            check_target(
+            check_push_target(
                 _repo_id(args),
                 token=args.hub_token,
                 private=args.hub_private_repo,
@@ -124,13 +133,10 @@ class PublishCallback(TrainerCallback):  # type: ignore[misc]
     ) -> Path:
         from hf_vbp.checkpoint.saving import save_checkpoint
 
-        images = (
-            len(eval_dataloader.dataset) if hasattr(getattr(eval_dataloader, "dataset", None), "__len__") else None
-        )
-        again = _in_mixed_precision(args) and read_evaluation(args, state, images) is not None
-        results = with_finetuning(self._results, args, state, eval_images=None if again else images, data=self.data)
-        results |= {"versions": versions()}
-        results.pop("receipt", None)
+        images: Any = getattr(eval_dataloader, "dataset", None)
+        count = len(images) if hasattr(images, "__len__") else None
+        again = _in_mixed_precision(args) and final_evaluation(args, state, count) is not None
+        results = self._results_after(args, state, None if again else count)
         directory = self._directory(args)
         written: dict[str, Any] = {}
 
@@ -141,8 +147,8 @@ class PublishCallback(TrainerCallback):  # type: ignore[misc]
 
         files: dict[str, Any] = {PLAN: self._plan}
         if processing_class is None:
-            beside = [name for name in PROCESSORS if (self.pruned / name).is_file()]
-            files |= {name: checked_path(self.pruned, name).read_bytes() for name in beside}
+            present = [name for name in PROCESSORS if (self.pruned / name).is_file()]
+            files |= {name: checked_path(self.pruned, name).read_bytes() for name in present}
         options = {"processor": processing_class}
         kept = keep_unverified(model, directory, files={**files, RESULTS: to_json(results)}, **options)
         with named_on_failure(kept, "Load it with hf_vbp.from_pretrained and save it with hf_vbp.save_checkpoint."):
@@ -161,6 +167,42 @@ class PublishCallback(TrainerCallback):  # type: ignore[misc]
 
     def _directory(self, args: Any) -> Path:
         return self.directory or Path(args.output_dir) / "final"
+
+    def _results_after(self, args: Any, state: Any, images: int | None) -> dict[str, Any]:
+        finetuned = final_evaluation(args, state, images)
+        earlier: Mapping[str, Any] = self._results.get("evaluation", {})
+        return with_finetuning(
+            self._results,
+            describe_run(args, state, teacher=self.teacher),
+            evaluation=None if finetuned is None else {**earlier, "finetuned": finetuned},
+            same_images=False,
+            data=None if self.data is None else {"finetuning": dict(self.data)},
+        )
+
+
+def final_evaluation(args: Any, state: Any, images: int | None) -> dict[str, Any] | None:
+    """Return the accuracy of the final weights from the log of ``Trainer``; None where it was not measured.
+
+    Args:
+        args: The ``TrainingArguments``.
+        state: The ``TrainerState`` at the end. Where the best weights were restored, the evaluation of their step
+            counts, and otherwise that of the last step.
+        images: Number of evaluation images; None where it is not known.
+    """
+    restored = args.load_best_model_at_end and state.best_global_step
+    step = int(restored or state.global_step)
+    for entry in reversed(state.log_history):
+        name = next((name for name in _TOP1 if name in entry), None)
+        if name is None or entry.get("step") != step or not images:
+            continue
+        top1, top5 = entry[name], entry.get("eval_top5")
+        if not 0 <= top1 <= 1 or not (top5 is None or 0 <= top5 <= 1):
+            logger.warning("%s is %s, not a share between 0 and 1: it is left out of the results.", name, top1)
+            return None
+        interval = wilson_interval(round(top1 * images), images)
+        found = {"images": images, "top1": float(top1), "top1_interval": list(interval)}
+        return found if top5 is None else {**found, "top5": float(top5)}
+    return None
 
 
 def _in_mixed_precision(args: Any) -> bool:

@@ -1,4 +1,4 @@
-"""What a push would do, told before anything is sent."""
+"""The plan of a push, shown before anything is sent, and its result."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,19 +8,20 @@ from hf_vbp.hub.files import PushFile
 
 @dataclass(frozen=True)
 class PushPlan:
-    """What a push would do.
+    """Plan of a push.
 
     Attributes:
         directory: The folder of the checkpoint.
-        repo_id: Where to.
-        action: ``create`` (a new repository), ``commit``, ``pull_request``, or ``nothing`` when all is there.
+        repo_id: The repository.
+        action: ``create`` (a new repository), ``commit``, ``pull_request``, or ``nothing`` when the repository already
+            holds the same files.
         revision: The branch; None for main.
         private: Whether the repository is, or will be, private; None for the default of the namespace.
-        parent: The commit it is pinned to; None while the repository is not there.
+        parent: The commit that the push must follow; None while the repository does not exist.
         files: All files of the checkpoint, the card among them.
-        changed: Names of those that differ from what stands there.
-        deleted: Names of what an earlier model left there and that goes.
-        remarks: What the reader should know: what was left out of the card, local paths in published files.
+        changed: Names of those that differ from the files in the repository.
+        deleted: Names of files of an earlier model that are deleted.
+        remarks: Notes: values left out of the card, local paths in published files, foreign code.
     """
 
     directory: Path
@@ -36,34 +37,34 @@ class PushPlan:
 
     @property
     def lines(self) -> list[str]:
-        """The plan as lines for people."""
+        """The plan as lines of text."""
         where = f"{self.repo_id}" + (f", branch {self.revision}" if self.revision else "")
         kind = "" if self.private is None else " (private)" if self.private else " (public)"
         verbs = {
             "create": f"Create {where}{kind} and send",
             "commit": f"Commit to {where}{kind}",
             "pull_request": f"Open a pull request on {where}{kind} with",
-            "nothing": f"Nothing to do: {where} already holds exactly this",
+            "nothing": f"Nothing to do: {where} already holds the same files",
         }
         lines = [f"{verbs[self.action]}:" if self.action != "nothing" else verbs["nothing"]]
         for file in self.files:
             note = "" if file.path in self.changed else "  (unchanged)"
             lines.append(f"  {file.path:32s} {file.size:>12,d} bytes{note}")
-        lines += [f"  {path:32s}    (deleted: left by an earlier model)" for path in self.deleted]
+        lines += [f"  {path:32s}    (deleted: file of an earlier model)" for path in self.deleted]
         return lines + [f"Note: {remark}" for remark in self.remarks]
 
 
 @dataclass(frozen=True)
 class PushResult:
-    """What a push did.
+    """Result of a push.
 
     Attributes:
         status: ``pushed``, ``pull_request``, ``unchanged``, or ``dry_run``.
-        repo_id: Where it lies.
-        url: Page to look at: the pull request, or the repository.
+        repo_id: The repository.
+        url: Page of the pull request or of the repository.
         commit: The commit that holds the checkpoint; None for a dry run of a new repository.
-        revision: What to load it by: a branch, ``refs/pr/N``, or None for main.
-        plan: What was to be done.
+        revision: The revision to load: a branch, ``refs/pr/N``, or None for main.
+        plan: The plan.
     """
 
     status: str
@@ -75,12 +76,12 @@ class PushResult:
 
     @property
     def sentence(self) -> str:
-        """One sentence for people."""
+        """The result in one sentence."""
         size = sum(file.size for file in self.plan.files if file.path in self.plan.changed)
         sent = f"{len(self.plan.changed)} of {len(self.plan.files)} files, {size:,d} bytes"
         return {
             "pushed": f"Pushed {sent} to {self.url} in one commit ({self.commit}).",
             "pull_request": f"Opened a pull request with {sent}: {self.url}",
-            "unchanged": f"Nothing changed: {self.url} already holds exactly this ({self.commit}).",
+            "unchanged": f"Nothing changed: {self.url} already holds the same files ({self.commit}).",
             "dry_run": f"Dry run: nothing was sent to {self.url}.",
         }[self.status]

@@ -1,8 +1,9 @@
-"""What stands in the repository: read before a push, and again after it."""
+"""The content of a repository, read before a push and again after it."""
 
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from huggingface_hub.errors import (
@@ -15,16 +16,17 @@ from huggingface_hub.errors import (
 
 from hf_vbp.checkpoint.layout import CARD
 from hf_vbp.errors import HubError
+from hf_vbp.hub.client import model_info
 from hf_vbp.hub.failures import FAILURES, hub_error, status_of
-from hf_vbp.hub.files import PushFile
+from hf_vbp.hub.files import PushFile, read_text
 from hf_vbp.hub.retries import DEFAULT, Retries, patiently
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
-# What a new repository holds without anybody having put it there.
+# Files that the Hub itself puts into a new repository.
 _BLANK = frozenset({".gitattributes"})
-# Weights and code that an earlier model left behind and that would be loaded instead, or looked for.
+# Files of an earlier model that would be loaded instead of the new ones, or together with them.
 _STALE = re.compile(
     r"(model(-\d+-of-\d+)?\.safetensors|pytorch_model(-\d+-of-\d+)?\.bin|(model\.safetensors|pytorch_model\.bin)"
     r"\.index\.json|tf_model\.h5|flax_model\.msgpack|modeling_hf_vbp\.py|plan\.json|recipe\.yaml"
@@ -34,14 +36,14 @@ _STALE = re.compile(
 
 @dataclass(frozen=True)
 class RemoteFile:
-    """One file in the repository: its bytes, its sha256 where it lies in LFS or Xet, its git name otherwise."""
+    """One file in the repository: its size, its sha256 if it is stored in LFS or Xet, and its git object."""
 
     size: int
     sha256: str | None
     git_oid: str
 
     def is_same(self, file: PushFile) -> bool:
-        """Tell whether ``file`` has the same content."""
+        """Return whether ``file`` has the same content."""
         if self.sha256 is not None:
             return self.sha256 == file.sha256 and self.size == file.size
         return self.git_oid == file.git_oid
@@ -52,11 +54,11 @@ class Remote:
     """A repository at a revision.
 
     Attributes:
-        exists: Whether the repository is there.
+        exists: Whether the repository exists.
         private: Whether it is private.
         head: Commit that the revision points to.
-        has_revision: Whether the branch is there; a new one starts at the head of main.
-        files: Path to what is there.
+        has_revision: Whether the branch exists; a new one starts at the head of main.
+        files: Path to file.
     """
 
     exists: bool
@@ -67,15 +69,15 @@ class Remote:
 
     @property
     def is_blank(self) -> bool:
-        """Whether nobody has put anything there."""
+        """Whether it has no files of a user."""
         return set(self.files) <= _BLANK
 
     def changed(self, files: Iterable[PushFile]) -> list[PushFile]:
-        """Return the files that differ from what is there, or are not there."""
+        """Return the files that differ from those in the repository, or are missing there."""
         return [file for file in files if file.path not in self.files or not self.files[file.path].is_same(file)]
 
     def stale(self, files: Iterable[PushFile]) -> list[str]:
-        """Return what an earlier model left behind and a new one must not find."""
+        """Return the files of an earlier model that must be deleted."""
         names = {file.path for file in files}
         return sorted(path for path in self.files if _STALE.fullmatch(path) and path not in names)
 
@@ -93,7 +95,7 @@ def read_files(api: "HfApi", repo_id: str, revision: str) -> dict[str, RemoteFil
 
 
 def read_remote(api: "HfApi", repo_id: str, revision: str | None = None, retries: Retries = DEFAULT) -> Remote:
-    """Read what stands in a repository; one that is not there, or may not be seen, gives ``exists=False``.
+    """Read a repository; one that does not exist or must not be seen gives ``exists=False``.
 
     Raises:
         HubError: The Hub refused or did not answer.
@@ -102,9 +104,9 @@ def read_remote(api: "HfApi", repo_id: str, revision: str | None = None, retries
     def read() -> Remote:
         has_revision = True
         try:
-            info = api.model_info(repo_id, revision=revision)
+            info = model_info(api, repo_id, revision)
         except RevisionNotFoundError:
-            has_revision, info = False, api.model_info(repo_id)
+            has_revision, info = False, model_info(api, repo_id)
         head = str(info.sha)
         return Remote(True, bool(info.private), head, has_revision, read_files(api, repo_id, head))
 
@@ -121,7 +123,7 @@ def read_remote(api: "HfApi", repo_id: str, revision: str | None = None, retries
 
 
 def read_card(api: "HfApi", repo_id: str, remote: Remote, retries: Retries = DEFAULT) -> str | None:
-    """Return the card that stands in the repository; None when there is none."""
+    """Return the card in the repository; None when there is none."""
     if CARD not in remote.files or remote.head is None:
         return None
     try:
@@ -130,12 +132,11 @@ def read_card(api: "HfApi", repo_id: str, remote: Remote, retries: Retries = DEF
         return None
     except FAILURES as error:
         raise hub_error(error, "Reading the present card", repo_id) from error
-    with open(path, encoding="utf-8") as stream:
-        return stream.read()
+    return read_text(Path(path))
 
 
 def refuse_content(remote: Remote, repo_id: str) -> HubError:
-    """Return the refusal to overwrite, with what stands there."""
+    """Return the refusal to overwrite, with the names of the present files."""
     names = sorted(set(remote.files) - _BLANK)
     shown = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
     return HubError(
@@ -145,5 +146,5 @@ def refuse_content(remote: Remote, repo_id: str) -> HubError:
 
 
 def is_conflict(error: BaseException) -> bool:
-    """Tell whether the Hub refused because the parent is no longer the head."""
+    """Return whether the Hub refused because the parent is no longer the head."""
     return isinstance(error, HfHubHTTPError) and status_of(error) == 412

@@ -1,4 +1,4 @@
-"""How often a request is made again, and how long is waited in between."""
+"""Repeat requests after transient failures."""
 
 import re
 import time
@@ -9,20 +9,20 @@ from typing import TypeVar
 from hf_vbp.hub.failures import FAILURES, cause_of, hub_error, is_transient
 
 Value = TypeVar("Value")
-# Nothing is left of the allowance, and it is renewed in so many seconds: ``"api";r=0;t=12``.
+# The allowance is used up and is renewed in t seconds: ``"api";r=0;t=12``.
 _RATE_LIMIT = re.compile(r"\br=0;.*?\bt=(\d+)")
 
 
 @dataclass(frozen=True)
 class Retries:
-    """How often a request is tried that may be made again, or a commit, and how long is waited in between.
+    """Number of tries of a commit or a repeatable request, and the waits between them.
 
     Attributes:
-        attempts: Tries in all.
-        wait_seconds: Wait before the second try; it doubles from try to try. What the Hub asks for
-            (``Retry-After``, ``RateLimit``) goes before, up to ``longest_wait``.
-        longest_wait: Seconds that are never exceeded.
-        sleep: What waits.
+        attempts: Number of tries.
+        wait_seconds: Wait before the second try; it doubles with every try. A wait that the Hub asks for
+            (``Retry-After``, ``RateLimit``) replaces it, up to ``longest_wait``.
+        longest_wait: Longest wait in seconds.
+        sleep: Function that waits.
     """
 
     attempts: int = 3
@@ -44,7 +44,7 @@ DEFAULT = Retries()
 
 
 def patiently(call: Callable[[], Value], retries: Retries) -> Value:
-    """Make a call that may be made twice without harm, again after a failure that may pass; raise what it raises."""
+    """Make a repeatable call, again after transient failures, and raise its last error."""
     for attempt in range(retries.attempts - 1):
         try:
             return call()
@@ -56,10 +56,10 @@ def patiently(call: Callable[[], Value], retries: Retries) -> Value:
 
 
 def repeat(call: Callable[[], Value], doing: str, repo_id: str, retries: Retries) -> Value:
-    """Make a call :func:`patiently`, and turn what it raises into an error of this package.
+    """Make a call :func:`patiently`, and raise its error as one of this package.
 
     Raises:
-        HubError: It failed for good; the message begins with ``doing``.
+        HubError: The last try failed; the message begins with ``doing``.
     """
     try:
         return patiently(call, retries)

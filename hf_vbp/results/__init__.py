@@ -1,1 +1,1 @@
-"""The typed record behind ``vbp_results.json``."""
+"""The types behind ``vbp_results.json``, their checks and schema, and the redaction of private text."""

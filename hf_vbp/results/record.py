@@ -1,91 +1,132 @@
-"""``vbp_results.json``: every figure that was measured, and none that was not.
+"""``vbp_results.json``: every measured figure. A figure that was not measured has no key.
 
-The schema (version 1) lies beside this file as ``results.schema.json`` and is documented in docs/results.md.
-Shares are fractions between 0 and 1, never percent; a figure that was not measured has no key.
+The format (version 1) is documented in docs/results.md. Shares are fractions between 0 and 1, never percent.
 """
 
 import json
-import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NotRequired, TypedDict, cast
 
+from hf_vbp._progress import one_line
 from hf_vbp.errors import CheckpointError
+from hf_vbp.results.base_model import BaseModel
+from hf_vbp.results.checks import find_problem, strict_json
+from hf_vbp.results.data import Data
+from hf_vbp.results.finetuning import Finetuning
+from hf_vbp.results.json_schema import make_schema
+from hf_vbp.results.measured import without_unmeasured
+from hf_vbp.results.outcome import Costs, Evaluations, LatencyRow, OutputError, ReceiptRow
+from hf_vbp.results.plan import Plan
+from hf_vbp.results.statistics import Statistics
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION: Literal[1] = 1
 RESULTS_NAME = "vbp_results.json"
+_LARGEST_FILE = 16 << 20
 
 
-def describe_base_model(model: Any, source: str | None = None) -> dict[str, str]:
-    """Return what identifies the dense model: ``id``, ``revision``, ``model_type``, ``architecture``.
+class Results(TypedDict):
+    """Every measured figure of a pruned checkpoint."""
 
-    Args:
-        model: The dense model.
-        source: The Hub id or folder it was loaded from; by default what the model remembers. Of a folder only
-            its name is kept: a path of this machine tells nobody else anything.
-    """
-    source = source or getattr(model, "name_or_path", "") or ""
-    described = {"model_type": str(model.config.model_type), "architecture": type(model).__name__}
-    if source == "sample":
-        described |= {"id": source, "source": "sample"}
-    elif source:
-        described["id"] = Path(source).resolve().name if Path(source).exists() else source
-        described["source"] = "folder" if Path(source).exists() else "hub"
-    revision = getattr(model.config, "_commit_hash", None)
-    if revision:
-        described["revision"] = str(revision)
-    return described
-
-
-def describe_plan(plan: Any) -> dict[str, Any]:
-    """Return the ``plan`` part of the results: everything but the indices, which plan.json holds."""
-    written = plan.to_dict()
-    names = ("criterion", "compensation", "scope", "budget", "minimum_width", "round_to", "options")
-    return {
-        **{name: written[name] for name in names},
-        "ratio": plan.ratio,
-        "dense_widths": plan.dense_widths,
-        "widths": plan.widths,
-    }
-
-
-def without_unmeasured(value: Any) -> Any:
-    """Return a JSON value without its ``None`` and non-finite entries and without empty objects."""
-    if isinstance(value, Mapping):
-        kept = {key: without_unmeasured(item) for key, item in value.items()}
-        return {key: item for key, item in kept.items() if item is not None and item != {}}
-    if isinstance(value, list | tuple):
-        return [without_unmeasured(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
+    schema_version: Literal[1]
+    base_model: BaseModel
+    data: NotRequired[Data]
+    statistics: NotRequired[Statistics]
+    plan: Plan
+    predicted: NotRequired[OutputError]
+    observed: NotRequired[OutputError]
+    cost: Costs
+    evaluation: NotRequired[Evaluations]
+    finetuning: NotRequired[Finetuning]
+    latency: NotRequired[list[LatencyRow]]
+    receipt: NotRequired[list[ReceiptRow]]
+    versions: dict[str, str]
+    command: NotRequired[str]
 
 
 def to_json(results: Mapping[str, Any]) -> str:
-    """Return the text of the results file, the same text for the same results."""
+    """Return the text of the results file. Equal results give equal text."""
     return json.dumps(without_unmeasured(results), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def load_results(directory: str | Path) -> dict[str, Any]:
-    """Read the results of a checkpoint.
+def load_results(directory: str | Path) -> Results:
+    """Read and check the results of a checkpoint.
 
     Args:
         directory: The folder of the checkpoint.
 
     Raises:
-        CheckpointError: There is no such file, it is not JSON, or its schema is of another version.
+        CheckpointError: The file is missing or is not JSON, or a field is missing, unknown or has an invalid value;
+            the message names the field.
+
+    Example:
+        >>> from hf_vbp.results.record import load_results
+        >>> load_results("pruned-vit")["plan"]["widths"]  # doctest: +SKIP
+        [743, 648, 689]
     """
     path = Path(directory) / RESULTS_NAME
     try:
-        results = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path} cannot be read: {error}. It is written by `hf-vbp prune`.") from error
-    if not isinstance(results, dict) or results.get("schema_version") != SCHEMA_VERSION:
-        raise CheckpointError(f"{path} is not a results file of schema version {SCHEMA_VERSION}.")
-    return results
+        size = path.stat().st_size
+        if size > _LARGEST_FILE:
+            raise CheckpointError(f"{path} has {size:,d} bytes; expected at most {_LARGEST_FILE:,d}.")
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        if isinstance(error, CheckpointError):
+            raise
+        raise CheckpointError(
+            f"{path} cannot be read ({one_line(error)}). Give the folder of a checkpoint that hf_vbp wrote."
+        ) from error
+    return parse_results(text, str(path))
+
+
+def parse_results(text: str, name: str = RESULTS_NAME) -> Results:
+    """Read and check the text of a results file.
+
+    Args:
+        text: Its content.
+        name: How to call the file in messages.
+
+    Raises:
+        CheckpointError: As for :func:`load_results`.
+    """
+    try:
+        content = strict_json(text)
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{name} cannot be read ({one_line(error)}). Save the checkpoint again.") from error
+    version = content.get("schema_version") if isinstance(content, dict) else None
+    if type(version) is not int or version != SCHEMA_VERSION:
+        given = f"version {one_line(ValueError(repr(version)), 40)}" if isinstance(content, dict) else "no object"
+        raise CheckpointError(
+            f"{name} is not a results file of schema version {SCHEMA_VERSION} ({given}). Read it with the hf_vbp that "
+            "wrote it, or save the checkpoint again."
+        )
+    problem = find_problem(content, Results) or _contradiction(content["plan"])
+    if problem:
+        raise CheckpointError(f"{name}: {problem} Save the checkpoint again.")
+    return cast(Results, content)
+
+
+def _contradiction(plan: Mapping[str, Any]) -> str | None:
+    dense, kept = plan["dense_widths"], plan["widths"]
+    if len(dense) != len(kept):
+        return f"plan.widths has {len(kept)} entries; expected {len(dense)}, as in plan.dense_widths."
+    if not sum(dense):
+        return "plan.dense_widths counts no hidden neurons; expected the width of every MLP."
+    for index, (before, after) in enumerate(zip(dense, kept, strict=True)):
+        if after > before:
+            return f"plan.widths[{index}] is {after}; expected at most {before}, as in plan.dense_widths."
+    return None
 
 
 def schema() -> dict[str, Any]:
-    """Return the JSON schema of the results file."""
-    content: dict[str, Any] = json.loads(Path(__file__).with_name("results.schema.json").read_text(encoding="utf-8"))
-    return content
+    """Return the JSON schema of the results file, generated from :class:`Results`.
+
+    The package includes the same schema as ``results/results.schema.json``.
+    """
+    return make_schema(Results, title=RESULTS_NAME)
+
+
+if __name__ == "__main__":
+    # After a change of a section: python -m hf_vbp.results.record
+    target = Path(__file__).with_name("results.schema.json")
+    target.write_text(json.dumps(schema(), indent=2) + "\n", encoding="utf-8")

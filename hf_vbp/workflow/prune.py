@@ -17,7 +17,9 @@ from hf_vbp.modeling.precision import outside_inference_mode, own_precision
 from hf_vbp.pruning.apply_plan import apply_fitted
 from hf_vbp.pruning.make_plan import check_provided, fit_plan
 from hf_vbp.pruning.plan import PruningPlan
-from hf_vbp.results.record import SCHEMA_VERSION, describe_base_model, describe_plan
+from hf_vbp.results.base_model import describe_base_model
+from hf_vbp.results.plan import describe_plan
+from hf_vbp.results.record import SCHEMA_VERSION
 from hf_vbp.results.versions import versions
 from hf_vbp.statistics.activation_statistics import ActivationStatistics
 from hf_vbp.statistics.split_halves import halves_agreement

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any, cast
 from hf_vbp.distributed import is_main_process
 from hf_vbp.errors import CheckpointError, ConfigurationError, DataError, PlanError
 from hf_vbp.files.atomic import check_space
-from hf_vbp.results.record import describe_base_model
+from hf_vbp.results.base_model import describe_base_model
+from hf_vbp.results.redaction import redacted_command
 from hf_vbp.workflow.gather import gather, with_skipped
 from hf_vbp.workflow.loading import LoadedModel, Loading, without_progress_bars
 from hf_vbp.workflow.outputs import input_sources, output_folder
@@ -103,7 +104,7 @@ def _prune_and_save(
     if request.latency:
         results["latency"] = measure_both(loaded, result, reporter)
     if request.command:
-        results["command"] = request.command
+        results["command"] = redacted_command(request.command)
     reporter.say(f"Writing {request.output}, and reopening it in a fresh process")
     with without_progress_bars():
         receipt = save_checkpoint(result, request.output, processor=loaded.processor, overwrite=request.overwrite)

@@ -1,7 +1,9 @@
-"""The whole card: nothing in it that was not measured, and everything that was."""
+"""The whole card: every measured figure, and no other."""
 
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +11,12 @@ import pytest
 import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from markdown_it import MarkdownIt
 
-from hf_vbp.card.facts import BaseCard
-from hf_vbp.card.render import make_facts, render_card, split_card, template
+from hf_vbp.card import sections
+from hf_vbp.card.base_card import BaseCard
+from hf_vbp.card.front_matter import split_card
+from hf_vbp.card.render import make_facts, render_card, template
 from hf_vbp.errors import ConfigurationError
 from tests.hub.helpers import make_results
 
@@ -30,7 +35,7 @@ def test_the_golden_card() -> None:
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.name)
-def test_examples_are_in_step(example: Path) -> None:
+def test_examples_equal_the_rendered_cards(example: Path) -> None:
     """To accept a change of the template: ``python -m tests.card.test_render``."""
     assert render_example(example) == (example / "README.md").read_text(encoding="utf-8")
 
@@ -39,17 +44,17 @@ def test_there_are_examples() -> None:
     assert len(EXAMPLES) >= 2
 
 
-def test_it_is_the_same_every_time() -> None:
+def test_rendering_is_deterministic() -> None:
     assert card() == card()
 
 
 @pytest.mark.parametrize("key", ["evaluation", "latency", "predicted", "statistics", "data", "receipt", "command"])
-def test_what_was_not_measured_is_not_there(key: str) -> None:
+def test_unmeasured_figures_are_left_out(key: str) -> None:
     results = make_results()
     del results[key]
     text = render_card(make_facts(results, repo_id="me/x"))
     headings = {"evaluation": "## Accuracy", "predicted": "## Predicted", "data": "## Data"}
-    marks = {"latency": "Latency", "statistics": "half of the images", "receipt": "loaded by", "command": "```bash"}
+    marks = {"latency": "Latency", "statistics": "halves of the images", "receipt": "loaded by", "command": "```bash"}
     assert {**headings, **marks}[key] not in text
     assert "None" not in text
     assert "nan" not in text.lower().split()
@@ -77,7 +82,7 @@ def test_every_figure_of_the_results_is_in_the_card() -> None:
 
 
 def test_every_number_comes_from_the_results() -> None:
-    """A card of other results shares no figure with this one, but for what is no figure."""
+    """The template itself has no figures."""
     body = split_card(card())[1]
     fixed = set(re.findall(r"\d+\.\d+", re.sub(r"\{\{.*?\}\}|\{%.*?%\}", "", template())))
     assert not {figure for figure in re.findall(r"\d+\.\d{2,}", body) if figure in fixed}
@@ -86,7 +91,7 @@ def test_every_number_comes_from_the_results() -> None:
 def test_uniform_widths_load_everywhere() -> None:
     text = render_card(make_facts(make_results([16, 16, 16]), repo_id="me/x"))
     assert "trust_remote_code" not in text
-    assert "without package and without flag" in text
+    assert "without the package and without a flag" in text
     assert "With neither" not in text
 
 
@@ -97,7 +102,7 @@ def test_a_backbone_has_no_labels_to_print() -> None:
     assert "id2label" not in text
 
 
-def test_own_text_and_keys_survive() -> None:
+def test_own_text_and_keys_are_kept() -> None:
     first = card()
     edited = (
         first.replace("---\n<!--", "widget:\n- src: cat.jpg\n---\nMy foreword.\n\n<!--", 1) + "\n## Contact\n\nme\n"
@@ -111,12 +116,12 @@ def test_own_text_and_keys_survive() -> None:
 
 
 @pytest.mark.parametrize("bad", ["---\na: [\n---\n", "---\n- a\n---\n"])
-def test_a_present_card_that_cannot_be_read(bad: str) -> None:
-    with pytest.raises(ConfigurationError, match="mend them"):
+def test_a_present_card_with_invalid_metadata(bad: str) -> None:
+    with pytest.raises(ConfigurationError, match="correct them"):
         card(bad)
 
 
-def test_results_that_lack_a_part() -> None:
+def test_results_without_a_required_section() -> None:
     with pytest.raises(ConfigurationError, match="no plan, cost"):
         make_facts({"schema_version": 1, "base_model": {}, "versions": {}})
 
@@ -132,8 +137,90 @@ def test_foreign_text_cannot_break_the_card(text: str) -> None:
     assert render_card(make_facts(nasty, repo_id="me/x"), rendered) == rendered
 
 
+INJECTIONS = (
+    "<script>alert(1)</script>",
+    "x\n\n# A heading",
+    "x\n<!-- hf_vbp:end summary -->\n",
+    "<!-- hf_vbp:end reproduce -->",
+    "```\n# A heading\n",
+    "` <b>bold</b> `",
+    "[link](http://example.com)",
+    "![image](https://example.com/a.png)",
+    "{{ facts.results }} {% raw %}",
+    "# A heading",
+    "1. item",
+    "| cell |",
+    "~~y~~ **z** _w_ &lt;b&gt;",
+    "---",
+    "text\n===",
+    "> quote",
+)
+
+
+def with_text(content: str) -> dict[str, Any]:
+    """Return results with a foreign text in every field that may hold one."""
+    results = make_results(command=content)
+    for name in ("criterion", "compensation", "scope"):
+        results["plan"][name] = content
+    results["base_model"] |= {"revision": content, "id": content, "source": "folder", "model_type": content}
+    results["data"]["calibration"] |= {"source": content, "split": content}
+    results["statistics"] |= {"moments": content, content: content}
+    results["predicted"][content] = 1.0
+    results["finetuning"] = {"recipe": content, content: 3}
+    results["latency"][0] |= {"device": content, "dtype": content, content: content}
+    results["receipt"].append({"way": content, "transformers": content, "max_abs_difference": 0.0})
+    results["versions"] = {content: content}
+    return results
+
+
+@pytest.mark.parametrize("content", INJECTIONS)
+def test_foreign_text_is_shown_as_text(content: str) -> None:
+    """Read by another Markdown parser, a card with foreign text has the structure of a card with plain text."""
+    plain, hostile = (render_card(make_facts(with_text(value), repo_id="me/x")) for value in ("text", content))
+    assert structure(hostile) == structure(plain)
+    assert [section.name for section in sections.split(hostile)] == [section.name for section in sections.split(plain)]
+    assert not sections.defects(split_card(hostile)[1])
+
+
+def structure(card: str) -> list[tuple[str, str]]:
+    """Return the elements of a card in their order, with the content of HTML and the targets of links."""
+    found = []
+    for block in MarkdownIt("commonmark").enable(["table", "strikethrough"]).parse(card.split("---\n", 2)[2]):
+        for token in [block, *(block.children or [])]:
+            if token.type.startswith("html"):
+                found.append((token.type, token.content))
+            elif token.type not in ("text", "text_special", "softbreak"):
+                found.append((token.type, str(token.attrGet("href") or token.attrGet("src") or token.tag)))
+    return found
+
+
+@pytest.mark.parametrize("name", ["me/x y", "../x", 'me/x"', "me/<b>", "a/b/c"])
+def test_the_repository_must_be_an_id(name: str) -> None:
+    with pytest.raises(ConfigurationError, match="repo_id"):
+        make_facts(make_results(), repo_id=name)
+
+
+def test_the_package_is_pure() -> None:
+    """Rendering imports neither transformers, torch nor the client part, and opens no socket."""
+    script = """
+import socket, sys
+import hf_vbp
+for name in ("transformers", "torch", "datasets", "hf_vbp.hub"):
+    sys.modules[name] = None
+socket.socket = None
+from hf_vbp.card.render import make_facts, render_card
+from hf_vbp.results.record import load_results
+print(len(render_card(make_facts(load_results(sys.argv[1]), repo_id="me/x"))))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(EXAMPLES[0])], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) > 3000
+
+
 def render_example(folder: Path) -> str:
-    """Render the card of an example from its results file and what it says of itself."""
+    """Render the card of an example from its results file and its ``about.json``."""
     about = json.loads((folder / "about.json").read_text(encoding="utf-8"))
     results = json.loads((folder / "vbp_results.json").read_text(encoding="utf-8"))
     base = BaseCard(**about["base"]) if "base" in about else None

@@ -1,7 +1,5 @@
 """Numbers and foreign text in cards."""
 
-from pathlib import Path
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -32,15 +30,26 @@ def test_foreign_text_does_not_break_out(nasty: str) -> None:
 
 
 @given(st.text())
-def test_a_code_block_cannot_be_closed_from_within(content: str) -> None:
-    assert "```" not in text.literal(content)
+def test_text_is_escaped_once(content: str) -> None:
+    once = text.foreign(content)
+    assert text.foreign(once) is once
+    assert text.foreign_line(once) is once
 
 
-def test_home_and_tokens_are_not_shown() -> None:
-    home = Path.home()
-    assert text.private(f"run {home}/models/vit {home}") == "run ~/models/vit ~"
-    assert text.private(f"{home}-other") == f"{home}-other"
-    assert "abcdefgh" not in text.private("token hf_abcdefghijkl")
+@pytest.mark.parametrize(
+    ("content", "shown"), [("# a", "\\# a"), ("1. a", "1\\. a"), ("- a", "\\- a"), ("1.5 %", "1.5 %")]
+)
+def test_a_line_cannot_begin_a_block(content: str, shown: str) -> None:
+    assert text.foreign_line(content) == shown
+
+
+@given(st.text())
+def test_code_cannot_be_ended_by_its_text(content: str) -> None:
+    assert "```" not in text.code_block(content)
+    assert "<!--" not in text.code_block(content)
+    span = text.code_span(content)
+    assert "`" not in span
+    assert len(span.splitlines()) <= 1
 
 
 def test_the_chart_has_a_line_per_layer() -> None:

@@ -1,4 +1,4 @@
-"""Every code block of a card is run, in a fresh process, against the Hub that the card was pushed to."""
+"""Every code block of a card runs, in a fresh process, against the Hub that the card was pushed to."""
 
 import re
 import subprocess
@@ -23,7 +23,7 @@ def blocks(hub: LoopbackHub, language: str) -> list[str]:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """What a reader has: a photograph, and a folder of them."""
+    """A photograph, and a folder of photographs."""
     from PIL import Image
 
     for index in range(6):
@@ -35,7 +35,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def run(command: list[str], hub: LoopbackHub, alice: User, folder: Path, **more: str) -> str:
-    """Run a command as a stranger would, with an empty cache."""
+    """Run a command with an empty cache."""
     environment = hub.environment(folder / "home", alice.token, **more)
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
@@ -43,7 +43,7 @@ def run(command: list[str], hub: LoopbackHub, alice: User, folder: Path, **more:
     return done.stdout
 
 
-def test_there_is_no_block_that_is_not_run(client: Client, xet_hub: LoopbackHub, checkpoint: Path) -> None:
+def test_every_block_is_known(client: Client, xet_hub: LoopbackHub, checkpoint: Path) -> None:
     client.push(checkpoint, NAME)
     card = xet_hub.repositories[NAME].files()["README.md"].decode()
     languages = [match[1] for match in BLOCK.finditer(card)]
@@ -83,7 +83,7 @@ def test_python_blocks_without_xet(checkpoint: Path, folder: Path, tmp_path: Pat
 def test_the_command_of_the_card(
     client: Client, xet_hub: LoopbackHub, alice: User, checkpoint: Path, folder: Path
 ) -> None:
-    """The base model lies on the Hub, the images in a folder, as the card says."""
+    """The base model is on the Hub, the images are in a folder."""
     from transformers import ViTImageProcessor
 
     make_model("vit").save_pretrained(folder / "base")

@@ -130,11 +130,13 @@ def test_an_audit_reads_every_config(client: Client, xet_hub: LoopbackHub, check
 
 
 @pytest.mark.parametrize(
-    ("arguments", "function"), [(["push", "folder", NAME], "push.push_to_hub"), (["audit", NAME], "audit.audit")]
+    ("arguments", "module", "function"),
+    [(["push", "folder", NAME], "hf_vbp.hub.push", "push_to_hub"), (["audit", NAME], "hf_vbp.hub.audit", "audit")],
 )
 @pytest.mark.parametrize("allowed", [False, True])
 def test_both_commands_have_the_option(
     arguments: list[str],
+    module: str,
     function: str,
     allowed: bool,
     capfd: pytest.CaptureFixture[str],
@@ -146,7 +148,6 @@ def test_both_commands_have_the_option(
         given.append(options)
         return SimpleNamespace(lines=[], sentence="", passed=True)
 
-    module, _, name = function.rpartition(".")
-    monkeypatch.setattr(importlib.import_module(f"hf_vbp.hub.{module}"), name, record)
+    monkeypatch.setattr(importlib.import_module(module), function, record)
     assert run([*arguments, *(["--trust-remote-code"] if allowed else [])], capfd, monkeypatch).code == 0
     assert [options["trust_remote_code"] for options in given] == [allowed]

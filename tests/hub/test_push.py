@@ -1,4 +1,4 @@
-"""What a push sends, what it refuses, what it says. The real client, in a child, against the loopback Hub."""
+"""Files, refusals and messages of a push. The real client, in a child process, against the loopback Hub."""
 
 import json
 import shutil
@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from tests.hub.helpers import Client, make_checkpoint
 from tests.loopback_hub import LoopbackHub, User
@@ -56,7 +57,7 @@ def test_a_dry_run_only_reads(client: Client, hub: LoopbackHub, checkpoint: Path
     assert "Create alice/pruned-vit" in answer["lines"][0]
 
 
-def test_nothing_else_from_the_folder_goes_up(client: Client, xet_hub: LoopbackHub, copy: Path) -> None:
+def test_other_files_of_the_folder_are_not_sent(client: Client, xet_hub: LoopbackHub, copy: Path) -> None:
     for name in (".env", "optimizer.pt", "training_args.bin", "trainer_state.json", "tokenizer.json", "model.bin"):
         (copy / name).write_text("secret")
     for folder in ("runs", "checkpoint-5", ".git"):
@@ -66,7 +67,7 @@ def test_nothing_else_from_the_folder_goes_up(client: Client, xet_hub: LoopbackH
     assert set(xet_hub.repositories["alice/pruned-vit"].files()) == FILES | OWN
 
 
-def test_the_recipe_of_a_fine_tuned_checkpoint_goes_up_and_goes_with_it(
+def test_the_recipe_of_a_fine_tuned_checkpoint_is_sent_and_deleted_with_it(
     client: Client, hub: LoopbackHub, checkpoint: Path, copy: Path
 ) -> None:
     recipe = f"model: pruned\noutput: {copy.resolve()}\n"
@@ -78,7 +79,7 @@ def test_the_recipe_of_a_fine_tuned_checkpoint_goes_up_and_goes_with_it(
     assert set(hub.repositories["alice/pruned-vit"].files()) == FILES | OWN
 
 
-def test_nothing_changed_is_said(client: Client, hub: LoopbackHub, checkpoint: Path) -> None:
+def test_an_unchanged_repository_is_reported(client: Client, hub: LoopbackHub, checkpoint: Path) -> None:
     client.push(checkpoint, "alice/pruned-vit")
     before = len(hub.log)
     answer = client.push(checkpoint, "alice/pruned-vit")
@@ -88,7 +89,7 @@ def test_nothing_changed_is_said(client: Client, hub: LoopbackHub, checkpoint: P
     assert all(entry.method in ("GET", "HEAD") for entry in hub.log[before:])
 
 
-def test_content_is_refused_and_shown(
+def test_a_repository_with_content_is_refused(
     client: Client, xet_hub: LoopbackHub, checkpoint: Path, other_checkpoint: Path
 ) -> None:
     client.push(checkpoint, "alice/pruned-vit")
@@ -99,7 +100,7 @@ def test_content_is_refused_and_shown(
     assert xet_hub.repositories["alice/pruned-vit"].head.sha == head
 
 
-def test_overwriting_takes_stale_weights_away(
+def test_overwriting_deletes_stale_weights(
     client: Client, hub: LoopbackHub, checkpoint: Path, other_checkpoint: Path
 ) -> None:
     repository = hub.create("alice/pruned-vit")
@@ -164,7 +165,7 @@ def test_namespaces(client: Client, xet_hub: LoopbackHub, checkpoint: Path) -> N
     assert xet_hub.repositories["atelier/vit"].private
     assert "write permission" in error_of(client.push(checkpoint, "elsewhere/vit"))
     assert error_of(client.push(checkpoint, "a/b/c")).startswith("HubError: Checking the name")
-    assert "confuses" in error_of(client.push(checkpoint, "alice/commit"))
+    assert "Choose another name" in error_of(client.push(checkpoint, "alice/commit"))
 
 
 def test_another_visibility_is_refused(client: Client, xet_hub: LoopbackHub, checkpoint: Path) -> None:
@@ -188,7 +189,7 @@ def test_the_parent_is_pinned(client: Client, hub: LoopbackHub, checkpoint: Path
 
     hub.fail("meanwhile", method="POST", path="/commit/main", then=meanwhile)
     message = error_of(client.push(checkpoint, "alice/vit"))
-    assert "somebody else has committed" in message
+    assert "another commit was made" in message
     assert set(repository.files()) == {"theirs.txt"}
 
 
@@ -233,7 +234,7 @@ def test_a_token_is_in_no_output_of_a_failing_push(
     options = {"HF_DEBUG": "1", "HF_HUB_VERBOSITY": "debug", "HF_HUB_DISABLE_XET": xet_off}
     with Client(xet_hub, tmp_path, alice.token, **options) as client:
         answer = client.push(checkpoint, "alice/vit")  # the client looks for the token in all it receives
-        assert "problem of its own" in error_of(answer)
+        assert "the Hub failed" in error_of(answer)
 
 
 def test_two_options_that_contradict_each_other(client: Client, checkpoint: Path) -> None:
@@ -271,7 +272,7 @@ def leave_hashes(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("damage", "said"),
+    ("damage", "message"),
     [
         (lambda folder: (folder / "vbp_results.json").unlink(), "vbp_results.json"),
         (lambda folder: (folder / "config.json").unlink(), "config.json"),
@@ -281,23 +282,23 @@ def leave_hashes(folder: Path) -> None:
         (lambda folder: (folder / "plan.json").write_text(f'"hf_{"a" * 34}"'), "looks like a Hub token"),
         (lambda folder: (folder / "README.md").write_text("---\na: [\n---\n"), "not YAML"),
         (lambda folder: (folder / "README.md").write_text("---\nbase_model: /home/me/x\ntags: [a]\n---\n"), None),
-        (break_weights, "was cut off"),
+        (break_weights, "is damaged or truncated"),
         (break_config, "not of one checkpoint"),
         (break_both, "does not belong to these weights"),
-        (link_out, "leads out of the folder"),
+        (link_out, "outside of the folder"),
         (leave_hashes, "differ from what the receipt"),
-        (lambda folder: (folder / "README.md").symlink_to("/etc/hostname"), "leads out of the folder"),
+        (lambda folder: (folder / "README.md").symlink_to("/etc/hostname"), "outside of the folder"),
     ],
 )
 def test_a_damaged_checkpoint_is_refused_before_anything_is_sent(
-    client: Client, xet_hub: LoopbackHub, copy: Path, damage: Any, said: str | None
+    client: Client, xet_hub: LoopbackHub, copy: Path, damage: Any, message: str | None
 ) -> None:
     damage(copy)
     answer = client.push(copy, "alice/vit")
-    if said is None:  # the base model is ours to say
+    if message is None:  # the base model is replaced
         assert answer["status"] == "pushed"
         return
-    assert said in error_of(answer)
+    assert message in error_of(answer)
     assert {entry.method for entry in xet_hub.log} <= {"GET", "HEAD"}
     assert "alice/vit" not in xet_hub.repositories
 
@@ -311,7 +312,7 @@ def test_a_uniform_checkpoint_needs_no_code(client: Client, xet_hub: LoopbackHub
     assert b"custom_code" not in files["README.md"]
 
 
-def test_own_text_survives_a_second_push(client: Client, xet_hub: LoopbackHub, copy: Path) -> None:
+def test_own_text_is_kept_by_a_second_push(client: Client, xet_hub: LoopbackHub, copy: Path) -> None:
     client.push(copy, "alice/vit")
     repository = xet_hub.repositories["alice/vit"]
     edited = repository.files()["README.md"] + b"\n## Written on the web page\n"
@@ -323,6 +324,43 @@ def test_own_text_survives_a_second_push(client: Client, xet_hub: LoopbackHub, c
     (copy / "README.md").write_text("# Written here\n")
     client.push(copy, "alice/vit", overwrite=True)
     assert repository.files()["README.md"].endswith(b"# Written here\n")
+
+
+def token_with_escapes(folder: Path) -> None:
+    (folder / "plan.json").write_text(f'"\\u0068f_{"a" * 17}\\u0061{"a" * 17}"')
+
+
+def token_in_yaml(folder: Path) -> None:
+    (folder / "recipe.yaml").write_text(f'training: {{run_name: "\\x68f_{"a" * 34}"}}')
+
+
+def token_in_metadata(folder: Path) -> None:
+    tensors = load_file(folder / "model.safetensors")
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt", "note": f"hf_{'a' * 34}"})
+
+
+def escaped_token_in_metadata(folder: Path) -> None:
+    content = (folder / "model.safetensors").read_bytes()
+    length = int.from_bytes(content[:8], "little")
+    head = json.loads(content[8 : 8 + length])
+    head["__metadata__"] = {"note": f"hf_{'a' * 34}"}
+    text = json.dumps(head).replace("hf_aaa", "\\u0068f_aaa").encode()
+    text += b" " * (-len(text) % 8)
+    (folder / "model.safetensors").write_bytes(len(text).to_bytes(8, "little") + text + content[8 + length :])
+
+
+@pytest.mark.parametrize("hide", [token_with_escapes, token_in_yaml, token_in_metadata, escaped_token_in_metadata])
+def test_hidden_tokens_are_found(client: Client, xet_hub: LoopbackHub, copy: Path, hide: Any) -> None:
+    hide(copy)
+    message = error_of(client.push(copy, "alice/vit"))
+    assert "looks like a Hub token" in message
+    assert "aaaa" not in message
+    assert xet_hub.log == []
+
+
+def test_the_base_model_must_not_be_a_folder(client: Client, copy: Path) -> None:
+    message = error_of(client.push(copy, "alice/vit", base_model=str(copy)))
+    assert message.startswith("ConfigurationError: base_model is the folder")
 
 
 def test_local_paths_are_pointed_out(client: Client, copy: Path) -> None:

@@ -11,7 +11,7 @@ from tests.loopback_hub import LoopbackHub, User
 
 
 @pytest.mark.parametrize(
-    ("status", "message", "said"),
+    ("status", "message", "expected"),
     [
         (400, "weights contain valid Hugging Face secrets", "contain valid Hugging Face secrets"),
         (401, "Invalid credentials in Authorization header", "does not accept the token"),
@@ -20,20 +20,20 @@ from tests.loopback_hub import LoopbackHub, User
         (403, "Private repository storage limit reached", "storage of this account is full"),
         (404, "gone", "check the name"),
         (409, "conflict", "already, or another operation"),
-        (412, "A commit has happened since", "somebody else has committed"),
+        (412, "A commit has happened since", "another commit was made"),
         (413, "Payload Too Large", "smaller shards"),
         (429, "slow down", "too many requests: wait"),
-        (500, "oops", "problem of its own (status 500)"),
-        (503, "oops", "problem of its own (status 503)"),
+        (500, "oops", "the Hub failed (status 500)"),
+        (503, "oops", "the Hub failed (status 503)"),
     ],
 )
 def test_statuses_of_the_commit(
-    client: Client, xet_hub: LoopbackHub, checkpoint: Path, status: int, message: str, said: str
+    client: Client, xet_hub: LoopbackHub, checkpoint: Path, status: int, message: str, expected: str
 ) -> None:
     xet_hub.fail("status", path="/commit/main", status=status, message=message, times=99)
     text = error_of(client.push(checkpoint, "alice/vit"))
     assert text.startswith("HubError: Committing (alice/vit) failed: ")
-    assert said in text
+    assert expected in text
     assert text.count("\n") == 0
     assert set(xet_hub.repositories["alice/vit"].files()) == OWN
     xet_hub.faults.clear()
@@ -61,7 +61,7 @@ def test_statuses_of_the_commit(
         ("cut_body", {"method": "GET", "path": "/tree/", "keep_bytes": 9}),
     ],
 )
-def test_one_bad_moment_is_survived(
+def test_one_transient_failure_is_survived(
     client: Client, hub: LoopbackHub, checkpoint: Path, fault: str, options: dict[str, Any]
 ) -> None:
     hub.fail(fault, **{"method": "POST", **options})
@@ -78,7 +78,7 @@ def test_a_commit_whose_answer_is_lost_every_time(client: Client, xet_hub: Loopb
     assert len(xet_hub.repositories["alice/vit"].commits) == 2
 
 
-def test_a_commit_that_cannot_be_read_back_is_said_to_be_made(
+def test_a_commit_that_cannot_be_read_back_is_reported_as_made(
     client: Client, xet_hub: LoopbackHub, checkpoint: Path
 ) -> None:
     made = xet_hub.create("alice/vit")
@@ -99,7 +99,7 @@ def test_a_page_of_a_proxy_is_not_a_bad_card(
     monkeypatch.setattr(serving.Refusal, "response", lambda self: page)
     xet_hub.fail("status", path=path, status=502, times=99)
     text = error_of(client.push(checkpoint, "alice/vit"))
-    assert "not JSON" in text or "problem of its own" in text
+    assert "not JSON" in text or "the Hub failed" in text
 
 
 def test_a_full_account(checkpoint: Path, tmp_path: Path) -> None:
@@ -131,9 +131,7 @@ def test_a_token_that_may_only_read(xet_hub: LoopbackHub, checkpoint: Path, tmp_
         assert "write permission" in error_of(client.push(checkpoint, "alice/vit"))
 
 
-def test_the_base_model_decides_nothing_when_the_hub_is_silent(
-    client: Client, xet_hub: LoopbackHub, checkpoint: Path
-) -> None:
+def test_a_silent_hub_is_no_missing_base_model(client: Client, xet_hub: LoopbackHub, checkpoint: Path) -> None:
     xet_hub.fail("status", path="alice/base-vit", status=503, times=99)
     assert "card of the base model" in error_of(client.push(checkpoint, "alice/vit"))
     assert "alice/vit" not in xet_hub.repositories

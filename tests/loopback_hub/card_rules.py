@@ -1,5 +1,6 @@
 """What the Hub refuses in the metadata of a model card."""
 
+import json
 import re
 from typing import Any
 
@@ -82,7 +83,11 @@ def _strings(value: Any) -> list[str]:
 
 
 def card_data(text: str) -> dict[str, Any]:
-    """Return the metadata of a card that was accepted."""
+    """Return the metadata of a card as the API sends them; nothing for a card that no push could have sent."""
     match = BLOCK.match(text)
-    loaded = yaml.safe_load(match[2]) if match else None
+    try:
+        loaded = yaml.safe_load(match[2]) if match else None
+        json.dumps(loaded)
+    except (yaml.YAMLError, ValueError, TypeError, RecursionError):
+        return {}
     return loaded if isinstance(loaded, dict) else {}

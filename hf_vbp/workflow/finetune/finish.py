@@ -18,10 +18,10 @@ from hf_vbp.checkpoint.unverified import (
     unverified_path,
 )
 from hf_vbp.errors import CheckpointError, ConfigurationError
+from hf_vbp.results.finetuning import with_finetuning
 from hf_vbp.results.record import to_json
 from hf_vbp.workflow.finetune.fields import Tree, read_yaml
 from hf_vbp.workflow.finetune.recipe import Recipe
-from hf_vbp.workflow.finetune.record import with_finetuned
 from hf_vbp.workflow.finetune.start import Start, TeacherChoice, choose_teacher
 from hf_vbp.workflow.finetune.yaml_text import parse_yaml
 from hf_vbp.workflow.loading import LoadedModel, load_model
@@ -180,9 +180,15 @@ def finish(
         if failure is not None:
             raise failure
         after = measure(trained.dense, {"finetuned": trained.model}, trained.evaluation, reporter, device)
-        results = _write(recipe, trained, with_finetuned(trained.results, after), reporter, overwrite)
+        results = _write(recipe, trained, _with_finetuned(trained.results, after), reporter, overwrite)
     discard_unverified(recipe.output)
     return results
+
+
+def _with_finetuned(results: dict[str, Any], after: Mapping[str, Any]) -> dict[str, Any]:
+    if not after:
+        return results
+    return with_finetuning(results, results["finetuning"], evaluation={**results.get("evaluation", {}), **after})
 
 
 def measure(

@@ -10,6 +10,7 @@ from hf_vbp._progress import one_line
 from hf_vbp.config.vbp_config import BUDGETS, VBPConfig
 from hf_vbp.data.augmentation import AUGMENTATIONS
 from hf_vbp.errors import ConfigurationError, HfVbpError
+from hf_vbp.results.redaction import redacted
 from hf_vbp.workflow.finetune.checks import check_range, check_secrets, shown
 from hf_vbp.workflow.finetune.fields import (
     Tree,
@@ -154,7 +155,7 @@ class Recipe:
         }
         tree["training"] = {**{name: defaults[name] for name in (*optimizer, *run)}, **self.training}
         tree["output"] = self.output
-        return write_yaml(_without_none(tree))
+        return write_yaml(redacted(_without_none(tree)))
 
 
 def load_recipe(

@@ -1,7 +1,6 @@
 """From a recipe to a checkpoint with its accuracy back."""
 
 import shutil
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -19,11 +18,11 @@ from hf_vbp.distillation.sharding import check_launch
 from hf_vbp.distillation.trainer import DistillationTrainer
 from hf_vbp.errors import CheckpointError, ConfigurationError, DataError
 from hf_vbp.modeling.precision import remove_autocast_wrapper
+from hf_vbp.results.finetuning import describe_run, with_finetuning
 from hf_vbp.workflow.finetune.finish import Trained, check_kept, dense_model, finish, keep, measure, reopen
 from hf_vbp.workflow.finetune.folders import finetune_output
 from hf_vbp.workflow.finetune.progress import ReportProgress
 from hf_vbp.workflow.finetune.recipe import Recipe
-from hf_vbp.workflow.finetune.record import describe_run, trained_results
 from hf_vbp.workflow.finetune.start import Start, TeacherChoice, choose_teacher, open_start
 from hf_vbp.workflow.requests import Reporter
 
@@ -81,12 +80,22 @@ def _finetune_and_save(
     dense = dense_model(start, teacher)
     pruned = {"pruned": start.student.model}
     before = measure(dense, pruned, evaluation, reporter, args.device) if leads else {}
-    trainer, seconds, failure = _train(start, teacher, training, evaluation, args, reporter, resume)
+    trainer, failure = _train(start, teacher, training, evaluation, args, reporter, resume)
     model = _whole_model(trainer, start)
     results: dict[str, Any] = {}
     if leads:
-        run = describe_run(recipe, trainer, training, teacher.described, seconds)
-        so_far = trained_results(start.results, evaluation, before, training, run, command)
+        run = describe_run(
+            trainer.args,
+            trainer.state,
+            recipe=recipe.name,
+            teacher=teacher.described,
+            augmentation=recipe.data.augmentation,
+            batch_size=trainer._train_batch_size if args.auto_find_batch_size else None,
+        )
+        data = {"finetuning": {**training.provenance, "images": training.images}}
+        if evaluation is not None:
+            data["evaluation"] = {**evaluation.provenance, "images": before["pruned"]["images"]}
+        so_far = with_finetuning(start.results, run, evaluation=before or None, data=data, command=command)
         trained = Trained(model, start, dense, evaluation, so_far)
         keep(recipe, trained)
         results = finish(recipe, trained, reporter, overwrite=overwrite, device=args.device, failure=failure)
@@ -158,8 +167,8 @@ def _train(
     args: DistillationArguments,
     reporter: Reporter,
     resume: bool,
-) -> tuple[DistillationTrainer, float, BaseException | None]:
-    """Train; return the trainer, the seconds, and what failed after the last step, where something did."""
+) -> tuple[DistillationTrainer, BaseException | None]:
+    """Train; return the trainer and the error of the last evaluation, where it failed after the last step."""
     trainer = DistillationTrainer(
         start.student.model,
         args,
@@ -174,17 +183,16 @@ def _train(
     checkpoint = last_checkpoint(args.output_dir) if resume else None
     if resume and checkpoint is None:
         reporter.say(f"{args.output_dir} holds no whole checkpoint to resume from; training starts from the beginning")
-    started = time.monotonic()
     try:
         with _advice_on_memory(args):
             trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     except FAILURES as error:
         if not _took_last_step(trainer):
             raise
-        return trainer, time.monotonic() - started, error
+        return trainer, error
     finally:
         progress.close()
-    return trainer, time.monotonic() - started, None
+    return trainer, None
 
 
 def _took_last_step(trainer: DistillationTrainer) -> bool:

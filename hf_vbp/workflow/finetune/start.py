@@ -1,13 +1,15 @@
 """Load what a recipe starts from: the model to train, its teacher, and the records of both."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from hf_vbp.checkpoint.layout import PLAN, RESULTS
 from hf_vbp.errors import CheckpointError, ConfigurationError
-from hf_vbp.results.record import describe_base_model, load_results
+from hf_vbp.results.base_model import describe_base_model
+from hf_vbp.results.record import load_results
 from hf_vbp.workflow.finetune.recipe import NO_TEACHER, PruneFirst, Recipe
 from hf_vbp.workflow.loading import LoadedModel, load_model
 from hf_vbp.workflow.requests import Reporter
@@ -27,7 +29,7 @@ class Start:
 
     student: LoadedModel
     dtype: Any
-    results: dict[str, Any]
+    results: Mapping[str, Any]
     plan: str | None
     base: LoadedModel | None
 
@@ -62,7 +64,7 @@ def open_start(recipe: Recipe, reporter: Reporter) -> Start:
 
 
 def _as_start(
-    loaded: LoadedModel, model: Any, results: dict[str, Any], plan: str | None, base: LoadedModel | None
+    loaded: LoadedModel, model: Any, results: Mapping[str, Any], plan: str | None, base: LoadedModel | None
 ) -> Start:
     dtype = next(model.parameters()).dtype
     # The 8 bits of bfloat16 lose steps of 1e-5, so the weights are always trained in float32.
@@ -83,14 +85,16 @@ def _pruned(first: PruneFirst, reporter: Reporter) -> Start:
     return _as_start(loaded, result.model, results, result.plan.to_json(), base=loaded)
 
 
-def _records(source: str, revision: str | None) -> tuple[dict[str, Any], str | None]:
+def _records(source: str, revision: str | None) -> tuple[Mapping[str, Any], str | None]:
     """Return the results and the plan of a checkpoint, where it has them."""
     folder = Path(source).expanduser()
     found = {}
     for name in (RESULTS, PLAN):
         found[name] = folder / name if folder.is_dir() else _from_hub(source, name, revision)
     results_path, plan_path = found[RESULTS], found[PLAN]
-    results = load_results(results_path.parent) if results_path is not None and results_path.is_file() else {}
+    results: Mapping[str, Any] = {}
+    if results_path is not None and results_path.is_file():
+        results = load_results(results_path.parent)
     if plan_path is None or not plan_path.is_file():
         return results, None
     text = plan_path.read_text(encoding="utf-8")

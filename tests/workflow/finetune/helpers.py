@@ -9,7 +9,7 @@ from PIL import Image
 
 import hf_vbp
 from hf_vbp.data.processing import load_processor
-from hf_vbp.results.record import describe_base_model
+from hf_vbp.results.base_model import describe_base_model
 from tests.conftest import make_model
 
 CLASSES = ("ash", "birch", "cedar", "elm", "fir")

@@ -14,10 +14,10 @@ from hf_vbp.checkpoint.receipt import Receipt
 from hf_vbp.cli.finetune import show
 from hf_vbp.distillation.trainer import DistillationTrainer
 from hf_vbp.errors import CheckpointError, ConfigurationError, DataError, LabelError
+from hf_vbp.results.finetuning import per_epoch
 from hf_vbp.results.record import load_results, schema
 from hf_vbp.workflow.finetune.fields import merge
 from hf_vbp.workflow.finetune.recipe import make_recipe
-from hf_vbp.workflow.finetune.record import per_epoch
 from hf_vbp.workflow.finetune.run import run_finetune
 from tests.workflow.finetune.helpers import Said, make_dense, make_pruned, make_work, recipe_for
 

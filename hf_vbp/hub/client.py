@@ -1,0 +1,51 @@
+"""The client of the Hub, and full names of repositories."""
+
+from typing import TYPE_CHECKING
+
+from hf_vbp._progress import one_line
+from hf_vbp._version import __version__
+from hf_vbp.errors import HubError
+from hf_vbp.hub.retries import DEFAULT, repeat
+
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi, ModelInfo
+
+
+def make_api(token: str | bool | None = None) -> "HfApi":
+    """Return the client. It finds the token itself; this package neither reads nor keeps one."""
+    from huggingface_hub import HfApi
+
+    return HfApi(token=token, library_name="hf_vbp", library_version=__version__)
+
+
+def full_repo_id(api: "HfApi", repo_id: str) -> str:
+    """Return ``repo_id`` with its namespace; only where it has none, the Hub is asked for it.
+
+    Raises:
+        HubError: There is no token, or the name is not valid.
+    """
+    from huggingface_hub.utils._validators import validate_repo_id
+
+    repeat(lambda: validate_repo_id(repo_id), "Checking the name", repo_id, DEFAULT)
+    if repo_id.endswith("/commit"):
+        raise HubError(f"{repo_id}: clients of the Hub cannot use a repository named 'commit'. Choose another name.")
+    if "/" in repo_id:
+        return repo_id
+    name = repeat(lambda: api.whoami()["name"], "Reading the name of the account", repo_id, DEFAULT)
+    return f"{name}/{repo_id}"
+
+
+def model_info(api: "HfApi", repo_id: str, revision: str | None = None) -> "ModelInfo":
+    """Return the description of a repository.
+
+    Raises:
+        HubError: The client cannot read the metadata of its card.
+    """
+    try:
+        return api.model_info(repo_id, revision=revision)
+    except TypeError as error:
+        # The client passes the metadata of the card on as keyword arguments, whatever their names are.
+        raise HubError(
+            f"The metadata of the README.md of {repo_id} cannot be read by huggingface_hub ({one_line(error)}). "
+            "Correct them on the page of the repository."
+        ) from error

@@ -1,0 +1,49 @@
+"""The section ``plan``: how many neurons were removed, and by which method."""
+
+from typing import Any, Literal, NotRequired, TypedDict
+
+from hf_vbp.results.figures import Count, Fraction, NonNegative, PositiveCount, open_section
+
+
+class BudgetOutcome(TypedDict):
+    """The budget as requested and as achieved."""
+
+    kind: Literal["ratio", "parameters", "macs", "latency"]
+    asked: Fraction
+    achieved: NonNegative
+
+
+@open_section
+class PlanOptions(TypedDict, total=False):
+    """Options of the criterion and of the compensation, by name."""
+
+    criterion: dict[str, Any]
+    compensation: dict[str, Any]
+
+
+class Plan(TypedDict):
+    """The plan without the indices of the kept neurons, which are in ``plan.json``."""
+
+    criterion: str
+    compensation: str
+    scope: Literal["global", "layer"]
+    budget: BudgetOutcome
+    ratio: Fraction
+    minimum_width: NotRequired[Count]
+    round_to: NotRequired[PositiveCount]
+    options: NotRequired[PlanOptions]
+    dense_widths: list[Count]
+    widths: list[Count]
+
+
+def describe_plan(plan: Any) -> Plan:
+    """Return the description of a :class:`hf_vbp.PruningPlan`."""
+    written = plan.to_dict()
+    names = ("criterion", "compensation", "scope", "budget", "minimum_width", "round_to", "options")
+    described: Plan = {
+        **{name: written[name] for name in names},  # type: ignore[typeddict-item]
+        "ratio": plan.ratio,
+        "dense_widths": plan.dense_widths,
+        "widths": plan.widths,
+    }
+    return described
