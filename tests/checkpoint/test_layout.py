@@ -7,8 +7,8 @@ from pathlib import Path
 
 import hf_vbp
 from hf_vbp.checkpoint import layout
+from hf_vbp.checkpoint.layout import RESULTS as RESULTS_NAME
 from hf_vbp.modeling import modeling_hf_vbp
-from hf_vbp.results.record import RESULTS_NAME
 from tests.checkpoint.helpers import make_pruned, read_config
 
 PACKAGE = Path(hf_vbp.__file__).parent

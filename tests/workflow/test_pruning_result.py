@@ -13,7 +13,8 @@ import torch
 import hf_vbp
 from hf_vbp.config.vbp_config import VBPConfig
 from hf_vbp.errors import CheckpointError
-from hf_vbp.results.record import load_results, without_unmeasured
+from hf_vbp.results.measured import without_unmeasured
+from hf_vbp.results.record import load_results
 from hf_vbp.workflow.pruning_result import PruningResult
 from tests.loopback_hub import LoopbackHub
 
