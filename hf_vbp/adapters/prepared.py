@@ -10,6 +10,7 @@ from torch import nn
 
 from hf_vbp.adapters.base import MLPSite
 from hf_vbp.adapters.identity import model_identity, sites_fingerprint
+from hf_vbp.adapters.outputs import why_not_single_label
 from hf_vbp.adapters.prunable import check_finite_weights
 from hf_vbp.adapters.registry import find_sites
 from hf_vbp.adapters.site_weights import WeightsOfSites
@@ -27,10 +28,12 @@ class PreparedModel:
     Attributes:
         model: The dense model; it is not changed.
         sites: Its MLP sites, in block order.
+        not_single_label: Why its output is not the logits of a single-label classifier; None where it is.
     """
 
     model: Any
     sites: tuple[MLPSite, ...]
+    not_single_label: str | None = None
 
     @cached_property
     def fingerprint(self) -> str:
@@ -61,8 +64,14 @@ class PreparedModel:
 
         Raises:
             ConfigurationError: The method needs a bias that ``fc2`` of a site lacks. None is added, since the stock
-                class of the model would not build it on reload.
+                class of the model would not build it on reload. Or it needs the loss of a single-label classifier,
+                which the model is not.
         """
+        if requires.saliency and self.not_single_label:
+            raise ConfigurationError(
+                f"{method} needs the loss of a single-label classifier, and {type(self.model).__name__} has none: "
+                f"{self.not_single_label}. Use another criterion."
+            )
         if requires.bias:
             for site in self.sites:
                 if site.fc2.bias is None:
@@ -88,5 +97,5 @@ def prepare(model: nn.Module | PreparedModel, pixel_values: torch.Tensor | None 
         return model
     sites: Sequence[MLPSite] = find_sites(model)
     check_finite_weights(tuple(sites))
-    check_structure(model, sites, pixel_values)
-    return PreparedModel(model, tuple(sites))
+    output = check_structure(model, sites, pixel_values)
+    return PreparedModel(model, tuple(sites), why_not_single_label(model, output))

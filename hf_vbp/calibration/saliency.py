@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from hf_vbp._progress import Progress
 from hf_vbp.adapters.base import MLPSite
 from hf_vbp.adapters.prepared import PreparedModel, prepare
+from hf_vbp.config.requirements import Requirements
 from hf_vbp.errors import ConfigurationError, DataError, NonFiniteError
 from hf_vbp.modeling.precision import outside_inference_mode
 from hf_vbp.statistics.activation_statistics import ActivationStatistics
@@ -40,7 +41,7 @@ def collect_saliency(
         ``(hidden,)`` float64 on the CPU for each site, in block order, signed.
 
     Raises:
-        ConfigurationError: ``Invalid ``labels`` or ``limit``.
+        ConfigurationError: Invalid ``labels`` or ``limit``, or the model is no single-label classifier.
         DataError: No images, or no labels where they were asked for.
         NonFiniteError: A gradient is NaN or infinite.
     """
@@ -49,6 +50,7 @@ def collect_saliency(
     if limit is not None and limit < 1:
         raise ConfigurationError(f"limit must be 1 or more, not {limit}")
     prepared = prepare(model)
+    prepared.check_requirements("The saliency", Requirements(saliency=True))
     network = prepared.model
     recorder = _Recorder(prepared.sites)
     done, training = 0, network.training
@@ -131,6 +133,9 @@ class _Recorder:
 def _loss(model: nn.Module, batch: Mapping[str, Any], labels: str, count: int) -> Tensor:
     parameter = next(model.parameters())
     pixel_values = batch["pixel_values"][:count].to(parameter.device, parameter.dtype)
+    if pixel_values.is_inference():
+        # A batch that was made in inference mode cannot take part in a backward pass.
+        pixel_values = pixel_values.clone()
     with torch.enable_grad():
         logits: Tensor = model(pixel_values=pixel_values).logits.float()
     if labels == "self":
