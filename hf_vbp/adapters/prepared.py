@@ -10,6 +10,7 @@ from torch import nn
 
 from hf_vbp.adapters.base import MLPSite
 from hf_vbp.adapters.identity import model_identity, sites_fingerprint
+from hf_vbp.adapters.outputs import why_not_single_label
 from hf_vbp.adapters.prunable import check_finite_weights
 from hf_vbp.adapters.registry import find_sites
 from hf_vbp.adapters.site_weights import WeightsOfSites
@@ -28,10 +29,12 @@ class PreparedModel:
     Attributes:
         model: The dense model; it is not changed.
         sites: Its MLP sites, in block order.
+        not_single_label: Why its output is not the logits of a single-label classifier; None where it is.
     """
 
     model: Any
     sites: tuple[MLPSite, ...]
+    not_single_label: str | None = None
 
     @cached_property
     def fingerprint(self) -> str:
@@ -62,8 +65,14 @@ class PreparedModel:
 
         Raises:
             ConfigurationError: The method needs a bias that ``fc2`` of a site lacks. None is added, since the stock
-                class of the model would not build it on reload.
+                class of the model would not build it on reload. Or it needs the loss of a single-label classifier,
+                which the model is not.
         """
+        if requires.saliency and self.not_single_label:
+            raise ConfigurationError(
+                f"{method} needs the loss of a single-label classifier, and {type(self.model).__name__} has none: "
+                f"{self.not_single_label}. Use another criterion."
+            )
         if requires.bias:
             for site in self.sites:
                 if site.fc2.bias is None:
@@ -89,7 +98,7 @@ def prepare(model: nn.Module | PreparedModel, pixel_values: torch.Tensor | None 
         return model
     sites: Sequence[MLPSite] = find_sites(model)
     check_finite_weights(tuple(sites))
-    check_structure(model, sites, pixel_values)
+    output = check_structure(model, sites, pixel_values)
     # A pruned model that could not be rebuilt from its config could not be saved.
     locate(model, [(site.fc1_name, site.fc2_name) for site in sites])
-    return PreparedModel(model, tuple(sites))
+    return PreparedModel(model, tuple(sites), why_not_single_label(model, output))

@@ -13,13 +13,16 @@ import torch
 from torch import nn
 
 from hf_vbp.adapters.base import MLPSite
+from hf_vbp.adapters.outputs import check_repeatable
 from hf_vbp.errors import UnsupportedModelError
 from hf_vbp.inputs.images import blank_images
 
 _MAX_CHAIN = 8
+# Module, its first input and its output.
+_Call = tuple[Any, Any, Any]
 
 
-def check_structure(model: nn.Module, sites: Sequence[MLPSite], pixel_values: torch.Tensor | None = None) -> None:
+def check_structure(model: nn.Module, sites: Sequence[MLPSite], pixel_values: torch.Tensor | None = None) -> Any:
     """Confirm that each site computes ``fc2(activation(fc1(x)))`` and is used once in a forward pass.
 
     Args:
@@ -28,15 +31,21 @@ def check_structure(model: nn.Module, sites: Sequence[MLPSite], pixel_values: to
         pixel_values: An input ``(batch, channels, height, width)``; by default one blank image of the size
             that the config describes.
 
+    Returns:
+        The output of the forward pass.
+
     Raises:
-        UnsupportedModelError: A site has another structure; the message names the site and what was found.
+        UnsupportedModelError: A site has another structure; the message names the site and what was found. Or the
+            forward pass is random in eval mode.
     """
     _check_shapes(model, sites)
     if pixel_values is None:
         pixel_values = blank_images(model)
-    calls = _record(model, sites, pixel_values)
+    output, calls = _record(model, sites, pixel_values)
     for site in sites:
         _check_site(site, calls)
+    check_repeatable(model, output, _forward(model, pixel_values))
+    return output
 
 
 def _check_shapes(model: nn.Module, sites: Sequence[MLPSite]) -> None:
@@ -49,16 +58,19 @@ def _check_shapes(model: nn.Module, sites: Sequence[MLPSite]) -> None:
         if site.fc1.out_features != site.fc2.in_features:
             raise UnsupportedModelError(
                 f"{site.name}: fc1 has {site.fc1.out_features} outputs, but fc2 {site.fc2.in_features} inputs; "
-                "a packed gated MLP cannot be pruned neuron by neuron."
+                "a packed gated MLP cannot be pruned neuron by neuron. Register an adapter that leaves it out."
             )
         for linear in (site.fc1, site.fc2):
             if " and " in owners[id(linear.weight)]:
-                raise UnsupportedModelError(f"{site.name}: its weights are shared by {owners[id(linear.weight)]}.")
+                raise UnsupportedModelError(
+                    f"{site.name}: its weights are shared by {owners[id(linear.weight)]}. Give each module its own "
+                    "(module.weight = torch.nn.Parameter(module.weight.detach().clone()))."
+                )
 
 
-def _record(model: nn.Module, sites: Sequence[MLPSite], pixel_values: torch.Tensor) -> list[tuple[Any, Any, Any]]:
+def _record(model: nn.Module, sites: Sequence[MLPSite], pixel_values: torch.Tensor) -> tuple[Any, list[_Call]]:
     linears = {id(linear) for site in sites for linear in (site.fc1, site.fc2)}
-    calls: list[tuple[Any, Any, Any]] = []
+    calls: list[_Call] = []
 
     def note(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
         if inputs and isinstance(output, torch.Tensor):
@@ -69,13 +81,21 @@ def _record(model: nn.Module, sites: Sequence[MLPSite], pixel_values: torch.Tens
             stack.callback(setattr, module, "training", module.training)
             if id(module) in linears or not any(True for _ in module.children()):
                 stack.callback(module.register_forward_hook(note).remove)
-        model.eval()
+        return _forward(model, pixel_values), calls
+
+
+def _forward(model: nn.Module, pixel_values: torch.Tensor) -> Any:
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
         with torch.inference_mode():
-            model(pixel_values=pixel_values)
-    return calls
+            return model(pixel_values=pixel_values)
+    finally:
+        for module in training:
+            module.training = True
 
 
-def _check_site(site: MLPSite, calls: list[tuple[Any, Any, Any]]) -> None:
+def _check_site(site: MLPSite, calls: list[_Call]) -> None:
     by_output = {id(output): (module, source) for module, source, output in calls if source is not output}
     uses = [source for module, source, _ in calls if module is site.fc2]
     if len(uses) != 1:

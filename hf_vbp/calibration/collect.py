@@ -107,7 +107,7 @@ def collect_statistics(
     """
     _check_arguments(limit, resume_every)
     prepared = prepare(model)
-    requires = requirements_for(prepared.model, config)
+    requires = requirements_for(prepared, config)
     loader, provenance = _source(data, provenance)
     _check_requirements(requires, loader)
     _check_size(prepared.sites, requires, max_bytes)
@@ -136,17 +136,35 @@ def collect_statistics(
     return statistics
 
 
-def requirements_for(model: nn.Module, config: VBPConfig | Requirements | None) -> Requirements:
+def requirements_for(model: nn.Module | PreparedModel, config: VBPConfig | Requirements | None) -> Requirements:
     """Return what a pass over this model gathers for a configuration.
+
+    Without a single-label classification head there are no labels to draw, so a :class:`VBPConfig` gathers neither
+    the output metric nor token weights, and its criterion weighs all directions of the outputs equally.
 
     Args:
         model: The model.
         config: As for :func:`collect_statistics`.
+
+    Raises:
+        ConfigurationError: The criterion needs the loss of a single-label classifier, or ``Requirements`` name what
+            only such a model has.
     """
-    requires = config if isinstance(config, Requirements) else (config or VBPConfig()).requires
-    if isinstance(config, Requirements) or "ForImageClassification" in type(model).__name__:
-        return requires
-    return replace(requires, output_metric=False, token_weights=False)
+    prepared = prepare(model)
+    name = type(prepared.model).__name__
+    if isinstance(config, Requirements):
+        prepared.check_requirements("The saliency", config)
+        if config.output_metric and prepared.not_single_label:
+            raise ConfigurationError(
+                f"The output metric needs a single-label classifier, and {name} is none: {prepared.not_single_label}. "
+                "Gather the statistics without it (output_metric=False)."
+            )
+        return config
+    chosen = config or VBPConfig()
+    prepared.check_requirements(f"criterion {chosen.criterion!r}", chosen.make_criterion().requires)
+    if "ForImageClassification" in name and prepared.not_single_label is None:
+        return chosen.requires
+    return replace(chosen.requires, output_metric=False, token_weights=False)
 
 
 def statistics_bytes(sites: Sequence[MLPSite], requires: Requirements) -> int:

@@ -17,6 +17,7 @@ from hf_vbp.calibration.feed import LocalBatch
 from hf_vbp.calibration.hooked_model import check_finite_pixels, device_and_dtype, eval_mode
 from hf_vbp.calibration.open_feed import open_feed
 from hf_vbp.calibration.processes import Processes
+from hf_vbp.config.requirements import Requirements
 from hf_vbp.errors import ConfigurationError, DataError, NonFiniteError
 from hf_vbp.modeling.precision import outside_inference_mode
 from hf_vbp.statistics.activation_statistics import ActivationStatistics
@@ -50,7 +51,7 @@ def collect_saliency(
         ``(hidden,)`` float64 on the CPU for each site, in block order, signed.
 
     Raises:
-        ConfigurationError: Invalid ``labels`` or ``limit``, or the model returns no logits.
+        ConfigurationError: Invalid ``labels`` or ``limit``, or the model is no single-label classifier.
         DataError: There are no images, or no labels where they are needed.
         NonFiniteError: A gradient is NaN or infinite.
     """
@@ -59,6 +60,7 @@ def collect_saliency(
     if limit is not None and limit < 1:
         raise ConfigurationError(f"limit must be 1 or more, got {limit}.")
     prepared = prepare(model)
+    prepared.check_requirements("The saliency", Requirements(saliency=True))
     processes = Processes.of(accelerator)
     with processes.together():
         feed = open_feed(getattr(data, "loader", data), processes, limit)
@@ -138,6 +140,9 @@ class _Recorder:
     def add(self, batch: LocalBatch) -> None:
         """Add the gradients of the loss, summed over the images of one batch."""
         images = batch.pixel_values.to(self.device, self.dtype)
+        if images.is_inference():
+            # A batch that was made in inference mode cannot take part in a backward pass.
+            images = images.clone()
         with torch.enable_grad():
             gradients = torch.autograd.grad(self._loss(images, batch), self._multipliers)
         if not all(bool(gradient.isfinite().all()) for gradient in gradients):

@@ -14,7 +14,7 @@ from hf_vbp.criteria.base import Criterion, Ranking, register_criterion
 from hf_vbp.criteria.elimination import eliminate, output_gram
 from hf_vbp.errors import ConfigurationError, StatisticsError
 from hf_vbp.statistics.elimination_curve import EliminationCurve
-from hf_vbp.statistics.site_moments import TOKEN_WEIGHTS, covariance_of, least_squares_moments
+from hf_vbp.statistics.site_moments import TOKEN_WEIGHTS, check_metrics, covariance_of, least_squares_moments
 from hf_vbp.statistics.site_statistics import SiteStatistics
 
 DEFAULT_RIDGE = 1e-3
@@ -105,6 +105,8 @@ class Obs(Criterion):
             )
         # One metric and one kind of moments for all: costs of different sites must have the same unit.
         metric = "identity" if self.metric == "identity" or lacking else "gradient"
+        if metric == "gradient":
+            check_metrics(statistics)
         token_weights = self.token_weights
         if token_weights == "auto":
             weighted = metric == "gradient" and all(site.weighted is not None for site in statistics)

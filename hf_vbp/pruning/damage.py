@@ -23,6 +23,7 @@ from hf_vbp.compensation.least_squares import expected_error
 from hf_vbp.config.registry import check_choice
 from hf_vbp.criteria.base import check_fit
 from hf_vbp.errors import ConfigurationError
+from hf_vbp.statistics.site_moments import check_metrics
 from hf_vbp.statistics.site_statistics import SiteStatistics
 
 
@@ -92,11 +93,14 @@ class DamagePrediction:
 
         Raises:
             ConfigurationError: The metric is unknown, or ``"gradient"`` and a site has none.
+            StatisticsError: The output metric of a site is zero.
         """
         check_choice("metric", metric, METRICS)
         self._weighted = metric != "identity" and all(site.metric is not None for site in statistics)
         if metric == "gradient" and not self._weighted:
             raise ConfigurationError("metric='gradient' needs statistics with an output metric; use metric='auto'.")
+        if self._weighted:
+            check_metrics(statistics)
         self._sites: list[SiteDamage] = []
 
     def add(self, site: SiteStatistics, weights: SiteWeights, kept: Tensor, compensated: Compensated) -> None:

@@ -1,5 +1,7 @@
 """Moments for least squares: covariances, weighted tokens, halves of the images."""
 
+from collections.abc import Sequence
+
 from torch import Tensor
 
 from hf_vbp.errors import ConfigurationError, StatisticsError
@@ -67,3 +69,22 @@ def full_halves(site: SiteStatistics) -> tuple[Moments, Moments] | None:
         m2 = second.variance * (second.count - 1)
         second = Moments(second.count, second.mean, m2, with_diagonal(rest, m2))
     return first, second
+
+
+def check_metrics(statistics: Sequence[SiteStatistics]) -> None:
+    """Refuse an output metric that is zero, by which every neuron of a site could be removed at no cost.
+
+    Args:
+        statistics: One per site, with or without a metric.
+
+    Raises:
+        StatisticsError: Names the sites.
+    """
+    zero = [site.name for site in statistics if site.metric is not None and not bool(site.metric.any())]
+    if zero:
+        named = ", ".join(zero[:3]) + (", ..." if len(zero) > 3 else "")
+        raise StatisticsError(
+            f"The output metric is zero at {named}: the predicted labels do not depend on these sites, whose neurons "
+            "would be removed at random. Gather statistics without the metric (for criterion 'obs' the option "
+            "metric='identity')."
+        )

@@ -133,6 +133,7 @@ def check_request(model: nn.Module | PreparedModel, config: VBPConfig) -> Prepar
     """
     _ = config.budget
     prepared = prepare(model)
+    prepared.check_requirements(f"criterion {config.criterion!r}", config.make_criterion().requires)
     prepared.check_requirements(f"compensation {config.compensation!r}", config.make_compensation().requires)
     return prepared
 

@@ -81,7 +81,7 @@ def _gather_and_save(request: StatsRequest, reporter: Reporter) -> "ActivationSt
     loaded = request.loading.load(request.model)
     images = request.data.open(loaded, "calibration")
     prepared = prepare(loaded.model)
-    requires = requirements_for(loaded.model, request.config) | Requirements(halves=request.halves)
+    requires = requirements_for(prepared, request.config) | Requirements(halves=request.halves)
     size = statistics_bytes(prepared.sites, requires)
     check_file_space(request.output, size)
     reporter.say(f"{len(prepared.sites)} MLPs; the sums take {size / 1e6:.1f} MB in each process")
