@@ -11,11 +11,11 @@ class HfVbpError(Exception):
 
 
 class ConfigurationError(HfVbpError, ValueError):
-    """An argument, option or file of settings that cannot be meant."""
+    """Invalid argument, option or file of settings."""
 
 
 class UnsupportedModelError(HfVbpError, TypeError):
-    """A model whose MLPs cannot be found or pruned as it is (text model, gated MLP, quantised, PEFT...)."""
+    """A model whose MLPs cannot be found or pruned as it is (text model, gated MLP, quantized, PEFT...)."""
 
 
 class StatisticsError(HfVbpError, ValueError):
@@ -39,7 +39,7 @@ class PlanError(HfVbpError, ValueError):
 
 
 class CheckpointError(HfVbpError, OSError):
-    """A checkpoint that cannot be written, or that does not hold what its config says."""
+    """A checkpoint that cannot be written, or whose content does not match its config."""
 
 
 class OutputError(HfVbpError, OSError):
@@ -55,4 +55,4 @@ class LabelError(DataError):
 
 
 class HubError(HfVbpError, OSError):
-    """The Hub refused, or did not answer."""
+    """The Hub refused a request, or did not answer."""

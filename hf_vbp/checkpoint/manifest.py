@@ -161,7 +161,7 @@ def _is_no_content(path: Path, root: Path) -> bool:
 def _first_version_records(folder: Path) -> dict[str, FileRecord]:
     results, config = _json_object(folder / RESULTS), _json_object(folder / CONFIG)
     if "schema_version" not in results and "vbp" not in config:
-        # Nothing shows that hf_vbp wrote it: the model of somebody else has the same names.
+        # Nothing shows that hf_vbp wrote it: checkpoints of other tools have files of the same names.
         return {}
     hashes: dict[str, str] = {}
     for row in results.get("receipt") or []:

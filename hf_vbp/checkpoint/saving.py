@@ -24,7 +24,7 @@ def save_checkpoint(
     verify: bool = True,
     overwrite: bool = False,
 ) -> Receipt:
-    """Save a model, pruned or not, so that anybody can load it, and prove that they can.
+    """Save a model, pruned or not, and verify that the checkpoint reloads with the same outputs.
 
     Everything is written to a hidden folder and moved to ``directory`` at the end: an interruption, a full disk or
     a failed verification leaves ``directory`` as it was. ``vbp_manifest.json`` lists the files that were written.
@@ -33,7 +33,7 @@ def save_checkpoint(
     Args:
         model: A transformers model. Its config records its widths, which pruning sees to (:func:`write_widths`).
         directory: A new or an empty folder.
-        processor: The image processor, saved beside the model.
+        processor: The image processor, saved next to the model.
         files: Further files by name, for instance ``plan.json``: text, bytes, or a function that makes either
             from the receipt.
         verify: Whether to reopen the checkpoint in a fresh process by each way that applies (some 10 s) and

@@ -1,4 +1,4 @@
-"""Labels in ``metadata.csv`` or ``metadata.jsonl`` beside the images, the layout of image folders on the Hub."""
+"""Labels in ``metadata.csv`` or ``metadata.jsonl`` next to the images, the layout of image folders on the Hub."""
 
 import csv
 import json

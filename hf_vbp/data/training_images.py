@@ -95,7 +95,7 @@ class AugmentedStream(IterableDataset[Sample]):
         self._epoch = _Epoch()
 
     def set_epoch(self, epoch: int) -> None:
-        """Say which epoch is seen; the stream is shuffled anew where it was shuffled."""
+        """Set the epoch; a shuffled stream is shuffled again."""
         self._epoch.set(epoch)
         if isinstance(self._dataset, StreamedImages):
             self._dataset.reshuffle(epoch)

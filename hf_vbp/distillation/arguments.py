@@ -29,7 +29,7 @@ class DistillationArguments(TrainingArguments):  # type: ignore[misc]
         has_teacher: Set by :class:`~hf_vbp.distillation.DistillationTrainer`; None before.
 
     Raises:
-        ConfigurationError: A setting of the loss or the teacher cannot be meant.
+        ConfigurationError: Invalid setting of the loss or the teacher.
     """
 
     learning_rate: float = field(default=1.5e-5, metadata={"help": "Peak learning rate (the paper's)."})
@@ -61,7 +61,7 @@ class DistillationArguments(TrainingArguments):  # type: ignore[misc]
                 f"teacher_dtype is {self.teacher_dtype!r}; expected one of {', '.join(TEACHER_DTYPES)}."
             )
         if self.label_names is None:
-            # Not left to be told from the model's signature: DeiT with two heads does not take labels.
+            # Not derived from the model's signature: DeiT with two heads does not take labels.
             self.label_names = ["labels"]
         super().__post_init__()
 

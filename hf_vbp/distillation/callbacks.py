@@ -1,4 +1,4 @@
-"""What happens beside a run."""
+"""Callbacks of the trainer."""
 
 from typing import Any
 

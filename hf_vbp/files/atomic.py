@@ -216,7 +216,7 @@ def _claimed(folder: Path) -> Iterator[bool]:
         yield False
         return
     try:
-        # Without locks it cannot be told whether the process still runs, so the folder is not touched.
+        # Without locks it is unknown whether the process still runs, so the folder is not touched.
         yield try_lock(descriptor) is True
     finally:
         os.close(descriptor)

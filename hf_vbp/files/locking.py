@@ -60,7 +60,7 @@ def output_lock(path: Path, output: Path, error: type[HfVbpError] = OutputError)
         yield
     finally:
         del _HELD[path]
-        # Removed while the lock is held: whoever opened the old file finds in _acquire that it is no longer there.
+        # Removed while the lock is held: a process that opened the old file notices in _acquire that it was removed.
         if sys.platform != "win32":
             path.unlink(missing_ok=True)
         os.close(descriptor)

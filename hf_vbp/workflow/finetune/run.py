@@ -36,7 +36,7 @@ def run_finetune(
 
     Args:
         recipe: What to do.
-        reporter: Who is told how it goes.
+        reporter: Receives progress updates.
         resume: Continue an earlier run: evaluate and save its trained model where the run ended before it was
             verified; otherwise train from its newest whole checkpoint, or from the beginning where there is none.
         overwrite: Replace the checkpoint at the output, and what an earlier run left: its checkpoints and its
@@ -44,7 +44,7 @@ def run_finetune(
         command: What reproduces this run, for the results.
 
     Returns:
-        The results, as ``vbp_results.json`` holds them. A model without such a file gets none beside its
+        The results, as ``vbp_results.json`` holds them. A model without such a file gets none next to its
         checkpoint, and only the parts about fine-tuning here.
 
     Raises:
@@ -133,7 +133,7 @@ def _training_images(recipe: Recipe, start: Start, args: DistillationArguments, 
     if start.student.processor is None:
         raise DataError(
             f"{start.student.source} has no image processor (preprocessor_config.json), so images cannot be prepared "
-            "for it. Save the processor it was trained with beside the model."
+            "for it. Save the processor that it was trained with next to the model."
         )
     seed = args.seed if args.data_seed is None else args.data_seed
     augmentation = Augmentation(recipe.data.augmentation, start.student.processor, seed=seed)
