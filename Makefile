@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test test-slow test-compat test-newest lint format clean help
+.PHONY: demo test coverage test-slow test-compat test-newest lint format clean help
 
 help: ## show the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/^([a-z-]+):.*## /  make \1\t/'
@@ -21,6 +21,9 @@ demo: $(STAMP) ## prune the sample model, print the table
 
 test: $(STAMP) lint ## the whole suite
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not slow and not compat"
+
+coverage: $(STAMP) ## the suite with line and branch coverage, child processes included
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not slow and not compat" --cov
 
 test-slow: $(STAMP) ## what needs longer than the suite allows
 	$(BIN)/python -m pytest -m slow
