@@ -29,3 +29,4 @@ from .statistics.activation_statistics import ActivationStatistics as Activation
 from .workflow.prune import prune as prune
 from .workflow.pruning_result import PruningResult as PruningResult
 from .workflow.saving import save_checkpoint as save_checkpoint
+from .workflow.sweep import sweep as sweep

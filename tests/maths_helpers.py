@@ -1,47 +1,33 @@
-"""Small sites with made-up statistics, for the tests of the maths."""
+"""Small sites with random samples, for the tests of the maths."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
 from hf_vbp.adapters.site_weights import SiteWeights
+from hf_vbp.statistics.moments import Moments
+from hf_vbp.statistics.site_statistics import SiteStatistics
 
 
-@dataclass
-class FakeMoments:
-    count: int
-    mean: Tensor
-    comoment: Tensor | None
-    m2: Tensor | None = None
+@dataclass(frozen=True, eq=False)
+class SampledSite(SiteStatistics):
+    """Statistics of a site together with the samples ``(tokens, hidden)`` that they were computed from."""
 
-    @property
-    def variance(self) -> Tensor:
-        m2 = self.m2 if self.m2 is not None else self.comoment.diagonal()
-        return m2 / (self.count - 1)
+    samples: Tensor = field(default_factory=lambda: torch.empty(0, 0, dtype=torch.float64), repr=False)
 
-    @property
-    def covariance(self) -> Tensor:
-        return self.comoment / (self.count - 1)
+    def with_samples(self, samples: Tensor) -> "SampledSite":
+        """The site with other samples and their moments; the halves are unchanged."""
+        return replace(self, samples=samples, moments=full(samples))
 
-    @classmethod
-    def of(cls, samples: Tensor, *, full: bool = True) -> "FakeMoments":
-        """Two-pass moments of ``samples`` (tokens, hidden)."""
-        mean = samples.mean(0)
-        centred = samples - mean
-        comoment = centred.T @ centred
-        return cls(len(samples), mean, comoment if full else None, comoment.diagonal().clone())
+    def without_covariances(self) -> "SampledSite":
+        """The site with variances only."""
+        return replace(self, moments=self.moments.diagonal())
 
 
-@dataclass
-class FakeSite:
-    name: str
-    moments: FakeMoments
-    metric: Tensor | None = None
-    halves: tuple[FakeMoments, FakeMoments] | None = None
-    index: int = 0
-    weighted: FakeMoments | None = None
-    samples: Tensor | None = field(default=None, repr=False)
+def full(samples: Tensor) -> Moments:
+    """The moments of ``samples`` with co-moments."""
+    return Moments.of(samples, comoment=True)
 
 
 def random_samples(hidden: int, tokens: int, *, seed: int = 0, rank: int | None = None) -> Tensor:
@@ -56,7 +42,7 @@ def random_samples(hidden: int, tokens: int, *, seed: int = 0, rank: int | None 
 
 def random_site(
     hidden: int = 12, out: int = 5, *, tokens: int = 200, seed: int = 0, metric: bool = False, bias: bool = True
-) -> tuple[FakeSite, SiteWeights]:
+) -> tuple[SampledSite, SiteWeights]:
     """One site with its samples, whose halves are the first and the second half of the tokens."""
     samples = random_samples(hidden, tokens, seed=seed)
     generator = torch.Generator().manual_seed(seed + 1000)
@@ -65,11 +51,11 @@ def random_site(
         return torch.randn(*shape, generator=generator, dtype=torch.float64)
 
     factor = normal(out, out)
-    site = FakeSite(
+    site = SampledSite(
         name=f"encoder.layers.{seed}.mlp",
-        moments=FakeMoments.of(samples),
+        moments=full(samples),
         metric=factor @ factor.T / out if metric else None,
-        halves=(FakeMoments.of(samples[: tokens // 2]), FakeMoments.of(samples[tokens // 2 :])),
+        halves=(full(samples[: tokens // 2]), full(samples[tokens // 2 :])),
         index=seed,
         samples=samples,
     )
@@ -82,7 +68,7 @@ def random_site(
     return site, weights
 
 
-def output_error(site: FakeSite, weights: SiteWeights, kept: Tensor, fc2_weight: Tensor, fc2_bias: Tensor) -> float:
+def output_error(site: SampledSite, weights: SiteWeights, kept: Tensor, fc2_weight: Tensor, fc2_bias: Tensor) -> float:
     """Mean over the samples of the squared error of the output, in the metric of the site, divisor n - 1."""
     dense = site.samples @ weights.fc2_weight.T
     dense = dense if weights.fc2_bias is None else dense + weights.fc2_bias

@@ -4,13 +4,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hf_vbp.workflow.pruning import prune
 
 from hf_vbp.adapters.registry import find_sites
 from hf_vbp.calibration.collect import collect_statistics
 from hf_vbp.config.vbp_config import VBPConfig
 from hf_vbp.evaluation.models import evaluate_models
 from hf_vbp.workflow.loading import load_model
+from hf_vbp.workflow.prune import prune
 from hf_vbp.workflow.requests import DataRequest
 
 pytestmark = pytest.mark.real
@@ -20,11 +20,11 @@ def accuracies(model: Path, calibration: Path, evaluation: Path, limit: int | No
     """Top-1 of the dense model and at a ratio of 0.5 without and with the paper's mean shift."""
     loaded = load_model(str(model))
     images = DataRequest(str(calibration), limit=limit, batch_size=50).open(loaded, "calibration")
-    statistics = collect_statistics(loaded.model, images.loader)
+    statistics = collect_statistics(loaded.model, images, VBPConfig.preset("paper"))
     models: dict[str, Any] = {"dense": loaded.model}
     for compensation in ("none", "mean"):
         config = VBPConfig(ratio=0.5, criterion="variance", compensation=compensation)
-        models[compensation] = prune(loaded.model, (), config, statistics=statistics).model
+        models[compensation] = prune(loaded.model, None, config, statistics=statistics).model
         assert 2 * sum(s.intermediate_size for s in find_sites(models[compensation])) == sum(
             s.intermediate_size for s in find_sites(loaded.model)
         )

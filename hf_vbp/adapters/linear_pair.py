@@ -25,14 +25,11 @@ class LinearPairAdapter:
         blocks: Regular expression that the qualified name of a block matches at its end.
         pairs: Where the two linears may lie, relative to the block, tried in turn. More than one because
             the same family has other names in other versions of transformers.
-        per_layer_intermediate_size: Whether the config of the family has a real ``intermediate_size`` for
-            each of its ``num_hidden_layers`` blocks, so that the upstream schema can express the widths.
         reasons: Qualified name endings of modules that look like an MLP and are not pruned, with the reason.
     """
 
     blocks: str = r"(?:^|\.)layers?\.\d+$"
     pairs: tuple[tuple[str, str], ...] = (("mlp.fc1", "mlp.fc2"), ("intermediate.dense", "output.dense"))
-    per_layer_intermediate_size: bool = True
     reasons: dict[str, str] = field(default_factory=dict)
 
     def find_sites(self, model: nn.Module) -> tuple[MLPSite, ...]:

@@ -1,13 +1,21 @@
-"""Which adapter a model gets: a table by ``model_type``, open to others."""
+"""The adapters by ``model_type``.
+
+Adapters of other distributions are found through package entry points of the group ``hf_vbp.adapters``: the name of
+the entry point is the model type, its value the adapter (``module:object``). They are imported on first use.
+"""
 
 from torch import nn
 
 from hf_vbp.adapters.base import Adapter, MLPSite
 from hf_vbp.adapters.linear_pair import LinearPairAdapter
 from hf_vbp.adapters.prunable import check_prunable
+from hf_vbp.config.entry_points import entry_point_names, load_entry_point
 from hf_vbp.errors import ConfigurationError, UnsupportedModelError
 
 _POOLER = {"pooler": "its output is not used for classification and it is not a two-layer MLP"}
+
+ENTRY_POINTS = "hf_vbp.adapters"
+"""Group of the package entry points."""
 
 _ADAPTERS: dict[str, Adapter] = {
     "vit": LinearPairAdapter(reasons=_POOLER),
@@ -17,7 +25,7 @@ _ADAPTERS: dict[str, Adapter] = {
 
 def registered_model_types() -> tuple[str, ...]:
     """Return the model types that have an adapter, sorted."""
-    return tuple(sorted(_ADAPTERS))
+    return tuple(sorted(_ADAPTERS.keys() | entry_point_names(ENTRY_POINTS)))
 
 
 def register_adapter(model_type: str, adapter: Adapter, *, overwrite: bool = False) -> None:
@@ -38,6 +46,10 @@ def register_adapter(model_type: str, adapter: Adapter, *, overwrite: bool = Fal
         >>> registered_model_types()
         ('deit', 'ijepa', 'vit')
     """
+    if isinstance(adapter, type):
+        raise ConfigurationError(
+            f"The adapter for {model_type!r} is the class {adapter.__name__}; pass an instance, {adapter.__name__}()."
+        )
     missing = [name for name in ("find_sites", "left_out") if not callable(getattr(adapter, name, None))]
     if missing:
         raise ConfigurationError(f"The adapter for {model_type!r} lacks {', '.join(missing)}; see docs/adapters.md.")
@@ -60,6 +72,11 @@ def get_adapter(model: nn.Module) -> Adapter:
     """
     check_prunable(model)
     model_type = str(getattr(model.config, "model_type", ""))
+    if model_type not in _ADAPTERS:
+        installed = load_entry_point(ENTRY_POINTS, model_type)
+        # The module that was imported may have registered the adapter by itself.
+        if installed is not None and model_type not in _ADAPTERS:
+            register_adapter(model_type, installed)
     if model_type not in _ADAPTERS:
         raise UnsupportedModelError(
             f"No adapter for model_type {model_type!r} ({type(model).__name__}); there is one for "

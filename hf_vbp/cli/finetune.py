@@ -9,7 +9,6 @@ import typer
 
 from hf_vbp.cli import groups
 from hf_vbp.cli.console import Reporter, percent, standard_output, table
-from hf_vbp.distributed import is_main_process
 
 
 def finetune(
@@ -23,6 +22,7 @@ def finetune(
     quiet: groups.Quiet = False,
 ) -> None:
     """Fine-tune a pruned checkpoint as a recipe says, by default against the model it came from."""
+    from hf_vbp.distributed import is_main_process
     from hf_vbp.results.record import to_json
     from hf_vbp.workflow.finetune.recipe import load_recipe
     from hf_vbp.workflow.finetune.run import run_finetune

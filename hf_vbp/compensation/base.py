@@ -4,7 +4,7 @@ Rows of ``fc1`` are only ever deleted, so they do not appear here.
 """
 
 from abc import abstractmethod
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -61,13 +61,20 @@ class Compensation(Method):
         """
 
 
-def register_compensation(cls: type[Compensation]) -> type[Compensation]:
+CompensationT = TypeVar("CompensationT", bound=type[Compensation])
+
+
+def register_compensation(cls: CompensationT) -> CompensationT:
     """Make a compensation known under its ``name``; a class decorator.
+
+    It is found in the same ways as a criterion, see :func:`hf_vbp.register_criterion`; the group of the package entry
+    points is ``hf_vbp.compensation``.
 
     Raises:
         ConfigurationError: The class is not a dataclass, has no name, or the name is taken.
     """
-    return COMPENSATIONS.register()(cls)
+    COMPENSATIONS.register(cls)
+    return cls
 
 
 def compensate(

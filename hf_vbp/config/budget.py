@@ -32,7 +32,7 @@ class Budget:
         if isinstance(self.asked, bool) or not isinstance(self.asked, int | float) or not 0 < self.asked < 1:
             meaning = "to remove" if self.kind == "ratio" else "to keep"
             raise BudgetError(
-                f"The share of {COSTS[self.kind]} {meaning} must lie between 0 and 1, got {self.asked!r}. "
+                f"The share of {COSTS[self.kind]} {meaning} must be between 0 and 1, got {self.asked!r}. "
                 "Give a fraction, for instance 0.5 for half."
             )
 

@@ -1,15 +1,17 @@
 """The extension points: criteria and compensations by name.
 
-The built-in ones are found in the same way as those of other packages: a module that registers them when it is
-imported. This file is listed before them in the order of the packages and knows them by the name of their module only.
+A method is known when the module that registers it was imported. The built-in methods are imported on first use, by
+the name of their package, because this package comes before theirs. Methods of other distributions are found through
+package entry points of the groups ``hf_vbp.criteria`` and ``hf_vbp.compensation``: the name of the entry point is the
+name of the method, its value the module that registers it, or the registered class.
 """
 
 import importlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass
-from importlib import metadata
 from typing import Any, Generic, TypeVar
 
+from hf_vbp.config.entry_points import entry_point_names, load_entry_point
 from hf_vbp.config.requirements import Requirements
 from hf_vbp.errors import ConfigurationError
 
@@ -45,59 +47,49 @@ class Registry(Generic[MethodT]):
 
         Args:
             kind: What its entries are called in messages, for instance ``"criterion"``.
-            builtin: The module that registers the built-in entries; also the group of the package entry points in
-                which other distributions name modules of theirs.
+            builtin: The package that registers the built-in entries; also the group of the package entry points.
         """
         self.kind = kind
         self._builtin = builtin
         self._classes: dict[str, type[MethodT]] = {}
-        self._is_loaded = False
 
-    def register(self, *, overwrite: bool = False) -> Callable[[type[MethodT]], type[MethodT]]:
-        """Return the class decorator that registers a method under its ``name``.
-
-        Args:
-            overwrite: Whether to replace a method of the same name.
+    def register(self, cls: type[MethodT]) -> None:
+        """Make a class known under its ``name``.
 
         Raises:
-            ConfigurationError: The class has no name or is not a dataclass, or the name is taken.
+            ConfigurationError: The class has no name or is not a dataclass, or another class has the name.
         """
-
-        def add(cls: type[MethodT]) -> type[MethodT]:
-            name = getattr(cls, "name", None)
-            if not isinstance(name, str) or not name or not is_dataclass(cls):
-                raise ConfigurationError(
-                    f"{cls.__qualname__} cannot be registered as a {self.kind}: expected a dataclass with a class "
-                    'attribute `name`, for instance `name = "mine"`, decorated with @dataclass(frozen=True) first.'
-                )
-            if name in self._classes and not overwrite and self._classes[name].__qualname__ != cls.__qualname__:
-                raise ConfigurationError(
-                    f"There is a {self.kind} {name!r} already; choose another name, or pass overwrite=True."
-                )
-            self._classes[name] = cls
-            return cls
-
-        return add
+        name = getattr(cls, "name", None)
+        if not isinstance(name, str) or not name or not is_dataclass(cls):
+            raise ConfigurationError(
+                f"{cls.__qualname__} cannot be registered as a {self.kind}: expected a dataclass with a class "
+                'attribute `name`, for instance `name = "mine"`, decorated with @dataclass(frozen=True) first.'
+            )
+        if name in self._classes and not _is_reload(self._classes[name], cls):
+            raise ConfigurationError(f"There is a {self.kind} {name!r} already; choose another name.")
+        self._classes[name] = cls
 
     def names(self) -> list[str]:
-        """Return the names of all registered methods, sorted."""
-        self._load()
-        return sorted(self._classes)
+        """Return the names of all methods, sorted; those of other distributions without importing them."""
+        self._load_builtin()
+        return sorted(self._classes.keys() | entry_point_names(self._builtin))
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.names())
 
     def __contains__(self, name: object) -> bool:
-        self._load()
-        return name in self._classes
+        return name in self._classes or name in self.names()
 
     def get(self, name: str) -> type[MethodT]:
         """Return the class registered under ``name``.
 
         Raises:
-            ConfigurationError: There is none; the message lists the names.
+            ConfigurationError: There is none; the message lists the names. Or the distribution that provides it is
+                broken.
         """
-        self._load()
+        self._load_builtin()
+        if isinstance(name, str) and name not in self._classes:
+            self._load_installed(name)
         if not isinstance(name, str) or name not in self._classes:
             raise ConfigurationError(f"Unknown {self.kind} {name!r}; expected one of {', '.join(self.names())}.")
         return self._classes[name]
@@ -115,9 +107,9 @@ class Registry(Generic[MethodT]):
         cls = self.get(name)
         given = dict(options or {})
         known = [entry.name for entry in fields(cls)]  # type: ignore[arg-type]
-        unknown = sorted(set(given) - set(known))
+        unknown = [option for option in given if option not in known]
         if unknown:
-            expected = f"expected {', '.join(known)}" if known else "it takes none"
+            expected = f"expected {', '.join(known)}" if known else "it has no options"
             raise ConfigurationError(f"Unknown option {unknown[0]!r} of {self.kind} {name!r}; {expected}.")
         try:
             return cls(**given)
@@ -126,19 +118,20 @@ class Registry(Generic[MethodT]):
                 raise
             raise ConfigurationError(f"Invalid options {given!r} of {self.kind} {name!r}: {error}.") from error
 
-    def _load(self) -> None:
-        if self._is_loaded:
-            return
-        self._is_loaded = True
+    def _load_builtin(self) -> None:
         importlib.import_module(self._builtin)
-        for entry in metadata.entry_points(group=self._builtin):
-            try:
-                entry.load()
-            except ImportError as error:
-                raise ConfigurationError(
-                    f"The {self.kind} {entry.name!r} of the installed distribution "
-                    f"{entry.dist.name if entry.dist else '?'} cannot be imported: {error}. Repair or uninstall it."
-                ) from error
+
+    def _load_installed(self, name: str) -> None:
+        if load_entry_point(self._builtin, name) is not None and name not in self._classes:
+            raise ConfigurationError(
+                f"The entry point {name!r} of the group {self._builtin!r} registers no {self.kind} of this name; "
+                f"its module must register a class with `name = {name!r}`."
+            )
+
+
+def _is_reload(old: type[Method], new: type[Method]) -> bool:
+    # A module that is imported again, in a notebook for instance, replaces its own classes.
+    return (old.__module__, old.__qualname__) == (new.__module__, new.__qualname__)
 
 
 CRITERIA: Registry[Any] = Registry("criterion", "hf_vbp.criteria")

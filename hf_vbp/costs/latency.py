@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from hf_vbp.adapters.prepared import PreparedModel, prepare
 from hf_vbp.errors import ConfigurationError
 from hf_vbp.inputs.images import blank_images
 
@@ -67,7 +68,7 @@ def measure_latency(
 
 
 def latency_of_widths(
-    model: nn.Module, batch: int = 1, *, repetitions: int = 20, warmup: int = 3
+    model: nn.Module | PreparedModel, batch: int = 1, *, repetitions: int = 20, warmup: int = 3
 ) -> Callable[[Sequence[int]], float]:
     """Return what measures, on this device, the share of the dense latency that given widths need.
 
@@ -88,30 +89,30 @@ def latency_of_widths(
         ConfigurationError: ``batch`` or ``repetitions`` is below 1.
     """
     _check_repetitions(batch, repetitions)
+    prepared = prepare(model)
     known: dict[tuple[int, ...], float] = {}
 
     def fraction(widths: Sequence[int]) -> float:
         key = tuple(widths)
         if key not in known:
-            models = [model, _with_widths(model, key)]
-            dense, pruned = _time_in_turn(models, blank_images(model, batch), repetitions, warmup)
+            models = [prepared.model, _with_widths(prepared, key)]
+            dense, pruned = _time_in_turn(models, blank_images(prepared.model, batch), repetitions, warmup)
             known[key] = statistics.median(pruned) / statistics.median(dense)
         return known[key]
 
     return fraction
 
 
-def _with_widths(model: nn.Module, widths: Sequence[int]) -> nn.Module:
-    """Return a copy whose sites keep their first neurons; only its shapes mean anything."""
-    from hf_vbp.adapters.registry import find_sites
-
-    resized = copy.deepcopy(model)
-    for site, width in zip(find_sites(resized), widths, strict=True):
-        site.fc1.weight = nn.Parameter(site.fc1.weight.detach()[:width].clone())
-        if site.fc1.bias is not None:
-            site.fc1.bias = nn.Parameter(site.fc1.bias.detach()[:width].clone())
-        site.fc2.weight = nn.Parameter(site.fc2.weight.detach()[:, :width].clone())
-        site.fc1.out_features = site.fc2.in_features = width
+def _with_widths(prepared: PreparedModel, widths: Sequence[int]) -> Any:
+    """Return a copy whose sites keep their first neurons; only its shapes are of use."""
+    resized = copy.deepcopy(prepared.model)
+    for site, width in zip(prepared.sites, widths, strict=True):
+        fc1, fc2 = (resized.get_submodule(name) for name in (site.fc1_name, site.fc2_name))
+        fc1.weight = nn.Parameter(fc1.weight.detach()[:width].clone())
+        if fc1.bias is not None:
+            fc1.bias = nn.Parameter(fc1.bias.detach()[:width].clone())
+        fc2.weight = nn.Parameter(fc2.weight.detach()[:, :width].clone())
+        fc1.out_features = fc2.in_features = width
     return resized
 
 

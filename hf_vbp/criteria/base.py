@@ -3,7 +3,7 @@
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -88,16 +88,21 @@ class Criterion(Method):
         return statistics
 
 
-def register_criterion(cls: type[Criterion]) -> type[Criterion]:
+CriterionT = TypeVar("CriterionT", bound=type[Criterion])
+
+
+def register_criterion(cls: CriterionT) -> CriterionT:
     """Make a criterion known under its ``name``; a class decorator.
 
-    It then works from Python, in recipes and on the command line (``--import MODULE`` or an entry point of the group
-    ``hf_vbp.criteria``).
+    It then works from Python, in recipes and on the command line. There its module is imported with ``--import
+    MODULE``, or by a package entry point of the group ``hf_vbp.criteria`` with the criterion's name; recipes import
+    nothing, so they need the entry point.
 
     Raises:
         ConfigurationError: The class is not a dataclass, has no name, or the name is taken.
     """
-    return CRITERIA.register()(cls)
+    CRITERIA.register(cls)
+    return cls
 
 
 def rank(

@@ -43,5 +43,5 @@ def blank_images(
         UnsupportedModelError: The config describes no size.
     """
     parameter = next(model.parameters())
-    shape = (batch, *image_shape(model.config, type(model).__name__))
+    shape = (batch, *image_shape(getattr(model, "config", None), type(model).__name__))
     return torch.zeros(shape, dtype=dtype or parameter.dtype, device=device or parameter.device)

@@ -27,7 +27,7 @@ def budget_cost(prepared: PreparedModel, statistics: ActivationStatistics, budge
     if budget.kind == "ratio":
         return lambda widths: (sum(dense) - sum(widths)) / sum(dense)
     if budget.kind == "latency":
-        return latency_of_widths(prepared.model)
+        return latency_of_widths(prepared)
     if budget.kind == "parameters":
         total, each = count_parameters(prepared.model), [site.parameters_per_neuron for site in sites]
     else:

@@ -67,6 +67,8 @@ def make_plan(
     Example:
         >>> plan = hf_vbp.make_plan(model, statistics, hf_vbp.VBPConfig(ratio=0.5))  # doctest: +SKIP
     """
+    # A missing budget is reported before the model is verified.
+    _ = config.budget
     return fit_plan(prepare(model), statistics, config, rankings=rankings).plan
 
 
@@ -78,36 +80,68 @@ def fit_plan(
     rankings: Sequence[Ranking] | None = None,
 ) -> FittedPlan:
     """Return the plan of :func:`make_plan` together with the fitted compensation; see there."""
-    budget = config.budget
     compensation = config.make_compensation()
     prepared.check_requirements(f"compensation {compensation.name!r}", compensation.requires)
     statistics.check_model(prepared)
     check_provided(statistics, compensation.requires, f"compensation {compensation.name!r}")
     if rankings is None:
         rankings = rank_sites(prepared, statistics, config)
-    order = RemovalOrder(rankings, scope=config.scope, limits=config.limits)
-    achieved_by = budget_cost(prepared, statistics, budget)
-    cut = order.cut_for(budget, achieved_by, ceiling=ceiling(budget, order, achieved_by))
-    kept = order.kept(cut)
+    chosen = meet_budget(prepared, statistics, config, rankings)
     prediction = DamagePrediction(statistics.sites)
     fitted = []
-    for site, module, weights, indices in zip(statistics.sites, prepared.sites, prepared.weights, kept, strict=True):
+    for site, module, weights, indices in zip(
+        statistics.sites, prepared.sites, prepared.weights, chosen.kept, strict=True
+    ):
         compensated = compensate(compensation, weights, indices, site)
         prediction.add(site, weights, indices, compensated)
         fitted.append(_cast(compensated, module.fc2.weight.dtype))
-    kept_of_sites = [tuple(site_kept.tolist()) for site_kept in kept]
+    kept_of_sites = [tuple(site_kept.tolist()) for site_kept in chosen.kept]
     plan = PruningPlan(
         sites=tuple(
             SitePlan(s.name, s.intermediate_size, k) for s, k in zip(prepared.sites, kept_of_sites, strict=True)
         ),
         config=config,
-        achieved=achieved_by(order.widths(cut)),
+        achieved=chosen.achieved,
         weights=prepared.fingerprint,
         statistics=statistics_digest(statistics),
         threshold=_threshold(rankings, kept_of_sites) if config.scope == "global" else None,
         predicted=prediction.result().to_dict(),
     )
     return FittedPlan(plan, tuple(fitted))
+
+
+@dataclass(frozen=True, eq=False)
+class Choice:
+    """The least removal that meets a budget.
+
+    Attributes:
+        kept: ``(width,)`` int64 for each site, the ascending indices of the kept neurons.
+        achieved: The share that is achieved, of what the budget counts.
+    """
+
+    kept: list[Tensor]
+    achieved: float
+
+
+def meet_budget(
+    prepared: PreparedModel, statistics: ActivationStatistics, config: VBPConfig, rankings: Sequence[Ranking]
+) -> Choice:
+    """Return the least removal that meets the budget of a configuration.
+
+    Args:
+        prepared: The dense model.
+        statistics: Statistics gathered from it.
+        config: Budget, scope and limits.
+        rankings: Result of :func:`rank_sites`.
+
+    Raises:
+        BudgetError: Pruning the MLPs cannot meet the budget.
+    """
+    budget = config.budget
+    order = RemovalOrder(rankings, scope=config.scope, limits=config.limits)
+    achieved_by = budget_cost(prepared, statistics, budget)
+    cut = order.cut_for(budget, achieved_by, ceiling=ceiling(budget, order, achieved_by))
+    return Choice(order.kept(cut), achieved_by(order.widths(cut)))
 
 
 def rank_sites(

@@ -3,8 +3,8 @@
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from hf_vbp.adapters.registry import find_sites, get_adapter
-from hf_vbp.adapters.structure import check_structure
+from hf_vbp.adapters.prepared import prepare
+from hf_vbp.adapters.registry import get_adapter
 
 
 @dataclass(frozen=True)
@@ -40,8 +40,7 @@ def inspect_model(model: Any) -> dict[str, Any]:
     """
     from hf_vbp.costs.counts import count_macs, count_parameters
 
-    sites = find_sites(model)
-    check_structure(model, sites)
+    sites = prepare(model).sites
     parameters, macs, tokens = count_parameters(model), count_macs(model), _tokens_per_image(model, sites)
     rows = [
         SiteRow(

@@ -1,20 +1,21 @@
 """The main function: a model and images in, a smaller model, its plan and its figures out."""
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from torch import nn
 
 from hf_vbp._progress import Progress
 from hf_vbp.adapters.prepared import PreparedModel, prepare
-from hf_vbp.calibration.collect import collect_statistics, requirements_for
+from hf_vbp.calibration.collect import collect_statistics
 from hf_vbp.calibration.saliency import with_saliency
 from hf_vbp.config.vbp_config import VBPConfig
 from hf_vbp.costs.counts import describe_cost
 from hf_vbp.errors import ConfigurationError, DataError
 from hf_vbp.modeling.precision import own_precision
 from hf_vbp.pruning.apply_plan import apply_fitted
-from hf_vbp.pruning.make_plan import fit_plan
+from hf_vbp.pruning.make_plan import check_provided, fit_plan
 from hf_vbp.results.record import SCHEMA_VERSION, describe_base_model, describe_plan
 from hf_vbp.results.versions import versions
 from hf_vbp.statistics.activation_statistics import ActivationStatistics
@@ -106,8 +107,8 @@ def check_request(model: nn.Module | PreparedModel, config: VBPConfig) -> Prepar
         NonFiniteError: The weights hold NaN or infinity.
         ConfigurationError: The configuration has no budget, or its compensation does not fit the model.
     """
-    prepared = prepare(model)
     _ = config.budget
+    prepared = prepare(model)
     prepared.check_requirements(f"compensation {config.compensation!r}", config.make_compensation().requires)
     return prepared
 
@@ -121,22 +122,29 @@ def complete_statistics(
     limit: int | None = None,
     progress: Progress | None = None,
 ) -> ActivationStatistics:
-    """Return statistics with everything that a configuration needs and that a pass of its own can add.
+    """Return statistics that hold everything a configuration needs, after another pass over the images if necessary.
+
+    Only what a separate pass can add is gathered (the saliency of ``snip``); other statistics that are missing are an
+    error, since they would have to be gathered together with those given.
 
     Args:
         prepared: The model that the statistics must belong to.
         statistics: Statistics gathered earlier.
-        config: What will be planned.
+        config: The configuration that will be planned.
         data: Images for the additional pass; not read when nothing is missing.
         limit: Stop the additional pass after this many images.
         progress: Receives the number of finished images and, where it is known, of all.
 
     Raises:
         StatisticsMismatchError: The statistics belong to another model.
+        StatisticsError: They lack what the configuration needs, and no pass over ``data`` can add it.
     """
     statistics.check_model(prepared)
-    missing = requirements_for(prepared.model, config) - statistics.provides
-    if missing.saliency and data is not None:
+    adds_saliency = config.requires.saliency and not statistics.provides.saliency and data is not None
+    for kind, method in (("criterion", config.make_criterion()), ("compensation", config.make_compensation())):
+        needed = replace(method.requires, saliency=method.requires.saliency and not adds_saliency)
+        check_provided(statistics, needed, f"{kind} {method.name!r}")
+    if data is not None and adds_saliency:
         statistics = with_saliency(prepared, statistics, data, limit=limit, progress=progress)
     return statistics
 

@@ -76,7 +76,8 @@ def run_prune(request: PruneRequest, reporter: Reporter) -> dict[str, Any]:
 
 def _prune_and_save(request: PruneRequest, reporter: Reporter, folder: Path) -> dict[str, Any]:
     from hf_vbp.workflow.prune import check_request, prune
-    from hf_vbp.workflow.saving import save_checkpoint, with_receipt
+    from hf_vbp.workflow.pruning_result import with_receipt
+    from hf_vbp.workflow.saving import save_checkpoint
 
     reporter.say(f"Loading {request.model}")
     loaded = load_model(request.model, revision=request.revision, dtype=request.dtype, device=request.device)

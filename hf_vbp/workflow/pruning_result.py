@@ -4,12 +4,16 @@ import os
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from hf_vbp.checkpoint.receipt import Receipt
+from hf_vbp.checkpoint.saving import Content, save_checkpoint
 from hf_vbp.pruning.plan import PruningPlan
+from hf_vbp.results.record import RESULTS_NAME, to_json
 from hf_vbp.statistics.activation_statistics import ActivationStatistics
 
 if TYPE_CHECKING:
-    from hf_vbp.checkpoint.receipt import Receipt
     from hf_vbp.hub.push_plan import PushPlan, PushResult
+
+PLAN_NAME = "plan.json"
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,7 +42,7 @@ class PruningResult:
         push_to_hub: bool = False,
         repo_id: str | None = None,
         **push_options: Any,
-    ) -> "Receipt":
+    ) -> Receipt:
         """Save the model with its plan and results, and verify that the checkpoint reloads with the same outputs.
 
         Args:
@@ -57,9 +61,13 @@ class PruningResult:
             CheckpointError: The folder is taken, the disk is full, or the checkpoint does not reload as the model.
             HubError: The push failed; the checkpoint is saved.
         """
-        from hf_vbp.workflow.saving import save_checkpoint
-
-        receipt = save_checkpoint(self, save_directory, processor=processor, verify=verify, overwrite=overwrite)
+        files: dict[str, Content] = {
+            PLAN_NAME: self.plan.to_json(),
+            RESULTS_NAME: lambda receipt: to_json(with_receipt(self.results, receipt)),
+        }
+        receipt = save_checkpoint(
+            self.model, save_directory, processor=processor, files=files, verify=verify, overwrite=overwrite
+        )
         if push_to_hub:
             from hf_vbp.hub.push import push_to_hub as push
 
@@ -92,3 +100,8 @@ class PruningResult:
             folder = Path(temporary) / repo_id.rpartition("/")[2]
             self.save_pretrained(folder, processor=processor, verify=verify)
             return push(folder, repo_id, **push_options)
+
+
+def with_receipt(results: dict[str, Any], receipt: Receipt) -> dict[str, Any]:
+    """Return the results with the receipt of the checkpoint; without the key where nothing was verified."""
+    return {**results, "receipt": receipt.to_list()} if receipt.entries else dict(results)

@@ -1,15 +1,11 @@
-"""From a pruning result, or any model, to a checkpoint that is proved to load."""
+"""Save a pruning result, or any model, as a verified checkpoint."""
 
 import os
 from typing import Any
 
 from hf_vbp.checkpoint.receipt import Receipt
-from hf_vbp.checkpoint.saving import Content
 from hf_vbp.checkpoint.saving import save_checkpoint as write_checkpoint
-from hf_vbp.results.record import RESULTS_NAME, to_json
 from hf_vbp.workflow.pruning_result import PruningResult
-
-PLAN_NAME = "plan.json"
 
 
 def save_checkpoint(
@@ -20,26 +16,26 @@ def save_checkpoint(
     verify: bool = True,
     overwrite: bool = False,
 ) -> Receipt:
-    """Save a pruned model so that anybody can load it, and prove that they can.
+    """Save a model and verify that the checkpoint reloads with the same outputs.
 
-    Beside weights, config and processor lie ``plan.json`` and ``vbp_results.json``, which holds the receipt.
-    Everything is written to a hidden folder and moved at the end, so an interruption leaves no half checkpoint.
+    For a pruning result, also writes ``plan.json`` and ``vbp_results.json``, which holds the receipt. Everything is
+    written to a temporary folder that is moved at the end, so an interruption leaves no incomplete checkpoint.
 
     Args:
-        result: What :func:`hf_vbp.prune` returned, or a transformers model.
+        result: Result of :func:`hf_vbp.prune`, or a transformers model.
         directory: A new or an empty folder.
-        processor: The image processor, saved beside the model.
-        verify: Whether to reopen the checkpoint in a fresh process by each way that applies.
-        overwrite: Whether a checkpoint of hf_vbp at ``directory`` may be replaced. Its README.md is kept if you
+        processor: The image processor, saved next to the model.
+        verify: Whether to reopen the checkpoint in a fresh process by each way of loading that applies.
+        overwrite: Whether a checkpoint of hf_vbp in ``directory`` may be replaced. Its README.md is kept if you
             wrote or changed it. Any other file that hf_vbp did not write, or that was changed since, is refused.
 
     Returns:
-        The receipt: how the checkpoint loads, and how far its outputs are from those in memory.
+        The receipt: the ways in which the checkpoint loads, and the difference of its outputs from those in memory.
 
     Raises:
         CheckpointError: The folder is taken, is the one that the model was loaded from, or is being written by
-            another process, the disk is full, or the checkpoint did not prove right.
-        UnsupportedModelError: What was given is not a plain transformers model.
+            another process, the disk is full, or the checkpoint does not reload as the model.
+        UnsupportedModelError: ``result`` is not a plain transformers model.
 
     Example:
         >>> import hf_vbp, tempfile
@@ -49,15 +45,6 @@ def save_checkpoint(
         ['import', 'stock']
     """
     options: dict[str, Any] = {"processor": processor, "verify": verify, "overwrite": overwrite}
-    if not isinstance(result, PruningResult):
-        return write_checkpoint(result, directory, **options)
-    files: dict[str, Content] = {
-        PLAN_NAME: result.plan.to_json(),
-        RESULTS_NAME: lambda receipt: to_json(with_receipt(result.results, receipt)),
-    }
-    return write_checkpoint(result.model, directory, files=files, **options)
-
-
-def with_receipt(results: dict[str, Any], receipt: Receipt) -> dict[str, Any]:
-    """Return the results with what the receipt proved; without the key where nothing was proved."""
-    return {**results, "receipt": receipt.to_list()} if receipt.entries else dict(results)
+    if isinstance(result, PruningResult):
+        return result.save_pretrained(directory, **options)
+    return write_checkpoint(result, directory, **options)

@@ -169,9 +169,9 @@ def plan_of_another(here: Path) -> list[Any]:
 GOOD, OTHER = "stats.safetensors", "other.safetensors"
 
 CASES = [
-    Case("ratio 0", "must lie between 0 and 1, got 0.0", lambda here: prune(here, ratio="0")),
-    Case("ratio 1", "must lie between 0 and 1, got 1.0", lambda here: prune(here, ratio="1")),
-    Case("negative ratio", "must lie between 0 and 1, got -0.5", lambda here: prune(here, ratio="-0.5")),
+    Case("ratio 0", "must be between 0 and 1, got 0.0", lambda here: prune(here, ratio="0")),
+    Case("ratio 1", "must be between 0 and 1, got 1.0", lambda here: prune(here, ratio="1")),
+    Case("negative ratio", "must be between 0 and 1, got -0.5", lambda here: prune(here, ratio="-0.5")),
     Case("ratio in percent", "got 55.0. Give a fraction", lambda here: prune(here, ratio="55")),
     Case("ratio nan", "between 0 and 1, got nan", lambda here: prune(here, ratio="nan")),
     Case("ratio not a number", "valid number|valid float", lambda here: prune(here, ratio="half")),

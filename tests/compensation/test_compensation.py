@@ -4,11 +4,14 @@ import warnings
 
 import pytest
 import torch
-from hf_vbp.compensation.compensate import CompensationWarning, compensate
 
 from hf_vbp.adapters.site_weights import SiteWeights
+from hf_vbp.compensation.base import CompensationWarning, compensate
+from hf_vbp.compensation.linear import fit_linear
 from hf_vbp.errors import ConfigurationError, StatisticsError
-from tests.maths_helpers import FakeMoments, FakeSite, output_error, random_site
+from hf_vbp.statistics.moments import Moments
+from hf_vbp.statistics.site_statistics import SiteStatistics
+from tests.maths_helpers import output_error, random_site
 
 KEPT = torch.tensor([1, 4, 5, 9, 10])
 
@@ -39,7 +42,7 @@ def test_linear_is_the_least_squares_fit_of_the_dense_output():
     torch.testing.assert_close(fc2_bias, solution[-1], rtol=1e-8, atol=1e-8)
 
 
-def test_each_compensation_errs_less_than_the_one_before():
+def test_errors_fall_from_none_to_mean_to_linear():
     site, weights = random_site(metric=True)
     errors = [
         output_error(site, weights, KEPT, *compensate(kind, weights, KEPT, site))
@@ -50,7 +53,7 @@ def test_each_compensation_errs_less_than_the_one_before():
 
 def test_linear_is_the_mean_shift_when_neurons_are_uncorrelated():
     site, weights = random_site()
-    site.moments.comoment = torch.diag(site.moments.comoment.diagonal())
+    site.moments.comoment.copy_(torch.diag(site.moments.m2))
     for ridge in (0.0, 1e-3):
         for ours, theirs in zip(
             compensate("linear", weights, KEPT, site, ridge=ridge),
@@ -63,17 +66,17 @@ def test_linear_is_the_mean_shift_when_neurons_are_uncorrelated():
 def test_linear_recovers_a_neuron_that_is_a_sum_of_others():
     site, weights = random_site()
     site.samples[:, 0] = 2 * site.samples[:, 1] - site.samples[:, 2] + 3
-    site.moments = FakeMoments.of(site.samples)
+    site = site.with_samples(site.samples)
     kept = torch.arange(1, 12)
     fc2_weight, fc2_bias = compensate("linear", weights, kept, site, ridge=0.0)
     assert output_error(site, weights, kept, fc2_weight, fc2_bias) < 1e-18
 
 
-def test_linear_takes_a_given_covariance_as_it_is():
+def test_a_covariance_is_used_unchanged():
     site, weights = random_site()
     ridged = site.moments.covariance.clone()
     ridged.diagonal().add_(1e-2 * ridged.diagonal().mean())
-    given = compensate("linear", weights, KEPT, site, covariance=ridged)
+    given = fit_linear(weights, KEPT, site.moments, ridged)
     asked = compensate("linear", weights, KEPT, site, ridge=1e-2)
     torch.testing.assert_close(given[0], asked[0], rtol=1e-10, atol=1e-12)
 
@@ -81,7 +84,7 @@ def test_linear_takes_a_given_covariance_as_it_is():
 def test_linear_of_a_singular_covariance_names_the_site_and_is_the_mean_shift():
     site, weights = random_site()
     site.samples[:, 4] = site.samples[:, 1]
-    site.moments = FakeMoments.of(site.samples)
+    site = site.with_samples(site.samples)
     with pytest.warns(CompensationWarning, match=r"encoder\.layers\.0\.mlp"):
         fc2_weight, fc2_bias = compensate("linear", weights, KEPT, site, ridge=0.0)
     expected_weight, expected_bias = compensate("mean", weights, KEPT, site)
@@ -93,7 +96,7 @@ def test_a_ridge_makes_dead_and_doubled_neurons_harmless():
     site, weights = random_site()
     site.samples[:, 4] = site.samples[:, 1]
     site.samples[:, 9] = 0.5
-    site.moments = FakeMoments.of(site.samples)
+    site = site.with_samples(site.samples)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         fc2_weight, fc2_bias = compensate("linear", weights, KEPT, site)
@@ -103,8 +106,7 @@ def test_a_ridge_makes_dead_and_doubled_neurons_harmless():
 
 def test_constant_neurons_throughout_are_folded_into_the_bias_without_a_warning():
     site, weights = random_site()
-    site.samples = torch.arange(12, dtype=torch.float64).repeat(50, 1)
-    site.moments = FakeMoments.of(site.samples)
+    site = site.with_samples(torch.arange(12, dtype=torch.float64).repeat(50, 1))
     kept_error = output_error(site, weights, KEPT, *compensate("linear", weights, KEPT, site))
     assert kept_error == pytest.approx(0.0, abs=1e-20)
 
@@ -131,7 +133,7 @@ def test_keeping_everything_or_nothing(kind, kept):
 
 
 def test_a_site_without_neurons():
-    site = FakeSite("empty", FakeMoments.of(torch.zeros(4, 0, dtype=torch.float64)))
+    site = SiteStatistics("empty", 0, Moments(4, *torch.zeros(2, 0).double(), torch.zeros(0, 0).double()))
     weights = SiteWeights(torch.zeros(0, 3).double(), None, torch.zeros(3, 0).double(), torch.ones(3).double())
     for kind in ("none", "mean", "linear"):
         fc2_weight, fc2_bias = compensate(kind, weights, torch.tensor([], dtype=torch.int64), site)
@@ -141,9 +143,9 @@ def test_a_site_without_neurons():
 
 def test_mean_needs_variances_only_and_linear_says_what_it_lacks():
     site, weights = random_site()
-    site.moments = FakeMoments.of(site.samples, full=False)
+    site = site.without_covariances()
     compensate("mean", weights, KEPT, site)
-    with pytest.raises(StatisticsError, match="moments='full'"):
+    with pytest.raises(StatisticsError, match="hold variances only"):
         compensate("linear", weights, KEPT, site)
 
 
@@ -155,10 +157,10 @@ def test_mean_needs_variances_only_and_linear_says_what_it_lacks():
         ("mean", [-1], {}, "0 to 11"),
         ("mean", [3, 3], {}, "distinct"),
         ("linear", [3], {"ridge": -1.0}, "strength"),
-        ("linear", [3], {"regularisation": "lasso"}, "held-out|ridge"),
+        ("linear", [3], {"regularization": "lasso"}, "held-out|ridge"),
     ],
 )
-def test_what_cannot_be_meant_is_refused(kind, kept, options, match):
+def test_invalid_arguments_are_refused(kind, kept, options, match):
     site, weights = random_site()
     with pytest.raises(ConfigurationError, match=match):
         compensate(kind, weights, torch.tensor(kept), site, **options)

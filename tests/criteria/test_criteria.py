@@ -1,15 +1,19 @@
 """Criteria against formulas written out neuron by neuron."""
 
 import copy
+from dataclasses import dataclass
 
 import pytest
 import torch
 from torch import nn
 
 from hf_vbp.adapters.site_weights import SiteWeights
-from hf_vbp.criteria.base import CRITERIA, Ranking, rank, register_criterion
+from hf_vbp.config.registry import CRITERIA
+from hf_vbp.criteria.base import Criterion, Ranking, rank, register_criterion
 from hf_vbp.errors import ConfigurationError, NonFiniteError, StatisticsError
-from tests.maths_helpers import FakeMoments, FakeSite, random_site
+from hf_vbp.statistics.moments import Moments
+from hf_vbp.statistics.site_statistics import SiteStatistics
+from tests.maths_helpers import random_site
 
 
 @pytest.fixture
@@ -28,7 +32,7 @@ def test_variance_is_the_raw_sample_variance(sites):
 
 def test_variance_needs_no_covariances(sites):
     statistics, weights = sites
-    diagonal = [FakeSite(site.name, FakeMoments.of(site.samples, full=False)) for site in statistics]
+    diagonal = [site.without_covariances() for site in statistics]
     for full, only in zip(rank("variance", statistics, weights), rank("variance", diagonal, weights), strict=True):
         torch.testing.assert_close(full.scores, only.scores, rtol=1e-12, atol=0)
 
@@ -70,14 +74,20 @@ def test_ranking_order_breaks_equal_scores_by_ties():
     assert ranking.order().tolist() == [1, 2, 3, 0]
 
 
-def test_unknown_criterion_is_told_which_there_are(sites):
+def test_an_unknown_criterion_lists_the_known_ones(sites):
     with pytest.raises(ConfigurationError, match=r"variance"):
         rank("varience", *sites)
 
 
 def test_a_name_is_registered_once():
-    with pytest.raises(ConfigurationError, match="registered already"):
-        register_criterion("variance")(CRITERIA["variance"])
+    @dataclass(frozen=True)
+    class Other(Criterion):
+        name = "variance"
+
+    with pytest.raises(ConfigurationError, match="There is a criterion 'variance' already"):
+        register_criterion(Other)
+    # The same class again, as after a reload of its module, is no conflict.
+    assert register_criterion(CRITERIA.get("variance")) is CRITERIA.get("variance")
 
 
 def test_statistics_of_another_model_are_refused(sites):
@@ -111,7 +121,7 @@ def test_site_weights_are_copies_in_float64():
 
 @pytest.mark.parametrize("name", ["variance", "weighted-variance", "magnitude", "random"])
 def test_a_site_without_neurons_is_ranked(name):
-    site = FakeSite("empty", FakeMoments.of(torch.zeros(4, 0, dtype=torch.float64)))
+    site = SiteStatistics("empty", 0, Moments(4, *torch.zeros(2, 0).double(), torch.zeros(0, 0).double()))
     weights = SiteWeights(torch.zeros(0, 3).double(), None, torch.zeros(3, 0).double(), None)
     (ranking,) = rank(name, [site], [weights])
     assert ranking.scores.shape == (0,)

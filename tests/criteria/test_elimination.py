@@ -4,9 +4,9 @@ import itertools
 
 import pytest
 import torch
-from hf_vbp.compensation.compensate import compensate
 from torch import Tensor
 
+from hf_vbp.compensation.base import compensate
 from hf_vbp.criteria.elimination import eliminate, output_gram
 from hf_vbp.errors import ConfigurationError, NonFiniteError, StatisticsError
 from hf_vbp.statistics.elimination_curve import EliminationCurve

@@ -9,15 +9,20 @@ import torch
 
 from hf_vbp.adapters.registry import find_sites
 from hf_vbp.calibration.collect import collect_statistics
-from hf_vbp.config.budget import Budget
+from hf_vbp.config.vbp_config import VBPConfig
 from hf_vbp.errors import BudgetError, ConfigurationError, NonFiniteError, PlanError, StatisticsMismatchError
 from hf_vbp.pruning.apply_plan import apply_plan
 from hf_vbp.pruning.make_plan import make_plan
 from hf_vbp.pruning.plan import PruningPlan
-from hf_vbp.pruning.removal_order import Limits
 from tests.conftest import make_model
 
+PAPER = VBPConfig.preset("paper")
 KINDS = ["vit", "vit-backbone", "deit", "deit-teacher"]
+
+
+def paper(**changes: Any) -> VBPConfig:
+    """The paper's method with a budget and other changes."""
+    return VBPConfig.preset("paper", **changes)
 
 
 def logits(model: Any, pixel_values: torch.Tensor) -> torch.Tensor:
@@ -65,8 +70,8 @@ def reference_of_the_paper(model: Any, activations: list[torch.Tensor], number: 
 @pytest.mark.parametrize("compensation", ["none", "mean"])
 def test_equals_the_papers_equations(kind: str, compensation: str, batches: list[dict[str, torch.Tensor]]) -> None:
     model = make_model(kind)
-    statistics = collect_statistics(model, batches)
-    plan = make_plan(model, statistics, Budget("ratio", 0.5), compensation=compensation)
+    statistics = collect_statistics(model, batches, PAPER)
+    plan = make_plan(model, statistics, paper(ratio=0.5, compensation=compensation))
     pruned = apply_plan(model, plan, statistics)
     reference = reference_of_the_paper(
         model, hidden_activations(model, batches), 3 * 48 // 2, shift=compensation == "mean"
@@ -80,8 +85,8 @@ def test_a_constant_neuron_leaves_the_logits_as_they_were(vit: Any, batches: lis
     with torch.no_grad():
         for site in find_sites(vit):
             site.fc1.weight[::3] = 0
-    statistics = collect_statistics(vit, batches)
-    plan = make_plan(vit, statistics, Budget("ratio", 1 / 3))
+    statistics = collect_statistics(vit, batches, PAPER)
+    plan = make_plan(vit, statistics, paper(ratio=1 / 3))
     assert all(set(site.kept) == {j for j in range(48) if j % 3} for site in plan.sites)
     x = batches[0]["pixel_values"]
     difference = logits(apply_plan(vit, plan, statistics), x) - logits(vit, x)
@@ -95,15 +100,15 @@ def test_dtype_and_mode_stay_and_the_callers_model_is_untouched(
     model = make_model(dtype=dtype).train()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     config = copy.deepcopy(model.config.to_dict())
-    statistics = collect_statistics(model, batches)
-    pruned = apply_plan(model, make_plan(model, statistics, Budget("ratio", 0.4)), statistics)
+    statistics = collect_statistics(model, batches, PAPER)
+    pruned = apply_plan(model, make_plan(model, statistics, paper(ratio=0.4)), statistics)
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
     assert model.config.to_dict() == config
     assert {p.dtype for p in pruned.parameters()} == {dtype}
     assert type(pruned) is type(model)
     assert all(module.training for module in pruned.modules())
     # Rows of fc1 are taken, never computed.
-    first, kept = find_sites(pruned)[0], make_plan(model, statistics, Budget("ratio", 0.4)).sites[0].kept
+    first, kept = find_sites(pruned)[0], make_plan(model, statistics, paper(ratio=0.4)).sites[0].kept
     assert torch.equal(first.fc1.weight, find_sites(model)[0].fc1.weight[list(kept)])
     # The copy shares no memory with the caller's model.
     pointers = {parameter.data_ptr() for parameter in model.parameters()}
@@ -111,8 +116,8 @@ def test_dtype_and_mode_stay_and_the_callers_model_is_untouched(
 
 
 def test_inplace_changes_the_model_itself(vit: Any, batches: list[dict[str, torch.Tensor]]) -> None:
-    statistics = collect_statistics(vit, batches)
-    plan = make_plan(vit, statistics, Budget("ratio", 0.5))
+    statistics = collect_statistics(vit, batches, PAPER)
+    plan = make_plan(vit, statistics, paper(ratio=0.5))
     expected = logits(apply_plan(vit, plan, statistics), batches[0]["pixel_values"])
     assert apply_plan(vit, plan, statistics, inplace=True) is vit
     assert [site.intermediate_size for site in find_sites(vit)] == plan.widths
@@ -122,10 +127,10 @@ def test_inplace_changes_the_model_itself(vit: Any, batches: list[dict[str, torc
 def test_a_failure_half_way_leaves_the_model_whole(
     vit: Any, batches: list[dict[str, torch.Tensor]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from hf_vbp.workflow.pruning import apply_plan as surgery
+    from hf_vbp.pruning import apply_plan as surgery
 
-    statistics = collect_statistics(vit, batches)
-    plan = make_plan(vit, statistics, Budget("ratio", 0.5))
+    statistics = collect_statistics(vit, batches, PAPER)
+    plan = make_plan(vit, statistics, paper(ratio=0.5))
     before = logits(vit, batches[0]["pixel_values"])
     calls = iter([surgery.compensate])
 
@@ -143,8 +148,8 @@ def test_a_failure_half_way_leaves_the_model_whole(
 def test_a_saved_plan_gives_the_same_weights_bit_for_bit(
     vit: Any, batches: list[dict[str, torch.Tensor]], tmp_path: Any
 ) -> None:
-    statistics = collect_statistics(vit, batches)
-    plan = make_plan(vit, statistics, Budget("ratio", 0.37), limits=Limits(2, 4))
+    statistics = collect_statistics(vit, batches, PAPER)
+    plan = make_plan(vit, statistics, paper(ratio=0.37, minimum_width=2, round_to=4))
     again = PruningPlan.load(plan.save(tmp_path / "plan.json"))
     assert again == plan
     first, second = (apply_plan(vit, p, statistics).state_dict() for p in (plan, again))
@@ -152,8 +157,8 @@ def test_a_saved_plan_gives_the_same_weights_bit_for_bit(
 
 
 def test_the_pruned_model_copies_and_pickles(vit: Any, batches: list[dict[str, torch.Tensor]]) -> None:
-    statistics = collect_statistics(vit, batches)
-    pruned = apply_plan(vit, make_plan(vit, statistics, Budget("ratio", 0.5)), statistics)
+    statistics = collect_statistics(vit, batches, PAPER)
+    pruned = apply_plan(vit, make_plan(vit, statistics, paper(ratio=0.5)), statistics)
     x = batches[0]["pixel_values"]
     for other in (copy.deepcopy(pruned), pickle.loads(pickle.dumps(pruned))):
         assert torch.equal(logits(other, x), logits(pruned, x))
@@ -166,30 +171,30 @@ def test_budgets_are_met_by_the_real_shapes(
     from hf_vbp.costs.counts import count_macs, count_parameters
 
     count = count_parameters if kind == "parameters" else count_macs
-    statistics = collect_statistics(vit, batches)
-    plan = make_plan(vit, statistics, Budget(kind, target))
+    statistics = collect_statistics(vit, batches, PAPER)
+    plan = make_plan(vit, statistics, paper(**{f"target_{kind}": target}))
     measured = count(apply_plan(vit, plan, statistics)) / count(vit)
-    assert measured == pytest.approx(plan.budget.achieved, abs=1e-12)
+    assert measured == pytest.approx(plan.achieved, abs=1e-12)
     assert target - 0.01 < measured <= target
 
 
-def test_what_cannot_be_reached_names_the_ceiling(vit: Any, batches: list[dict[str, torch.Tensor]]) -> None:
-    statistics = collect_statistics(vit, batches)
+def test_a_budget_that_cannot_be_reached_names_the_limit(vit: Any, batches: list[dict[str, torch.Tensor]]) -> None:
+    statistics = collect_statistics(vit, batches, PAPER)
     with pytest.raises(BudgetError, match=r"parameters: 0.1 cannot be reached.*MLPs hold a share of 0\.\d\d"):
-        make_plan(vit, statistics, Budget("parameters", 0.1))
+        make_plan(vit, statistics, paper(target_parameters=0.1))
 
 
 def test_statistics_and_plans_of_another_model_are_refused(vit: Any, batches: list[dict[str, torch.Tensor]]) -> None:
-    statistics = collect_statistics(vit, batches)
-    plan = make_plan(vit, statistics, Budget("ratio", 0.5))
+    statistics = collect_statistics(vit, batches, PAPER)
+    plan = make_plan(vit, statistics, paper(ratio=0.5))
     other = make_model(seed=7)
     with pytest.raises(StatisticsMismatchError, match="weights differ"):
-        make_plan(other, statistics, Budget("ratio", 0.5))
-    of_other = collect_statistics(other, batches)
+        make_plan(other, statistics, paper(ratio=0.5))
+    of_other = collect_statistics(other, batches, PAPER)
     with pytest.raises(PlanError, match="other weights"):
         apply_plan(other, plan, of_other)
     deeper = make_model(num_hidden_layers=4)
-    of_deeper = collect_statistics(deeper, batches)
+    of_deeper = collect_statistics(deeper, batches, PAPER)
     with pytest.raises(PlanError, match="4 of widths"):
         apply_plan(deeper, plan, of_deeper)
 
@@ -197,25 +202,25 @@ def test_statistics_and_plans_of_another_model_are_refused(vit: Any, batches: li
 def test_no_bias_to_fold_into_is_refused_and_none_works(vit: Any, batches: list[dict[str, torch.Tensor]]) -> None:
     for site in find_sites(vit):
         site.fc2.register_parameter("bias", None)
-    statistics = collect_statistics(vit, batches)
+    statistics = collect_statistics(vit, batches, PAPER)
     with pytest.raises(ConfigurationError, match="fc2 has no bias"):
-        make_plan(vit, statistics, Budget("ratio", 0.5))
-    plan = make_plan(vit, statistics, Budget("ratio", 0.5), compensation="none")
+        make_plan(vit, statistics, paper(ratio=0.5))
+    plan = make_plan(vit, statistics, paper(ratio=0.5, compensation="none"))
     assert find_sites(apply_plan(vit, plan, statistics))[0].fc2.bias is None
 
 
 def test_nan_weights_are_refused(vit: Any, batches: list[dict[str, torch.Tensor]]) -> None:
-    statistics = collect_statistics(vit, batches)
+    statistics = collect_statistics(vit, batches, PAPER)
     with torch.no_grad():
         find_sites(vit)[1].fc1.bias[3] = float("nan")
     with pytest.raises(NonFiniteError, match=r"layers.1.mlp, fc1.bias"):
-        make_plan(vit, statistics, Budget("ratio", 0.5))
+        make_plan(vit, statistics, paper(ratio=0.5))
 
 
 class TestDamagedPlans:
     @pytest.fixture
     def content(self, vit: Any, batches: list[dict[str, torch.Tensor]]) -> dict[str, Any]:
-        return make_plan(vit, collect_statistics(vit, batches), Budget("ratio", 0.5)).to_dict()
+        return make_plan(vit, collect_statistics(vit, batches, PAPER), paper(ratio=0.5)).to_dict()
 
     def test_version(self, content: dict[str, Any]) -> None:
         with pytest.raises(PlanError, match="version 99"):

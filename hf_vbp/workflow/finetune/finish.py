@@ -235,7 +235,7 @@ def _write(
     recipe: Recipe, trained: Trained, results: dict[str, Any], reporter: Reporter, overwrite: bool
 ) -> dict[str, Any]:
     from hf_vbp.checkpoint.saving import save_checkpoint
-    from hf_vbp.workflow.saving import with_receipt
+    from hf_vbp.workflow.pruning_result import with_receipt
 
     files = _files(recipe, trained.start)
     if trained.start.results:
