@@ -17,6 +17,7 @@ from hf_vbp.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from hf_vbp.config.vbp_config import VBPConfig
+    from hf_vbp.costs.latency import LatencyOptions
     from hf_vbp.workflow.requests import DataRequest
 
 MODEL_HELP = "A Hub id, a folder with a checkpoint, or 'sample'."
@@ -27,6 +28,7 @@ CRITERIA = "magnitude, obs, random, snip, variance, weighted-variance"
 
 Model = Annotated[str, typer.Argument(help=MODEL_HELP, show_default=False)]
 Data = Annotated[str, typer.Option("--data", help=f"Calibration images, no labels needed. {DATA_HELP}")]
+OptionalData = Annotated[str | None, typer.Option("--data", help=f"Calibration images, no labels needed. {DATA_HELP}")]
 LabelledData = Annotated[str, typer.Option("--data", help=f"Labelled images. {DATA_HELP}")]
 EvalData = Annotated[str, typer.Option("--eval-data", help=f"Labelled images to evaluate on. {DATA_HELP}")]
 
@@ -125,7 +127,7 @@ class MethodOptions:
         typer.Option("--import", metavar="MODULE", help="Import a module that registers methods; may be repeated."),
     ] = None
 
-    def config(self, **budget: float | None) -> "VBPConfig":
+    def config(self, **budget: float | str | None) -> "VBPConfig":
         """Return the configuration; raises what :class:`hf_vbp.VBPConfig` raises.
 
         Args:
@@ -195,15 +197,80 @@ class BudgetOptions:
     ratio: Annotated[float | None, typer.Option(help="Share of hidden neurons to remove, in (0, 1).")] = None
     target_parameters: Annotated[float | None, typer.Option(help="Share of the parameters to keep, in (0, 1).")] = None
     target_macs: Annotated[float | None, typer.Option(help="Share of the MACs to keep, in (0, 1).")] = None
-    target_latency: Annotated[float | None, typer.Option(help="Share of the latency here to keep, in (0, 1).")] = None
+    target_latency: Annotated[
+        str | None, typer.Option(help="Latency on this device to keep: a share in (0, 1), or a time such as 12ms.")
+    ] = None
 
-    def config(self, method: MethodOptions) -> "VBPConfig":
-        """Return the configuration; raises what :class:`hf_vbp.VBPConfig` raises."""
+    def config(self, method: MethodOptions, conditions: "LatencyConditions | None" = None) -> "VBPConfig":
+        """Return the configuration; raises what :class:`hf_vbp.VBPConfig` raises.
+
+        Args:
+            method: The method.
+            conditions: How a latency budget is measured.
+        """
         flags = {f"--{name.replace('_', '-')}": value for name, value in vars(self).items() if value is not None}
         if len(flags) != 1:
             options = "--ratio, --target-parameters, --target-macs, --target-latency"
             raise ConfigurationError(f"Give exactly one budget of {options}; got {', '.join(flags) or 'none'}.")
-        return method.config(**vars(self))
+        asked = {**vars(self), "target_latency": read_latency(self.target_latency)}
+        batch = conditions.budget_batch if conditions is not None and self.target_latency is not None else 1
+        return method.config(**asked, latency_batch=batch)
+
+    @property
+    def given(self) -> bool:
+        """Whether a budget was given."""
+        return any(value is not None for value in vars(self).values())
+
+
+@dataclass(frozen=True)
+class LatencyConditions:
+    """How latency is measured, for --latency and --target-latency."""
+
+    latency_batch: Annotated[
+        list[int] | None, typer.Option(help="Images per pass of a measured latency; may be repeated.", min=1)
+    ] = None
+    latency_dtype: Annotated[str | None, typer.Option(help="Dtype of --latency, by default that of the model.")] = None
+    threads: Annotated[int | None, typer.Option(help="Threads of the CPU while latency is measured.", min=1)] = None
+    latency_precision: Annotated[
+        float, typer.Option(help="Repeat until the 95 % interval of the speed-up is this share of it to either side.")
+    ] = 0.03
+
+    def options(self, default: Sequence[int] = (1,)) -> "list[LatencyOptions]":
+        """Return the conditions, one per batch size.
+
+        Args:
+            default: The batch sizes where none was given.
+        """
+        from hf_vbp.costs.latency import LatencyOptions
+
+        return [
+            LatencyOptions(
+                batch=batch, dtype=self.latency_dtype, threads=self.threads, precision=self.latency_precision
+            )
+            for batch in self.latency_batch or default
+        ]
+
+    @property
+    def budget_batch(self) -> int:
+        """Images per pass when a latency budget is measured.
+
+        Raises:
+            ConfigurationError: Several were given.
+        """
+        batches = self.latency_batch or [1]
+        if len(batches) > 1:
+            raise ConfigurationError(f"A latency budget needs one --latency-batch; got {batches}.")
+        return batches[0]
+
+
+def read_latency(text: str | None) -> float | str | None:
+    """Return a share as a number, and a time such as ``12ms`` as it is."""
+    if text is None:
+        return None
+    try:
+        return float(text)
+    except ValueError:
+        return text
 
 
 def with_groups(command: Callable[..., None]) -> Callable[..., None]:

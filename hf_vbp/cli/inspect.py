@@ -30,5 +30,12 @@ def inspect(
     title = f"{found['architecture']}: {parameters} parameters, {macs} MACs"
     console = standard_output()
     console.print(table(title, ("MLP", "intermediate_size", "of parameters", "of MACs"), rows))
+    reachable = found["reachable"]
+    console.print(
+        f"At most {percent(reachable['ratio'])} of the hidden neurons can be removed: each MLP keeps "
+        f"{reachable['minimum_width']}. Then {percent(reachable['parameters'])} of the parameters and "
+        f"{percent(reachable['macs'])} of the MACs remain.",
+        markup=False,
+    )
     for name, reason in found["left_out"].items():
         console.print(f"left out: {name}, {reason}", markup=False)

@@ -9,7 +9,15 @@ import typer
 
 from hf_vbp.cli import groups
 from hf_vbp.cli.console import Reporter, percent, scaled, standard_output, table
-from hf_vbp.cli.groups import BudgetOptions, EvaluationOptions, ImageOptions, MethodOptions, ModelOptions, with_groups
+from hf_vbp.cli.groups import (
+    BudgetOptions,
+    EvaluationOptions,
+    ImageOptions,
+    LatencyConditions,
+    MethodOptions,
+    ModelOptions,
+    with_groups,
+)
 
 
 @with_groups
@@ -21,32 +29,37 @@ def prune(
     images: ImageOptions,
     evaluation: EvaluationOptions,
     loading: ModelOptions,
+    conditions: LatencyConditions,
     data: Annotated[
         str | None, typer.Option("--data", help=f"Calibration images, no labels. {groups.DATA_HELP}")
     ] = None,
     eval_data: Annotated[str | None, typer.Option(help=f"Labelled images to evaluate on. {groups.DATA_HELP}")] = None,
     statistics: Annotated[Path | None, typer.Option(help="Statistics gathered before, instead of --data.")] = None,
     latency: Annotated[bool, typer.Option("--latency", help="Measure the latency of both models.")] = False,
+    plan: Annotated[Path | None, typer.Option(help="Plan from `hf-vbp plan`, in place of a budget.")] = None,
     overwrite: groups.Overwrite = False,
     json: groups.Json = False,
     quiet: groups.Quiet = False,
 ) -> None:
     """Prune a checkpoint in one shot: statistics, plan, surgery, evaluation, receipt."""
     from hf_vbp.results.record import to_json
+    from hf_vbp.workflow.measure import DEFAULT_BATCHES
     from hf_vbp.workflow.prune_command import PruneRequest, run_prune
 
     request = PruneRequest(
         model=model,
-        config=budget.config(method),
+        config=None if plan and not budget.given else budget.config(method, conditions),
         output=output,
         data=images.request(data) if data else None,
         evaluation=evaluation.request(eval_data, images) if eval_data else None,
         statistics=statistics,
+        plan=plan,
+        threads=conditions.threads,
         revision=loading.revision,
         dtype=loading.dtype,
         device=loading.device,
         overwrite=overwrite,
-        latency=latency,
+        latency=conditions.options(DEFAULT_BATCHES) if latency else None,
         command=shlex.join(["hf-vbp", *sys.argv[1:]]),
     )
     results = run_prune(request, Reporter(quiet=quiet))
@@ -81,7 +94,8 @@ def show(results: dict[str, Any], output: Path) -> None:
     for dense, pruned in latency_pairs(results.get("latency", [])):
         name = f"latency, batch {dense['batch']}, {dense['device']}, {dense['dtype']}"
         times = [f"{row['median_ms']:.2f} ms" for row in (dense, pruned)]
-        rows.append((name, *times, f"{dense['median_ms'] / pruned['median_ms']:.2f}x faster"))
+        low, high = pruned["speedup_interval"]
+        rows.append((name, *times, f"{pruned['speedup']:.2f}x faster ({low:.2f} to {high:.2f})"))
     plan = results["plan"]
     title = f"{percent(plan['ratio'])} of the hidden neurons removed ({plan['criterion']}, {plan['compensation']})"
     images = after.get("images")

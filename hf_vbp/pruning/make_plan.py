@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -13,10 +13,12 @@ from hf_vbp.adapters.prepared import PreparedModel, prepare
 from hf_vbp.compensation.base import Compensated, compensate
 from hf_vbp.config.requirements import Requirements
 from hf_vbp.config.vbp_config import VBPConfig
+from hf_vbp.costs.widths import width_costs
 from hf_vbp.criteria.base import Ranking, rank
 from hf_vbp.errors import StatisticsError
-from hf_vbp.pruning.budget_cost import budget_cost, ceiling
+from hf_vbp.pruning.budget_cost import budget_cost, check_budget
 from hf_vbp.pruning.damage import DamagePrediction
+from hf_vbp.pruning.latency_search import meet_latency
 from hf_vbp.pruning.plan import PruningPlan, SitePlan
 from hf_vbp.pruning.removal_order import RemovalOrder
 from hf_vbp.statistics.activation_statistics import ActivationStatistics
@@ -41,6 +43,7 @@ def make_plan(
     config: VBPConfig,
     *,
     rankings: Sequence[Ranking] | None = None,
+    progress: Progress | None = None,
 ) -> PruningPlan:
     """Decide which hidden neurons are kept.
 
@@ -54,6 +57,8 @@ def make_plan(
         statistics: Statistics gathered from this model.
         config: What to remove and how, with a budget.
         rankings: Result of :func:`rank_sites` for the same criterion, when several plans are made.
+        progress: For a latency budget: receives the number of finished repetitions of each measurement and an
+            estimate of all.
 
     Returns:
         The plan with the least removal that meets the budget.
@@ -62,6 +67,7 @@ def make_plan(
         BudgetError: Pruning the MLPs cannot meet the budget; the message says what can be reached.
         StatisticsError: The statistics saw one image only, belong to another model, or lack what the criterion or
             the compensation needs.
+        LatencyError: A latency budget cannot be measured: the times on this machine vary too much.
         ConfigurationError: The configuration has no budget, or its compensation does not fit the model.
 
     Example:
@@ -69,7 +75,7 @@ def make_plan(
     """
     # A missing budget is reported before the model is verified.
     _ = config.budget
-    return fit_plan(prepare(model), statistics, config, rankings=rankings).plan
+    return fit_plan(prepare(model), statistics, config, rankings=rankings, progress=progress).plan
 
 
 def fit_plan(
@@ -78,15 +84,17 @@ def fit_plan(
     config: VBPConfig,
     *,
     rankings: Sequence[Ranking] | None = None,
+    progress: Progress | None = None,
 ) -> FittedPlan:
     """Return the plan of :func:`make_plan` together with the fitted compensation; see there."""
     compensation = config.make_compensation()
     prepared.check_requirements(f"compensation {compensation.name!r}", compensation.requires)
     statistics.check_model(prepared)
     check_provided(statistics, compensation.requires, f"compensation {compensation.name!r}")
+    check_budget(prepared, config)
     if rankings is None:
         rankings = rank_sites(prepared, statistics, config)
-    chosen = meet_budget(prepared, statistics, config, rankings)
+    chosen = meet_budget(prepared, config, rankings, progress=progress)
     prediction = DamagePrediction(statistics.sites)
     fitted = []
     for site, module, weights, indices in zip(
@@ -95,6 +103,7 @@ def fit_plan(
         compensated = compensate(compensation, weights, indices, site)
         prediction.add(site, weights, indices, compensated)
         fitted.append(_cast(compensated, module.fc2.weight.dtype))
+    costs = width_costs(prepared)
     kept_of_sites = [tuple(site_kept.tolist()) for site_kept in chosen.kept]
     plan = PruningPlan(
         sites=tuple(
@@ -106,6 +115,8 @@ def fit_plan(
         statistics=statistics_digest(statistics),
         threshold=_threshold(rankings, kept_of_sites) if config.scope == "global" else None,
         predicted=prediction.result().to_dict(),
+        cost={"dense": costs.dense, "pruned": costs.of([len(kept) for kept in kept_of_sites])},
+        latency=chosen.latency,
     )
     return FittedPlan(plan, tuple(fitted))
 
@@ -117,30 +128,35 @@ class Choice:
     Attributes:
         kept: ``(width,)`` int64 for each site, the ascending indices of the kept neurons.
         achieved: The share that is achieved, of what the budget counts.
+        latency: What was measured for a latency budget.
     """
 
     kept: list[Tensor]
     achieved: float
+    latency: dict[str, Any] = field(default_factory=dict)
 
 
 def meet_budget(
-    prepared: PreparedModel, statistics: ActivationStatistics, config: VBPConfig, rankings: Sequence[Ranking]
+    prepared: PreparedModel, config: VBPConfig, rankings: Sequence[Ranking], *, progress: Progress | None = None
 ) -> Choice:
     """Return the least removal that meets the budget of a configuration.
 
     Args:
         prepared: The dense model.
-        statistics: Statistics gathered from it.
         config: Budget, scope and limits.
         rankings: Result of :func:`rank_sites`.
+        progress: For a latency budget: receives the number of finished repetitions of each measurement.
 
     Raises:
         BudgetError: Pruning the MLPs cannot meet the budget.
     """
     budget = config.budget
     order = RemovalOrder(rankings, scope=config.scope, limits=config.limits)
-    achieved_by = budget_cost(prepared, statistics, budget)
-    cut = order.cut_for(budget, achieved_by, ceiling=ceiling(budget, order, achieved_by))
+    if budget.kind == "latency":
+        found = meet_latency(prepared, order, config, progress)
+        return Choice(order.kept(found.cut), found.share, found.latency)
+    achieved_by = budget_cost(prepared, budget.kind)
+    cut = order.cut_for(budget, achieved_by)
     return Choice(order.kept(cut), achieved_by(order.widths(cut)))
 
 

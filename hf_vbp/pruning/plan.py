@@ -60,6 +60,8 @@ class PruningPlan:
         statistics: Fingerprint of the statistics that it was made from.
         threshold: The highest score that was removed; ``None`` where scores of sites were not compared.
         predicted: Predicted output error on the calibration data, by name.
+        cost: ``parameters``, ``macs`` and ``bytes`` of the ``dense`` and of the ``pruned`` model.
+        latency: Where it was measured: batch, dtype, threads, device, milliseconds of both models and the speed-up.
     """
 
     sites: tuple[SitePlan, ...]
@@ -69,6 +71,8 @@ class PruningPlan:
     statistics: str
     threshold: float | None = None
     predicted: Mapping[str, Any] = field(default_factory=dict)
+    cost: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    latency: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def budget(self) -> Budget:
@@ -92,6 +96,7 @@ class PruningPlan:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the JSON form of the plan."""
+        batch = {} if self.config.latency_batch == 1 else {"latency_batch": self.config.latency_batch}
         return {
             "version": PLAN_VERSION,
             "criterion": self.config.criterion,
@@ -100,12 +105,15 @@ class PruningPlan:
             "budget": self.budget.to_dict(self.achieved),
             "minimum_width": self.config.minimum_width,
             "round_to": self.config.round_to,
+            **batch,
             "threshold": self.threshold,
             "options": {
                 "criterion": dict(self.config.criterion_options),
                 "compensation": dict(self.config.compensation_options),
             },
             "predicted": dict(self.predicted),
+            **({"cost": {name: dict(cost) for name, cost in self.cost.items()}} if self.cost else {}),
+            **({"latency": dict(self.latency)} if self.latency else {}),
             "weights": self.weights,
             "statistics": self.statistics,
             "sites": [
@@ -143,6 +151,7 @@ class PruningPlan:
                 scope=content["scope"],
                 minimum_width=content.get("minimum_width", 1),
                 round_to=content.get("round_to", 1),
+                latency_batch=content.get("latency_batch", 1),
                 criterion_options=options.get("criterion", {}),
                 compensation_options=_renamed(options.get("compensation", {})),
             )
@@ -155,6 +164,8 @@ class PruningPlan:
                 statistics=str(content["statistics"]),
                 threshold=None if threshold is None else float(threshold),
                 predicted=dict(content.get("predicted", {})),
+                cost={name: dict(cost) for name, cost in content.get("cost", {}).items()},
+                latency=dict(content.get("latency", {})),
             )
         except PlanError:
             raise

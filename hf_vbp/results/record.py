@@ -43,6 +43,7 @@ def describe_plan(plan: Any) -> dict[str, Any]:
     names = ("criterion", "compensation", "scope", "budget", "minimum_width", "round_to", "options")
     return {
         **{name: written[name] for name in names},
+        **({"latency": written["latency"]} if "latency" in written else {}),
         "ratio": plan.ratio,
         "dense_widths": plan.dense_widths,
         "widths": plan.widths,
@@ -79,7 +80,10 @@ def load_results(directory: str | Path) -> dict[str, Any]:
     try:
         results = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path} cannot be read: {error}. It is written by `hf-vbp prune`.") from error
+        raise CheckpointError(
+            f"{path} cannot be read: {error}. It is written by `hf-vbp prune`, and by save_checkpoint for a "
+            "PruningResult (of a model pruned in steps: PruningResult.from_parts)."
+        ) from error
     if not isinstance(results, dict) or results.get("schema_version") != SCHEMA_VERSION:
         raise CheckpointError(f"{path} is not a results file of schema version {SCHEMA_VERSION}.")
     return results

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hf_vbp.errors import DataError
+from hf_vbp.workflow.describe import describe_images
 from hf_vbp.workflow.loading import LoadedModel
 from hf_vbp.workflow.requests import DataRequest, Reporter
 
@@ -56,9 +57,8 @@ def gather(
 
 
 def with_skipped(images: Any, reporter: Reporter) -> dict[str, Any]:
-    """Return the description of images with the names of those that could not be decoded, and report their number."""
+    """Return the description of images, and report the number of those that could not be decoded."""
     skipped = [bad.name for bad in images.bad_images]
-    if not skipped:
-        return dict(images.provenance)
-    reporter.say(f"Left out {len(skipped)} images that cannot be decoded: {', '.join(skipped[:3])} ...")
-    return {**images.provenance, "skipped": len(skipped), "skipped_names": skipped[:20]}
+    if skipped:
+        reporter.say(f"Left out {len(skipped)} images that cannot be decoded: {', '.join(skipped[:3])} ...")
+    return describe_images(images)

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +15,7 @@ from hf_vbp.workflow.requests import DataRequest, Reporter
 
 if TYPE_CHECKING:
     from hf_vbp.config.vbp_config import VBPConfig
+    from hf_vbp.costs.latency import LatencyOptions
     from hf_vbp.pruning.plan import PruningPlan
     from hf_vbp.statistics.activation_statistics import ActivationStatistics
 
@@ -78,12 +79,14 @@ def _gather_and_save(request: StatsRequest, reporter: Reporter) -> "ActivationSt
     from hf_vbp.adapters.prepared import prepare
     from hf_vbp.calibration.collect import collect_statistics, requirements_for, statistics_bytes
     from hf_vbp.config.requirements import Requirements
+    from hf_vbp.pruning.budget_cost import check_budget
     from hf_vbp.pruning.make_plan import precompute_scores
 
     reporter.say(f"Loading {request.model}")
     loaded = load_model(request.model, revision=request.revision, dtype=request.dtype, device=request.device)
     images = request.data.open(loaded, "calibration")
     prepared = prepare(loaded.model)
+    check_budget(prepared, request.config)
     requires = requirements_for(loaded.model, request.config) | Requirements(halves=request.halves)
     size = statistics_bytes(prepared.sites, requires)
     check_file_space(request.output, size)
@@ -108,21 +111,53 @@ def _gather_and_save(request: StatsRequest, reporter: Reporter) -> "ActivationSt
 
 
 def run_plan(
-    model: str, statistics: Path, config: "VBPConfig", output: Path | None, *, revision: str | None, overwrite: bool
+    model: str,
+    statistics: Path,
+    config: "VBPConfig",
+    output: Path | None,
+    reporter: Reporter,
+    *,
+    latency: "LatencyOptions | None" = None,
+    threads: int | None = None,
+    revision: str | None = None,
+    device: str | None = None,
+    overwrite: bool = False,
 ) -> "PruningPlan":
-    """Make a plan from a file of statistics, and save it where ``output`` says.
+    """Make a plan from a file of statistics, and save it in ``output``.
+
+    Args:
+        model: Hub id, folder or ``sample``.
+        statistics: File of statistics of the model.
+        config: Budget and method.
+        output: File of the plan; None saves nothing.
+        reporter: Receives progress updates.
+        latency: Conditions under which the latency of the plan is measured; None measures it only for a latency
+            budget.
+        threads: Threads of the CPU while a latency budget is measured.
+        revision: Revision of the model.
+        device: Device of the computation and of measured latency.
+        overwrite: Whether a file in ``output`` may be replaced.
 
     Raises:
         HfVbpError: The statistics do not belong to the model, or the budget cannot be met.
     """
+    from hf_vbp.adapters.prepared import prepare
+    from hf_vbp.costs.latency import cpu_threads, latency_of_widths
     from hf_vbp.pruning.make_plan import make_plan
     from hf_vbp.statistics.activation_statistics import ActivationStatistics
 
     inputs = input_sources(model=model, statistics=statistics)
     with nullcontext() if output is None else output_file(output, overwrite, inputs):
         gathered = ActivationStatistics.load(statistics)
-        loaded = load_model(model, revision=revision, dtype=str(gathered.fingerprints["dtype"]))
-        plan = make_plan(loaded.model, gathered, config)
+        loaded = load_model(model, revision=revision, dtype=str(gathered.fingerprints["dtype"]), device=device)
+        prepared = prepare(loaded.model)
+        searches = config.budget.kind == "latency"
+        stage = reporter.stage("Latency of candidates") if searches else nullcontext()
+        with stage as progress, cpu_threads(threads):
+            plan = make_plan(prepared, gathered, config, progress=progress)
+        if latency is not None:
+            with reporter.stage("Latency of the plan") as progress:
+                plan = replace(plan, latency=latency_of_widths(prepared, plan.widths, latency, progress=progress))
         if output is not None:
             plan.save(output)
     return plan

@@ -4,7 +4,6 @@ from typing import Any
 
 import pytest
 import torch
-from hf_vbp.workflow.pruning import prune
 
 import hf_vbp
 from hf_vbp.adapters.registry import find_sites
@@ -13,6 +12,7 @@ from hf_vbp.config.vbp_config import VBPConfig
 from hf_vbp.errors import ConfigurationError
 from hf_vbp.evaluation.models import evaluate_models
 from hf_vbp.evaluation.output_error import OutputErrors
+from hf_vbp.workflow.prune import prune
 from hf_vbp.workflow.prune_command import PruneRequest, run_prune
 from hf_vbp.workflow.requests import DataRequest
 from tests.calibration.helpers import images, in_batches
