@@ -1,15 +1,17 @@
-"""Accuracy right after pruning: criteria x compensations x ratios, paired on the same images.
+"""Accuracy of pruned models without training: criteria x compensations x ratios, on the same images.
 
     python -m benchmarks.accuracy --case MODEL CALIBRATION EVALUATION [--case ...] --output DIR
 
 ``MODEL`` is a Hub id or a folder, ``CALIBRATION`` and ``EVALUATION`` are image folders or data sets of the Hub. One
-pass of statistics serves everything that is asked of a model. Written are ``accuracy.csv``, ``accuracy.md`` and
-``accuracy.png``: top-1 with Wilson's interval, retention, MACs, and the p-value of McNemar's exact test against the
-paper's variant (``variance`` with ``mean``) at the same ratio.
+pass of statistics serves all variants of a model. Writes ``accuracy.csv``, ``accuracy.md`` and ``accuracy.png``: top-1
+with its Wilson interval, retention, MACs, and the p-value of McNemar's exact test against the paper's variant
+(``variance`` with ``mean``) at the same ratio.
 """
 
 import argparse
 import csv
+import functools
+import operator
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -18,17 +20,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from hf_vbp.compensation.compensate import COMPENSATIONS
 from transformers import AutoModelForImageClassification
 
+from hf_vbp.adapters.prepared import prepare
 from hf_vbp.calibration.collect import collect_statistics
-from hf_vbp.calibration.saliency import collect_saliency
-from hf_vbp.config.budget import one_budget
+from hf_vbp.config.registry import COMPENSATIONS, CRITERIA
+from hf_vbp.config.vbp_config import VBPConfig
 from hf_vbp.costs.counts import count_macs
-from hf_vbp.criteria.base import CRITERIA
 from hf_vbp.data.loading import load_images
-from hf_vbp.pruning.apply_plan import apply_plan
-from hf_vbp.pruning.make_plan import make_plan, rank_sites
+from hf_vbp.pruning.apply_plan import apply_fitted
+from hf_vbp.pruning.make_plan import fit_plan, rank_sites
 
 PAPER = ("variance", "mean")
 RATIOS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
@@ -59,13 +60,18 @@ class Row:
 def wilson(hits: int, images: int, z: float = 1.959964) -> tuple[float, float]:
     """Return Wilson's score interval of a share, 95 % by default."""
     share, spread = hits / images, z * z / images
-    centre = (share + spread / 2) / (1 + spread)
+    center = (share + spread / 2) / (1 + spread)
     half = z / (1 + spread) * sqrt(share * (1 - share) / images + spread / (4 * images))
-    return centre - half, centre + half
+    return center - half, center + half
 
 
 def mcnemar(won: int, lost: int) -> float:
-    """Return the two-sided p-value of McNemar's exact test from the two kinds of images that changed sides."""
+    """Return the two-sided p-value of McNemar's exact test.
+
+    Args:
+        won: Images that only the first model classifies correctly.
+        lost: Images that only the second model classifies correctly.
+    """
     changed, least = won + lost, min(won, lost)
     tail = sum(comb(changed, k) for k in range(least + 1)) / 2**changed
     return min(1.0, 2 * tail)
@@ -82,9 +88,15 @@ def run_case(case: Sequence[str], options: argparse.Namespace) -> Iterator[Row]:
     name, calibration, evaluation = case
     model = AutoModelForImageClassification.from_pretrained(name).eval()
     images = load_images(calibration, model=model, limit=options.limit, seed=options.seed)
-    statistics = collect_statistics(
-        model, images.loader, moments="full", output_metric=True, token_weights=True, seed=options.seed
-    )
+    # The paper's variant first: the others are compared with it.
+    pairs = [(c, k) for c in options.criteria for k in options.compensations]
+    configs = [
+        VBPConfig(criterion=criterion, compensation=compensation)
+        for criterion, compensation in [PAPER, *(pair for pair in pairs if pair != PAPER)]
+    ]
+    requires = functools.reduce(operator.or_, (config.requires for config in configs))
+    prepared = prepare(model)
+    statistics = collect_statistics(prepared, images, requires, seed=options.seed)
     held_out = load_images(
         evaluation, model=model, limit=options.evaluation_limit, require_labels=True, purpose="evaluation"
     )
@@ -93,23 +105,15 @@ def run_case(case: Sequence[str], options: argparse.Namespace) -> Iterator[Row]:
     dense = predict(model, batches)
     dense_macs, dense_top1 = count_macs(model), (dense == labels).double().mean().item()
     papers: dict[float, torch.Tensor] = {}
-    # The paper's variant first: the others are compared with it.
-    pairs = [(c, k) for c in options.criteria for k in options.compensations]
-    rankings = {}
-    for criterion, compensation in [PAPER, *(pair for pair in pairs if pair != PAPER)]:
-        if criterion not in rankings:
-            extra = {"saliency": collect_saliency(model, images.loader)} if criterion == "snip" else {}
-            rankings[criterion] = rank_sites(model, statistics, criterion, **extra)
+    rankings: dict[str, Any] = {}
+    for config in configs:
+        if config.criterion not in rankings:
+            rankings[config.criterion] = rank_sites(prepared, statistics, config)
         for ratio in options.ratios:
-            plan = make_plan(
-                model,
-                statistics,
-                one_budget(ratio=ratio),
-                criterion=criterion,
-                compensation=compensation,
-                rankings=rankings[criterion],
+            fitted = fit_plan(
+                prepared, statistics, config.with_budget(ratio=ratio), rankings=rankings[config.criterion]
             )
-            pruned = apply_plan(model, plan, statistics)
+            pruned = apply_fitted(model, prepared.sites, fitted)
             predicted = predict(pruned, batches)
             right = predicted == labels
             paper = papers.setdefault(ratio, right)
@@ -118,8 +122,8 @@ def run_case(case: Sequence[str], options: argparse.Namespace) -> Iterator[Row]:
             top1 = right.double().mean().item()
             yield Row(
                 model=Path(name).name,
-                criterion=criterion,
-                compensation=compensation,
+                criterion=config.criterion,
+                compensation=config.compensation,
                 ratio=ratio,
                 macs=count_macs(pruned) / dense_macs,
                 images=len(labels),
@@ -129,7 +133,7 @@ def run_case(case: Sequence[str], options: argparse.Namespace) -> Iterator[Row]:
                 high=high,
                 retention=top1 / dense_top1,
                 agreement=(predicted == dense).double().mean().item(),
-                predicted_error=plan.predicted["relative_output_error"],
+                predicted_error=fitted.plan.predicted["relative_output_error"],
                 won=won,
                 lost=lost,
                 p_value=mcnemar(won, lost),
@@ -137,7 +141,7 @@ def run_case(case: Sequence[str], options: argparse.Namespace) -> Iterator[Row]:
 
 
 def write_csv(rows: Sequence[Row], path: Path) -> None:
-    """Write every figure, one line a pruned model."""
+    """Write all figures, one line per pruned model."""
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, [field.name for field in fields(Row)])
         writer.writeheader()
@@ -170,7 +174,7 @@ def write_table(rows: Sequence[Row], path: Path) -> None:
 
 
 def write_plot(rows: Sequence[Row], path: Path) -> None:
-    """Draw retention against ratio (left) and against the share of MACs left (right), one line of axes a model."""
+    """Plot retention against ratio (left) and against the share of MACs kept (right), one row per model."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -190,7 +194,7 @@ def write_plot(rows: Sequence[Row], path: Path) -> None:
             by_ratio.plot([row.ratio for row in line], [row.retention for row in line], **style)
             by_macs.plot([row.macs for row in line], [row.retention for row in line], **style)
         by_ratio.set(title=model, xlabel="share of hidden neurons removed", ylabel="top-1 retention")
-        by_macs.set(title=model, xlabel="share of MACs left")
+        by_macs.set(title=model, xlabel="share of MACs kept")
         by_macs.invert_xaxis()
     lines, names = axes[0, 0].get_legend_handles_labels()
     figure.legend(lines, names, fontsize="small", loc="outside right center", handlelength=4)
@@ -216,7 +220,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run all cases and write the three files; they are written anew after every model."""
+    """Run all cases and write the three files, after every model."""
     options = parse(arguments)
     options.output.mkdir(parents=True, exist_ok=True)
     rows: list[Row] = []

@@ -1,41 +1,43 @@
-"""What cleaning the covariance brings when there are few calibration images.
+"""Regularizations of the covariance, by the number of calibration images.
 
     python -m benchmarks.few_images MODEL CALIBRATION EVALUATION --output FILE.csv [--limits 64 125 250 500]
 
-For each number of calibration images: one pass, the neurons chosen by ``obs``, and the repair fitted with each
-regularisation, ``KIND:STRENGTH`` or ``held-out``, which chooses one for each site by the error on the half of the
-images that it was not fitted on; ``unweighted`` is the first with all tokens alike, in the choice too. Top-1 and the
-KL divergence to the dense model on the same evaluation images; the differences are to the first regularisation, with
-95 % intervals of the paired means. Prints a Markdown table.
+For each number of calibration images: one pass, the neurons chosen by ``obs``, and the compensation fitted with each
+regularization, ``KIND:STRENGTH`` or ``held-out``, which chooses one for each site by the error on the half of the
+images that was not used for the fit; ``unweighted`` is the first with equal weights of all tokens, for ``obs`` too.
+Measures top-1 and the KL divergence from the dense model on the same evaluation images; the differences are to the
+first regularization, with 95 % intervals of the paired means. Prints a Markdown table.
 """
 
 import argparse
 import csv
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import AutoModelForImageClassification
 
+from hf_vbp.adapters.prepared import prepare
 from hf_vbp.calibration.collect import collect_statistics
-from hf_vbp.config.budget import one_budget
+from hf_vbp.config.requirements import Requirements
+from hf_vbp.config.vbp_config import VBPConfig
 from hf_vbp.data.loading import load_images
-from hf_vbp.pruning.apply_plan import apply_plan
-from hf_vbp.pruning.make_plan import make_plan, rank_sites
+from hf_vbp.pruning.apply_plan import apply_fitted
+from hf_vbp.pruning.make_plan import fit_plan, rank_sites
 
-REGULARISATIONS = ("ridge:1e-3", "unweighted", "ledoit-wolf:1", "oas:1", "edge:0.1", "held-out")
+REGULARIZATIONS = ("ridge:1e-3", "unweighted", "ledoit-wolf:1", "oas:1", "edge:0.1", "held-out")
 
 
 @dataclass(frozen=True)
 class Row:
-    """One pruned model; ``difference`` and ``interval`` are of the KL divergence, to the first regularisation."""
+    """One pruned model; ``difference`` and ``interval`` are of the KL divergence, to the first regularization."""
 
     images: int
     ratio: float
-    regularisation: str
+    regularization: str
     top1: float
     kl: float
     top1_difference: float
@@ -46,7 +48,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Judge:
-    """The evaluation images and what the dense model says of them."""
+    """The evaluation images and the outputs of the dense model on them."""
 
     batches: Sequence[Mapping[str, torch.Tensor]]
     labels: torch.Tensor
@@ -72,41 +74,39 @@ def log_probabilities(model: Any, batches: Sequence[Mapping[str, torch.Tensor]])
     return torch.cat([model(pixel_values=batch["pixel_values"]).logits.log_softmax(-1) for batch in batches])
 
 
-def compensation_options(regularisation: str) -> dict[str, Any]:
-    """Return what ``KIND:STRENGTH``, ``held-out`` or ``unweighted`` means to the linear compensation."""
-    if regularisation == "unweighted":
+def compensation_options(regularization: str) -> dict[str, Any]:
+    """Return the options of the linear compensation for ``KIND:STRENGTH``, ``held-out`` or ``unweighted``."""
+    if regularization == "unweighted":
         return {"token_weights": "none"}
-    kind, _, strength = regularisation.partition(":")
-    return {"regularisation": kind, **({"ridge": float(strength)} if strength else {})}
+    kind, _, strength = regularization.partition(":")
+    return {"regularization": kind, **({"ridge": float(strength)} if strength else {})}
 
 
 def run(options: argparse.Namespace) -> Iterator[Row]:
     """Yield one row for each pruned model."""
     model = AutoModelForImageClassification.from_pretrained(options.model).eval()
+    prepared = prepare(model)
     judge = Judge.of(model, options.evaluation, options.evaluation_limit)
     for limit in options.limits:
         images = load_images(options.calibration, model=model, limit=limit, seed=options.seed)
-        statistics = collect_statistics(
-            model, images.loader, moments="full", output_metric=True, token_weights=True, seed=options.seed
-        )
-        weighted, alike = (rank_sites(model, statistics, "obs", token_weights=kind) for kind in ("gradient", "none"))
+        requires = Requirements(covariances=True, output_metric=True, token_weights=True, halves=True)
+        statistics = collect_statistics(prepared, images, requires, seed=options.seed)
+        methods = {
+            kind: VBPConfig(criterion_options={"token_weights": kind, "metric": "gradient"})
+            for kind in ("gradient", "none")
+        }
+        rankings = {kind: rank_sites(prepared, statistics, method) for kind, method in methods.items()}
         for ratio in options.ratios:
             first: tuple[torch.Tensor, torch.Tensor] | None = None
-            for regularisation in options.regularisations:
-                plan = make_plan(
-                    model,
-                    statistics,
-                    one_budget(ratio=ratio),
-                    criterion="obs",
-                    compensation="linear",
-                    rankings=alike if regularisation == "unweighted" else weighted,
-                    compensation_options=compensation_options(regularisation),
-                )
-                right, kl = judge(apply_plan(model, plan, statistics))
+            for regularization in options.regularizations:
+                kind = "none" if regularization == "unweighted" else "gradient"
+                config = replace(methods[kind], ratio=ratio, compensation_options=compensation_options(regularization))
+                fitted = fit_plan(prepared, statistics, config, rankings=rankings[kind])
+                right, kl = judge(apply_fitted(model, prepared.sites, fitted))
                 first = first or (right, kl)
                 changes = [paired(mine - theirs) for mine, theirs in zip((right, kl), first, strict=True)]
                 means = float(right.mean()), float(kl.mean())
-                yield Row(limit, ratio, regularisation, *means, *changes[0], *changes[1])
+                yield Row(limit, ratio, regularization, *means, *changes[0], *changes[1])
 
 
 def paired(differences: torch.Tensor) -> tuple[float, float]:
@@ -116,7 +116,7 @@ def paired(differences: torch.Tensor) -> tuple[float, float]:
 
 def table(rows: Sequence[Row]) -> str:
     """Return the Markdown table: top-1 and, in brackets, the KL divergence."""
-    names = list(dict.fromkeys(row.regularisation for row in rows))
+    names = list(dict.fromkeys(row.regularization for row in rows))
     lines = [f"| images | ratio | {' | '.join(names)} |", f"|---|---|{'---|' * len(names)}"]
     for images, ratio in dict.fromkeys((row.images, row.ratio) for row in rows):
         cells = [
@@ -127,7 +127,7 @@ def table(rows: Sequence[Row]) -> str:
 
 
 def marks(row: Row) -> str:
-    """Return ``-`` or ``+`` where the KL divergence is lower or higher than that of the first by more than chance."""
+    """Return ``-`` or ``+`` where the KL divergence differs from that of the first by more than its interval."""
     if abs(row.kl_difference) <= row.kl_interval or not row.kl_interval:
         return ""
     return "-" if row.kl_difference < 0 else "+"
@@ -143,7 +143,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--limits", type=int, nargs="+", default=[64, 125, 250, 500], help="calibration images")
     parser.add_argument("--evaluation-limit", type=int)
     parser.add_argument("--ratios", type=float, nargs="+", default=[0.5, 0.6, 0.7])
-    parser.add_argument("--regularisations", nargs="+", default=list(REGULARISATIONS))
+    parser.add_argument("--regularizations", nargs="+", default=list(REGULARIZATIONS))
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
     rows: list[Row] = []

@@ -1,17 +1,17 @@
-"""How much of its accuracy a pruned model gets back, epoch by epoch, with and without its teacher.
+"""Accuracy of a pruned model in fine-tuning, epoch by epoch, with and without its teacher.
 
     OMP_NUM_THREADS=1 python -m benchmarks.finetuning MODEL TRAIN TEST --output recovery.json
 
-prunes MODEL at 50 % (criterion variance, compensation mean, statistics from TRAIN) and trains, for each seed,
+Prunes MODEL at 50 % (criterion variance, compensation mean, statistics from TRAIN) and trains, for each seed,
 
 - ``distilled``: the pruned model against MODEL and the labels;
 - ``labels only``: the pruned model on the labels, without a teacher;
 - ``unpruned``: MODEL itself, on the labels, for as many epochs,
 
-evaluating on TEST after every epoch. ``--arms gradual`` prunes half of what is to go, trains one epoch, prunes the
-rest from fresh statistics, and trains the other epochs, all against MODEL. ``--hold-out N`` sets N images of TRAIN
-aside and evaluates on those instead, which is how the settings of recipes/vit-cifar10 were chosen; ``--table FILE``
-prints the table of an earlier run.
+and evaluates on TEST after every epoch. ``--arms gradual`` prunes half of the ratio, trains one epoch, prunes the rest
+from new statistics, and trains the other epochs, all against MODEL. ``--hold-out N`` evaluates on N images of TRAIN
+that are not trained on; the settings of recipes/vit-cifar10 were chosen in this way. ``--table FILE`` prints the table
+of an earlier run.
 """
 
 import argparse
@@ -54,7 +54,7 @@ class Settings:
 
 
 class Bench:
-    """Model, pruned model and images, read once."""
+    """Model, pruned model and images, loaded once."""
 
     def __init__(self, options: argparse.Namespace) -> None:
         self.processor = load_processor(options.model)
@@ -69,7 +69,9 @@ class Bench:
         self.pruned = self._prune(self.dense, options.ratio)
 
     def _prune(self, model: Any, ratio: float) -> Any:
-        config = hf_vbp.VBPConfig(ratio, criterion=self._options.criterion, compensation=self._options.compensation)
+        config = hf_vbp.VBPConfig(
+            ratio=ratio, criterion=self._options.criterion, compensation=self._options.compensation
+        )
         batches = torch.utils.data.DataLoader(self.train, batch_size=64)
         return hf_vbp.prune(model.eval(), batches, config).model
 
@@ -142,7 +144,7 @@ class Bench:
 
 
 def table(results: dict[str, Any]) -> str:
-    """Return the Markdown table: mean and spread (the largest less the smallest) over the seeds, in percent."""
+    """Return the Markdown table: mean and half of the range over the seeds, in percent."""
     rows = [f"| epoch | {' | '.join(ARMS)} |", f"|---|{'---|' * len(ARMS)}"]
     epochs = len(next(iter(results["runs"][ARMS[0]].values())))
     for epoch in range(epochs):
@@ -156,7 +158,7 @@ def table(results: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    """Run what the command line says."""
+    """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", type=Path, nargs="?")
     parser.add_argument("train", type=Path, nargs="?")
@@ -168,9 +170,9 @@ def main() -> None:
     parser.add_argument("--criterion", default="variance")
     parser.add_argument("--compensation", default="mean")
     parser.add_argument("--hold-out", type=int, default=0)
-    parser.add_argument("--cache", type=Path, help="folder that keeps the decoded images between calls")
-    parser.add_argument("--most", type=int, help="train so many, then stop; the next call goes on")
-    parser.add_argument("--table", type=Path, help="print the table of an earlier run, and nothing else")
+    parser.add_argument("--cache", type=Path, help="folder for decoded images, which later calls reuse")
+    parser.add_argument("--most", type=int, help="train at most this many, then stop; the next call continues")
+    parser.add_argument("--table", type=Path, help="only print the table of an earlier run")
     for name, value in asdict(Settings()).items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=type(value), default=value)
     options = parser.parse_args()
@@ -184,7 +186,7 @@ def main() -> None:
     if options.output.is_file():
         results = json.loads(options.output.read_text(encoding="utf-8"))
         if results["settings"] != asdict(settings) or results["pruning"] != pruning:
-            parser.error(f"{options.output} is of other settings; choose another --output")
+            parser.error(f"{options.output} has other settings; choose another --output")
     wanted = [(seed, arm) for seed in options.seeds for arm in options.arms]
     left = [(seed, arm) for seed, arm in wanted if str(seed) not in results["runs"].get(arm, {})]
     bench = Bench(options) if left else None

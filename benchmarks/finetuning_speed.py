@@ -1,10 +1,10 @@
-"""What a teacher costs: images per second of DistillationTrainer against transformers' Trainer on the same model.
+"""Images per second of DistillationTrainer, with and without a teacher, and of transformers' Trainer.
 
     python -m benchmarks.finetuning_speed MODEL --ratio 0.45 --batch 8 --steps 6 --rounds 3
 
-prunes MODEL and trains the pruned model on random images, in turn with ``Trainer``, with ``DistillationTrainer`` on
-labels alone, with the teacher's logits cached, and with the teacher. Times are medians over all steps but the first of
-each turn; the turns follow each other in rounds, so that what else the machine does falls on all alike.
+Prunes MODEL and trains the pruned model on random images, in turn with ``Trainer``, with ``DistillationTrainer`` on
+labels alone, with the teacher's logits cached, and with the teacher. Times are medians over all steps except the first
+of each turn; the turns alternate in rounds, so that other load on the machine affects all of them equally.
 """
 
 import argparse
@@ -23,11 +23,11 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 import hf_vbp
 from hf_vbp.distillation.arguments import DistillationArguments
 from hf_vbp.distillation.trainer import DistillationTrainer
-from hf_vbp.results.record import versions
+from hf_vbp.results.versions import versions
 
 
 class StepTimes(TrainerCallback):
-    """Keeps the time of every step, with what the device still has to do."""
+    """Records the time of every step, including queued work of the device."""
 
     def __init__(self, clock: str) -> None:
         self.times: list[float] = []
@@ -57,7 +57,7 @@ def images(number: int, size: int, classes: int) -> list[dict[str, Any]]:
 
 
 def main() -> None:
-    """Measure and print a table and the JSON of it."""
+    """Measure, and print the figures as a table and as JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model")
     parser.add_argument("--ratio", type=float, default=0.45)
@@ -84,7 +84,7 @@ def main() -> None:
 
 
 def turns(dense: Any, pruned: Any, data: Any, folder: str, options: Any) -> dict[str, Callable[[], list[float]]]:
-    """Return what is measured, by name; each call gives the times of its steps."""
+    """Return the training runs to time, by name; each call returns the times of its steps."""
     settings: dict[str, Any] = {
         "per_device_train_batch_size": options.batch,
         "num_train_epochs": 1,
@@ -114,7 +114,7 @@ def turns(dense: Any, pruned: Any, data: Any, folder: str, options: Any) -> dict
 
 
 def run(trainer: Any, clock_name: str) -> list[float]:
-    """Train, and return the times of all steps but the first."""
+    """Train, and return the times of all steps except the first."""
     clock = StepTimes(clock_name)
     trainer.add_callback(clock)
     trainer.train()

@@ -1,19 +1,21 @@
-"""What the statistics cost, as ratios to the bare forward pass of the same batches, in one run.
+"""Cost of the statistics pass, as ratios to the forward pass alone on the same batches, in one run.
 
     python -m benchmarks.statistics [--models deit-s deit-b] [--batches 1 16 64] [--rounds 7] [--threads 2]
 
-The columns: the bare forward; the naive hook, ``torch.var_mean`` of every site; ``moments="diagonal"``; and
-``moments="full"``. Then the peak memory of the pass over that of the bare forward, after one batch and four.
+Columns: the forward pass alone; a hook with ``torch.var_mean`` at every site; means and variances (``diagonal``); also
+covariances of all images and of one half (``full``); with ``--metric`` also the output metric (``metric``) and
+everything together (``all``: covariances, one half, output metric, token weights). Then the peak memory of the pass
+above that of the forward pass, after one batch and after four.
 
-Measured (torch 2.13, an AMD EPYC, float32, ``--threads 2 --batches 16``, 9 or 11 rounds, several runs):
+Measured with torch 2.13 in float32, ``--threads 2``, on an AMD EPYC (several runs of 9 or 11 rounds) and on a Xeon
+with AMX (7 rounds, 3 for batch 64):
 
-    model    batch  forward ms  var_mean hook  diagonal        full
-    deit-s      16    886 - 913   1.19 - 1.20  1.02 - 1.06  1.64, 1.64, 1.66 and once 1.80
-    deit-b      16         3223          1.11         0.99  1.60
+    AMD EPYC
+    model    batch  forward ms  var_mean hook  diagonal         full
+    deit-s      16    886 - 913   1.19 - 1.20  1.02 - 1.06  1.64 - 1.80
+    deit-b      16         3223          1.11         0.99         1.60
 
-Before the last product was left out and the products were batched, this machine gave 1.014 and 1.731 (deit-s), 1.012
-and 1.737 (deit-b), and a Xeon with AMX the following, with ``--metric``, 7 rounds, 3 for batch 64:
-
+    Xeon with AMX
     model    batch  forward ms  var_mean hook  diagonal   full  metric     all
     deit-s       1        52.9          1.263     1.170  2.162   2.566   4.724
     deit-s      16       586.6          1.372     1.065  1.789   2.388   3.801
@@ -25,26 +27,6 @@ and 1.737 (deit-b), and a Xeon with AMX the following, with ``--metric``, 7 roun
     deit-s      16  full         263.7 MiB after 1 batch,    266.6 MiB after 4
     deit-b      16  diagonal       3.6 MiB after 1 batch,      4.0 MiB after 4
     deit-b      16  full         989.1 MiB after 1 batch,    921.8 MiB after 4
-
-``full`` keeps the co-moments of both halves; ``all`` adds the metric and the weighted co-moments, which is what
-``hf-vbp stats`` gathers.
-
-What the profile showed (by site; the forward of a block takes 47 ms for deit-s, 170 ms for deit-b):
-
-- ``torch.var_mean`` over the rows is a Welford update that does not vectorise.
-- Two sums over a shifted copy of all rows are four passes over memory. In chunks of 512 KiB that stay in the
-  second-level cache, subtracted, added and multiplied in place: 1.4 ms for 1536 neurons and 2.7 ms for 3072, where
-  256 KiB took 1.8 and 3.8 ms. Sums by a matrix-vector product are no faster. When the activations come from memory
-  it is 2.2 ms, and 0.6 ms go to some dozen small operations.
-- The product of all pairs is what ``full`` costs. One product for each column of blocks of 192 neurons takes 51 ms
-  (1536) and 208 ms (3072) on the EPYC, 57 and 222 ms where the blocks are wide instead of tall, 48 and 183 ms with
-  rows that do not lie whole pages apart. Squares cut again and again down to 96 neurons have 5 % less arithmetic but
-  small products are slow (54 GMAC/s of 96 neurons, 100 of 1536); all those of one size in one batched call, 44 and
-  158 ms. A rank-k update from another BLAS is no faster for 1536, and its idle threads take torch's cores.
-- The second product of the last MLP tells nothing to a pass without gradients: 1 to 2 % of the forward.
-- Adding float32 products to float64 sums in one operation cost 11 ms (3072), converted first 4 ms. Adding the products
-  of several batches in float32 would save these too, and cost that every number of processes gives the same sums.
-- The splitting of float32 into bfloat16 parts for AMX needs three products to be as exact: no gain.
 """
 
 # ruff: noqa: E402
@@ -53,7 +35,7 @@ from __future__ import annotations
 import os
 import sys
 
-# This file carries the name of a module of the standard library, which others must still find.
+# This file has the name of a module of the standard library, which other modules must still find.
 sys.path = [folder for folder in sys.path if folder != os.path.dirname(os.path.abspath(__file__))]
 
 import argparse
@@ -72,7 +54,8 @@ from transformers import ViTConfig, ViTForImageClassification
 from hf_vbp.adapters.registry import find_sites
 from hf_vbp.calibration.batch_moments import Workspace
 from hf_vbp.calibration.hooked_model import HookedModel
-from hf_vbp.calibration.site_accumulator import Depth, SiteAccumulator
+from hf_vbp.calibration.site_accumulator import SiteAccumulator
+from hf_vbp.config.requirements import Requirements
 from hf_vbp.statistics.fingerprints import ImageSketch, hash_images
 
 SHAPES = {
@@ -82,8 +65,8 @@ SHAPES = {
 }
 # Two blocks of each half, so that batches of 1 and 16 touch both.
 IMAGES = 64
-DIAGONAL, FULL, METRIC = Depth(), Depth(full=True, halves=True), Depth(metric=True)
-ALL = Depth(full=True, halves=True, metric=True, weighted=True)
+DIAGONAL, FULL, METRIC = Requirements(), Requirements(covariances=True, halves=True), Requirements(output_metric=True)
+ALL = FULL | METRIC | Requirements(token_weights=True)
 M_TRIM_THRESHOLD = -1
 M_MMAP_THRESHOLD = -3
 
@@ -101,7 +84,7 @@ class Bare:
 
 
 class Naive(Bare):
-    """The comparison: ``torch.var_mean`` of every site in a hook, as one would write it first."""
+    """For comparison: ``torch.var_mean`` of every site in a hook."""
 
     def __call__(self, images: torch.Tensor, indices: range) -> None:
         """Run the model with the hooks."""
@@ -116,18 +99,18 @@ class Naive(Bare):
 
 
 class Pass:
-    """Everything that a pass does with one batch, from the first one on a model of its own with shared weights."""
+    """Everything that a pass does with one batch, on a copy of the model that shares its weights."""
 
-    def __init__(self, model: ViTForImageClassification, depth: Depth) -> None:
+    def __init__(self, model: ViTForImageClassification, requires: Requirements) -> None:
         model = copy.deepcopy(model, {id(tensor): tensor for tensor in model.parameters()})
         workspace = Workspace()
-        self.accumulators = [SiteAccumulator(site, workspace, depth) for site in find_sites(model)]
-        self.listening = HookedModel(model, self.accumulators, 0 if depth.metric else None)
+        self.accumulators = [SiteAccumulator(site, workspace, requires) for site in find_sites(model)]
+        self.listening = HookedModel(model, self.accumulators, 0 if requires.output_metric else None)
         self.listening.__enter__()
         self.sketch = ImageSketch()
 
     def __call__(self, images: torch.Tensor, indices: range) -> None:
-        """Hash the images and run the model with every site listening."""
+        """Hash the images and run the model with hooks at every site."""
         self.sketch.update(hash_images(images))
         self.listening.run(images, indices)
 
@@ -162,7 +145,7 @@ def main() -> None:
 
 
 def keep_freed_memory() -> None:
-    """Let freed memory be used again, so that page faults do not hit one way or the other by chance."""
+    """Reuse freed memory, so that page faults do not affect single measurements by chance."""
     if sys.platform == "linux":
         libc = ctypes.CDLL(None)
         libc.mallopt(M_MMAP_THRESHOLD, 32 * 1024**2)
@@ -170,7 +153,7 @@ def keep_freed_memory() -> None:
 
 
 def print_row(shape: str, batch: int, device: torch.device, options: argparse.Namespace) -> None:
-    """Time one shape and batch; the ways take turns, so that a slow moment of the machine hits all of them."""
+    """Time one shape and batch; the variants alternate, so that other load affects all of them equally."""
     torch.manual_seed(0)
     model = ViTForImageClassification(ViTConfig(num_hidden_layers=12, num_labels=1000, **SHAPES[shape]))
     model = model.to(device, getattr(torch, options.dtype)).eval()
@@ -200,7 +183,7 @@ def print_row(shape: str, batch: int, device: torch.device, options: argparse.Na
 
 
 def ratio(mine: list[float], bare: list[float], best: bool) -> float:
-    """Return the median over the turns of the ratio within a turn, which a machine that slows down leaves alone."""
+    """Return the median of the ratios within a turn, or the ratio of the best times."""
     return min(mine) / min(bare) if best else statistics.median(a / b for a, b in zip(mine, bare, strict=True))
 
 
@@ -231,14 +214,14 @@ def print_memory(shape: str, batch: int, device: torch.device, options: argparse
 
 
 def peak_bytes(task: Callable[[], None], device: torch.device) -> int:
-    """Return the most memory that is in use during ``task`` over what is in use before it."""
+    """Return the peak memory during ``task`` above the memory in use before it."""
     gc.collect()
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
         task()
         return torch.cuda.max_memory_allocated() - before
-    # Let the allocator give back at once what is freed; what it keeps would hide what is taken, or look like it.
+    # Make the allocator return freed memory at once; memory that it keeps would distort the difference.
     libc = ctypes.CDLL(None)
     libc.mallopt(M_MMAP_THRESHOLD, 64 * 1024)
     libc.mallopt(M_TRIM_THRESHOLD, 64 * 1024)
@@ -255,7 +238,7 @@ def _status(name: str) -> int:
 
 
 def seconds(task: Callable[[], None], device: torch.device, batch: int, clock: Callable[[], float]) -> float:
-    """Return how long ``task`` takes; short ones are run several times."""
+    """Return the seconds of one ``task``; short ones are run several times."""
     repeats = max(1, 8 // batch)
     if device.type == "cuda":
         torch.cuda.synchronize()

@@ -3,10 +3,10 @@ from .adapters.registry import find_sites as find_sites
 from .adapters.registry import register_adapter as register_adapter
 from .calibration.collect import collect_statistics as collect_statistics
 from .checkpoint.from_pretrained import from_pretrained as from_pretrained
-from .checkpoint.padding import to_stock as to_stock
+from .checkpoint.padding import pad_to_uniform_width as pad_to_uniform_width
 from .checkpoint.receipt import verify_checkpoint as verify_checkpoint
-from .checkpoint.transformers_patch import disable as disable
-from .checkpoint.transformers_patch import enable as enable
+from .checkpoint.transformers_patch import patch_transformers as patch_transformers
+from .checkpoint.transformers_patch import unpatch_transformers as unpatch_transformers
 from .compensation.base import Compensation as Compensation
 from .compensation.base import register_compensation as register_compensation
 from .config.budget import Budget as Budget

@@ -1,4 +1,4 @@
-"""What several packages share to report progress, errors and durable writes."""
+"""Helpers for progress, error messages and durable writes that several packages share."""
 
 import os
 from collections.abc import Callable

@@ -11,10 +11,10 @@ from accelerate.utils import parse_flag_from_env
 
 
 def launched_state() -> PartialState:
-    """Return what Accelerate knows of the processes that a launcher started, on CPUs too.
+    """Return Accelerate's state of the processes that a launcher started, also on CPUs.
 
-    Left alone, ``PartialState`` takes processes without an accelerator for single ones, whatever the launcher says,
-    and unlike ``Accelerator`` it does not read ``ACCELERATE_USE_CPU``.
+    Without these arguments, ``PartialState`` treats processes without an accelerator as single ones whatever the
+    launcher says, and unlike ``Accelerator`` it does not read ``ACCELERATE_USE_CPU``.
     """
     accelerator: Any = getattr(torch, "accelerator", torch.cuda)
     without = is_launched() and not accelerator.is_available()
@@ -22,7 +22,7 @@ def launched_state() -> PartialState:
 
 
 def is_launched() -> bool:
-    """Tell whether a launcher started this process; without one, no state of Accelerate is made."""
+    """Return whether a launcher started this process, without creating a state of Accelerate."""
     names = ("LOCAL_RANK", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
     return torch.distributed.is_initialized() or any(name in os.environ for name in names)
 

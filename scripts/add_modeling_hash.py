@@ -8,21 +8,22 @@ import subprocess
 from datetime import datetime, timezone
 from pathlib import Path
 
-from hf_vbp.checkpoint.remote_code import HASHES, OWN_FILE, hash_of
+from hf_vbp.checkpoint.layout import MODELING_FILE, MODELING_HASHES
+from hf_vbp.checkpoint.remote_code import hash_of
 from hf_vbp.modeling import modeling_hf_vbp
 
 ROOT = Path(__file__).parents[1]
-LIST = Path(modeling_hf_vbp.__file__).with_name(HASHES)
+LIST = Path(modeling_hf_vbp.__file__).with_name(MODELING_HASHES)
 
 
 def committed_versions(root: Path) -> list[tuple[bytes, str]]:
     """Return (content, date) of every committed version of the modeling file, under every path it had."""
-    log = _git(root, "log", "--format=%H %cs", "--reverse", "--", f":(glob)**/{OWN_FILE}").decode()
+    log = _git(root, "log", "--format=%H %cs", "--reverse", "--", f":(glob)**/{MODELING_FILE}").decode()
     versions = []
     for commit, date in (line.split() for line in log.splitlines()):
         names = _git(root, "ls-tree", "-r", "--name-only", "-z", commit).decode().split("\0")
         for name in names:
-            if Path(name).name == OWN_FILE:
+            if Path(name).name == MODELING_FILE:
                 versions.append((_git(root, "show", f"{commit}:{name}"), date))
     return versions
 

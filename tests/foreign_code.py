@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from hf_vbp import modeling_hf_vbp
+from hf_vbp.modeling import modeling_hf_vbp
 
 OWN = Path(modeling_hf_vbp.__file__)
 TOKEN = "hf_" + "s" * 34

@@ -182,6 +182,6 @@ def test_a_copy_for_plain_transformers_is_a_plain_model(
     accelerator: Accelerator, vit: Any, batches: list[Any], tmp_path: Path
 ) -> None:
     pruned = accelerator.prepare(hf_vbp.prune(vit, batches, CONFIG).model)
-    stock = hf_vbp.to_stock(pruned)
+    stock = hf_vbp.pad_to_uniform_width(pruned)
     assert not {"forward", "_original_forward"} & vars(stock).keys()
     assert torch.allclose(logits(stock), reference_outputs(pruned, images())["logits"], atol=1e-5)

@@ -1,4 +1,4 @@
-"""The public surface: what is exported is there, light to import, and documented."""
+"""The public names: importable, light to import, and documented."""
 
 import inspect
 import runpy
@@ -12,7 +12,7 @@ import hf_vbp
 from hf_vbp import errors
 
 
-def test_all_is_what_is_exported() -> None:
+def test_all_lists_the_exported_names() -> None:
     for name in hf_vbp.__all__:
         assert getattr(hf_vbp, name) is not None
     assert set(hf_vbp.__all__) <= set(dir(hf_vbp))
@@ -47,7 +47,7 @@ def test_every_error_derives_from_the_base_and_from_a_builtin() -> None:
         )
 
 
-def test_the_api_reference_is_in_step_with_the_docstrings() -> None:
+def test_the_api_reference_matches_the_docstrings() -> None:
     root = Path(__file__).parents[1]
     script = runpy.run_path(str(root / "scripts" / "make_api_reference.py"))
     assert (root / "docs" / "api.md").read_text(encoding="utf-8") == script["page"](), "run the script"

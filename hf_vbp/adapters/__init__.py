@@ -1,4 +1,4 @@
-"""Which modules of a model are MLP sites. No maths here."""
+"""Find and verify the MLP sites of a model. Nothing is computed here."""
 
 from hf_vbp.adapters.base import Adapter, MLPSite
 from hf_vbp.adapters.linear_pair import LinearPairAdapter

@@ -1,4 +1,4 @@
-"""The generic MLP interface that everything downstream of an adapter sees."""
+"""The interface between an adapter and all later steps: an MLP site."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,13 +12,13 @@ from torch import nn
 class MLPSite:
     """One two-layer MLP of a network: ``fc2(activation(fc1(hidden_states)))``.
 
-    Its hidden neurons are the outputs of the activation, that is the input of ``fc2``; a forward pre-hook on
-    ``fc2`` sees them as ``(..., intermediate_size)``.
+    Its hidden neurons are the outputs of the activation, which are the inputs of ``fc2``; a forward pre-hook on
+    ``fc2`` receives them as ``(..., intermediate_size)``.
 
     Attributes:
         index: Position among the sites of the model, in the order of the forward pass.
-        name: Qualified name of the module that holds both linears, for people (``vit.layers.0.mlp``). Names
-            differ between versions of transformers, so files that outlive a process go by ``index``.
+        name: Qualified name of the module that holds both linears (``vit.layers.0.mlp``), for messages and tables.
+            Names differ between versions of transformers, so files identify a site by its ``index``.
         fc1: The expanding linear, weight ``(intermediate_size, hidden_size)``.
         fc2: The contracting linear, weight ``(hidden_size, intermediate_size)``.
         fc1_name: Qualified name of ``fc1`` in the model.
@@ -39,16 +39,16 @@ class MLPSite:
 
     @property
     def hidden_size(self) -> int:
-        """The width of the residual stream, which pruning leaves as it is."""
+        """The width of the residual stream, which pruning does not change."""
         return self.fc2.out_features
 
     @property
     def parameters_per_neuron(self) -> int:
-        """Parameters that go with one hidden neuron: its row, its column and its bias."""
+        """Parameters that are removed with one hidden neuron: its row, its column and its bias."""
         return self.fc1.in_features + self.fc2.out_features + (self.fc1.bias is not None)
 
     def weights(self) -> dict[str, torch.Tensor]:
-        """Return the tensors of the site under the names a state dict gives them, relative to the site."""
+        """Return the tensors of the site by their names in a state dict, relative to the site."""
         tensors: dict[str, torch.Tensor] = {
             f"fc1.{name}": value for name, value in self.fc1.named_parameters(recurse=False)
         }
@@ -57,7 +57,7 @@ class MLPSite:
 
 
 class Adapter(Protocol):
-    """How one family of models tells its MLP sites, and how their widths are written to its config.
+    """Finds the MLP sites of one family of models.
 
     An adapter never computes: no statistics, no scores, no slicing.
     """
@@ -67,5 +67,5 @@ class Adapter(Protocol):
         ...
 
     def left_out(self, model: nn.Module) -> dict[str, str]:
-        """Return the modules that look like an MLP but are not pruned: qualified name to the reason."""
+        """Return the modules that resemble an MLP but are not pruned: qualified name to the reason."""
         ...

@@ -1,4 +1,4 @@
-"""The adapter of every family whose blocks hold two named linears with an activation between them."""
+"""The adapter of every family whose blocks have two named linears with an activation between them."""
 
 import re
 from dataclasses import dataclass, field
@@ -12,8 +12,8 @@ from hf_vbp.errors import UnsupportedModelError
 # GRN and a depthwise convolution mix neurons or positions between fc1 and fc2.
 _DISQUALIFYING_CHILDREN = {
     "gate_proj": "it is gated: its hidden neurons are products of two projections",
-    "grn": "its global response normalisation mixes the hidden neurons",
-    "dwconv": "a depthwise convolution lies between its linears",
+    "grn": "its global response normalization mixes the hidden neurons",
+    "dwconv": "a depthwise convolution is between its linears",
 }
 
 
@@ -23,9 +23,9 @@ class LinearPairAdapter:
 
     Attributes:
         blocks: Regular expression that the qualified name of a block matches at its end.
-        pairs: Where the two linears may lie, relative to the block, tried in turn. More than one because
-            the same family has other names in other versions of transformers.
-        reasons: Qualified name endings of modules that look like an MLP and are not pruned, with the reason.
+        pairs: Names of the two linears relative to the block. The first pair that exists is used, because the names
+            of a family differ between versions of transformers.
+        reasons: Endings of the qualified names of modules that resemble an MLP and are not pruned, with the reason.
     """
 
     blocks: str = r"(?:^|\.)layers?\.\d+$"
@@ -42,7 +42,7 @@ class LinearPairAdapter:
             One site for each block that holds a pair.
 
         Raises:
-            UnsupportedModelError: A pair is there, but is gated or mixed, or is not made of plain linears.
+            UnsupportedModelError: A pair is gated or has mixing modules, or is not made of plain linears.
         """
         sites: list[MLPSite] = []
         for name, block in model.named_modules():
@@ -53,7 +53,7 @@ class LinearPairAdapter:
         return tuple(sites)
 
     def left_out(self, model: nn.Module) -> dict[str, str]:
-        """Return the modules that look like an MLP but are not pruned: qualified name to the reason."""
+        """Return the modules that resemble an MLP but are not pruned: qualified name to the reason."""
         found = {}
         for name, _ in model.named_modules():
             for ending, reason in self.reasons.items():
@@ -75,13 +75,13 @@ def _site(index: int, block_name: str, block: nn.Module, pair: tuple[str, str]) 
         if child in _DISQUALIFYING_CHILDREN:
             raise UnsupportedModelError(
                 f"The MLP {name} cannot be pruned: {_DISQUALIFYING_CHILDREN[child]}. "
-                "Register an adapter that says how, see docs/adapters.md."
+                "Register an adapter that supports it, see docs/adapters.md."
             )
     for path, linear in zip(pair, (fc1, fc2), strict=True):
-        # Subclasses (quantised, LoRA, tensor parallel linears) keep their weights otherwise than nn.Linear does.
+        # Subclasses (quantized, LoRA, tensor parallel linears) do not store their weights as nn.Linear does.
         if type(linear) is not nn.Linear:
             raise UnsupportedModelError(
                 f"{block_name}.{path} is a {type(linear).__module__}.{type(linear).__qualname__}, expected a plain "
-                "torch.nn.Linear. Prune the plain model first; quantise it or add PEFT adapters afterwards."
+                "torch.nn.Linear. Prune the plain model first; quantize it or add PEFT adapters afterwards."
             )
     return MLPSite(index, name, fc1, fc2, f"{block_name}.{pair[0]}", f"{block_name}.{pair[1]}")  # type: ignore[arg-type]

@@ -16,16 +16,17 @@ from hf_vbp.adapters.site_weights import WeightsOfSites
 from hf_vbp.adapters.structure import check_structure
 from hf_vbp.config.requirements import Requirements
 from hf_vbp.errors import ConfigurationError
+from hf_vbp.modeling.config_record import locate
 
 
 @dataclass(frozen=True, eq=False)
 class PreparedModel:
     """A model whose MLP sites were found and verified, with its fingerprint and float64 weights.
 
-    Valid as long as nobody changes the model; :func:`hf_vbp.prune` makes one and passes it to every step.
+    Valid as long as the model is not changed; :func:`hf_vbp.prune` makes one and passes it to every step.
 
     Attributes:
-        model: The dense model, which is only read.
+        model: The dense model; it is not changed.
         sites: Its MLP sites, in block order.
     """
 
@@ -53,11 +54,11 @@ class PreparedModel:
         return [site.intermediate_size for site in self.sites]
 
     def check_requirements(self, method: str, requires: Requirements) -> None:
-        """Refuse a method that this model cannot serve.
+        """Refuse a method that this model does not support.
 
         Args:
-            method: What to call the method in the message, for instance ``"compensation 'mean'"``.
-            requires: What the method needs.
+            method: Name of the method in the message, for instance ``"compensation 'mean'"``.
+            requires: The requirements of the method.
 
         Raises:
             ConfigurationError: The method needs a bias that ``fc2`` of a site lacks. None is added, since the stock
@@ -73,7 +74,7 @@ class PreparedModel:
 
 
 def prepare(model: nn.Module | PreparedModel, pixel_values: torch.Tensor | None = None) -> PreparedModel:
-    """Find and verify the MLP sites of a model; what is prepared already is returned as it is.
+    """Find and verify the MLP sites of a model. A prepared model is returned unchanged.
 
     Args:
         model: A whole, plain transformers model.
@@ -88,5 +89,7 @@ def prepare(model: nn.Module | PreparedModel, pixel_values: torch.Tensor | None 
         return model
     sites: Sequence[MLPSite] = find_sites(model)
     check_finite_weights(tuple(sites))
+    # A pruned model that could not be rebuilt from its config could not be saved.
+    locate(model, [(site.fc1_name, site.fc2_name) for site in sites])
     check_structure(model, sites, pixel_values)
     return PreparedModel(model, tuple(sites))

@@ -32,13 +32,13 @@ def register_adapter(model_type: str, adapter: Adapter, *, overwrite: bool = Fal
     """Make the models of one ``model_type`` prunable.
 
     Args:
-        model_type: What ``config.model_type`` says, for instance ``"beit"``.
-        adapter: How the MLP sites of such a model are found.
-        overwrite: Whether to replace an adapter that is there already.
+        model_type: Value of ``config.model_type``, for instance ``"beit"``.
+        adapter: Finds the MLP sites of such a model.
+        overwrite: Whether to replace the adapter of this model type.
 
     Raises:
-        ConfigurationError: The model type has an adapter and ``overwrite`` is false, or ``adapter`` lacks a
-            method of :class:`~hf_vbp.adapters.Adapter`.
+        ConfigurationError: The model type has an adapter and ``overwrite`` is false, or ``adapter`` is a class or
+            lacks a method of :class:`~hf_vbp.adapters.Adapter`.
 
     Example:
         >>> from hf_vbp.adapters import LinearPairAdapter, register_adapter, registered_model_types
@@ -68,7 +68,7 @@ def get_adapter(model: nn.Module) -> Adapter:
         model: A transformers model, whole and plain.
 
     Raises:
-        UnsupportedModelError: The model is wrapped, quantised or sharded, or its family has no adapter.
+        UnsupportedModelError: The model is wrapped, quantized or sharded, or its family has no adapter.
     """
     check_prunable(model)
     model_type = str(getattr(model.config, "model_type", ""))
@@ -81,7 +81,7 @@ def get_adapter(model: nn.Module) -> Adapter:
         raise UnsupportedModelError(
             f"No adapter for model_type {model_type!r} ({type(model).__name__}); there is one for "
             f"{', '.join(registered_model_types())}. For another vision transformer, "
-            "hf_vbp.register_adapter says where its MLPs are, see docs/adapters.md."
+            "register an adapter with hf_vbp.register_adapter, see docs/adapters.md."
         )
     return _ADAPTERS[model_type]
 
@@ -93,16 +93,16 @@ def find_sites(model: nn.Module) -> tuple[MLPSite, ...]:
         model: A transformers model, whole and plain, with any head.
 
     Returns:
-        At least one site; the position in the tuple is the index that plans and configs go by.
+        At least one site; plans and configs identify a site by its position in the tuple.
 
     Raises:
-        UnsupportedModelError: The model cannot be pruned as it is, or holds no MLP where its family has them.
+        UnsupportedModelError: The model cannot be pruned as it is, or has no MLP where its family has them.
     """
     sites = tuple(get_adapter(model).find_sites(model))
     model_type = getattr(model.config, "model_type", None)
     if not sites:
         raise UnsupportedModelError(
-            f"{type(model).__name__} holds no MLP where model_type {model_type!r} has them. "
-            "If it is a new layout of the family, hf_vbp.register_adapter(..., overwrite=True) says where they are."
+            f"{type(model).__name__} has no MLP where model_type {model_type!r} has them. If it is a new layout of "
+            "the family, register an adapter for it with hf_vbp.register_adapter(..., overwrite=True)."
         )
     return sites

@@ -1,8 +1,8 @@
-"""The check that what the table names really is an MLP, made on a forward pass.
+"""Verify on a forward pass that the sites of a model are MLPs.
 
-The rule: the input of ``fc2`` is the very tensor that left a chain of activation, dropout and identity modules
-which starts at the output of ``fc1``. Object identity proves that nothing else happened to it, and a probe
-proves that the activation acts on each neuron alone.
+The input of ``fc2`` must be the same tensor object as the output of a chain of activation, dropout and identity
+modules that starts at the output of ``fc1``; so no other operation is between them. A probe then verifies that the
+activation acts on each neuron alone.
 """
 
 from collections.abc import Sequence
@@ -23,13 +23,13 @@ def check_structure(model: nn.Module, sites: Sequence[MLPSite], pixel_values: to
     """Confirm that each site computes ``fc2(activation(fc1(x)))`` and is used once in a forward pass.
 
     Args:
-        model: The model that the sites belong to; it is left in the mode it was in.
+        model: The model that the sites belong to; its mode is restored.
         sites: Its MLP sites.
         pixel_values: An input ``(batch, channels, height, width)``; by default one blank image of the size
-            that the config names.
+            that the config describes.
 
     Raises:
-        UnsupportedModelError: A site is not what its adapter says; the message names it and what was found.
+        UnsupportedModelError: A site has another structure; the message names the site and what was found.
     """
     _check_shapes(model, sites)
     if pixel_values is None:
@@ -49,7 +49,7 @@ def _check_shapes(model: nn.Module, sites: Sequence[MLPSite]) -> None:
         if site.fc1.out_features != site.fc2.in_features:
             raise UnsupportedModelError(
                 f"{site.name}: fc1 has {site.fc1.out_features} outputs, but fc2 {site.fc2.in_features} inputs; "
-                "a packed gated MLP cannot be pruned neuron by neuron without an adapter that says how."
+                "a packed gated MLP cannot be pruned neuron by neuron."
             )
         for linear in (site.fc1, site.fc2):
             if " and " in owners[id(linear.weight)]:
@@ -64,12 +64,11 @@ def _record(model: nn.Module, sites: Sequence[MLPSite], pixel_values: torch.Tens
         if inputs and isinstance(output, torch.Tensor):
             calls.append((module, inputs[0], output))
 
-    was_training = model.training
     with ExitStack() as stack:
         for module in model.modules():
+            stack.callback(setattr, module, "training", module.training)
             if id(module) in linears or not any(True for _ in module.children()):
                 stack.callback(module.register_forward_hook(note).remove)
-        stack.callback(model.train, was_training)
         model.eval()
         with torch.inference_mode():
             model(pixel_values=pixel_values)
@@ -89,7 +88,7 @@ def _check_site(site: MLPSite, calls: list[tuple[Any, Any, Any]]) -> None:
         if id(tensor) not in by_output:
             raise UnsupportedModelError(
                 f"{site.name}: the input of fc2 does not come from fc1 through activation modules alone; "
-                "what lies between may mix neurons."
+                "the operations between them may mix neurons."
             )
         module, source = by_output[id(tensor)]
         if module is site.fc1:
@@ -103,9 +102,9 @@ def _check_site(site: MLPSite, calls: list[tuple[Any, Any, Any]]) -> None:
 
 
 def _check_elementwise(site: MLPSite, module: nn.Module) -> None:
-    label = f"{site.name}: {type(module).__name__} lies between fc1 and fc2"
+    label = f"{site.name}: {type(module).__name__} is between fc1 and fc2"
     if any(True for _ in module.parameters()) or any(True for _ in module.buffers()):
-        raise UnsupportedModelError(f"{label} and has weights of its own; register an adapter that says how.")
+        raise UnsupportedModelError(f"{label} and has its own weights, which pruning would have to cut too.")
     probe = torch.linspace(-3, 3, 24).reshape(4, 6)
     moved = probe.clone()
     moved[1, 2] += 0.5
@@ -114,4 +113,4 @@ def _check_elementwise(site: MLPSite, module: nn.Module) -> None:
     same = torch.ones_like(probe, dtype=torch.bool)
     same[1, 2] = False
     if before.shape != probe.shape or not torch.equal(before[same], after[same]):
-        raise UnsupportedModelError(f"{label} and mixes hidden neurons, so none can be removed alone.")
+        raise UnsupportedModelError(f"{label} and mixes hidden neurons, so they cannot be removed one by one.")

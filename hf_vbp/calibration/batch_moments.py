@@ -1,4 +1,7 @@
-"""Moments of the rows of one batch: float32 arithmetic on centred values, float64 results."""
+"""Moments of the rows of one batch: float32 arithmetic on centered values, float64 results.
+
+Rows of float64 models are processed in float64 throughout.
+"""
 
 from __future__ import annotations
 
@@ -11,20 +14,20 @@ from typing import Any
 
 import torch
 
-from hf_vbp.calibration.packed_symmetric import LowerHalf
+from hf_vbp.calibration.packed_symmetric import PackedSymmetric
 
-# Rows that the shift is estimated from; a shift within a few standard deviations is all that is needed.
+# Rows that the shift is estimated from; it only has to be within a few standard deviations of the mean.
 SHIFT_ROWS = 32
-# A batch whose shift missed a mean by more than this many squared standard deviations is done again.
+# A batch whose shift is further from a mean than this many squared standard deviations is computed again.
 MAX_MISS = 8.0
-# A chunk and the two sums it is added to stay together in a second-level cache of 2 MiB.
+# A chunk and the two sums that it is added to fit into a second-level cache of 2 MiB.
 CHUNK_BYTES = 512 * 1024
-# Chunks whose sums are added up in float32 before they go to float64.
+# Chunks that are summed in float32 before they are added in float64.
 GROUP = 32
-# Rows that are taken at once: the most that one float32 product sums over, and the most that is copied.
+# Rows that are processed at once: the longest float32 sum of products, and the largest copy.
 MAX_ROWS = 4096
-# Floats of a cache line. Rows of 1,024 neurons or a multiple lie whole pages apart and fight for the same few sets of
-# the cache; a product of rows that lie a line more apart is 5 % faster.
+# Floats of a cache line. Rows of a multiple of 1,024 neurons start at the same offset of a page and compete for the
+# same few sets of the cache; with one cache line between the rows a product is 5 % faster.
 PADDING = 16
 
 
@@ -36,7 +39,7 @@ class BatchMoments:
         count: Number of rows.
         mean: ``(hidden,)`` float64.
         m2: ``(hidden,)`` float64, about ``mean``.
-        shift: ``(hidden,)`` float64, what the rows were centred by before their products were taken.
+        shift: ``(hidden,)`` float64, what was subtracted from the rows before their products were computed.
         sound: ``()`` bool, whether everything is finite.
     """
 
@@ -48,52 +51,58 @@ class BatchMoments:
 
 
 class Workspace:
-    """Scratch memory that all sites share, so that no batch pays for fresh pages."""
+    """Scratch memory that all sites share, so that no batch allocates new pages."""
 
     def __init__(self) -> None:
-        self._buffers: dict[str, torch.Tensor] = {}
+        self._buffers: dict[tuple[str, torch.dtype], torch.Tensor] = {}
 
     def take(
         self, name: str, shape: tuple[int, ...], device: torch.device, dtype: torch.dtype = torch.float32
     ) -> torch.Tensor:
-        """Return uninitialised memory of ``shape``; what was taken under ``name`` is given up."""
+        """Return uninitialized memory of ``shape``; it overwrites what was taken before under the same name."""
         size = math.prod(shape)
-        buffer = self._buffers.get(name)
+        buffer = self._buffers.get((name, dtype))
         if buffer is None or buffer.numel() < size or buffer.device != device:
-            buffer = self._buffers[name] = torch.empty(size, dtype=dtype, device=device)
+            buffer = self._buffers[name, dtype] = torch.empty(size, dtype=dtype, device=device)
         return buffer[:size].view(shape)
 
-    def take_rows(self, count: int, hidden: int, device: torch.device) -> torch.Tensor:
-        """Return :meth:`take` of ``"rows"``, ``(count, LowerHalf.width)`` float32, 0 behind ``hidden``."""
-        width = LowerHalf.of(hidden).width
-        rows = self.take("rows", (count, width + PADDING), device)[:, :width]
+    def take_rows(
+        self, count: int, hidden: int, device: torch.device, dtype: torch.dtype = torch.float32
+    ) -> torch.Tensor:
+        """Return memory for rows, ``(count, PackedSymmetric.width)``, whose columns after ``hidden`` are 0."""
+        width = PackedSymmetric.of(hidden).width
+        rows = self.take("rows", (count, width + PADDING), device, dtype)[:, :width]
         if width > hidden:
             rows[:, hidden:] = 0
         return rows
 
 
-# Takes ``(rows, hidden)`` values, centred by the shift, perhaps with columns of 0 behind them; adds up their products.
+# Receives ``(rows, hidden)`` centered values, possibly with more columns, which are 0, and adds their products to a
+# sum.
 AddProducts = Callable[[torch.Tensor], None]
 
 
 def batch_moments(rows: torch.Tensor, workspace: Workspace, add_products: AddProducts | None = None) -> BatchMoments:
-    """Return mean and centred second moments of ``rows``, and hand the centred rows to ``add_products``.
+    """Return mean and centered second moments of ``rows``, and pass the centered rows to ``add_products``.
 
-    The rows are shifted by an estimate of their mean first (exact by Sterbenz' lemma where values lie close to
-    it), so that squares are of the size of the variance and not of the mean. Float32 sums run over about a
-    hundred terms, everything above is float64. The relative error of ``m2`` is a few ``2**-24``, times at most
-    ``1 + MAX_MISS`` where the estimate was poor, whatever mean / standard deviation; a batch whose estimate was
-    poorer is done again with a better one, and in float64 if that does not help. Constant columns give exactly
-    0. On a GPU the shift is the mean itself and nothing waits for the device.
+    An estimate of the mean is subtracted from the rows first (exact by Sterbenz' lemma where values are close to it),
+    so that squares are of the size of the variance and not of the squared mean. Float32 sums run over about a hundred
+    terms; these sums are added in float64. The relative error of ``m2`` is a few ``2**-24``, times at most
+    ``1 + MAX_MISS`` where the estimate was poor, for any ratio of mean to standard deviation. Where the estimate was
+    worse, the batch is computed again with a better one, and in float64 if that does not suffice. Float64 rows are
+    computed in float64, with a relative error of a few ``2**-53``. Constant columns give exactly 0. On a GPU the shift
+    is the mean itself, so that nothing waits for the device.
 
     Args:
         rows: ``(count, hidden)``, any floating dtype, at most ``MAX_ROWS``.
         workspace: Scratch memory.
-        add_products: Called once with ``(count, hidden)`` float32 or float64, the rows less the ``shift`` that is
-            returned, and columns of 0 behind them; they are overwritten afterwards.
+        add_products: Called once with ``(count, hidden)`` float32 or float64, the rows minus the returned ``shift``,
+            possibly followed by columns of 0. The memory is overwritten afterwards.
     """
     if rows.device.type != "cpu":
         return _device_moments(rows, add_products)
+    if rows.dtype == torch.float64:
+        return _float64_moments(rows, workspace, add_products)
     count = len(rows)
     keep = add_products is not None
     shift = rows[_spread(count)].double().mean(0).float()
@@ -102,12 +111,12 @@ def batch_moments(rows: torch.Tensor, workspace: Workspace, add_products: AddPro
         miss = totals / count
         missed = totals * miss
         m2 = (squares - missed).clamp_(min=0)
-        # Comparisons are false for NaN, so one test finds what is not finite and what was badly centred.
+        # Comparisons with NaN are false, so one test finds values that are not finite and poor estimates.
         if bool(((missed <= MAX_MISS * m2) & (m2 < math.inf)).all()):
             break
         shift = (shift + miss).float()
     else:
-        return _float64_moments(rows, add_products)
+        return _float64_moments(rows, workspace, add_products)
     if add_products is not None:
         add_products(workspace.take_rows(count, rows.shape[1], rows.device))
     shift64 = shift.double()
@@ -117,38 +126,59 @@ def batch_moments(rows: torch.Tensor, workspace: Workspace, add_products: AddPro
 def weighted_moments(
     rows: torch.Tensor, weights: torch.Tensor, workspace: Workspace, add_products: AddProducts | None
 ) -> BatchMoments:
-    """Return mean and centred second moments of rows that count unequally, and hand the scaled rows on.
+    """Return mean and centered second moments of weighted rows, and pass the scaled rows to ``add_products``.
 
-    Rows are centred by their plain mean and scaled by the root of their weight, so that products of what is handed
-    on are weighted. For least squares only: constant columns come out as constant up to float32 rounding.
+    Rows are centered by their unweighted mean and scaled by the square root of their weight, so that their products
+    are weighted. For least squares only: constant columns are constant up to rounding in the dtype of the arithmetic.
 
     Args:
         rows: ``(count, hidden)``, any floating dtype, at most ``MAX_ROWS``.
-        weights: ``(count,)`` float32, 0 or more, about 1 in the mean.
+        weights: ``(count,)`` in the dtype of the arithmetic (:func:`arithmetic_dtype`), 0 or more, about 1 on average.
         workspace: Scratch memory.
-        add_products: Called once with ``(count, hidden)`` float32 and columns of 0 behind them, overwritten later.
+        add_products: Called once with ``(count, hidden)`` values, possibly followed by columns of 0. The memory is
+            overwritten afterwards.
 
     Returns:
-        The moments, with the number of rows for a count.
+        The moments; their count is the number of rows.
     """
     count = len(rows)
-    wide = torch.float64 if rows.device.type != "mps" else torch.float32
-    shift, roots = rows.mean(0, dtype=torch.float32), weights.sqrt()
+    dtype = arithmetic_dtype(rows.dtype)
+    shift, roots = rows.mean(0, dtype=dtype), weights.sqrt()
     hidden = rows.shape[1]
-    padded = workspace.take_rows(count, hidden, rows.device)
+    padded = workspace.take_rows(count, hidden, rows.device, dtype)
     scaled = torch.sub(rows, shift, out=padded[:, :hidden]).mul_(roots[:, None])
     if add_products is not None:
         add_products(padded)
-    total = weights.sum(dtype=wide)
-    miss = (roots @ scaled).to(wide) / total
-    m2 = scaled.square_().sum(0).to(wide) - miss.square() * total
-    shift = shift.to(wide)
+    total = to_float64(weights).sum()
+    miss = to_float64(roots @ scaled) / total
+    m2 = to_float64(scaled.square_().sum(0)) - miss.square() * total
+    shift = to_float64(shift)
     return BatchMoments(count, shift + miss, m2.clamp_(min=0), shift, m2.isfinite().all())
+
+
+def arithmetic_dtype(dtype: torch.dtype) -> torch.dtype:
+    """Return the dtype that values of ``dtype`` are processed in: float64 for float64, float32 for all others."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def has_float64(device: torch.device) -> bool:
+    """Return whether a device computes in float64; MPS does not."""
+    return device.type != "mps"
+
+
+def accumulation_device(device: torch.device) -> torch.device:
+    """Return the device of float64 sums: ``device`` unless it has no float64, then the CPU."""
+    return device if has_float64(device) else torch.device("cpu")
+
+
+def to_float64(values: torch.Tensor) -> torch.Tensor:
+    """Return values in float64 on the device of the sums; a device without float64 must not convert them itself."""
+    return values.to(accumulation_device(values.device)).to(torch.float64)
 
 
 @contextmanager
 def full_precision(device: torch.device) -> Iterator[None]:
-    """Take products in float32, whatever the caller allows his own (TF32, bfloat16, autocast)."""
+    """Compute products in float32 whatever the settings of the caller (TF32, bfloat16, autocast), and restore them."""
     backends: Any = torch.backends
     backend: Any = backends.cuda.matmul if device.type == "cuda" else getattr(backends.mkldnn, "matmul", None)
     restore: Callable[[], None]
@@ -177,7 +207,7 @@ def full_precision(device: torch.device) -> Iterator[None]:
 def _spread(count: int) -> torch.Tensor:
     """Return the rows to estimate a shift from, spread by the golden ratio.
 
-    Evenly spaced ones could all be the class token, whose activations are nothing like the others.
+    Evenly spaced rows could all be the class token, whose activations differ from those of other tokens.
     """
     fractions = torch.arange(min(SHIFT_ROWS, count), dtype=torch.float64).mul_(0.6180339887498949).frac_()
     return fractions.mul_(count).long()
@@ -188,8 +218,8 @@ def _shifted_sums(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the sums of ``rows - shift`` and of its squares, ``(hidden,)`` float64 each, in one read of ``rows``.
 
-    With ``keep``, the shifted rows themselves stay in the scratch memory for rows; otherwise each chunk of them
-    overwrites the one before, in the cache.
+    With ``keep``, the shifted rows remain in the scratch memory for rows; otherwise each chunk of them overwrites the
+    previous one, in the cache.
     """
     hidden = rows.shape[1]
     size = min(len(rows), max(1, CHUNK_BYTES // (4 * hidden)))
@@ -207,34 +237,35 @@ def _shifted_sums(
         length = len(part)
         if length < size:
             place, linear, square = place[:length], linear[:length], square[:length]
-        centred = torch.sub(part, shift, out=place)
-        linear += centred
-        square.addcmul_(centred, centred)
+        centered = torch.sub(part, shift, out=place)
+        linear += centered
+        square.addcmul_(centered, centered)
         if number % GROUP == GROUP - 1 or number == len(parts) - 1:
             result += sums.sum(1)
     return result[0], result[1]
 
 
 def _device_moments(rows: torch.Tensor, add_products: AddProducts | None) -> BatchMoments:
-    shift = rows.mean(0, dtype=torch.float32)
-    centred = rows.float() - shift
-    wide = torch.float64 if rows.device.type != "mps" else torch.float32
-    miss = centred.sum(0).to(wide) / len(rows)
+    dtype = arithmetic_dtype(rows.dtype)
+    shift = rows.mean(0, dtype=dtype)
+    centered = rows.to(dtype) - shift
+    miss = to_float64(centered.sum(0)) / len(rows)
     if add_products is not None:
-        add_products(centred)
-    m2 = centred.square_().sum(0).to(wide) - miss.square() * len(rows)
-    sound = m2.isfinite().all()
-    shift = shift.to(wide)
-    return BatchMoments(len(rows), shift + miss, m2.clamp_(min=0), shift, sound)
+        add_products(centered)
+    m2 = to_float64(centered.square_().sum(0)) - miss.square() * len(rows)
+    shift = to_float64(shift)
+    return BatchMoments(len(rows), shift + miss, m2.clamp_(min=0), shift, m2.isfinite().all())
 
 
-def _float64_moments(rows: torch.Tensor, add_products: AddProducts | None) -> BatchMoments:
-    wide = rows.double()
-    mean = wide.mean(0)
-    centred = wide.sub_(mean)
-    rest = centred.mean(0)
-    centred -= rest
+def _float64_moments(rows: torch.Tensor, workspace: Workspace, add_products: AddProducts | None) -> BatchMoments:
+    mean = rows.mean(0, dtype=torch.float64)
+    hidden = rows.shape[1]
+    padded = workspace.take_rows(len(rows), hidden, rows.device, torch.float64)
+    centered = torch.sub(rows, mean, out=padded[:, :hidden])
+    # The mean of the deviations is not exactly 0 after rounding; subtracting it keeps constants at 0.
+    rest = centered.mean(0)
+    centered -= rest
     if add_products is not None:
-        add_products(centred)
-    m2 = centred.square_().sum(0)
+        add_products(padded)
+    m2 = centered.square_().sum(0)
     return BatchMoments(len(rows), mean + rest, m2, mean + rest, m2.isfinite().all())

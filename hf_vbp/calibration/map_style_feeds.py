@@ -1,4 +1,4 @@
-"""Map-style data sets: each process asks for its own index batches, so that nothing is ever repeated."""
+"""Feeds of map-style data sets: each process requests its own index batches, so that nothing is ever repeated."""
 
 from __future__ import annotations
 
@@ -12,18 +12,17 @@ import torch
 from accelerate.data_loader import BatchSamplerShard, DataLoaderShard
 from torch.utils.data import BatchSampler, DataLoader, DistributedSampler, Sampler
 
-from hf_vbp.calibration.feeds import Feed, LocalBatch, check_order, loader_settings, pixel_values_of
+from hf_vbp.calibration.feed import Feed, LocalBatch, check_order, labels_of, loader_settings, pixel_values_of
 from hf_vbp.calibration.processes import Processes
 from hf_vbp.errors import ConfigurationError
 from hf_vbp.statistics.fingerprints import hash_images
 
 
-def map_feed(dataloader: DataLoader[Any], processes: Processes, limit: int | None) -> Feed | None:
+def open_map_style_feed(dataloader: DataLoader[Any], processes: Processes, limit: int | None) -> Feed | None:
     """Return the feed of a loader over a map-style data set, or ``None`` when it has no batch sampler.
 
     Raises:
-        ConfigurationError: Accelerate wrapped the sampler in a way that is not understood, or a distributed
-            sampler was made for another number of processes.
+        ConfigurationError: Accelerate wrapped the sampler in an unknown way.
     """
     batches: Any = dataloader.batch_sampler
     if batches is None and isinstance(dataloader.sampler, BatchSampler):
@@ -36,21 +35,29 @@ def map_feed(dataloader: DataLoader[Any], processes: Processes, limit: int | Non
         return None
     sampler = getattr(batches, "sampler", None)
     if isinstance(sampler, DistributedSampler):
-        return _DistributedSamplerFeed(dataloader, processes, limit, batches, split)
+        return DistributedSamplerFeed(dataloader, processes, limit, batches, split)
     if (
         processes.several
         and isinstance(dataloader, DataLoaderShard)
         and type(batches).__module__.startswith("accelerate")
     ):
         raise ConfigurationError(
-            f"Accelerate wrapped the sampler in a {type(batches).__name__}, which hides the order of the images; pass "
-            "the data loader as it was before accelerator.prepare"
+            f"Accelerate wrapped the sampler in a {type(batches).__name__}, which hides the order of the images. Pass "
+            "the data loader as it was before accelerator.prepare."
         )
-    return _MapFeed(dataloader, processes, limit, batches, split)
+    return MapStyleFeed(dataloader, processes, limit, batches, split)
 
 
-class _MapFeed(Feed):
-    """Walks the index batches of all processes and loads only those of this one."""
+class MapStyleFeed(Feed):
+    """Iterates over the index batches of all processes and loads only those of this one.
+
+    Args:
+        dataloader: The loader, whose data set and settings are used.
+        processes: The processes that share the images.
+        limit: Number of images to take of the whole set.
+        index_batches: The batch sampler, without Accelerate's wrappers.
+        split: Whether each batch is divided among the processes, instead of dealing whole batches in turn.
+    """
 
     def __init__(
         self, dataloader: DataLoader[Any], processes: Processes, limit: int | None, index_batches: Any, split: bool
@@ -61,6 +68,7 @@ class _MapFeed(Feed):
 
     @property
     def total(self) -> int | None:
+        """Number of images of all processes, where the sampler has a length."""
         sampler = getattr(self.index_batches, "sampler", None)
         if sampler is None or not hasattr(sampler, "__len__"):
             return self.limit
@@ -68,15 +76,16 @@ class _MapFeed(Feed):
         return images if self.limit is None else min(self.limit, images)
 
     def batches(self, skip: int = 0, order: str | None = None) -> Iterator[LocalBatch]:
-        chosen = _ChosenBatches(self._walk(), skip, order)
+        """Return the batches of this process; skipped ones are not loaded. See :meth:`Feed.batches`."""
+        chosen = _ChosenBatches(self._index_batches(), skip, order)
         loader = self._loader(chosen)
         with _same_shuffle(getattr(self.index_batches, "sampler", None), self.processes):
             for batch in loader:
                 indices, digest = chosen.queue.popleft()
                 values = pixel_values_of(batch)
-                # Fewer or more than were asked for: the collation dropped bad images or cut several crops.
+                # Fewer or more than requested: the collation dropped bad images or cut several crops.
                 indices = range(indices.start, indices.start + len(values) * indices.step, indices.step)
-                local = LocalBatch(values, indices, hash_images(values), digest)
+                local = LocalBatch(values, indices, hash_images(values), digest, labels_of(batch, len(values)))
                 del batch, values
                 yield local
                 del local
@@ -88,7 +97,7 @@ class _MapFeed(Feed):
             return DataLoader(self.dataloader.dataset, sampler=chosen, batch_size=None, **settings)
         return DataLoader(self.dataloader.dataset, batch_sampler=chosen, **settings)
 
-    def _walk(self) -> Iterator[tuple[list[Any], list[Any], range]]:
+    def _index_batches(self) -> Iterator[tuple[list[Any], list[Any], range]]:
         """Yield every whole index batch, the part of it for this process, and the numbers of that part."""
         start = 0
         for number, batch in enumerate(self.index_batches):
@@ -107,30 +116,34 @@ class _MapFeed(Feed):
         return offset, min(size, offset + share)
 
 
-class _DistributedSamplerFeed(_MapFeed):
-    """A loader with torch's ``DistributedSampler``: it deals the order out in turn and repeats the first few.
+class DistributedSamplerFeed(MapStyleFeed):
+    """A loader with torch's ``DistributedSampler``, which deals the images out in turn and repeats the first few.
 
-    Item i of process r has the position ``i * processes + r`` in the padded order; positions beyond the length
-    of the data set are the repeats.
+    Item i of process r has the position ``i * processes + r`` in the padded order; positions beyond the length of the
+    data set are repeats.
     """
 
-    shared_order = False
+    @property
+    def shared_order(self) -> bool:
+        """False: each process sees its own positions only."""
+        return False
 
     @property
     def total(self) -> int | None:
+        """Number of images of all processes."""
         return self._stop()
 
     def _stop(self) -> int:
         images: int = len(self.dataloader.dataset)
         return images if self.limit is None else min(images, self.limit)
 
-    def _walk(self) -> Iterator[tuple[list[Any], list[Any], range]]:
+    def _index_batches(self) -> Iterator[tuple[list[Any], list[Any], range]]:
         sampler = self.index_batches.sampler
         step, rank = sampler.num_replicas, sampler.rank
         if (step, rank) != (self.processes.count, self.processes.index):
             raise ConfigurationError(
-                f"the DistributedSampler was made for process {rank} of {step}, this is process "
-                f"{self.processes.index} of {self.processes.count}; pass a loader with an ordinary sampler"
+                f"The DistributedSampler was made for process {rank} of {step}, but this is process "
+                f"{self.processes.index} of {self.processes.count}. Pass a loader with an ordinary sampler."
             )
         done = 0
         for batch in self.index_batches:
@@ -142,7 +155,7 @@ class _DistributedSamplerFeed(_MapFeed):
 
 
 class _ChosenBatches(Sampler[list[Any]]):
-    """The index batches that are to be loaded; it knows the number and the order digest of each."""
+    """The index batches to load, with a queue of the image numbers and the order digest of each."""
 
     def __init__(self, walk: Iterable[tuple[list[Any], list[Any], range]], skip: int, order: str | None) -> None:
         self.walk, self.skip, self.expected = walk, skip, order
@@ -167,7 +180,7 @@ class _ChosenBatches(Sampler[list[Any]]):
 
 @contextmanager
 def _same_shuffle(sampler: Any, processes: Processes) -> Iterator[None]:
-    """Let every process draw the order that the first one draws, which is also that of a single process."""
+    """Make every process draw the order that the first one draws, which is also that of a single process."""
     if not hasattr(sampler, "generator"):
         yield
         return

@@ -1,4 +1,4 @@
-"""How the lower half of a symmetric matrix of products is cut into batches of equal squares."""
+"""The packed lower half of a symmetric matrix of products, as batches of equal squares."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from functools import lru_cache
 
 import torch
 
-# The squares on the diagonal are computed whole. So wide they must be for the matrix product to be fast, and no
-# narrower squares are tried to compute less twice.
+# Smallest width of the squares on the diagonal. They are computed whole, so narrower ones would save arithmetic, but
+# products of narrower matrices are slow.
 SMALLEST_SQUARE = 64
-# Their width is a multiple of this, for vector instructions.
+# The width of the squares is a multiple of this, for vector instructions.
 ALIGNMENT = 8
 
 
 @dataclass(frozen=True)
-class LowerHalf:
-    """The lower half of a ``(width, width)`` matrix, from its diagonal down, packed without gaps.
+class PackedSymmetric:
+    """The layout of the lower half of a ``(width, width)`` matrix, packed without gaps.
 
     The matrix is cut into four: the lower left quarter is kept, the two quarters on the diagonal are cut again, and
-    after ``depth`` cuts the squares on the diagonal are kept whole. All that is kept at one depth has one shape, so
-    one batched product makes it, and some six calls make everything: 7 to 10 % less time than one product for each
-    column of blocks took.
+    after ``depth`` cuts the squares on the diagonal are kept whole. All blocks of one depth have one shape, so one
+    batched product computes them, and about six calls compute the whole lower half. This takes 7 to 10 % less time
+    than one product for each column of blocks.
 
     Attributes:
         hidden: Number of neurons.
@@ -36,29 +36,29 @@ class LowerHalf:
 
     @staticmethod
     @lru_cache(maxsize=64)
-    def of(hidden: int) -> LowerHalf:
+    def of(hidden: int) -> PackedSymmetric:
         """Return the cut of the matrix of ``hidden`` neurons that keeps the fewest values."""
         depths = range(max(1, (hidden // SMALLEST_SQUARE).bit_length()))
-        cuts = (LowerHalf(hidden, depth, -(-hidden // (ALIGNMENT << depth)) * ALIGNMENT) for depth in depths)
+        cuts = (PackedSymmetric(hidden, depth, -(-hidden // (ALIGNMENT << depth)) * ALIGNMENT) for depth in depths)
         return min(cuts, key=lambda cut: cut.size)
 
     @property
     def width(self) -> int:
-        """``hidden``, rounded up to what can be cut: the neurons that are added are always 0."""
+        """``hidden``, rounded up to a width that can be cut; the added columns are always 0."""
         return self.square << self.depth
 
     @property
     def size(self) -> int:
-        """Number of values that are kept."""
+        """Number of packed values."""
         return self.width * (self.width + self.square) // 2
 
     def pad(self, values: torch.Tensor) -> torch.Tensor:
-        """Return ``values`` ``(..., hidden)`` as ``(..., width)``, unless they are so wide already."""
+        """Return ``values`` ``(..., hidden)`` padded with zeros to ``(..., width)``."""
         missing = self.width - values.shape[-1]
         return torch.nn.functional.pad(values, (0, missing)) if missing else values
 
     def split(self, packed: torch.Tensor) -> Iterator[torch.Tensor]:
-        """Yield the views ``(count, m, m)`` of ``packed`` that are kept at each depth, the diagonal last."""
+        """Yield the blocks of each depth as views ``(count, m, m)`` of ``packed``, the diagonal last."""
         offset = 0
         for level in range(self.depth + 1):
             last = level == self.depth
@@ -67,7 +67,7 @@ class LowerHalf:
             offset += count * side * side
 
     def factors(self, values: torch.Tensor) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """Yield, in the order of :meth:`split`, the views whose batched products make up ``values^T values``.
+        """Yield, in the order of :meth:`split`, the views whose products are the blocks of ``values^T values``.
 
         Args:
             values: ``(rows, width)``.

@@ -1,7 +1,9 @@
-"""The processes that share one pass, and the little that they tell each other."""
+"""The processes that share one pass, and the values that they exchange."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,12 +18,12 @@ from hf_vbp.statistics.site_statistics import SiteStatistics
 
 @dataclass(frozen=True)
 class Processes:
-    """This process and how many there are.
+    """This process and the number of all.
 
     Attributes:
         index: Number of this process, from 0.
         count: Number of processes, over all nodes.
-        device: Where tensors must lie to be sent.
+        device: Device of tensors that are sent.
     """
 
     index: int
@@ -30,7 +32,7 @@ class Processes:
 
     @classmethod
     def of(cls, accelerator: Any | None) -> Processes:
-        """Return the processes of ``accelerator``, or those that the launcher's environment tells of."""
+        """Return the processes of ``accelerator``, or those in the environment of a launcher."""
         if accelerator is None and not is_launched():
             return cls(0, 1, torch.device("cpu"))
         state = accelerator if accelerator is not None else launched_state()
@@ -38,7 +40,7 @@ class Processes:
 
     @property
     def several(self) -> bool:
-        """Whether there is anybody to talk to."""
+        """Whether there is more than one process."""
         return self.count > 1
 
     def gather(self, value: Any) -> list[Any]:
@@ -53,16 +55,31 @@ class Processes:
         broadcast_object_list(values, from_process=0)
         return values[0]
 
-    def raise_together(self, failure: errors.HfVbpError | None) -> None:
-        """Raise, in every process, the first failure of any of them.
+    def sum(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Return the sum of a tensor over all processes, added in their order, the same bits in each."""
+        if not self.several:
+            return tensor
+        total = self._receive_tensor(tensor, 0)
+        for source in range(1, self.count):
+            total += self._receive_tensor(tensor, source)
+        return total
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Raise an error of this package that one process raises in the block in every process.
 
         A process that failed must not leave the others waiting for it until they time out.
 
         Raises:
-            HfVbpError: The failure of the lowest process that has one.
+            HfVbpError: The failure of the first process that has one.
         """
-        told = None if failure is None else (type(failure).__name__, str(failure))
-        failures = [(index, told) for index, told in enumerate(self.gather(told)) if told is not None]
+        failure: errors.HfVbpError | None = None
+        try:
+            yield
+        except errors.HfVbpError as error:
+            failure = error
+        own = None if failure is None else (type(failure).__name__, str(failure))
+        failures = [(index, found) for index, found in enumerate(self.gather(own)) if found is not None]
         if failure is not None and failures[0][0] == self.index:
             raise failure
         if failures:
@@ -73,9 +90,8 @@ class Processes:
     def merge_site(self, site: SiteStatistics) -> SiteStatistics:
         """Return the statistics of ``site`` over all processes, the same bits in each.
 
-        Every process sends its own counts, means and sums in turn, and all merge them in the order of the
-        processes by the pairwise formula, so no count is lost and no rank is averaged. One matrix of one other
-        process is in memory at a time.
+        Every process sends its own counts, means and sums in turn, and all merge them in the order of the processes
+        by the pairwise formula. One matrix of one other process is in memory at a time.
         """
         if not self.several:
             return site

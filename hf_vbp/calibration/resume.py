@@ -1,4 +1,4 @@
-"""The state of an interrupted pass on disk: written atomically, continued to the same bits."""
+"""The state of an interrupted pass on disk: written atomically, continued with the same result, bit for bit."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ FORMAT = "hf_vbp.statistics.state"
 
 @dataclass
 class Position:
-    """How far one process has come.
+    """The progress of one process.
 
     Attributes:
-        batches: Batches of this process that are done.
-        images: Images of this process that are done.
-        order: Digest of the order up to there, ``None`` at the start.
-        sketch: Hashes of the images that are done.
+        batches: Number of finished batches of this process.
+        images: Number of finished images of this process.
+        order: Digest of the order so far, ``None`` at the start.
+        sketch: Hashes of the finished images.
     """
 
     batches: int
@@ -38,7 +38,7 @@ class Position:
 
     @classmethod
     def start(cls) -> Position:
-        """Return the position of a pass that has done nothing yet."""
+        """Return the position at the start of a pass."""
         return cls(0, 0, None, ImageSketch())
 
 
@@ -46,9 +46,9 @@ class SavedState:
     """The state of one process, one file in a folder that all processes of the pass share.
 
     Args:
-        directory: The folder; made when it does not exist.
-        processes: This process and how many there are.
-        identity: What must be the same for a pass to be continued, ready for JSON.
+        directory: The folder; created when it does not exist.
+        processes: This process and the number of all.
+        identity: Values that must be the same for a pass to be continued, ready for JSON.
     """
 
     def __init__(self, directory: Path, processes: Processes, identity: Mapping[str, Any]) -> None:
@@ -58,30 +58,30 @@ class SavedState:
         self.processes = processes
 
     def prepare(self) -> None:
-        """Make the folder and check that it holds no state of another number of processes.
+        """Create the folder and check that it holds no state of another number of processes.
 
         Raises:
-            StatisticsError: The folder cannot be made.
-            StatisticsMismatchError: A pass of another number of processes was interrupted here.
+            StatisticsError: The folder cannot be created.
+            StatisticsMismatchError: The folder holds the state of a pass with another number of processes.
         """
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise StatisticsError(f"cannot make {self.directory}: {error}; choose another folder") from error
+            raise StatisticsError(f"Cannot create {self.directory}: {error}. Choose another folder.") from error
         suffix = f"-of-{self.processes.count}.safetensors"
         others = [p.name for p in self.directory.glob("process-*.safetensors") if not p.name.endswith(suffix)]
         if others:
             raise StatisticsMismatchError(
-                f"processes differs: {self.directory} holds {others[0]}, and this pass has {self.processes.count}; "
-                "start as many as before, or delete the folder to start over"
+                f"processes differs: {self.directory} holds {others[0]}, but this pass has {self.processes.count}. "
+                "Start the same number as before, or delete the folder to start over."
             )
 
     def load(self, accumulators: Sequence[SiteAccumulator]) -> Position:
-        """Put what was saved into ``accumulators`` and return how far that was.
+        """Restore ``accumulators`` from the file and return its position; without a file, the start.
 
         Raises:
             StatisticsError: The file is damaged.
-            StatisticsMismatchError: Another pass was interrupted here; names what differs.
+            StatisticsMismatchError: The state is that of another pass; names what differs.
         """
         if not self.path.exists():
             return Position.start()
@@ -91,7 +91,7 @@ class SavedState:
             if saved.get(key) != value:
                 raise StatisticsMismatchError(
                     f"{key} differs: the pass that was interrupted in {self.directory} had {saved.get(key)!r}, this "
-                    f"one has {value!r}; give the same arguments, or delete the folder to start over"
+                    f"one has {value!r}. Use the same arguments, or delete the folder to start over."
                 )
         for accumulator in accumulators:
             prefix = f"{accumulator.site.index}."
@@ -102,10 +102,10 @@ class SavedState:
         return Position(position["batches"], position["images"], position["order"], sketch)
 
     def save(self, accumulators: Sequence[SiteAccumulator], position: Position) -> None:
-        """Replace what is on disk by the state of now; a kill at any moment leaves the one or the other.
+        """Replace the file by the current state; a kill at any moment leaves either the old or the new one.
 
         Raises:
-            StatisticsError: The disk is full or the folder is gone.
+            StatisticsError: The disk is full or the folder does not exist any more.
         """
         tensors: dict[str, torch.Tensor] = {}
         for accumulator in accumulators:
@@ -120,9 +120,9 @@ class SavedState:
         write_atomically(tensors, {"identity": self.identity, "position": place}, self.path, FORMAT)
 
     def discard(self) -> None:
-        """Delete the state of this process, and the folder with that of the last one."""
+        """Delete the state of this process; the last process also deletes the folder."""
         self.path.unlink(missing_ok=True)
         remove_leftovers(self.path, self.directory)
-        # Every process ends like this; whoever is last finds the folder empty, or already gone.
+        # Every process does this; the last one finds the folder empty, or already deleted.
         with suppress(OSError):
             self.directory.rmdir()

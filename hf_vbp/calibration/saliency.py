@@ -1,7 +1,9 @@
 """Gradients of the loss with respect to a multiplier on every hidden neuron, for criterion ``snip``."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
+from types import TracebackType
 from typing import Any
 
 import torch
@@ -10,66 +12,73 @@ from torch import Tensor, nn
 from hf_vbp._progress import Progress
 from hf_vbp.adapters.base import MLPSite
 from hf_vbp.adapters.prepared import PreparedModel, prepare
+from hf_vbp.calibration.batch_moments import accumulation_device, arithmetic_dtype, to_float64
+from hf_vbp.calibration.feed import LocalBatch
+from hf_vbp.calibration.hooked_model import check_finite_pixels, device_and_dtype, eval_mode
+from hf_vbp.calibration.open_feed import open_feed
+from hf_vbp.calibration.processes import Processes
 from hf_vbp.errors import ConfigurationError, DataError, NonFiniteError
+from hf_vbp.modeling.precision import outside_inference_mode
 from hf_vbp.statistics.activation_statistics import ActivationStatistics
 
 
+@outside_inference_mode
 def collect_saliency(
     model: nn.Module | PreparedModel,
     data: Iterable[Mapping[str, Any]],
     *,
     labels: str = "self",
     limit: int | None = None,
+    accelerator: Any | None = None,
     progress: Progress | None = None,
 ) -> list[Tensor]:
     """Return ``dL/dc`` for multipliers ``c = 1`` on the hidden neurons of every site.
 
-    ``L`` is the mean cross-entropy over the images, so the result is ``E[sum_t h_tj dL/dh_tj]``: the sum over
-    the tokens of an image, the mean over the images. One backward pass per batch; no parameter gets a gradient.
+    ``L`` is the mean cross-entropy over the images, so the result is ``E[sum_t h_tj dL/dh_tj]``: the sum over the
+    tokens of an image, the mean over the images. Each batch needs one backward pass; no parameter gets a gradient.
+    Processes share the images as in :func:`hf_vbp.collect_statistics`, and all return the same values.
 
     Args:
-        model: A classifier whose output has ``logits``; put into eval mode for the pass and back afterwards.
-        data: Batches with ``pixel_values`` and, for ``labels="given"``, ``labels``.
+        model: A classifier whose output has ``logits``. It runs in eval mode; its mode is restored afterwards.
+        data: As for :func:`hf_vbp.collect_statistics`; with ``labels="given"`` the batches need ``labels``.
         labels: ``"self"`` for the model's own predictions, ``"given"`` for the labels of the batches.
-        limit: Stop after so many images.
-        progress: Called with the number of images done and, where known, of all.
+        limit: Stop after this many images of the whole set.
+        accelerator: The ``Accelerator`` whose processes share the pass; found from the environment when not given.
+        progress: Receives the number of finished images and, where it is known, of all.
 
     Returns:
         ``(hidden,)`` float64 on the CPU for each site, in block order, signed.
 
     Raises:
-        ConfigurationError: ``Invalid ``labels`` or ``limit``.
-        DataError: No images, or no labels where they were asked for.
+        ConfigurationError: Invalid ``labels`` or ``limit``, or the model returns no logits.
+        DataError: There are no images, or no labels where they are needed.
         NonFiniteError: A gradient is NaN or infinite.
     """
     if labels not in ("self", "given"):
-        raise ConfigurationError(f"labels must be 'self' or 'given', not {labels!r}")
+        raise ConfigurationError(f"labels must be 'self' or 'given', got {labels!r}.")
     if limit is not None and limit < 1:
-        raise ConfigurationError(f"limit must be 1 or more, not {limit}")
+        raise ConfigurationError(f"limit must be 1 or more, got {limit}.")
     prepared = prepare(model)
-    network = prepared.model
-    recorder = _Recorder(prepared.sites)
-    done, training = 0, network.training
-    network.eval()
-    try:
-        for batch in getattr(data, "loader", data):
-            count = len(batch["pixel_values"])
-            count = count if limit is None else min(count, limit - done)
-            recorder.take(_loss(network, batch, labels, count))
-            done += count
-            if progress is not None:
-                progress(done, limit)
-            if done == limit:
-                break
-    finally:
-        recorder.close()
-        network.train(training)
-    if not done:
-        raise DataError("the data loader gave no images; a saliency needs at least one")
-    saliency = [total.cpu() / done for total in recorder.totals]
-    if not all(torch.isfinite(site_saliency).all() for site_saliency in saliency):
-        raise NonFiniteError("the gradients hold NaN or infinity; look for such values in the images, or use float32")
-    return saliency
+    processes = Processes.of(accelerator)
+    with processes.together():
+        feed = open_feed(getattr(data, "loader", data), processes, limit)
+    recorder = _Recorder(prepared, labels)
+    done = 0
+
+    def work(batch: LocalBatch) -> None:
+        nonlocal done
+        if batch.hashes:
+            recorder.add(batch)
+            done = max(done, batch.indices[-1] + 1)
+        if progress is not None:
+            progress(done, feed.total)
+
+    with recorder:
+        feed.walk(work)
+    images = sum(processes.gather(recorder.images))
+    if not images:
+        raise DataError("The data gave no images; a saliency needs at least one.")
+    return [processes.sum(total.cpu()) / images for total in recorder.totals]
 
 
 def with_saliency(
@@ -78,63 +87,85 @@ def with_saliency(
     data: Iterable[Mapping[str, Any]],
     *,
     limit: int | None = None,
+    accelerator: Any | None = None,
     progress: Progress | None = None,
 ) -> ActivationStatistics:
-    """Return the statistics with the saliency of every site, gathered from ``data`` in a pass of its own.
+    """Return the statistics with the saliency of every site, gathered from ``data`` in a separate pass.
 
     Args:
         prepared: The model that the statistics belong to.
         statistics: The statistics; they are not changed.
         data: As for :func:`collect_saliency`.
         limit: As for :func:`collect_saliency`.
+        accelerator: As for :func:`collect_saliency`.
         progress: As for :func:`collect_saliency`.
     """
-    saliency = collect_saliency(prepared, data, limit=limit, progress=progress)
+    saliency = collect_saliency(prepared, data, limit=limit, accelerator=accelerator, progress=progress)
     sites = tuple(replace(site, saliency=s) for site, s in zip(statistics.sites, saliency, strict=True))
     return replace(statistics, sites=sites)
 
 
 class _Recorder:
-    """Multiplies the hidden neurons of every site by ones that gather gradients."""
+    """Multiplies the hidden neurons of every site by ones whose gradients are summed, while the context is open."""
 
-    def __init__(self, sites: Sequence[MLPSite]) -> None:
+    def __init__(self, prepared: PreparedModel, labels: str) -> None:
+        self.model, self.labels = prepared.model, labels
+        self.sites: Sequence[MLPSite] = prepared.sites
+        self.device, self.dtype = device_and_dtype(self.model)
+        dtype = arithmetic_dtype(self.dtype)
+        self.images = 0
         self._multipliers = [
-            torch.ones(site.intermediate_size, device=site.fc2.weight.device, requires_grad=True) for site in sites
+            torch.ones(site.intermediate_size, device=self.device, dtype=dtype, requires_grad=True)
+            for site in self.sites
         ]
-        self.totals = [torch.zeros_like(c, dtype=torch.float64, requires_grad=False) for c in self._multipliers]
-        self._handles = [
-            site.fc2.register_forward_pre_hook(self._hook(multiplier))
-            for site, multiplier in zip(sites, self._multipliers, strict=True)
+        sums_device = accumulation_device(self.device)
+        self.totals = [
+            torch.zeros(site.intermediate_size, device=sums_device, dtype=torch.float64) for site in self.sites
         ]
+        self._restore = ExitStack()
 
-    def take(self, loss: Tensor) -> None:
-        """Add the gradients of ``loss``, a sum over the images of one batch."""
-        gradients = torch.autograd.grad(loss, self._multipliers)
+    def __enter__(self) -> "_Recorder":
+        self._restore.enter_context(eval_mode(self.model))
+        for site, multiplier in zip(self.sites, self._multipliers, strict=True):
+            self._restore.callback(site.fc2.register_forward_pre_hook(_multiply_by(multiplier)).remove)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._restore.close()
+
+    def add(self, batch: LocalBatch) -> None:
+        """Add the gradients of the loss, summed over the images of one batch."""
+        images = batch.pixel_values.to(self.device, self.dtype)
+        with torch.enable_grad():
+            gradients = torch.autograd.grad(self._loss(images, batch), self._multipliers)
+        if not all(bool(gradient.isfinite().all()) for gradient in gradients):
+            check_finite_pixels(images, batch.indices)
+            raise NonFiniteError(
+                f"The gradients of images {batch.indices[0]} to {batch.indices[-1]} (counted from 0) hold NaN or "
+                "infinity. Check these images, or load the model in float32."
+            )
         for total, gradient in zip(self.totals, gradients, strict=True):
-            total += gradient.double()
+            total += to_float64(gradient)
+        self.images += len(images)
 
-    def close(self) -> None:
-        """Take the multipliers off the model."""
-        for handle in self._handles:
-            handle.remove()
+    def _loss(self, images: Tensor, batch: LocalBatch) -> Tensor:
+        if self.labels == "given" and batch.labels is None:
+            raise DataError("labels='given' needs batches with 'labels', but they have none; use labels='self'.")
+        logits = getattr(self.model(pixel_values=images), "logits", None)
+        if logits is None or logits.dim() != 2:
+            raise ConfigurationError(
+                f"The saliency needs a model that predicts labels, but {type(self.model).__name__} returns no logits "
+                "(images, labels). Use a model with a classification head, or another criterion."
+            )
+        logits = logits.to(arithmetic_dtype(logits.dtype))
+        given = logits.detach().argmax(-1) if self.labels == "self" else torch.as_tensor(batch.labels)
+        return nn.functional.cross_entropy(logits, given.to(logits.device), reduction="sum")
 
-    @staticmethod
-    def _hook(multiplier: Tensor) -> Callable[[nn.Module, tuple[Any, ...]], tuple[Tensor, ...]]:
-        def hook(module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Tensor, ...]:
-            return (inputs[0] * multiplier.to(inputs[0].dtype), *inputs[1:])
 
-        return hook
+def _multiply_by(multiplier: Tensor) -> Callable[[nn.Module, tuple[Any, ...]], tuple[Any, ...]]:
+    def hook(module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+        return (inputs[0] * multiplier.to(inputs[0].dtype), *inputs[1:])
 
-
-def _loss(model: nn.Module, batch: Mapping[str, Any], labels: str, count: int) -> Tensor:
-    parameter = next(model.parameters())
-    pixel_values = batch["pixel_values"][:count].to(parameter.device, parameter.dtype)
-    with torch.enable_grad():
-        logits: Tensor = model(pixel_values=pixel_values).logits.float()
-    if labels == "self":
-        target = logits.detach().argmax(-1)
-    elif "labels" in batch:
-        target = batch["labels"][:count].to(logits.device)
-    else:
-        raise DataError("labels='given' was asked for and the batches have no 'labels'; use labels='self'")
-    return nn.functional.cross_entropy(logits, target, reduction="sum")
+    return hook

@@ -1,74 +1,112 @@
 """Load a pruned or an ordinary checkpoint strictly."""
 
 import os
+import pickle
+from collections.abc import Iterable
 from typing import Any
 
-from hf_vbp.checkpoint.transformers_patch import _widths, scoped
-from hf_vbp.errors import CheckpointError, HfVbpError
+from hf_vbp._progress import one_line
+from hf_vbp.checkpoint.transformers_patch import patched
+from hf_vbp.errors import CheckpointError, ConfigurationError, HfVbpError
+from hf_vbp.modeling.config_record import read_widths
+
+_SHOWN = 3
 
 
 def from_pretrained(path_or_id: str | os.PathLike[str], *, auto_class: Any = None, **kwargs: Any) -> Any:
-    """Load a pruned or an ordinary checkpoint, touching transformers for no longer than the call.
+    """Load a pruned or an ordinary checkpoint, and refuse one whose weights do not fit or are missing.
 
-    Works after :func:`disable` too, and is stricter than stock loading: a weight that a pruned checkpoint lacks
-    is an error, never a random tensor.
+    Patches transformers during the call only, so it also works after :func:`unpatch_transformers`. It is stricter
+    than loading with transformers: no weight of a pruned checkpoint is ever random, except those of a new head.
 
     Args:
         path_or_id: A folder, or the name of a repository on the Hub.
-        auto_class: What loads it, an auto class or a model class; ``AutoModelForImageClassification`` by default.
-        **kwargs: What ``from_pretrained`` of transformers takes: ``dtype``, ``device_map``, ``revision``, ... With
+        auto_class: The auto class or model class that loads it; ``AutoModelForImageClassification`` by default.
+        **kwargs: Passed to ``from_pretrained`` of transformers: ``dtype``, ``device_map``, ``revision``, ... With
             ``ignore_mismatched_sizes=True`` the head may be a new one (``num_labels``), the rest may not.
-            ``trust_remote_code`` is False unless given: code of the checkpoint is not run, and no question is asked.
+            ``trust_remote_code`` is False by default: code of the checkpoint is not run, and there is no prompt.
 
     Returns:
-        The model; with ``output_loading_info=True`` the model and the information.
+        The model; with ``output_loading_info=True`` the model and the loading information.
 
     Raises:
-        CheckpointError: There is no readable checkpoint, its weights do not fit the widths that its config
-            records, or weights are missing.
+        CheckpointError: There is no readable checkpoint, its weights do not fit its config, or weights are missing.
+        ConfigurationError: ``weights_only=False`` was given, which would run code from a ``.bin`` file.
     """
     from safetensors import SafetensorError
     from transformers import AutoModelForImageClassification
 
     auto_class = auto_class or AutoModelForImageClassification
     wants_info = kwargs.pop("output_loading_info", False)
+    if not kwargs.pop("weights_only", True):
+        raise ConfigurationError(
+            "weights_only=False runs code that a .bin file holds, expected True. Save the weights as safetensors."
+        )
     # None would make transformers ask on the terminal.
     kwargs.setdefault("trust_remote_code", False)
-    with scoped():
+    with patched() as problem:
         try:
             model, info = auto_class.from_pretrained(path_or_id, output_loading_info=True, **kwargs)
         except HfVbpError:
             raise
-        except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-            raise CheckpointError(f"{path_or_id} cannot be loaded: {_sentence(error)}") from error
-    if _widths(model.config) is not None:
-        _check_complete(model, info, path_or_id, kwargs.get("ignore_mismatched_sizes", False))
+        except (OSError, ValueError, RuntimeError, SafetensorError, pickle.UnpicklingError) as error:
+            reason = one_line(error, 1000) + (f". Note that {problem}." if problem else "")
+            raise CheckpointError(f"{path_or_id} cannot be loaded: {reason}") from error
+    _check_widths(model, path_or_id)
+    _check_complete(model, info, path_or_id, kwargs.get("ignore_mismatched_sizes", False))
     return (model, info) if wants_info else model
 
 
-def _sentence(error: BaseException) -> str:
-    return " ".join(str(error).split())[:1000] or type(error).__name__
+def _check_widths(model: Any, source: Any) -> None:
+    from hf_vbp.modeling.modeling_hf_vbp import find_pairs, pruned_parts
+
+    read_widths(model.config)
+    for _, part, record in pruned_parts(model):
+        widths = tuple(pair.fc1.out_features for pair in find_pairs(part, record))
+        if len(widths) == len(record.widths) and widths != record.widths:
+            raise CheckpointError(
+                f"{source}: the model has the widths {list(widths)}, but its config records {list(record.widths)}."
+            )
 
 
 def _check_complete(model: Any, info: dict[str, Any], source: Any, new_head: bool) -> None:
-    from hf_vbp.modeling.modeling_hf_vbp import find_pairs
+    from hf_vbp.modeling.modeling_hf_vbp import pruned_parts
 
-    widths = [pair.fc1.out_features for pair in find_pairs(model)]
-    recorded = _widths(model.config)
-    if len(widths) == len(recorded or ()) and widths != recorded:
-        raise CheckpointError(f"{source}: the model has the widths {widths}, but its config records {recorded}.")
     prefix = f"{model.base_model_prefix}."
     is_backbone = not any(key.startswith(prefix) for key in model.state_dict())
-    missing = sorted(
-        key
-        for key in info["missing_keys"]
-        # A backbone taken out of a classifier has a pooler that no classifier has.
-        if not (is_backbone and key.startswith("pooler.")) and not (new_head and not key.startswith(prefix))
-    )
+
+    def outside_head(keys: Iterable[str]) -> list[str]:
+        return sorted(key for key in keys if is_backbone or key.startswith(prefix))
+
+    mismatched = outside_head(entry[0] for entry in info["mismatched_keys"])
+    if mismatched:
+        raise CheckpointError(
+            f"{source}: {_count(mismatched)} of {type(model).__name__} have another shape than the config describes, "
+            "so they would be random. Load it with the config it was saved with; ignore_mismatched_sizes=True allows "
+            "only a new head."
+        )
+    missing = info["missing_keys"]
+    if not pruned_parts(model):
+        # Equal widths leave no record, so the MLPs of every model are checked.
+        missing = outside_head(set(missing) & _mlp_weights(model))
+    elif new_head:
+        missing = outside_head(missing)
+    # A backbone that was taken out of a classifier has a pooler that no classifier has.
+    missing = sorted(key for key in missing if not (is_backbone and key.startswith("pooler.")))
     if missing:
         raise CheckpointError(
-            f"{source} lacks {len(missing)} weights of {type(model).__name__} ({', '.join(missing[:3])}, ...); they "
-            "would be random. Load it with the class it was saved from "
-            f"({', '.join(model.config.architectures or ['unknown'])}), or pass ignore_mismatched_sizes=True for a "
-            "new head."
+            f"{source} lacks {_count(missing)} of {type(model).__name__}, so they would be random. Load it with the "
+            f"class it was saved from ({', '.join(model.config.architectures or ['unknown'])}), or pass "
+            "ignore_mismatched_sizes=True for a new head."
         )
+
+
+def _mlp_weights(model: Any) -> set[str]:
+    from hf_vbp.modeling.modeling_hf_vbp import find_pairs
+
+    names = [name for pair in find_pairs(model) for name in (pair.fc1_name, pair.fc2_name)]
+    return {f"{name}.{parameter}" for name in names for parameter in ("weight", "bias")}
+
+
+def _count(keys: list[str]) -> str:
+    return f"{len(keys)} weights ({', '.join(keys[:_SHOWN])}{', ...' if len(keys) > _SHOWN else ''})"

@@ -10,13 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from hf_vbp._version import __version__
+from hf_vbp.checkpoint.layout import CARD, CONFIG, MANIFEST, RESULTS
 from hf_vbp.errors import CheckpointError
 from hf_vbp.files.atomic import is_hidden_folder, lock_path
 
-MANIFEST_NAME = "vbp_manifest.json"
-CARD = "README.md"
 _FORMAT, _VERSION = "hf_vbp.manifest", 1
-_RESULTS = "vbp_results.json"
 # What the first version of hf_vbp wrote, which had no manifest: prune, finetune, save_checkpoint, PublishCallback.
 _FIRST_VERSION = re.compile(
     r"config\.json|model(-\d{5}-of-\d{5})?\.safetensors|model\.safetensors\.index\.json|modeling_hf_vbp\.py"
@@ -58,7 +56,7 @@ class Contents:
 
 def is_checkpoint_file(name: str) -> bool:
     """Tell whether a name is that of a file of a checkpoint."""
-    return name == MANIFEST_NAME or _FIRST_VERSION.fullmatch(name) is not None
+    return name == MANIFEST or _FIRST_VERSION.fullmatch(name) is not None
 
 
 def write_manifest(folder: Path, *, without: frozenset[str] = frozenset()) -> None:
@@ -68,10 +66,10 @@ def write_manifest(folder: Path, *, without: frozenset[str] = frozenset()) -> No
         folder: The folder.
         without: Names of files that are not to be listed, since they are the user's.
     """
-    names = sorted(name for name in _names(folder, folder) if name not in without and name != MANIFEST_NAME)
+    names = sorted(name for name in _names(folder, folder) if name not in without and name != MANIFEST)
     files = {name: {"size": (folder / name).stat().st_size, "sha256": _sha256(folder / name)} for name in names}
     content = {"format": _FORMAT, "version": _VERSION, "hf_vbp": __version__, "files": files}
-    (folder / MANIFEST_NAME).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    (folder / MANIFEST).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
 def read_manifest(folder: Path) -> dict[str, FileRecord] | None:
@@ -80,7 +78,7 @@ def read_manifest(folder: Path) -> dict[str, FileRecord] | None:
     Raises:
         CheckpointError: It is damaged, or of a newer version.
     """
-    path = folder / MANIFEST_NAME
+    path = folder / MANIFEST
     if not path.exists():
         return None
     try:
@@ -115,7 +113,7 @@ def replaceable_contents(folder: Path) -> Contents:
             own_card = name not in records or not records[name].matches(folder / name)
             if own_card:
                 continue
-        elif name != MANIFEST_NAME and name not in records:
+        elif name != MANIFEST and name not in records:
             raise _refusal(folder, name, "which hf_vbp did not write")
         names.append(name)
     # After the names, which are quick to compare.
@@ -161,7 +159,7 @@ def _is_no_content(path: Path, root: Path) -> bool:
 
 
 def _first_version_records(folder: Path) -> dict[str, FileRecord]:
-    results, config = _json_object(folder / _RESULTS), _json_object(folder / "config.json")
+    results, config = _json_object(folder / RESULTS), _json_object(folder / CONFIG)
     if "schema_version" not in results and "vbp" not in config:
         # Nothing shows that hf_vbp wrote it: the model of somebody else has the same names.
         return {}

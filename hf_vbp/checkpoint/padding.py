@@ -1,4 +1,4 @@
-"""For those who must have a checkpoint that plain transformers loads: pad to one width."""
+"""Pad a pruned model to one width, for tools that load checkpoints with plain transformers only."""
 
 import copy
 from typing import Any, TypeVar
@@ -6,39 +6,49 @@ from typing import Any, TypeVar
 from torch import nn
 
 from hf_vbp.errors import ConfigurationError, UnsupportedModelError
-from hf_vbp.modeling.config_record import has_real_width, write_widths
-from hf_vbp.modeling.modeling_hf_vbp import find_pairs, resize
+from hf_vbp.modeling.config_record import has_real_width, read_widths, write_widths
+from hf_vbp.modeling.modeling_hf_vbp import Record, find_pairs, read_record, resize
 from hf_vbp.modeling.precision import own_precision
 
 ModelT = TypeVar("ModelT", bound=nn.Module)
 
 
-def to_stock(model: ModelT, *, width: int | None = None) -> ModelT:
-    """Return a copy in which all MLPs are equally wide, so that transformers loads it with no package and no flag.
+def pad_to_uniform_width(model: ModelT, *, width: int | None = None) -> ModelT:
+    """Return a copy in which all MLPs have the same width, so that plain transformers loads it.
 
-    Neurons with zero weights are added; they give the same outputs and cost parameters and MACs again, up to those
-    of the widest MLP. Only ``intermediate_size`` is left in the config.
+    The added neurons have zero weights: the outputs are the same, and each MLP costs as many parameters and MACs as
+    the widest. Only ``intermediate_size`` remains in the config.
 
     Args:
-        model: A pruned model of a family with a real ``intermediate_size``.
+        model: A pruned model of a family whose config has one ``intermediate_size`` for all blocks.
         width: The common width; by default that of the widest MLP.
 
     Raises:
-        UnsupportedModelError: The family has no ``intermediate_size`` per block (Swin, ConvNeXt, ...).
+        UnsupportedModelError: The family has no ``intermediate_size`` for all blocks (Swin, ConvNeXt, ...).
         ConfigurationError: ``width`` is less than that of the widest MLP.
+
+    Example:
+        >>> import hf_vbp
+        >>> model = hf_vbp.from_pretrained(hf_vbp.sample_model_path())
+        >>> hf_vbp.pad_to_uniform_width(model, width=200).config.intermediate_size
+        200
     """
     config: Any = model.config
-    widths = [pair.fc1.out_features for pair in find_pairs(model)]
-    if not widths or not has_real_width(config, len(widths)):
+    read_widths(config)
+    record = read_record(config)
+    pairs = find_pairs(model, record)
+    widths = [pair.fc1.out_features for pair in pairs]
+    if not widths or not has_real_width(config, widths):
         raise UnsupportedModelError(
-            f"{type(model).__name__} has no config.intermediate_size for each of {len(widths)} MLPs, so transformers "
-            "cannot load another width than the dense one. Share it with its remote file (trust_remote_code=True)."
+            f"{type(model).__name__} has no config.intermediate_size for each of {len(pairs)} MLPs, so plain "
+            "transformers loads it only with its dense widths. Share it with its modeling file "
+            "(trust_remote_code=True)."
         )
     common = max(1, *widths) if width is None else width
     if common < max(widths):
         raise ConfigurationError(f"width is {width}, expected at least {max(widths)}, the width of the widest MLP.")
     with own_precision(model):
         padded = copy.deepcopy(model)
-    resize(padded, [common] * len(widths))
-    write_widths(padded.config, [common] * len(widths), dense_widths=[common] * len(widths))
+    resize(padded, Record((common,) * len(pairs), tuple(pair.names for pair in pairs)))
+    write_widths(padded.config, [common] * len(pairs), dense_widths=[common] * len(pairs))
     return padded

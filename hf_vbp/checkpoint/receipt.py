@@ -1,10 +1,9 @@
-"""The receipt: a checkpoint is reopened in a fresh process and compared with the model in memory."""
+"""Verify a checkpoint: load it in a fresh process and compare its outputs with those of the model in memory."""
 
 import hashlib
 import json
 import math
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -17,10 +16,10 @@ from typing import Any
 import torch
 from torch import nn
 
-import hf_vbp
 from hf_vbp.calibration.batch_moments import full_precision
 from hf_vbp.checkpoint.from_pretrained import from_pretrained
 from hf_vbp.checkpoint.isolation import copy_cached_code, isolated_environment
+from hf_vbp.checkpoint.layout import CONFIG, MODELING_FILE, PROCESSORS
 from hf_vbp.checkpoint.remote_code import RemoteCode, inspect_code, refuse_foreign_code
 from hf_vbp.errors import CheckpointError, ConfigurationError
 from hf_vbp.modeling.modeling_hf_vbp import auto_map
@@ -29,21 +28,22 @@ from hf_vbp.modeling.precision import forward_of_class, own_precision
 WAYS = ("import", "remote_code", "stock")
 _SCRIPT = Path(__file__).with_name("fresh_process.py")
 _TIMEOUT_SECONDS = 900
-_LOADED = re.compile(r"config\.json|(pre)?processor_config\.json|modeling_hf_vbp\.py|.*\.safetensors(\.index\.json)?")
-# What a launcher sets for its own workers; a child that inherits it would wait for the others.
+_LOADED = (CONFIG, MODELING_FILE, *PROCESSORS)
+_WEIGHTS = (".safetensors", ".safetensors.index.json")
+# A launcher sets these variables for its workers; a child process that inherits them would wait for the others.
 _LAUNCHER_VARIABLES = ("ACCELERATE_", "FSDP_", "MASTER_", "TORCHELASTIC_", "GROUP_RANK", "ROLE_", "LOCAL_")
 
 
 @dataclass(frozen=True)
 class ReceiptEntry:
-    """One way of loading that was tried and held.
+    """One way of loading that was verified.
 
     Attributes:
         way: ``"import"`` (hf_vbp imported, nothing else), ``"remote_code"`` (hf_vbp not importable,
             ``trust_remote_code=True``) or ``"stock"`` (hf_vbp not importable, no flag).
-        transformers: The version that loaded it.
+        transformers: The version of transformers that loaded it.
         max_abs_difference: The largest absolute difference of any output to that of the model in memory.
-        files: Name to sha256 of the files that were loaded, so that a change after the receipt shows.
+        files: Name to sha256 of the files that were loaded, so that a later change is detected.
     """
 
     way: str
@@ -54,15 +54,20 @@ class ReceiptEntry:
 
 @dataclass(frozen=True)
 class Receipt:
-    """Proof that a checkpoint loads and gives what the model in memory gave.
+    """The result of verifying a checkpoint.
 
     Attributes:
-        directory: Where the checkpoint lies.
-        entries: One per way of loading; empty where verification was switched off.
+        directory: The folder of the checkpoint.
+        entries: One per way of loading; empty where verification was turned off.
     """
 
     directory: Path
     entries: tuple[ReceiptEntry, ...] = ()
+
+    @property
+    def ways(self) -> tuple[str, ...]:
+        """The ways by which the checkpoint was loaded."""
+        return tuple(entry.way for entry in self.entries)
 
     def to_list(self) -> list[dict[str, Any]]:
         """Return the ``receipt`` part of ``vbp_results.json``."""
@@ -76,38 +81,37 @@ def verify_checkpoint(
     reference: nn.Module | None = None,
     python: str | os.PathLike[str] | None = None,
     trust_remote_code: bool = False,
-) -> list[dict[str, Any]]:
-    """Reopen a checkpoint in a fresh, offline process by each way that applies, and compare its outputs.
+) -> Receipt:
+    """Load a checkpoint in a fresh, offline process by each way that applies, and compare its outputs.
 
     The process has no access tokens. Code that comes with the checkpoint and is not this package's own is refused
     before anything is loaded, unless ``trust_remote_code`` allows it.
 
     Args:
         directory: The folder of the checkpoint.
-        ways: Which of :data:`WAYS` to try; by default all that apply: ``import`` and ``remote_code`` where the
+        ways: The ways of :data:`WAYS` to try; by default all that apply: ``import`` and ``remote_code`` where the
             config records widths per block, ``import`` and ``stock`` where it does not.
-        reference: The model that the checkpoint must equal; by default the checkpoint as loaded here.
+        reference: The model that the checkpoint must equal; by default the checkpoint as loaded in this process.
         python: The interpreter of the fresh process, for instance of an environment with another transformers.
         trust_remote_code: Whether foreign code of the checkpoint may run in the fresh process.
 
     Returns:
-        One ``{"way", "transformers", "max_abs_difference"}`` per way, as in ``vbp_results.json``.
+        The receipt, with one entry per way.
 
     Raises:
-        CheckpointError: The checkpoint does not load by one of the ways, gives something else, or can run foreign
+        CheckpointError: The checkpoint does not load by one of the ways, gives other outputs, or can run foreign
             code that was not allowed.
-        ConfigurationError: ``ways`` names a way that is not known or does not apply.
+        ConfigurationError: ``ways`` names a way that is unknown or does not apply.
 
     Example:
         >>> import hf_vbp
-        >>> [entry["way"] for entry in hf_vbp.verify_checkpoint(hf_vbp.sample_model_path())]
-        ['import', 'stock']
+        >>> hf_vbp.verify_checkpoint(hf_vbp.sample_model_path()).ways
+        ('import', 'stock')
     """
     refuse_foreign_code(directory, inspect_code(directory), trust_remote_code)
     if reference is None:
         reference = from_pretrained(directory, auto_class=_loader(_read_config(Path(directory))))
-    receipt = take_receipt(reference, directory, ways=ways, python=python, trust_remote_code=trust_remote_code)
-    return receipt.to_list()
+    return take_receipt(reference, directory, ways=ways, python=python, trust_remote_code=trust_remote_code)
 
 
 def take_receipt(
@@ -118,12 +122,12 @@ def take_receipt(
     python: str | os.PathLike[str] | None = None,
     trust_remote_code: bool = False,
 ) -> Receipt:
-    """Compare a saved checkpoint, reopened in a fresh process, with the model that it was saved from.
+    """Compare a saved checkpoint, loaded in a fresh process, with the model that it was saved from.
 
     Only the model is loaded, so foreign code of a processor or a tokenizer is not refused here.
 
     Args:
-        model: The model in memory; its mode is left as it was.
+        model: The model in memory; its training mode is not changed.
         directory: The folder of the checkpoint.
         ways: As for :func:`verify_checkpoint`.
         python: As for :func:`verify_checkpoint`.
@@ -147,17 +151,17 @@ def take_receipt(
 
 
 def applicable_ways(directory: str | os.PathLike[str]) -> tuple[str, ...]:
-    """Return the ways by which the checkpoint in a folder claims to load.
+    """Return the ways by which the checkpoint in a folder should load.
 
     Raises:
-        CheckpointError: There is no readable config, or it names a remote file that the folder lacks.
+        CheckpointError: There is no readable config, or it names a modeling file that the folder lacks.
     """
     folder = Path(directory)
     config = _read_config(folder)
     code = inspect_code(folder)
     lacking = [name for name in code.files if not (folder / name).is_file()]
     if lacking:
-        raise CheckpointError(f"{folder}: auto_map in config.json names {', '.join(lacking)}, which is not there.")
+        raise CheckpointError(f"{folder}: auto_map in {CONFIG} names {', '.join(lacking)}, which does not exist.")
     if "vbp" not in config:
         return ("import", "stock")
     return ("import", "remote_code") if code.names_model else ("import",)
@@ -170,20 +174,20 @@ def _choose_ways(folder: Path, ways: Sequence[str] | None) -> tuple[str, ...]:
     unknown = [way for way in ways if way not in possible]
     if unknown or not ways:
         raise ConfigurationError(
-            f"{folder} cannot be loaded by {', '.join(unknown) or 'no way at all'}; expected some of "
+            f"{folder} cannot be loaded by {', '.join(unknown) or 'an empty list of ways'}; expected some of "
             f"{', '.join(possible)}."
         )
     return tuple(ways)
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
-    path = folder / "config.json"
+    path = folder / CONFIG
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{path} cannot be read ({error}); expected the config of a checkpoint.") from error
     if not isinstance(config, dict):
-        raise CheckpointError(f"{path} does not hold the config of a checkpoint.")
+        raise CheckpointError(f"{path} is not a JSON object; expected the config of a checkpoint.")
     return config
 
 
@@ -219,7 +223,7 @@ def _write_job(model: Any, folder: Path, ways: tuple[str, ...], job_folder: Path
         "device": str(parameter.device),
         "attn_implementation": model.config._attn_implementation,
         "threads": torch.get_num_threads(),
-        "package": str(Path(hf_vbp.__file__).parents[1]),
+        "package": str(Path(__file__).parents[2]),
     }
     (job_folder / "job.json").write_text(json.dumps(job), encoding="utf-8")
     shutil.copyfile(_SCRIPT, job_folder / "fresh_process.py")
@@ -278,11 +282,11 @@ def _run(job_folder: Path, python: str | os.PathLike[str] | None, code: RemoteCo
             timeout=_TIMEOUT_SECONDS, check=False,
         )  # fmt: skip
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise CheckpointError(f"The checkpoint could not be reopened in a fresh process: {error}") from error
+        raise CheckpointError(f"The checkpoint could not be loaded in a fresh process: {error}") from error
     result = job_folder / "result.json"
     if process.returncode or not result.is_file():
         raise CheckpointError(
-            f"The process that reopened the checkpoint ended with {process.returncode}: {process.stderr[-2000:]}"
+            f"The process that loaded the checkpoint ended with code {process.returncode}: {process.stderr[-2000:]}"
         )
     results: list[dict[str, Any]] = json.loads(result.read_text(encoding="utf-8"))
     return results
@@ -306,7 +310,8 @@ def _environment(job_folder: Path) -> dict[str, str]:
 
 
 def _hashes(folder: Path) -> dict[str, str]:
-    loaded = sorted(path for path in folder.iterdir() if path.is_file() and _LOADED.fullmatch(path.name))
+    files = sorted(path for path in folder.iterdir() if path.is_file())
+    loaded = [path for path in files if path.name in _LOADED or path.name.endswith(_WEIGHTS)]
     hashes = {}
     for path in loaded:
         digest = hashlib.sha256()
@@ -324,7 +329,7 @@ def _entry(folder: Path, result: dict[str, Any], tolerance: float, files: dict[s
     difference = float(result["max_abs_difference"])
     if not math.isfinite(difference) or difference > tolerance:
         raise CheckpointError(
-            f"{folder}, loaded by the way {way!r} in a fresh process, gives outputs that are {difference:.3g} away "
+            f"{folder}, loaded by the way {way!r} in a fresh process, gives outputs that differ by {difference:.3g} "
             f"from those in memory, expected at most {tolerance:.3g}. The weights on disk are not the model's."
         )
     return ReceiptEntry(way, result["transformers"], difference, files)

@@ -15,18 +15,14 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from hf_vbp.checkpoint.layout import ADAPTER, CONFIG, CUSTOM_GENERATE, MODELING_FILE, MODELING_HASHES, MODELING_MODULE
 from hf_vbp.errors import CheckpointError
 
-OWN_FILE = "modeling_hf_vbp.py"
-HASHES = "modeling_hashes.txt"
-CONFIG = "config.json"
 # Every file in which transformers looks for the name of a class to import.
 CONFIG_FILES = re.compile(r"[\w.-]*config\.json")
-ADAPTER = "adapter_config.json"
-CUSTOM_GENERATE = "custom_generate/generate.py"
 # Read for a processor or a tokenizer, never for the model.
 _NOT_OF_THE_MODEL = re.compile(r"((video_)?pre)?processor_config\.json|tokenizer_config\.json")
-_OWN_REFERENCE = re.compile(r"modeling_hf_vbp\.[A-Za-z]\w*")
+_OWN_REFERENCE = re.compile(rf"{MODELING_MODULE}\.[A-Za-z]\w*")
 _NAMES_OF_LABELS = ("id2label", "label2id")
 _LARGEST_FILE = 1 << 20
 _SHOWN = 5
@@ -132,12 +128,12 @@ def hash_of(content: bytes) -> str:
 @cache
 def known_hashes() -> frozenset[str]:
     """Return the sha256 of every version of the modeling file."""
-    lines = resources.files("hf_vbp.modeling").joinpath(HASHES).read_text(encoding="utf-8").splitlines()
+    lines = resources.files("hf_vbp.modeling").joinpath(MODELING_HASHES).read_text(encoding="utf-8").splitlines()
     return frozenset(line.split()[0] for line in lines if line.strip())
 
 
 def _own_file(folder: Path) -> Iterator[Finding]:
-    path = folder / OWN_FILE
+    path = folder / MODELING_FILE
     if not path.is_file():
         return
     try:
@@ -146,9 +142,9 @@ def _own_file(folder: Path) -> Iterator[Finding]:
         raise CheckpointError(f"{path} cannot be read ({error}). Restore it, or save the checkpoint again.") from error
     if digest not in known_hashes():
         yield Finding(
-            OWN_FILE,
-            f"{OWN_FILE} is no version of the file that this hf_vbp knows (sha256 {digest}); if a newer hf_vbp wrote "
-            "it, upgrade",
+            MODELING_FILE,
+            f"{MODELING_FILE} is no version of the file that this hf_vbp knows (sha256 {digest}); if a newer hf_vbp "
+            "wrote it, upgrade",
         )
 
 
@@ -179,7 +175,7 @@ def _foreign(content: Any) -> Iterator[str]:
                 elif "--" in reference:
                     yield f"{where} names code of another repository for {_show(name)}: {_show(reference)}"
                 elif not _OWN_REFERENCE.fullmatch(reference):
-                    yield f"{where} names {_show(reference)} for {_show(name)}, expected a class of {OWN_FILE}"
+                    yield f"{where} names {_show(reference)} for {_show(name)}, expected a class of {MODELING_FILE}"
         elif key == "custom_pipelines" and value:
             yield f"{where} names the class of a pipeline"
         elif key.endswith(("attn_implementation", "experts_implementation")) and "/" in json.dumps(value):

@@ -1,4 +1,4 @@
-"""The one place that writes ``auto_map``, and it writes the file that ``auto_map`` names with it."""
+"""The one place that writes ``auto_map``, together with the file that it names."""
 
 import os
 import shutil
@@ -7,27 +7,26 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from hf_vbp.checkpoint.layout import MODELING_FILE
 from hf_vbp.modeling import modeling_hf_vbp
-
-REMOTE_FILE = "modeling_hf_vbp.py"
 
 
 @contextmanager
-def remote_file_beside(config: Any, directory: str | os.PathLike[str]) -> Iterator[None]:
-    """Write the remote file to a folder, and let a config that is saved inside the block name it.
+def remote_file_in(directory: str | os.PathLike[str], config: Any) -> Iterator[None]:
+    """Write the modeling file to a folder; a config that is saved to it inside the block names the file.
 
-    The config in memory is afterwards as it was before: what is saved later, without the file, must not name it.
+    The config in memory is unchanged afterwards, since it must not name the file when it is saved without it.
 
     Args:
+        directory: The folder that the config will be saved to.
         config: A config with a ``vbp`` record.
-        directory: The folder that the config is about to be saved to.
     """
     entries = modeling_hf_vbp.auto_map(config)
     if not entries or os.path.isfile(directory):
         yield
         return
     os.makedirs(directory, exist_ok=True)
-    shutil.copyfile(modeling_hf_vbp.__file__, Path(directory) / REMOTE_FILE)
+    shutil.copyfile(modeling_hf_vbp.__file__, Path(directory) / MODELING_FILE)
     had = "auto_map" in vars(config)
     before = vars(config).get("auto_map")
     config.auto_map = {**(before or {}), **entries}

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from hf_vbp.checkpoint.atomic_folder import reserved, staged
-from hf_vbp.checkpoint.manifest import MANIFEST_NAME
+from hf_vbp.checkpoint.layout import CONFIG, MANIFEST, MODELING_FILE
 from hf_vbp.checkpoint.receipt import Receipt, take_receipt
-from hf_vbp.checkpoint.transformers_patch import scoped
+from hf_vbp.checkpoint.transformers_patch import patched
 from hf_vbp.errors import ConfigurationError, UnsupportedModelError
 from hf_vbp.modeling.config_record import check_recorded
 
@@ -67,7 +67,7 @@ def save_checkpoint(
         reserved(directory, overwrite, required_bytes=size, inputs=inputs) as folder,
         staged(folder, overwrite) as staging,
     ):
-        with scoped():
+        with patched():
             model.save_pretrained(staging)
         if processor is not None:
             processor.save_pretrained(staging)
@@ -97,9 +97,7 @@ def _check_model(model: Any) -> None:
 
 def _check_names(contents: Mapping[str, Content]) -> None:
     for name in contents:
-        taken = name in {"config.json", "modeling_hf_vbp.py", MANIFEST_NAME} or name.endswith(
-            (".safetensors", ".safetensors.index.json")
-        )
+        taken = name in {CONFIG, MODELING_FILE, MANIFEST} or name.endswith((".safetensors", ".safetensors.index.json"))
         if not name or Path(name).name != name or name.startswith(".") or taken:
             raise ConfigurationError(f"A file {name!r} cannot be added to a checkpoint: expected a free, plain name.")
 

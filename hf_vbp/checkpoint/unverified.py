@@ -7,10 +7,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from hf_vbp.checkpoint.layout import UNVERIFIED as MARKER
 from hf_vbp.checkpoint.saving import Content, save_checkpoint
 from hf_vbp.errors import CheckpointError, HfVbpError
 
-MARKER = "unverified.json"
 _VERSION = 1
 # What evaluating, saving and reopening a model raise; an interrupt is not among them.
 FAILURES = (HfVbpError, OSError, RuntimeError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError)

@@ -1,23 +1,30 @@
-"""The entry point: builds the commands, and turns the package's errors into one sentence and exit code 2."""
+"""The entry point: builds the commands, and turns errors into one sentence and exit code 2."""
 
 import os
 import signal
 import sys
 import threading
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
 import typer
 
-from hf_vbp.cli.console import standard_error
+from hf_vbp._progress import one_line
+from hf_vbp.cli.console import escaped, print_error
+from hf_vbp.cli.groups import HELP
 from hf_vbp.errors import HfVbpError
+
+DEBUG = "HF_VBP_DEBUG"
+# Some messages repeat what a file holds.
+_LONGEST_MESSAGE = 2000
 
 
 def build() -> typer.Typer:
     """Return the command line with all its sub-commands."""
-    from hf_vbp import __version__
-    from hf_vbp.cli import evaluate, finetune, inspect, plan, prune, push, stats, sweep
+    from hf_vbp._version import __version__
+    from hf_vbp.cli import audit, evaluate, finetune, inspect, plan, prune, push, recipes, stats, sweep
 
     app = typer.Typer(
         name="hf-vbp",
@@ -25,6 +32,7 @@ def build() -> typer.Typer:
         no_args_is_help=True,
         pretty_exceptions_enable=False,
         add_completion=False,
+        context_settings=HELP,
     )
 
     def show_version(wanted: bool) -> None:
@@ -37,8 +45,11 @@ def build() -> typer.Typer:
         version: bool = typer.Option(
             False, "--version", callback=show_version, is_eager=True, help="Show the version."
         ),
+        debug: bool = typer.Option(False, "--debug", help=f"Show the traceback of an error; also {DEBUG}=1."),
     ) -> None:
         """Prune the MLPs of a Hugging Face vision transformer in one shot (Variance-Based Pruning)."""
+        if debug:
+            os.environ[DEBUG] = "1"
 
     app.command("inspect")(inspect.inspect)
     app.add_typer(stats.app, name="stats")
@@ -47,8 +58,9 @@ def build() -> typer.Typer:
     app.command("sweep")(sweep.sweep)
     app.command("evaluate")(evaluate.evaluate)
     app.command("finetune")(finetune.finetune)
+    app.command("recipes")(recipes.recipes)
     app.command("push")(push.push)
-    app.command("pull-check")(push.pull_check)
+    app.command("audit")(audit.audit)
     return app
 
 
@@ -58,26 +70,34 @@ def main() -> None:
 
 
 def run(app: typer.Typer, name: str) -> None:
-    """Run commands, and end as a command line should: one sentence, and an exit code that tells.
+    """Run commands; an error ends as one sentence on standard error and exit code 2.
 
     Args:
         app: The commands.
-        name: What the sentence begins with.
+        name: The name of the program, which the sentence begins with.
     """
     try:
         with _ended_by_sigterm():
             app()
     except _Terminated as end:
-        standard_error().print(f"{name}: terminated; nothing half-written was left behind", markup=False)
+        print_error(f"{name}: terminated; nothing half-written was left behind")
         sys.exit(end.code)
     except HfVbpError as error:
-        standard_error().print(f"{name}: {error}", style="red", markup=False, soft_wrap=True)
+        _show_traceback()
+        print_error(f"{name}: {one_line(error, _LONGEST_MESSAGE)}")
         sys.exit(2)
     except KeyboardInterrupt:
-        standard_error().print(f"{name}: interrupted; nothing half-written was left behind", markup=False)
+        print_error(f"{name}: interrupted; nothing half-written was left behind")
         sys.exit(130)
+    except Exception as error:  # The last resort: a user sees one sentence, a developer asks for the traceback.
+        _show_traceback()
+        print_error(
+            f"{name}: unexpected {type(error).__name__}: {one_line(error)}. "
+            f"Run the command again with {DEBUG}=1 to see the traceback, and report it with the versions in use."
+        )
+        sys.exit(2)
     finally:
-        _leave_the_other_processes()
+        _leave_process_group()
 
 
 class _Terminated(SystemExit):
@@ -107,8 +127,13 @@ def _ended_by_sigterm() -> Iterator[None]:
         signal.signal(signal.SIGTERM, signal.SIG_DFL if before is None else before)
 
 
-def _leave_the_other_processes() -> None:
-    # Started by a launcher, a process that ends with its group open may be torn down by the group's threads.
+def _show_traceback() -> None:
+    if os.environ.get(DEBUG, "") not in ("", "0"):
+        sys.stderr.write(escaped(traceback.format_exc()))
+
+
+def _leave_process_group() -> None:
+    # A process of a launcher that ends with its group open may be torn down by the threads of the group.
     distributed = sys.modules.get("torch.distributed")
     if distributed is not None and distributed.is_available() and distributed.is_initialized():
         distributed.destroy_process_group()

@@ -1,24 +1,25 @@
-"""``hf-vbp evaluate``: how good a checkpoint is."""
+"""``hf-vbp evaluate``: measure the accuracy of a checkpoint."""
 
-import json as json_module
-import sys
 from typing import Annotated
 
-import typer
-
 from hf_vbp.cli import groups
-from hf_vbp.cli.console import Reporter, percent, standard_output, table
-from hf_vbp.cli.groups import ImageOptions, ModelOptions, with_groups
+from hf_vbp.cli.console import Reporter, percent, print_json, print_table
+from hf_vbp.cli.groups import EVALUATION, ImageOptions, ModelOptions, option, with_groups
 
 
 @with_groups
 def evaluate(
     model: groups.Model,
     data: groups.LabelledData,
+    *,
     images: ImageOptions,
+    base: Annotated[
+        str | None, option(EVALUATION, "--base", help="Compare with this model on the same images.")
+    ] = None,
+    base_revision: Annotated[
+        str | None, option(EVALUATION, "--base-revision", help="Revision of the base model.")
+    ] = None,
     loading: ModelOptions,
-    base: Annotated[str | None, typer.Option(help="Compare with this model on the same images.")] = None,
-    base_revision: Annotated[str | None, typer.Option(help="Revision of the base model.")] = None,
     json: groups.Json = False,
     quiet: groups.Quiet = False,
 ) -> None:
@@ -30,22 +31,21 @@ def evaluate(
         images.request(data),
         Reporter(quiet=quiet),
         base=base,
-        revision=loading.revision,
         base_revision=base_revision,
-        dtype=loading.dtype,
-        device=loading.device,
+        loading=loading.loading(),
     )
     if json:
-        sys.stdout.write(json_module.dumps(found, indent=2) + "\n")
+        print_json(found)
         return
     rows = []
     for name in ("base", "model"):
         if name in found:
             row = found[name]
-            interval = " to ".join(str(percent(bound)) for bound in row.get("top1_interval", ()))
-            agreement, kl = percent(row.get("agreement")), row.get("kl")
+            interval = " to ".join(f"{100 * bound:.1f}" for bound in row.get("top1_interval", ()))
+            kl = row.get("kl")
             label = base if name == "base" else model
-            figures = (percent(row.get("top1")), interval, percent(row.get("top5")), agreement)
-            rows.append((label, row["images"], *figures, None if kl is None else f"{kl:.4f}"))
-    columns = ("", "images", "top-1", "95 % interval", "top-5", "agreement", "KL")
-    standard_output().print(table("Evaluation", columns, rows))
+            figures = (percent(row.get("top1")), interval, percent(row.get("top5")), percent(row.get("agreement")))
+            rows.append((label, *figures, None if kl is None else f"{kl:.4f}"))
+    images_used = found["model"]["images"]
+    columns = ("", "top-1", "95 % interval", "top-5", "agreement", "KL")
+    print_table(f"Evaluation on {images_used} images", columns, rows)

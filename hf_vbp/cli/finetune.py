@@ -1,4 +1,4 @@
-"""``hf-vbp finetune``: give a pruned model its accuracy back."""
+"""``hf-vbp finetune``: recover the accuracy of a pruned model."""
 
 import shlex
 import sys
@@ -8,48 +8,65 @@ from typing import Annotated, Any
 import typer
 
 from hf_vbp.cli import groups
-from hf_vbp.cli.console import Reporter, percent, standard_output, table
+from hf_vbp.cli.console import Reporter, percent, print_json_text, print_lines, print_table
+from hf_vbp.cli.groups import IMAGES, OUTPUT, option
 
 
 def finetune(
     recipe: Annotated[
         list[str],
-        typer.Argument(help="A recipe (FILE.yaml), and fields that go over it: training.learning_rate=1e-4."),
+        typer.Argument(
+            help="A recipe (FILE.yaml), or a pruned checkpoint (a folder or a Hub id); then fields that replace those "
+            "of the recipe, such as training.learning_rate=1e-4.",
+            show_default=False,
+        ),
     ],
-    resume: Annotated[bool, typer.Option("--resume", help="Continue an earlier run, where there is one.")] = False,
+    data: Annotated[
+        str | None, option(IMAGES, "--data", help=f"Images to train on (data.train.source). {groups.DATA_HELP}")
+    ] = None,
+    eval_data: Annotated[
+        str | None, option(IMAGES, "--eval-data", help="Labelled images to evaluate on (data.evaluation.source).")
+    ] = None,
+    output: groups.OptionalOutput = None,
+    resume: Annotated[bool, option(OUTPUT, "--resume", help="Continue an earlier run, where there is one.")] = False,
     overwrite: groups.Overwrite = False,
+    import_: groups.Import = None,
     json: groups.Json = False,
     quiet: groups.Quiet = False,
 ) -> None:
-    """Fine-tune a pruned checkpoint as a recipe says, by default against the model it came from."""
+    """Fine-tune a pruned checkpoint, by default with the model it was pruned from as the teacher."""
     from hf_vbp.distributed import is_main_process
     from hf_vbp.results.record import to_json
     from hf_vbp.workflow.finetune.recipe import load_recipe
     from hf_vbp.workflow.finetune.run import run_finetune
     from hf_vbp.workflow.loading import without_progress_bars
 
-    read = load_recipe(recipe)
-    # The settings of the run say which processes there are; without them a CPU takes itself for the only one.
+    read = load_recipe(recipe, data=data, evaluation=eval_data, output=output)
+    flags = (("--data", data), ("--eval-data", eval_data), ("--output", output))
+    given = [str(word) for flag, value in flags if value is not None for word in (flag, value)]
+    # The settings of the run tell the processes apart; without them a process on a CPU takes itself for the only one.
     silent = quiet or read.arguments().process_index != 0
-    # What training.report_to logs to may print (Trackio does), and standard output is for the results alone.
+    # Loggers of training.report_to may print (Trackio does); standard output is for the results.
     with without_progress_bars(), redirect_stdout(sys.stderr):
         results = run_finetune(
             read,
             Reporter(quiet=silent),
             resume=resume,
             overwrite=overwrite,
-            command=shlex.join(["hf-vbp", "finetune", *recipe]),
+            command=shlex.join(["hf-vbp", "finetune", *recipe, *given]),
         )
     if not is_main_process():
         return
     if json:
-        sys.stdout.write(to_json(results))
+        print_json_text(to_json(results))
     else:
         show(results, read.output)
 
 
 def show(results: dict[str, Any], output: str) -> None:
-    """Print the closing table: accuracy before pruning, after it and after fine-tuning, and where it lies."""
+    """Print the closing table: accuracy before pruning, after it and after fine-tuning, and how to load the result."""
+    from hf_vbp.workflow.how_to_load import how_to_load
+
     run, evaluation = results["finetuning"], results.get("evaluation", {})
     states = (("before pruning", "dense"), ("after pruning", "pruned"), ("after fine-tuning", "finetuned"))
     base = evaluation.get("dense", {}).get("top1")
@@ -61,10 +78,8 @@ def show(results: dict[str, Any], output: str) -> None:
             agreement = percent(figures.get("agreement"))
             rows.append((label, percent(figures["top1"]), percent(figures.get("top5")), agreement, percent(kept)))
     images = evaluation.get("finetuned", {}).get("images")
-    caption = f"evaluated on {images} images, the same in each row" if images else "not evaluated (no data.evaluation)"
+    caption = f"evaluated on {images} images, the same in each row" if images else "not evaluated (no --eval-data)"
     steps = f"{run['steps']} steps of {run['images_per_step']} images"
     title = f"{run['epochs']:g} epochs, {steps} in {run['seconds']:.0f} s"
-    console = standard_output()
-    console.print(table(title, ("", "top-1", "top-5", "agreement", "kept"), rows, caption=caption))
-    console.print(f"The checkpoint lies in {output}. Load it with", markup=False)
-    console.print(f"  import hf_vbp; AutoModelForImageClassification.from_pretrained({output!r})", markup=False)
+    print_table(title, ("", "top-1", "top-5", "agreement", "kept"), rows, caption=caption)
+    print_lines(how_to_load(results, output))

@@ -1,4 +1,4 @@
-"""Groups of options that several commands share, each said once and handed to a command as one object."""
+"""Options that several commands share, defined once; a command receives a group of them as one object."""
 
 import functools
 import importlib
@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, get_type_hints
 
 import typer
 
@@ -18,6 +18,7 @@ from hf_vbp.errors import ConfigurationError
 if TYPE_CHECKING:
     from hf_vbp.config.vbp_config import VBPConfig
     from hf_vbp.costs.latency import LatencyOptions
+    from hf_vbp.workflow.loading import Loading
     from hf_vbp.workflow.requests import DataRequest
 
 MODEL_HELP = "A Hub id, a folder with a checkpoint, or 'sample'."
@@ -25,12 +26,14 @@ DATA_HELP = "A Hub data set (name[:config]), an image folder, tar shards, or 'sa
 
 # Named here and not read from the registry, which would import torch; a test holds the two together.
 CRITERIA = "magnitude, obs, random, snip, variance, weighted-variance"
+COMPENSATIONS = "linear, mean, none"
 
-Model = Annotated[str, typer.Argument(help=MODEL_HELP, show_default=False)]
-Data = Annotated[str, typer.Option("--data", help=f"Calibration images, no labels needed. {DATA_HELP}")]
-OptionalData = Annotated[str | None, typer.Option("--data", help=f"Calibration images, no labels needed. {DATA_HELP}")]
-LabelledData = Annotated[str, typer.Option("--data", help=f"Labelled images. {DATA_HELP}")]
-EvalData = Annotated[str, typer.Option("--eval-data", help=f"Labelled images to evaluate on. {DATA_HELP}")]
+# The panels of --help, in the order in which they are shown.
+MODEL, IMAGES, EVALUATION, LATENCY = "Model", "Images", "Evaluation", "Latency"
+STATISTICS, METHOD, BUDGET, HUB, OUTPUT = "Statistics", "Method", "Budget", "Hub", "Output"
+
+# -h everywhere: contexts inherit it from the root.
+HELP = {"help_option_names": ["-h", "--help"]}
 
 
 def expanded(path: Path | None) -> Path | None:
@@ -38,33 +41,111 @@ def expanded(path: Path | None) -> Path | None:
     return None if path is None else path.expanduser()
 
 
-Output = Annotated[Path, typer.Option("--output", "-o", callback=expanded, help="Where to write.")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what hf-vbp wrote at the output.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON, alone, on standard output.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")]
-Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit of the model on the Hub.")]
+def option(panel: str, *names: str, help: str, **settings: Any) -> Any:
+    """Return an option of the command line that ``--help`` shows in a panel."""
+    return typer.Option(*names, help=help, rich_help_panel=panel, **settings)
+
+
+def import_modules(names: list[str] | None) -> list[str] | None:
+    """Import modules that register criteria, compensations or adapters, as soon as the option is read.
+
+    Modules are found on the path of Python and in the current folder.
+
+    Raises:
+        ConfigurationError: A module cannot be imported.
+    """
+    for name in names or ():
+        if "" not in sys.path and os.getcwd() not in sys.path:
+            sys.path.append(os.getcwd())
+        try:
+            importlib.import_module(name)
+        except ImportError as error:
+            raise ConfigurationError(
+                f"--import {name}: {error}. Name a module in the current folder or on PYTHONPATH, without .py."
+            ) from error
+    return names
+
+
+Model = Annotated[str, typer.Argument(help=MODEL_HELP, show_default=False)]
+Data = Annotated[str, option(IMAGES, "--data", help=f"Calibration images; labels are not needed. {DATA_HELP}")]
+OptionalData = Annotated[
+    str | None, option(IMAGES, "--data", help=f"Calibration images; labels are not needed. {DATA_HELP}")
+]
+LabelledData = Annotated[str, option(IMAGES, "--data", help=f"Labelled images. {DATA_HELP}")]
+EvalData = Annotated[str, option(EVALUATION, "--eval-data", help=f"Labelled images to evaluate on. {DATA_HELP}")]
+OptionalEvalData = Annotated[
+    str | None, option(EVALUATION, "--eval-data", help=f"Labelled images to evaluate on. {DATA_HELP}")
+]
+Output = Annotated[Path, option(OUTPUT, "--output", "-o", help="Where to write.", callback=expanded)]
+OptionalOutput = Annotated[Path | None, option(OUTPUT, "--output", "-o", help="Where to write.", callback=expanded)]
+Overwrite = Annotated[bool, option(OUTPUT, "--overwrite", help="Replace what hf-vbp wrote at the output.")]
+Json = Annotated[bool, option(OUTPUT, "--json", help="Print only JSON on standard output.")]
+Quiet = Annotated[bool, option(OUTPUT, "--quiet", "-q", help="Show no progress.")]
+TrustRemoteCode = Annotated[
+    bool,
+    option(
+        HUB,
+        "--trust-remote-code",
+        help="Also run code of the checkpoint that is not a version of hf_vbp's own file.",
+    ),
+]
+Device = Annotated[str | None, option(MODEL, "--device", help="Device of the computation, such as cuda or cpu.")]
+Import = Annotated[
+    list[str] | None,
+    option(
+        MODEL,
+        "--import",
+        help="Import a module that registers adapters, criteria or compensations; may be repeated.",
+        metavar="MODULE",
+        callback=import_modules,
+    ),
+]
 
 
 @dataclass(frozen=True)
-class ModelOptions:
+class SourceOptions:
+    """Where the model is loaded from."""
+
+    panel: ClassVar[str] = MODEL
+
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of the model on the Hub.")] = None
+    cache_dir: Annotated[
+        Path | None, typer.Option(help="Cache of the files from the Hub, by default that of huggingface_hub.")
+    ] = None
+    import_: Import = None
+
+    def loading(self) -> "Loading":
+        """Return how the model is loaded."""
+        from hf_vbp.workflow.loading import Loading
+
+        return Loading(**{name: value for name, value in vars(self).items() if name != "import_"})
+
+
+@dataclass(frozen=True)
+class ModelOptions(SourceOptions):
     """How the model is loaded."""
 
-    revision: Revision = None
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto"
-    device: Annotated[str | None, typer.Option(help="Where to compute, such as cuda or cpu.")] = None
+    device: Annotated[str | None, typer.Option(help="Device of the computation, such as cuda or cpu.")] = None
 
 
 @dataclass(frozen=True)
 class ImageOptions:
     """How images are read; the same for calibration and evaluation."""
 
-    split: Annotated[str | None, typer.Option(help="Split of the data set named by --data.")] = None
+    panel: ClassVar[str] = IMAGES
+
+    split: Annotated[str | None, typer.Option(help="Split of the data set in --data.")] = None
     data_revision: Annotated[str | None, typer.Option(help="Revision of the data set on the Hub.")] = None
-    image_column: Annotated[str | None, typer.Option(help="Column of the images, where it cannot be guessed.")] = None
-    label_column: Annotated[str | None, typer.Option(help="Column of the labels, where it cannot be guessed.")] = None
-    streaming: Annotated[bool, typer.Option("--streaming", help="Stream the data set, do not download it.")] = False
+    image_column: Annotated[str | None, typer.Option(help="Column of the images, where it is ambiguous.")] = None
+    label_column: Annotated[str | None, typer.Option(help="Column of the labels, where it is ambiguous.")] = None
+    streaming: Annotated[
+        bool, typer.Option("--streaming", help="Stream the data set instead of downloading it first.")
+    ] = False
     limit: Annotated[int | None, typer.Option(help="Use at most this many images of --data.", min=1)] = None
-    seed: Annotated[int | None, typer.Option(help="Seed of the order in which images are drawn.")] = None
+    seed: Annotated[
+        int | None, typer.Option(help="Seed of the order in which images are drawn.", min=0, max=2**32 - 1)
+    ] = None
     batch_size: Annotated[int, typer.Option(help="Images per batch.", min=1)] = 32
     num_workers: Annotated[int, typer.Option(help="Processes that decode images.", min=0)] = 0
     on_bad_image: Annotated[
@@ -75,26 +156,17 @@ class ImageOptions:
         """Return the request for the images of ``source``."""
         from hf_vbp.workflow.requests import DataRequest
 
-        return DataRequest(
-            source=source,
-            split=self.split,
-            revision=self.data_revision,
-            image_column=self.image_column,
-            label_column=self.label_column,
-            streaming=self.streaming,
-            batch_size=self.batch_size,
-            num_workers=self.num_workers,
-            limit=self.limit,
-            seed=self.seed,
-            on_bad_image=self.on_bad_image,
-        )
+        values = dict(vars(self))
+        return DataRequest(source=source, revision=values.pop("data_revision"), **values)
 
 
 @dataclass(frozen=True)
 class EvaluationOptions:
     """Which part of the evaluation images is used."""
 
-    eval_split: Annotated[str | None, typer.Option(help="Split of the data set named by --eval-data.")] = None
+    panel: ClassVar[str] = EVALUATION
+
+    eval_split: Annotated[str | None, typer.Option(help="Split of the data set in --eval-data.")] = None
     eval_limit: Annotated[int | None, typer.Option(help="Use at most this many images of --eval-data.", min=1)] = None
 
     def request(self, source: str, images: ImageOptions) -> "DataRequest":
@@ -106,12 +178,19 @@ class EvaluationOptions:
 class MethodOptions:
     """How neurons are scored and how the kept weights are compensated."""
 
+    panel: ClassVar[str] = METHOD
+
     preset: Annotated[str, typer.Option(help="best, or paper for exactly the paper's method.")] = "best"
     criterion: Annotated[
-        str | None, typer.Option(help=f"What scores the neurons: {CRITERIA}, or a registered one.")
+        str | None,
+        typer.Option(help=f"How neurons are scored: {CRITERIA}, or a registered name.", show_default="of the preset"),
     ] = None
     compensation: Annotated[
-        str | None, typer.Option(help="How the kept weights are adjusted: none, mean, linear, or a registered one.")
+        str | None,
+        typer.Option(
+            help=f"How the kept weights are adjusted: {COMPENSATIONS}, or a registered name.",
+            show_default="of the preset",
+        ),
     ] = None
     criterion_option: Annotated[
         list[str] | None, typer.Option(metavar="NAME=VALUE", help="Option of the criterion; may be repeated.")
@@ -119,13 +198,16 @@ class MethodOptions:
     compensation_option: Annotated[
         list[str] | None, typer.Option(metavar="NAME=VALUE", help="Option of the compensation; may be repeated.")
     ] = None
-    scope: Annotated[str, typer.Option(help="global, or layer for equal sites and stock loading.")] = "global"
+    scope: Annotated[str, typer.Option(help="global, or layer for equal widths, which plain transformers loads.")] = (
+        "global"
+    )
     minimum_width: Annotated[int, typer.Option(help="Neurons that every MLP keeps.", min=0)] = 1
     round_to: Annotated[int, typer.Option(help="Round widths to a multiple of this.", min=1)] = 1
-    import_: Annotated[
-        list[str] | None,
-        typer.Option("--import", metavar="MODULE", help="Import a module that registers methods; may be repeated."),
-    ] = None
+
+    @property
+    def flags(self) -> list[str]:
+        """The flags whose values differ from the defaults."""
+        return flags_of(self)
 
     def config(self, **budget: float | str | None) -> "VBPConfig":
         """Return the configuration; raises what :class:`hf_vbp.VBPConfig` raises.
@@ -135,7 +217,6 @@ class MethodOptions:
         """
         from hf_vbp.config.vbp_config import VBPConfig
 
-        import_modules(self.import_ or ())
         given = {
             "criterion": self.criterion,
             "compensation": self.compensation,
@@ -149,6 +230,11 @@ class MethodOptions:
             round_to=self.round_to,
             **{name: value for name, value in {**given, **budget}.items() if value is not None},
         )
+
+
+def flags_of(group: Any) -> list[str]:
+    """Return the flags of a group of options whose values differ from their defaults."""
+    return [f"--{f.name.replace('_', '-')}" for f in fields(group) if getattr(group, f.name) != f.default]
 
 
 def read_options(flag: str, texts: Sequence[str] | None) -> dict[str, Any] | None:
@@ -171,28 +257,11 @@ def read_options(flag: str, texts: Sequence[str] | None) -> dict[str, Any] | Non
     return values
 
 
-def import_modules(names: Sequence[str]) -> None:
-    """Import modules that register criteria, compensations or adapters.
-
-    Modules are found on the path of Python and in the current folder.
-
-    Raises:
-        ConfigurationError: A module cannot be imported.
-    """
-    for name in names:
-        if "" not in sys.path and os.getcwd() not in sys.path:
-            sys.path.append(os.getcwd())
-        try:
-            importlib.import_module(name)
-        except ImportError as error:
-            raise ConfigurationError(
-                f"--import {name}: {error}. Name a module in the current folder or on PYTHONPATH, without .py."
-            ) from error
-
-
 @dataclass(frozen=True)
 class BudgetOptions:
     """How much to remove, or to keep; exactly one of them."""
+
+    panel: ClassVar[str] = BUDGET
 
     ratio: Annotated[float | None, typer.Option(help="Share of hidden neurons to remove, in (0, 1).")] = None
     target_parameters: Annotated[float | None, typer.Option(help="Share of the parameters to keep, in (0, 1).")] = None
@@ -201,36 +270,39 @@ class BudgetOptions:
         str | None, typer.Option(help="Latency on this device to keep: a share in (0, 1), or a time such as 12ms.")
     ] = None
 
-    def config(self, method: MethodOptions, conditions: "LatencyConditions | None" = None) -> "VBPConfig":
+    @property
+    def flags(self) -> list[str]:
+        """The flags that were given."""
+        return flags_of(self)
+
+    def config(self, method: MethodOptions, conditions: "LatencyConditions") -> "VBPConfig":
         """Return the configuration; raises what :class:`hf_vbp.VBPConfig` raises.
 
         Args:
             method: The method.
             conditions: How a latency budget is measured.
         """
-        flags = {f"--{name.replace('_', '-')}": value for name, value in vars(self).items() if value is not None}
-        if len(flags) != 1:
+        if len(self.flags) != 1:
             options = "--ratio, --target-parameters, --target-macs, --target-latency"
-            raise ConfigurationError(f"Give exactly one budget of {options}; got {', '.join(flags) or 'none'}.")
+            raise ConfigurationError(f"Give exactly one budget of {options}; got {', '.join(self.flags) or 'none'}.")
         asked = {**vars(self), "target_latency": read_latency(self.target_latency)}
-        batch = conditions.budget_batch if conditions is not None and self.target_latency is not None else 1
+        batch = conditions.budget_batch if self.target_latency is not None else 1
         return method.config(**asked, latency_batch=batch)
-
-    @property
-    def given(self) -> bool:
-        """Whether a budget was given."""
-        return any(value is not None for value in vars(self).values())
 
 
 @dataclass(frozen=True)
 class LatencyConditions:
     """How latency is measured, for --latency and --target-latency."""
 
+    panel: ClassVar[str] = LATENCY
+
     latency_batch: Annotated[
-        list[int] | None, typer.Option(help="Images per pass of a measured latency; may be repeated.", min=1)
+        list[int] | None, typer.Option(help="Images per pass; may be repeated for --latency of prune.", min=1)
     ] = None
-    latency_dtype: Annotated[str | None, typer.Option(help="Dtype of --latency, by default that of the model.")] = None
-    threads: Annotated[int | None, typer.Option(help="Threads of the CPU while latency is measured.", min=1)] = None
+    latency_dtype: Annotated[
+        str | None, typer.Option(help="Dtype of --latency.", show_default="that of the model")
+    ] = None
+    threads: Annotated[int | None, typer.Option(help="Threads of the CPU.", min=1)] = None
     latency_precision: Annotated[
         float, typer.Option(help="Repeat until the 95 % interval of the speed-up is this share of it to either side.")
     ] = 0.03
@@ -250,21 +322,29 @@ class LatencyConditions:
             for batch in self.latency_batch or default
         ]
 
+    def single(self) -> "LatencyOptions":
+        """Return the conditions of a measurement at one batch size.
+
+        Raises:
+            ConfigurationError: Several batch sizes were given.
+        """
+        return self.options((self.budget_batch,))[0]
+
     @property
     def budget_batch(self) -> int:
-        """Images per pass when a latency budget is measured.
+        """The one batch size.
 
         Raises:
             ConfigurationError: Several were given.
         """
         batches = self.latency_batch or [1]
         if len(batches) > 1:
-            raise ConfigurationError(f"A latency budget needs one --latency-batch; got {batches}.")
+            raise ConfigurationError(f"Give --latency-batch once here; got {', '.join(map(str, batches))}.")
         return batches[0]
 
 
 def read_latency(text: str | None) -> float | str | None:
-    """Return a share as a number, and a time such as ``12ms`` as it is."""
+    """Return a share as a number, and a time such as ``12ms`` unchanged."""
     if text is None:
         return None
     try:
@@ -274,10 +354,10 @@ def read_latency(text: str | None) -> float | str | None:
 
 
 def with_groups(command: Callable[..., None]) -> Callable[..., None]:
-    """Spread the parameters of a command that are dataclasses into options of their own.
+    """Turn the parameters of a command that are dataclasses into one option for each of their fields.
 
-    Typer reads one option per parameter and has no groups; this gives it a signature with every field, and the
-    command its objects.
+    Typer reads one option per parameter and has no groups; this gives it a signature with every field, and gives the
+    command the objects. ``--help`` shows the options of a dataclass in the panel that it names.
     """
     hints = get_type_hints(command, include_extras=True)
     parameters: list[inspect.Parameter] = []
@@ -304,6 +384,9 @@ def with_groups(command: Callable[..., None]) -> Callable[..., None]:
 
 def _parameters_of(group: Any) -> list[inspect.Parameter]:
     hints = get_type_hints(group, include_extras=True)
+    for entry in fields(group):
+        (setting,) = hints[entry.name].__metadata__
+        setting.rich_help_panel = group.panel
     return [
         inspect.Parameter(
             entry.name,

@@ -1,24 +1,18 @@
-"""``hf-vbp inspect``: what can be pruned of a model."""
-
-import json as json_module
-import sys
+"""``hf-vbp inspect``: list what can be pruned in a model."""
 
 from hf_vbp.cli import groups
-from hf_vbp.cli.console import percent, scaled, standard_output, table
+from hf_vbp.cli.console import percent, print_json, print_lines, print_table, scaled
+from hf_vbp.cli.groups import SourceOptions, with_groups
 
 
-def inspect(
-    model: groups.Model,
-    revision: groups.Revision = None,
-    json: groups.Json = False,
-) -> None:
-    """List the MLPs of a model, their widths and their share of parameters and MACs."""
+@with_groups
+def inspect(model: groups.Model, source: SourceOptions, json: groups.Json = False) -> None:
+    """List the MLPs of a model, their shares of parameters and MACs, and the most that can be removed."""
     from hf_vbp.workflow.inspect import inspect_model
-    from hf_vbp.workflow.loading import load_model
 
-    found = inspect_model(load_model(model, revision=revision).model)
+    found = inspect_model(source.loading().load(model).model)
     if json:
-        sys.stdout.write(json_module.dumps(found, indent=2) + "\n")
+        print_json(found)
         return
     rows = [
         (site["name"], site["intermediate_size"], percent(site["parameters"]), percent(site["macs"]))
@@ -28,14 +22,13 @@ def inspect(
     rows.append(("all MLPs", sum(site["intermediate_size"] for site in found["sites"]), *shares))
     (parameters,), (macs,) = scaled(found["parameters"]), scaled(found["macs"])
     title = f"{found['architecture']}: {parameters} parameters, {macs} MACs"
-    console = standard_output()
-    console.print(table(title, ("MLP", "intermediate_size", "of parameters", "of MACs"), rows))
+    print_table(title, ("MLP", "width", "of parameters", "of MACs"), rows)
     reachable = found["reachable"]
-    console.print(
-        f"At most {percent(reachable['ratio'])} of the hidden neurons can be removed: each MLP keeps "
-        f"{reachable['minimum_width']}. Then {percent(reachable['parameters'])} of the parameters and "
-        f"{percent(reachable['macs'])} of the MACs remain.",
-        markup=False,
+    print_lines(
+        [
+            f"At most {percent(reachable['ratio'])} of the hidden neurons can be removed: each MLP keeps "
+            f"{reachable['minimum_width']}. Then {percent(reachable['parameters'])} of the parameters and "
+            f"{percent(reachable['macs'])} of the MACs remain."
+        ]
     )
-    for name, reason in found["left_out"].items():
-        console.print(f"left out: {name}, {reason}", markup=False)
+    print_lines(f"left out: {name}, {reason}" for name, reason in found["left_out"].items())

@@ -1,36 +1,40 @@
-"""``hf-vbp plan``: the kept neurons, without touching the model."""
+"""``hf-vbp plan``: choose the kept neurons without changing the model."""
 
-import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
-from rich.table import Table
-
 from hf_vbp.cli import groups
-from hf_vbp.cli.console import Reporter, percent, scaled, standard_output, table
-from hf_vbp.cli.groups import BudgetOptions, LatencyConditions, MethodOptions, with_groups
+from hf_vbp.cli.console import Reporter, percent, print_json_text, print_lines, print_table, scaled, speedup
+from hf_vbp.cli.groups import (
+    LATENCY,
+    STATISTICS,
+    BudgetOptions,
+    LatencyConditions,
+    MethodOptions,
+    SourceOptions,
+    option,
+    with_groups,
+)
 
 if TYPE_CHECKING:
     from hf_vbp.pruning.plan import PruningPlan
 
-_BAR = 30
+_BAR = 10
 
 
 @with_groups
 def plan(
     model: groups.Model,
-    statistics: Annotated[Path, typer.Option(help="Statistics from `hf-vbp stats`.")],
-    budget: BudgetOptions,
+    *,
+    statistics: Annotated[Path, option(STATISTICS, "--statistics", help="File of statistics from `hf-vbp stats`.")],
     method: MethodOptions,
+    budget: BudgetOptions,
+    latency: Annotated[bool, option(LATENCY, "--latency", help="Measure the latency of the plan.")] = False,
     conditions: LatencyConditions,
-    output: Annotated[
-        Path | None,
-        typer.Option("--output", "-o", callback=groups.expanded, help="Where to write the plan (JSON)."),
-    ] = None,
-    latency: Annotated[bool, typer.Option("--latency", help="Measure the latency of the plan.")] = False,
-    revision: groups.Revision = None,
-    device: Annotated[str | None, typer.Option(help="Where to compute and measure, such as cuda or cpu.")] = None,
+    source: SourceOptions,
+    device: groups.Device = None,
+    output: groups.OptionalOutput = None,
     overwrite: groups.Overwrite = False,
     json: groups.Json = False,
     quiet: groups.Quiet = False,
@@ -44,14 +48,13 @@ def plan(
         budget.config(method, conditions),
         output,
         Reporter(quiet=quiet),
-        latency=conditions.options()[0] if latency else None,
+        loading=replace(source.loading(), device=device),
+        latency=conditions.single() if latency else None,
         threads=conditions.threads,
-        revision=revision,
-        device=device,
         overwrite=overwrite,
     )
     if json:
-        sys.stdout.write(made.to_json())
+        print_json_text(made.to_json())
     else:
         show(made, output)
 
@@ -65,23 +68,18 @@ def show(made: "PruningPlan", output: Path | None) -> None:
         rows.append((site.name, site.intermediate_size, site.width, percent(kept), percent(error), bar))
     title = f"{percent(made.ratio)} of the hidden neurons removed"
     title += f" ({made.config.criterion}, {made.config.compensation}, {made.config.scope})"
-    shown = table(title, ("MLP", "dense", "width", "kept", "predicted error", ""), rows)
-    shown.columns[-1].justify = "left"
-    console = standard_output()
-    console.print(shown)
-    console.print(cost_table(made))
-    console.print(
-        f"Predicted output error of all MLPs: {percent(made.predicted['relative_output_error'])}, of the calibration "
-        f"images, {'exact' if made.predicted['exact'] else 'as if neurons were uncorrelated'}.",
-        markup=False,
+    print_table(title, ("MLP", "dense", "width", "kept", "predicted error", "|"), rows)
+    print_table("Cost", ("", "dense", "pruned", "kept"), _cost_rows(made), caption=_budget(made))
+    print_lines(
+        [
+            f"Predicted output error of all MLPs: {percent(made.predicted['relative_output_error'])}, of the "
+            f"calibration images, {'exact' if made.predicted['exact'] else 'as if neurons were uncorrelated'}.",
+            *([] if output is None else [f"Saved the plan to {output}."]),
+        ]
     )
-    if output is not None:
-        console.print(f"Saved the plan to {output}.", markup=False)
 
 
-def cost_table(made: "PruningPlan") -> Table:
-    """Return the table of parameters, MACs, bytes and latency, with the budget as its caption."""
-    from hf_vbp.config.budget import COSTS
+def _cost_rows(made: "PruningPlan") -> list[tuple[Any, ...]]:
     from hf_vbp.costs.latency import describe_conditions
 
     dense, pruned = made.cost["dense"], made.cost["pruned"]
@@ -91,11 +89,14 @@ def cost_table(made: "PruningPlan") -> Table:
         rows.append((name, *shown, percent(pruned[key] / dense[key])))
     if made.latency:
         times = [f"{made.latency[key]:.2f} ms" for key in ("dense_ms", "pruned_ms")]
-        low, high = made.latency["speedup_interval"]
-        faster = f"{made.latency['speedup']:.2f}x faster ({low:.2f} to {high:.2f})"
-        rows.append((f"latency, {describe_conditions(made.latency)}", *times, faster))
+        rows.append((f"latency, {describe_conditions(made.latency)}", *times, f"speed {speedup(made.latency)}"))
+    return rows
+
+
+def _budget(made: "PruningPlan") -> str:
+    from hf_vbp.config.budget import COSTS
+
     budget = made.budget
     asked = budget.asked if budget.milliseconds is not None else percent(budget.share)
     verb = "removed" if budget.removes else "kept"
-    caption = f"budget: {COSTS[budget.kind]}, {asked} asked, {percent(made.achieved)} {verb}"
-    return table("Cost", ("", "dense", "pruned", "kept"), rows, caption=caption)
+    return f"budget: {COSTS[budget.kind]}, {asked} asked, {percent(made.achieved)} {verb}"

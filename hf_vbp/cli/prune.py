@@ -1,42 +1,59 @@
-"""``hf-vbp prune``: the main job."""
+"""``hf-vbp prune``: prune a checkpoint."""
 
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated, Any
-
-import typer
+from typing import TYPE_CHECKING, Annotated, Any
 
 from hf_vbp.cli import groups
-from hf_vbp.cli.console import Reporter, percent, scaled, standard_output, table
+from hf_vbp.cli.console import Reporter, percent, print_json_text, print_lines, print_table, scaled, speedup
 from hf_vbp.cli.groups import (
+    BUDGET,
+    LATENCY,
+    STATISTICS,
     BudgetOptions,
     EvaluationOptions,
     ImageOptions,
     LatencyConditions,
     MethodOptions,
     ModelOptions,
+    option,
     with_groups,
 )
+from hf_vbp.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from hf_vbp.config.vbp_config import VBPConfig
 
 
 @with_groups
 def prune(
     model: groups.Model,
-    output: groups.Output,
-    budget: BudgetOptions,
-    method: MethodOptions,
+    *,
+    data: groups.OptionalData = None,
     images: ImageOptions,
-    evaluation: EvaluationOptions,
-    loading: ModelOptions,
-    conditions: LatencyConditions,
-    data: Annotated[
-        str | None, typer.Option("--data", help=f"Calibration images, no labels. {groups.DATA_HELP}")
+    statistics: Annotated[
+        Path | None,
+        option(
+            STATISTICS,
+            "--statistics",
+            help="File of statistics from `hf-vbp stats`, in place of --data; with both, --data adds what it lacks.",
+        ),
     ] = None,
-    eval_data: Annotated[str | None, typer.Option(help=f"Labelled images to evaluate on. {groups.DATA_HELP}")] = None,
-    statistics: Annotated[Path | None, typer.Option(help="Statistics gathered before, instead of --data.")] = None,
-    latency: Annotated[bool, typer.Option("--latency", help="Measure the latency of both models.")] = False,
-    plan: Annotated[Path | None, typer.Option(help="Plan from `hf-vbp plan`, in place of a budget.")] = None,
+    method: MethodOptions,
+    budget: BudgetOptions,
+    plan: Annotated[
+        Path | None,
+        option(BUDGET, "--plan", help="Apply this plan from `hf-vbp plan`, with the --statistics it was made from."),
+    ] = None,
+    eval_data: groups.OptionalEvalData = None,
+    evaluation: EvaluationOptions,
+    latency: Annotated[
+        bool, option(LATENCY, "--latency", help="Measure the latency of the dense and the pruned model.")
+    ] = False,
+    conditions: LatencyConditions,
+    loading: ModelOptions,
+    output: groups.Output,
     overwrite: groups.Overwrite = False,
     json: groups.Json = False,
     quiet: groups.Quiet = False,
@@ -48,32 +65,55 @@ def prune(
 
     request = PruneRequest(
         model=model,
-        config=None if plan and not budget.given else budget.config(method, conditions),
         output=output,
+        config=_config(budget, method, conditions, plan),
+        plan=plan,
         data=images.request(data) if data else None,
         evaluation=evaluation.request(eval_data, images) if eval_data else None,
         statistics=statistics,
-        plan=plan,
-        threads=conditions.threads,
-        revision=loading.revision,
-        dtype=loading.dtype,
-        device=loading.device,
+        loading=loading.loading(),
         overwrite=overwrite,
         latency=conditions.options(DEFAULT_BATCHES) if latency else None,
+        threads=conditions.threads,
         command=shlex.join(["hf-vbp", *sys.argv[1:]]),
     )
     results = run_prune(request, Reporter(quiet=quiet))
     if not results:
         return
     if json:
-        sys.stdout.write(to_json(results))
+        print_json_text(to_json(results))
     else:
-        show(results, output)
+        show(results, str(output))
 
 
-def show(results: dict[str, Any], output: Path) -> None:
-    """Print the closing table: before, after, what it costs, where it lies and how to load it."""
-    evaluation, cost = results.get("evaluation", {}), results["cost"]
+def _config(
+    budget: BudgetOptions, method: MethodOptions, conditions: LatencyConditions, plan: Path | None
+) -> "VBPConfig | None":
+    if plan is None:
+        return budget.config(method, conditions)
+    given = [*budget.flags, *method.flags]
+    if given:
+        raise ConfigurationError(f"--plan holds the budget and the method already; leave out {', '.join(given)}.")
+    return None
+
+
+def show(results: dict[str, Any], output: str) -> None:
+    """Print the closing table: figures before and after, cost, and how to load the checkpoint."""
+    from hf_vbp.workflow.how_to_load import how_to_load
+
+    plan = results["plan"]
+    title = f"{percent(plan['ratio'])} of the hidden neurons removed ({plan['criterion']}, {plan['compensation']})"
+    images = results.get("evaluation", {}).get("pruned", {}).get("images")
+    caption = (
+        f"evaluated on {images} images, the same before and after" if images else "not evaluated (no --eval-data)"
+    )
+    rows = [*_evaluation_rows(results), *_cost_rows(results)]
+    print_table(title, ("", "before", "after", "kept"), rows, caption=caption)
+    print_lines(how_to_load(results, output))
+
+
+def _evaluation_rows(results: dict[str, Any]) -> list[tuple[Any, ...]]:
+    evaluation = results.get("evaluation", {})
     before, after = evaluation.get("dense", {}), evaluation.get("pruned", {})
     rows: list[tuple[Any, ...]] = []
     for name, key in (("top-1", "top1"), ("top-5", "top5")):
@@ -84,6 +124,12 @@ def show(results: dict[str, Any], output: Path) -> None:
         rows.append(("agreement with the base model", None, percent(after["agreement"]), None))
     if "kl" in after:
         rows.append(("KL from the base model, nats", None, f"{after['kl']:.3f}", None))
+    return rows
+
+
+def _cost_rows(results: dict[str, Any]) -> list[tuple[Any, ...]]:
+    cost = results["cost"]
+    rows: list[tuple[Any, ...]] = []
     for kind, part in (("expected", "predicted"), ("observed", "observed")):
         error = results.get(part, {}).get("relative_output_error")
         if error is not None:
@@ -94,22 +140,12 @@ def show(results: dict[str, Any], output: Path) -> None:
     for dense, pruned in latency_pairs(results.get("latency", [])):
         name = f"latency, batch {dense['batch']}, {dense['device']}, {dense['dtype']}"
         times = [f"{row['median_ms']:.2f} ms" for row in (dense, pruned)]
-        low, high = pruned["speedup_interval"]
-        rows.append((name, *times, f"{pruned['speedup']:.2f}x faster ({low:.2f} to {high:.2f})"))
-    plan = results["plan"]
-    title = f"{percent(plan['ratio'])} of the hidden neurons removed ({plan['criterion']}, {plan['compensation']})"
-    images = after.get("images")
-    caption = (
-        f"evaluated on {images} images, the same before and after" if images else "not evaluated (no --eval-data)"
-    )
-    console = standard_output()
-    console.print(table(title, ("", "before", "after", "kept"), rows, caption=caption))
-    console.print(f"The checkpoint lies in {output}. Load it with", markup=False)
-    console.print(f"  import hf_vbp; AutoModelForImageClassification.from_pretrained({str(output)!r})", markup=False)
+        rows.append((name, *times, speedup(pruned)))
+    return rows
 
 
 def latency_pairs(rows: list[dict[str, Any]]) -> list[tuple[dict[str, Any], dict[str, Any]]]:
-    """Return the latency rows of both models side by side, one pair per batch size."""
+    """Return pairs of latency rows, dense and pruned, one for each batch size."""
     dense = [row for row in rows if row["model"] == "dense"]
     pruned = {row["batch"]: row for row in rows if row["model"] == "pruned"}
     return [(row, pruned[row["batch"]]) for row in dense if row["batch"] in pruned]

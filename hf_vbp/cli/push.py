@@ -1,45 +1,44 @@
-"""``hf-vbp push`` and ``hf-vbp pull-check``: publish a checkpoint, audit a published one."""
+"""``hf-vbp push``: publish a checkpoint."""
 
-import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from hf_vbp.cli import groups
-from hf_vbp.cli.console import standard_output
+from hf_vbp.cli.console import print_json, print_lines
+from hf_vbp.cli.groups import HUB, option
+
+if TYPE_CHECKING:
+    from hf_vbp.hub.push_plan import PushPlan, PushResult
 
 RepoId = Annotated[
-    str, typer.Argument(help="user/name, organisation/name, or a name of your own.", show_default=False)
+    str, typer.Argument(help="user/name, organization/name, or a name in your own namespace.", show_default=False)
 ]
-
-TrustRemoteCode = Annotated[
-    bool,
-    typer.Option("--trust-remote-code", help="Also run code of the checkpoint that is no version of hf_vbp's file."),
-]
+Revision = Annotated[str | None, option(HUB, "--revision", help="Branch, tag, commit or pull request on the Hub.")]
 
 
 def push(
     directory: Annotated[Path, typer.Argument(help="A folder that `hf-vbp prune` wrote.", show_default=False)],
     repo_id: RepoId,
-    private: Annotated[bool | None, typer.Option("--private/--public", help="Visibility of a new repository.")] = None,
-    revision: Annotated[str | None, typer.Option(help="Branch to commit to; made where it is not there.")] = None,
-    create_pr: Annotated[bool, typer.Option("--create-pr", help="Open a pull request instead.")] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Commit to a repository that has content.")] = False,
-    base_model: Annotated[str | None, typer.Option(help="Hub id of the base model, where it was a folder.")] = None,
-    message: Annotated[str | None, typer.Option(help="Message of the commit.")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check and show everything, send nothing.")] = False,
-    trust_remote_code: TrustRemoteCode = False,
+    private: Annotated[bool | None, option(HUB, "--private/--public", help="Visibility of a new repository.")] = None,
+    revision: Annotated[
+        str | None, option(HUB, "--revision", help="Branch to commit to; created if it does not exist.")
+    ] = None,
+    create_pr: Annotated[bool, option(HUB, "--create-pr", help="Open a pull request instead of committing.")] = False,
+    overwrite: Annotated[bool, option(HUB, "--overwrite", help="Commit to a repository that has content.")] = False,
+    base_model: Annotated[
+        str | None, option(HUB, "--base-model", help="Hub id of the base model, if it was loaded from a folder.")
+    ] = None,
+    message: Annotated[str | None, option(HUB, "--message", help="Message of the commit.")] = None,
+    dry_run: Annotated[
+        bool, option(HUB, "--dry-run", help="Run all checks and show the changes; send nothing.")
+    ] = False,
+    trust_remote_code: groups.TrustRemoteCode = False,
+    json: groups.Json = False,
 ) -> None:
     """Push a pruned checkpoint to the Hub in one commit, with a model card made from its results."""
     from hf_vbp.hub.push import push_to_hub
-    from hf_vbp.hub.push_plan import PushPlan
-
-    console = standard_output()
-
-    def show(plan: PushPlan) -> None:
-        for line in plan.lines:
-            console.print(line, markup=False, soft_wrap=True)
 
     result = push_to_hub(
         directory,
@@ -52,22 +51,27 @@ def push(
         commit_message=message,
         dry_run=dry_run,
         trust_remote_code=trust_remote_code,
-        on_plan=show,
+        on_plan=None if json else _show_plan,
     )
-    console.print(result.sentence, markup=False, soft_wrap=True)
+    if json:
+        print_json(_as_json(result))
+    else:
+        print_lines([result.sentence])
 
 
-def pull_check(
-    repo_id: RepoId,
-    revision: groups.Revision = None,
-    trust_remote_code: TrustRemoteCode = False,
-) -> None:
-    """Download a pruned checkpoint and check its weights, its receipt and the figures of its card."""
-    from hf_vbp.hub.audit import audit
+def _show_plan(plan: "PushPlan") -> None:
+    print_lines(plan.lines)
 
-    report = audit(repo_id, revision, trust_remote_code=trust_remote_code)
-    console = standard_output()
-    for line in report.lines:
-        console.print(line, markup=False, soft_wrap=True)
-    if not report.passed:
-        sys.exit(1)
+
+def _as_json(result: "PushResult") -> dict[str, Any]:
+    plan = result.plan
+    return {
+        "status": result.status,
+        "repo_id": result.repo_id,
+        "url": result.url,
+        "commit": result.commit,
+        "revision": result.revision,
+        "files": [{"path": file.path, "size": file.size, "changed": file.path in plan.changed} for file in plan.files],
+        "deleted": list(plan.deleted),
+        "remarks": list(plan.remarks),
+    }

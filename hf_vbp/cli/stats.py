@@ -1,18 +1,21 @@
 """``hf-vbp stats``: gather, show and merge statistics."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
 from hf_vbp.cli import groups
-from hf_vbp.cli.console import Reporter, percent, standard_output, table
-from hf_vbp.cli.groups import ImageOptions, MethodOptions, ModelOptions, with_groups
+from hf_vbp.cli.console import Reporter, percent, print_json, print_table
+from hf_vbp.cli.groups import HELP, STATISTICS, ImageOptions, MethodOptions, ModelOptions, option, with_groups
+
+if TYPE_CHECKING:
+    from hf_vbp.statistics.activation_statistics import ActivationStatistics
 
 
 class _GatherByDefault(TyperGroup):
-    """``hf-vbp stats MODEL ...`` gathers; ``show`` and ``merge`` are named."""
+    """``hf-vbp stats MODEL ...`` is short for ``hf-vbp stats gather MODEL ...``."""
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         if args and args[0] not in self.commands:
@@ -20,8 +23,8 @@ class _GatherByDefault(TyperGroup):
         return super().resolve_command(ctx, args)
 
     def parse_args(self, ctx: Any, args: list[str]) -> Any:
-        # Options may come before the model; without this the group would take them for its own.
-        if args and args[0] not in self.commands and args[0] not in ("--help", "-h"):
+        # Options may come before the model; without this the group would read them as its own.
+        if args and args[0] not in self.commands and args[0] not in HELP["help_option_names"]:
             args = ["gather", *args]
         return super().parse_args(ctx, args)
 
@@ -29,6 +32,7 @@ class _GatherByDefault(TyperGroup):
 app = typer.Typer(
     cls=_GatherByDefault,
     no_args_is_help=True,
+    context_settings=HELP,
     help="Gather the statistics of a model: hf-vbp stats MODEL --data ... --output FILE. Also: show, merge.",
 )
 
@@ -37,21 +41,41 @@ app = typer.Typer(
 @with_groups
 def gather(
     model: groups.Model,
+    *,
     data: groups.Data,
-    output: groups.Output,
-    method: MethodOptions,
     images: ImageOptions,
-    loading: ModelOptions,
+    method: MethodOptions,
     halves: Annotated[
-        bool, typer.Option("--halves", help="Also gather covariances of half of the images, to choose regularization.")
+        bool,
+        option(
+            STATISTICS,
+            "--halves",
+            help="Also gather the covariances of one half of the images, which some regularizations need.",
+        ),
     ] = False,
     precompute: Annotated[
-        bool, typer.Option(help="Also run the expensive part of the criterion, which every plan can use.")
+        bool,
+        option(
+            STATISTICS,
+            "--precompute/--no-precompute",
+            help="Also run the expensive part of the criterion, whose result every plan can use.",
+        ),
     ] = True,
-    resume: Annotated[Path | None, typer.Option(help="Folder for the state; a killed pass continues from it.")] = None,
-    resume_every: Annotated[int, typer.Option(help="Batches between two writes of the state.", min=1)] = 50,
-    max_bytes: Annotated[int | None, typer.Option(help="Refuse to start when the sums would take more.")] = None,
+    resume: Annotated[
+        Path | None,
+        option(STATISTICS, "--resume", help="Folder for the state of the pass; a killed pass continues from it."),
+    ] = None,
+    resume_every: Annotated[
+        int, option(STATISTICS, "--resume-every", help="Batches between two writes of the state.", min=1)
+    ] = 50,
+    max_bytes: Annotated[
+        int | None,
+        option(STATISTICS, "--max-bytes", help="Refuse to start if the sums would take more memory.", min=1),
+    ] = None,
+    loading: ModelOptions,
+    output: groups.Output,
     overwrite: groups.Overwrite = False,
+    json: groups.Json = False,
     quiet: groups.Quiet = False,
 ) -> None:
     """Gather the statistics of a model in one pass (the default: `hf-vbp stats MODEL ...`)."""
@@ -65,9 +89,7 @@ def gather(
         config=method.config(),
         halves=halves,
         precompute=precompute,
-        revision=loading.revision,
-        dtype=loading.dtype,
-        device=loading.device,
+        loading=loading.loading(),
         overwrite=overwrite,
         resume=resume,
         resume_every=resume_every,
@@ -75,15 +97,15 @@ def gather(
     )
     statistics = run_stats(request, Reporter(quiet=quiet))
     if is_main_process():
-        _show(statistics, str(output))
+        _show(statistics, str(output), json)
 
 
 @app.command("show")
-def show(file: Annotated[Path, typer.Argument(help="A file of statistics.")]) -> None:
+def show(file: Annotated[Path, typer.Argument(help="A file of statistics.")], json: groups.Json = False) -> None:
     """Show the content of a file of statistics, site by site."""
     from hf_vbp.statistics.activation_statistics import ActivationStatistics
 
-    _show(ActivationStatistics.load(file), str(file))
+    _show(ActivationStatistics.load(file), str(file), json)
 
 
 @app.command("merge")
@@ -91,41 +113,44 @@ def merge(
     files: Annotated[list[Path], typer.Argument(help="Two or more files of statistics of the same model.")],
     output: groups.Output,
     overwrite: groups.Overwrite = False,
+    json: groups.Json = False,
 ) -> None:
-    """Join statistics that were gathered on different images of one data set."""
+    """Merge statistics that were gathered on different images of one data set."""
     from hf_vbp.workflow.statistics_command import run_merge
 
     merged = run_merge(files, output, overwrite=overwrite)
-    _show(merged, str(output))
+    _show(merged, str(output), json)
 
 
-def _show(statistics: Any, name: str) -> None:
-    from hf_vbp.statistics.split_halves import halves_agreement
-    from hf_vbp.statistics.table import site_rows
+def _show(statistics: "ActivationStatistics", name: str, json: bool) -> None:
+    from hf_vbp.workflow.statistics_command import describe_statistics_file
 
+    found = describe_statistics_file(statistics)
+    if json:
+        print_json(found)
+        return
     rows = [
         (
-            row.name,
-            row.width,
-            row.tokens,
-            percent(row.nearly_constant),
-            f"{row.smallest_variance:.3g}",
-            f"{row.largest_variance:.3g}",
+            row["name"],
+            row["width"],
+            row["tokens"],
+            percent(row["nearly_constant"]),
+            f"{row['smallest_variance']:.3g}",
+            f"{row['largest_variance']:.3g}",
         )
-        for row in site_rows(statistics)
+        for row in found["sites"]
     ]
     columns = ("MLP", "width", "tokens", "nearly constant", "smallest variance", "largest variance")
-    console = standard_output()
-    curve = statistics.sites[0].curve
-    caption = None if curve is None else f"with elimination curves ({curve.options.get('metric')} metric)"
-    title = f"{name}: {statistics.images} images, {statistics.tokens} tokens"
-    console.print(table(title, columns, rows, caption=caption))
-    agreement = halves_agreement(statistics)
-    if agreement is not None:
-        shown = [(percent(item.ratio, 0), percent(item.kept), percent(item.pruned)) for item in agreement.overlaps]
+    curves = found["elimination_curves"]
+    caption = "" if curves is None else f"with elimination curves ({curves.get('metric')} metric)"
+    print_table(f"{name}: {found['images']} images, {found['tokens']} tokens", columns, rows, caption=caption)
+    halves = found["halves"]
+    if halves is not None:
+        shown = [
+            (percent(item["ratio"], 0), percent(item["kept"]), percent(item["pruned"])) for item in halves["overlaps"]
+        ]
         caption = (
-            f"rank correlation of the variances {agreement.rank_correlation:.4f}; "
-            f"lowest {agreement.lowest_site_rank_correlation:.4f} at {agreement.lowest_site}"
+            f"rank correlation of the variances {halves['rank_correlation']:.4f}; "
+            f"lowest {halves['lowest_site_rank_correlation']:.4f} at {halves['lowest_site']}"
         )
-        heads = ("ratio", "kept by both", "removed by both")
-        console.print(table("Split-half agreement", heads, shown, caption=caption))
+        print_table("Split-half agreement", ("ratio", "kept by both", "removed by both"), shown, caption=caption)

@@ -1,20 +1,21 @@
-"""``hf-vbp sweep``: accuracy against ratio, from one pass of statistics."""
+"""``hf-vbp sweep``: accuracy against ratio, from one pass over the images."""
 
-import json as json_module
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
-import typer
-
 from hf_vbp.cli import groups
-from hf_vbp.cli.console import Reporter, percent, scaled, standard_output, table
+from hf_vbp.cli.console import Reporter, percent, print_json, print_lines, print_table, scaled, speedup
 from hf_vbp.cli.groups import (
+    BUDGET,
+    LATENCY,
+    METHOD,
+    STATISTICS,
     EvaluationOptions,
     ImageOptions,
     LatencyConditions,
     MethodOptions,
     ModelOptions,
+    option,
     with_groups,
 )
 
@@ -22,26 +23,32 @@ from hf_vbp.cli.groups import (
 @with_groups
 def sweep(
     model: groups.Model,
-    eval_data: groups.EvalData,
-    output: groups.Output,
-    method: MethodOptions,
-    images: ImageOptions,
-    evaluation: EvaluationOptions,
-    loading: ModelOptions,
-    conditions: LatencyConditions,
+    *,
     data: groups.OptionalData = None,
-    statistics: Annotated[Path | None, typer.Option(help="Statistics gathered before, instead of --data.")] = None,
-    ratios: Annotated[str, typer.Option(help="start:stop:step, or a list such as 0.1,0.3.")] = "0.1:0.7:0.1",
+    images: ImageOptions,
+    statistics: Annotated[
+        Path | None,
+        option(STATISTICS, "--statistics", help="File of statistics from `hf-vbp stats`, in place of --data."),
+    ] = None,
     methods: Annotated[
         list[str] | None,
-        typer.Option("--method", help="criterion+compensation or a preset, in place of --preset; may be repeated."),
+        option(METHOD, "--method", help="criterion+compensation or a preset; may be repeated to compare methods."),
     ] = None,
-    latency: Annotated[bool, typer.Option("--latency", help="Measure the latency of each model.")] = False,
+    method: MethodOptions,
+    ratios: Annotated[
+        str, option(BUDGET, "--ratios", help="start:stop:step, or a list such as 0.1,0.3.")
+    ] = "0.1:0.7:0.1",
+    eval_data: groups.EvalData,
+    evaluation: EvaluationOptions,
+    latency: Annotated[bool, option(LATENCY, "--latency", help="Measure the latency of each model.")] = False,
+    conditions: LatencyConditions,
+    loading: ModelOptions,
+    output: groups.Output,
     overwrite: groups.Overwrite = False,
     json: groups.Json = False,
     quiet: groups.Quiet = False,
 ) -> None:
-    """Prune at many ratios and show how accuracy falls: a table, a CSV file and a plot.
+    """Prune at many ratios and show the accuracy at each: a table, a CSV file and a plot.
 
     Rows of the same model, statistics, images and method that the CSV file already holds are kept, so that an
     interrupted sweep continues.
@@ -56,15 +63,13 @@ def sweep(
         output=output,
         data=images.request(data) if data else None,
         statistics=statistics,
-        latency=conditions.options()[0] if latency else None,
+        latency=conditions.single() if latency else None,
         overwrite=overwrite,
-        revision=loading.revision,
-        dtype=loading.dtype,
-        device=loading.device,
+        loading=loading.loading(),
     )
     result = run_sweep(request, Reporter(quiet=quiet))
     if json:
-        sys.stdout.write(json_module.dumps(result.rows, indent=2) + "\n")
+        print_json(result.rows)
     else:
         show(result.rows, result.files)
 
@@ -85,15 +90,13 @@ def show(rows: list[dict[str, Any]], files: list[Path]) -> None:
     columns["KL"] = [None if "kl" not in row else f"{row['kl']:.3f}" for row in rows]
     if any("latency_ms" in row for row in rows):
         columns["ms"] = [None if "latency_ms" not in row else f"{row['latency_ms']:.2f}" for row in rows]
-        columns["speed-up"] = [speedup(row) for row in rows]
+        columns["speed-up"] = [_speedup(row) for row in rows]
     title = ", ".join({f"{row['criterion']}, {row['compensation']}": None for row in rows[1:]})
-    console = standard_output()
-    console.print(table(f"{title}, no training", list(columns), list(zip(*columns.values(), strict=True))))
-    console.print(f"Written: {', '.join(map(str, files))}", markup=False)
+    print_table(f"{title}, no training", list(columns), list(zip(*columns.values(), strict=True)))
+    print_lines([f"Written: {', '.join(map(str, files))}"])
 
 
-def speedup(row: dict[str, Any]) -> str | None:
-    """Return the speed-up of a row with its interval."""
+def _speedup(row: dict[str, Any]) -> str | None:
     if "speedup" not in row:
         return None
-    return f"{row['speedup']:.2f}x ({row['speedup_low']:.2f} to {row['speedup_high']:.2f})"
+    return speedup({**row, "speedup_interval": (row["speedup_low"], row["speedup_high"])})

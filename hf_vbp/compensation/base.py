@@ -1,6 +1,6 @@
-"""What a compensation receives, what it returns, and how one is registered. Pure tensors in float64.
+"""The interface of compensations, and their registration. Pure tensors in float64.
 
-Rows of ``fc1`` are only ever deleted, so they do not appear here.
+A compensation changes ``fc2`` only; rows of ``fc1`` are deleted and not changed.
 """
 
 from abc import abstractmethod
@@ -28,14 +28,14 @@ class Compensated(NamedTuple):
 
 
 class CompensationWarning(UserWarning):
-    """A site could not be compensated as asked; the message names it and the fallback."""
+    """A site was compensated in another way than requested; the message names the site and the way."""
 
 
 class Compensation(Method):
-    """Adjusts the kept weights of ``fc2`` so that the output of the site moves less.
+    """Adjusts the kept weights of ``fc2`` so that the output of the site changes less.
 
-    A compensation is a frozen dataclass: its fields are its options, ``name`` is what configurations and the command
-    line call it, and :attr:`requires` is what must be gathered for it.
+    A compensation is a frozen dataclass: its fields are its options, ``name`` is its name in configurations and on the
+    command line, and :attr:`requires` names the statistics that must be gathered for it.
 
     Example:
         >>> from dataclasses import dataclass
@@ -57,7 +57,7 @@ class Compensation(Method):
         Args:
             weights: The dense weights of the site.
             kept: ``(kept,)`` int64, indices of the kept neurons, in the order of the result's columns.
-            site: The statistics of the site; they hold what :attr:`requires` names.
+            site: The statistics of the site; they hold everything that :attr:`requires` names.
         """
 
 
@@ -80,7 +80,7 @@ def register_compensation(cls: CompensationT) -> CompensationT:
 def compensate(
     compensation: Compensation | str, weights: SiteWeights, kept: Tensor, site: SiteStatistics, **options: Any
 ) -> Compensated:
-    """Return the weights of ``fc2`` of a site of which only the neurons ``kept`` remain.
+    """Return the weights of ``fc2`` for a site that keeps only the neurons ``kept``.
 
     Args:
         compensation: A compensation, or the name of one.
@@ -95,7 +95,7 @@ def compensate(
 
     Raises:
         ConfigurationError: The name or an option is unknown, or the indices are not distinct neurons of the site.
-        StatisticsError: The statistics lack what the compensation needs.
+        StatisticsError: The statistics lack something that the compensation needs.
     """
     chosen: Compensation = (
         COMPENSATIONS.create(compensation, options) if isinstance(compensation, str) else compensation
@@ -103,11 +103,11 @@ def compensate(
     kept = kept.to(device="cpu", dtype=torch.int64)
     if kept.numel() and (kept.min() < 0 or kept.max() >= weights.hidden):
         raise ConfigurationError(
-            f"site {site.name!r} has the neurons 0 to {weights.hidden - 1}, but neurons {kept.min().item()} to "
-            f"{kept.max().item()} were to be kept"
+            f"site {site.name!r} has the neurons 0 to {weights.hidden - 1}, but the neurons to keep range from "
+            f"{kept.min().item()} to {kept.max().item()}"
         )
     if torch.bincount(kept, minlength=1).max() > 1:
-        raise ConfigurationError(f"the neurons to keep of site {site.name!r} are not distinct")
+        raise ConfigurationError(f"the neurons to keep of site {site.name!r} are not distinct; name each once")
     return Compensated(*chosen.fit(weights, kept, site))
 
 

@@ -17,7 +17,7 @@ def cholesky(matrix: Tensor) -> Tensor | None:
     """Return the lower Cholesky factor, or None when the matrix is singular to working precision."""
     factor: Tensor
     factor, failed = torch.linalg.cholesky_ex(matrix)
-    # A singular matrix often passes with a pivot of rounding noise, and the solution is then noise too.
+    # The factorization of a singular matrix often succeeds with a pivot of rounding noise; the solution is then noise.
     floor = torch.finfo(matrix.dtype).eps * matrix.shape[0] * matrix.diagonal()
     if failed or not torch.isfinite(factor).all() or bool((factor.diagonal().square() <= floor).any()):
         return None
@@ -27,8 +27,8 @@ def cholesky(matrix: Tensor) -> Tensor | None:
 def fold(covariance: Tensor, kept: Tensor, pruned: Tensor, removed: Tensor) -> Tensor | None:
     """Return ``removed C_PK C_KK^-1`` ``(out, kept)``, or None when ``C_KK`` is singular.
 
-    The least-squares prediction of the pruned neurons from the kept ones, seen by ``fc2``. Where nothing correlates
-    with the kept neurons it is zero, whether or not ``C_KK`` is singular.
+    This is the least-squares prediction of the pruned neurons from the kept ones, multiplied by ``fc2``. It is zero
+    where nothing correlates with the kept neurons, whether or not ``C_KK`` is singular.
 
     Args:
         covariance: ``(hidden, hidden)``.
@@ -48,13 +48,13 @@ def expected_error(
 ) -> tuple[float, bool]:
     """Return ``E|V h + v|_G^2`` over the tokens of ``moments``, and whether it is exact.
 
-    With mean ``m`` and covariance ``C`` of ``h`` it is ``trace(G V C V^T) + |V m + v|_G^2``; from variances alone,
-    neurons count as uncorrelated and the result is an approximation.
+    With mean ``m`` and covariance ``C`` of ``h`` it is ``trace(G V C V^T) + |V m + v|_G^2``; without covariances,
+    neurons are treated as uncorrelated and the result is an approximation.
 
     Args:
         change: ``V`` ``(out, hidden)``.
         shift: ``v`` ``(out,)``.
-        moments: Of any tokens, those of the calibration or held-back ones.
+        moments: Moments of the calibration tokens, or of held-out ones.
         metric: ``G`` ``(out, out)``, or None for the identity.
     """
     weighted = change if metric is None else metric @ change

@@ -38,7 +38,7 @@ HELD_OUT = "held-out"
 @register_compensation
 @dataclass(frozen=True)
 class Linear(Compensation):
-    """Predict the removed neurons from the kept ones by least squares, and fold the prediction in.
+    """Predict the removed neurons from the kept ones by least squares, and add the prediction to the kept weights.
 
     With mean ``m`` and covariance ``C`` of the hidden neurons, ``B = C_PK (C_KK + lambda I)^-1``,
     ``fc2_weight' = W_K + W_P B`` and ``fc2_bias' = b + W_P (m_P - B m_K)``: the best affine compensation for this
@@ -48,9 +48,10 @@ class Linear(Compensation):
         ridge: ``lambda`` as a share of the mean of the diagonal of ``C``; 0 for none. The strength, when
             ``regularization`` is another kind.
         regularization: A kind of :class:`~hf_vbp.compensation.regularization.Regularization`, or ``"held-out"`` to
-            choose kind and strength for each site on the half of the images that was not fitted to.
+            choose kind and strength for each site by the error on the half of the images that was not used for the
+            fit.
         token_weights: ``"gradient"`` fits to tokens weighted by the norm of their gradient, ``"none"`` weighs all
-            tokens equally, ``"auto"`` takes the former where it was gathered.
+            tokens equally, ``"auto"`` uses the weighted tokens where they were gathered.
 
     Raises:
         ConfigurationError: An option has an invalid value.
@@ -70,7 +71,7 @@ class Linear(Compensation):
 
     @property
     def requires(self) -> Requirements:
-        """Covariances, of both halves where the regularization is found from them, and a bias."""
+        """Covariances, of both halves where the regularization is computed from them, and a bias."""
         return Requirements(covariances=True, halves=self.regularization in NEED_HALVES, bias=True)
 
     def fit(self, weights: SiteWeights, kept: Tensor, site: SiteStatistics) -> Compensated:
@@ -95,13 +96,13 @@ class Linear(Compensation):
 def fit_linear(
     weights: SiteWeights, kept: Tensor, moments: Moments, covariance: Tensor, name: str = "site"
 ) -> Compensated:
-    """Return the least-squares compensation for a covariance that is used as it is.
+    """Return the least-squares compensation for a covariance that is already regularized.
 
     Args:
         weights: The dense weights of the site.
         kept: ``(kept,)`` int64.
         moments: Of the hidden neurons; their mean is used.
-        covariance: ``(hidden, hidden)`` float64, already regularized.
+        covariance: ``(hidden, hidden)`` float64, used unchanged.
         name: Name of the site, for the warning.
 
     Warns:
@@ -112,8 +113,8 @@ def fit_linear(
     folded = fold(covariance, kept, pruned, removed)
     if folded is None:
         warnings.warn(
-            f"the covariance of the kept neurons of site {name!r} is singular; this site gets the mean compensation "
-            "instead. More calibration images or a larger ridge avoid it",
+            f"the covariance of the kept neurons of site {name!r} is singular, so this site gets the mean "
+            "compensation. Use more calibration images or a larger ridge",
             CompensationWarning,
             stacklevel=2,
         )

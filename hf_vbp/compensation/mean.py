@@ -23,7 +23,7 @@ class Mean(Compensation):
 
     @property
     def requires(self) -> Requirements:
-        """A bias to fold the mean into."""
+        """A bias, to which the mean is added."""
         return Requirements(bias=True)
 
     def fit(self, weights: SiteWeights, kept: Tensor, site: SiteStatistics) -> Compensated:

@@ -17,5 +17,5 @@ class NoCompensation(Compensation):
     name = "none"
 
     def fit(self, weights: SiteWeights, kept: Tensor, site: SiteStatistics) -> Compensated:
-        """Return the kept columns and the bias as they are."""
+        """Return the kept columns and the bias unchanged."""
         return Compensated(weights.fc2_weight[:, kept], weights.fc2_bias)

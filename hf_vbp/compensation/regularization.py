@@ -1,9 +1,8 @@
-"""Covariances from few images, cleaned before they are inverted. Pure tensors in float64.
+"""Regularization of covariances before they are inverted. Pure tensors in float64.
 
-A sample covariance of ``d`` neurons from too few images over-fits: its small eigenvalues are too small, and the
-least-squares repair that inverts them is good on the calibration images only. Which cleaning is right, and how much
-of it, differs between sites and numbers of images, so it can be chosen by the error on images that were held back:
-:func:`choose_regularization`.
+A sample covariance from too few images overfits: its small eigenvalues are too small, and the least-squares
+compensation that inverts them is good on the calibration images only. The best kind and strength of regularization
+differ between sites and numbers of images; :func:`choose_regularization` chooses them by the error on held-out images.
 """
 
 from collections.abc import Sequence
@@ -20,26 +19,27 @@ from hf_vbp.statistics.site_moments import covariance_of, full_halves
 from hf_vbp.statistics.site_statistics import SiteStatistics
 
 KINDS = ("ridge", "diagonal", "ledoit-wolf", "oas", "edge")
-# What compensations take as a regularization and find from the covariances of two halves of the images.
+# Values of the option ``regularization`` that are computed from the covariances of two halves of the images.
 NEED_HALVES = ("held-out", "ledoit-wolf")
 
 
 @dataclass(frozen=True)
 class Regularization:
-    """One way to clean a covariance, and how strongly.
+    """A kind of regularization and its strength.
 
     Attributes:
         kind: ``"ridge"`` adds ``strength`` times the mean variance to the diagonal. ``"diagonal"`` shrinks all
-            correlations by ``strength``, whatever the variances. ``"ledoit-wolf"`` shrinks towards a multiple of
-            the identity by the estimate of Ledoit and Wolf (2004), times ``strength``, with the error of the sample
-            covariance told by its two halves: their fourth moments take tokens for independent, and those of one
-            image are not. ``"oas"`` does by the Oracle Approximating estimate (Chen et al. 2010), the tokens
-            counting as ``strength`` times as many independent ones. ``"edge"`` drops the eigenvalues below the
-            Marchenko-Pastur edge (as Denoised VBP does), tokens counted likewise, and adds a ridge of 1e-3.
-        strength: 0 or more; what it means depends on the kind.
+            correlations by ``strength`` and keeps the variances. ``"ledoit-wolf"`` shrinks towards a multiple of
+            the identity by the estimate of Ledoit and Wolf (2004), times ``strength``; the error of the sample
+            covariance is estimated from the difference of its two halves, because the original estimate assumes
+            independent samples, and tokens of the same image are not independent. ``"oas"`` shrinks in the same way by
+            the Oracle Approximating estimate (Chen et al. 2010); the number of independent samples is taken as
+            ``strength`` times the number of tokens. ``"edge"`` drops the eigenvalues below the Marchenko-Pastur edge
+            (as Denoised VBP does), with the same number of samples, and adds a ridge of 1e-3.
+        strength: 0 or more; its meaning depends on the kind.
 
     Raises:
-        ConfigurationError: Unknown kind, or a strength that it cannot have.
+        ConfigurationError: Unknown kind, or a strength outside the range of the kind.
     """
 
     kind: str = "ridge"
@@ -47,22 +47,26 @@ class Regularization:
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
-            raise ConfigurationError(f"regularization must be one of {', '.join(KINDS)}, not {self.kind!r}")
+            raise ConfigurationError(f"regularization must be one of {', '.join(KINDS)}, got {self.kind!r}")
         highest = float("inf") if self.kind == "ridge" else 1.0
-        lowest_is_allowed = self.kind in ("ridge", "diagonal", "ledoit-wolf")
-        if not 0 <= self.strength <= highest or (self.strength == 0 and not lowest_is_allowed):
-            raise ConfigurationError(f"strength {self.strength} does not fit regularization {self.kind!r}")
+        includes_zero = self.kind in ("ridge", "diagonal", "ledoit-wolf")
+        if not 0 <= self.strength <= highest or (self.strength == 0 and not includes_zero):
+            allowed = "0 or more" if includes_zero else "above 0"
+            allowed += "" if self.kind == "ridge" else " and at most 1"
+            raise ConfigurationError(
+                f"the strength of regularization {self.kind!r} must be {allowed}, got {self.strength}"
+            )
 
     def apply(self, covariance: Tensor, count: int, *, noise: float | None = None) -> Tensor:
-        """Return the cleaned covariance; the argument is left as it is.
+        """Return the regularized covariance; the argument is not changed.
 
         Args:
             covariance: ``(hidden, hidden)`` float64 sample covariance.
-            count: The number of tokens it was made from.
+            count: The number of tokens that it was computed from.
             noise: Its expected squared error, :func:`sampling_noise`; ``"ledoit-wolf"`` needs it.
 
         Raises:
-            StatisticsError: It needs the noise and was not told.
+            StatisticsError: ``noise`` is needed and was not given.
         """
         if not len(covariance):
             return covariance.clone()
@@ -85,7 +89,7 @@ CANDIDATES = (
     Regularization("ledoit-wolf", 1.0),
     Regularization("oas", 1.0),
 )
-"""What :func:`choose_regularization` tries."""
+"""Default candidates of :func:`choose_regularization`."""
 
 
 def choose_regularization(
@@ -96,36 +100,36 @@ def choose_regularization(
     candidates: Sequence[Regularization] = CANDIDATES,
     metric: Tensor | None = None,
 ) -> tuple[Regularization, list[float]]:
-    """Choose the cleaning whose repair errs least on images that were held back.
+    """Choose the regularization whose compensation has the smallest error on held-out images.
 
-    The repair is fitted on each half of the images and judged on the other.
+    The compensation is fitted on each half of the images and evaluated on the other.
 
     Args:
         site: Statistics whose halves have covariances.
         weights: The dense weights.
-        kept: ``(kept,)`` int64, the neurons that stay.
-        candidates: What to try; the earlier wins a tie.
-        metric: ``G`` ``(out, out)`` in which output errors count, or None for the identity.
+        kept: ``(kept,)`` int64, the kept neurons.
+        candidates: The regularizations to compare; of equal ones the first is chosen.
+        metric: ``G`` ``(out, out)`` that weighs output errors, or None for the identity.
 
     Returns:
-        The choice, and the error of every candidate, the mean of both directions (infinite where the cleaned
-        matrix is singular).
+        The chosen regularization, and the error of every candidate, the mean of both directions (infinite where the
+        regularized matrix is singular).
 
     Raises:
         ConfigurationError: No candidates.
         StatisticsError: The statistics have no halves with covariances.
     """
     if not candidates:
-        raise ConfigurationError("no regularization to choose from")
+        raise ConfigurationError("candidates must hold at least one regularization")
     halves = full_halves(site)
     if halves is None:
         raise StatisticsError(
-            f"the statistics of site {site.name!r} hold no covariances of two halves of the images, which choosing a "
-            "regularization needs; name one, such as ridge"
+            f"the statistics of site {site.name!r} hold no covariances of two halves of the images, which are needed "
+            "to choose a regularization; gather them, or name a regularization, such as ridge"
         )
     first, second = halves
     covariances = [covariance_of(half, site.name) for half in halves]
-    # Of one half: of the whole it is half of that.
+    # The noise of one half is twice that of the whole.
     noise = 2 * sampling_noise(*covariances)
     trials = [
         _Trial(first, covariances[0], second, weights, kept, metric, noise),
@@ -138,14 +142,14 @@ def choose_regularization(
 def sampling_noise(first: Tensor, second: Tensor) -> float:
     """Return the expected squared error (Frobenius) of the mean of two independent sample covariances.
 
-    ``|first - second|^2 / 4``, whatever the dependence of the tokens within each; of one alone it is twice that.
+    It is ``|first - second|^2 / 4``, for any dependence of the tokens within each; for one alone it is twice that.
     """
     return float((first - second).square().sum() / 4)
 
 
 @dataclass(frozen=True)
 class _Trial:
-    """A repair fitted on one half of the images and judged on the other."""
+    """A compensation fitted on one half of the images and evaluated on the other."""
 
     fitted: Moments
     covariance: Tensor
@@ -157,12 +161,12 @@ class _Trial:
 
     def error(self, candidate: Regularization) -> float:
         pruned = complement(self.kept, self.weights.hidden)
-        cleaned = candidate.apply(self.covariance, self.fitted.count, noise=self.noise)
+        regularized = candidate.apply(self.covariance, self.fitted.count, noise=self.noise)
         removed = self.weights.fc2_weight[:, pruned]
-        folded = fold(cleaned, self.kept, pruned, removed)
+        folded = fold(regularized, self.kept, pruned, removed)
         if folded is None:
             return float("inf")
-        # The repaired output less the dense one is W_P (B (h_K - m_K) - (h_P - m_P)), with m of the fitted half.
+        # The compensated output minus the dense one is W_P (B (h_K - m_K) - (h_P - m_P)), with m of the fitted half.
         change = torch.empty_like(self.weights.fc2_weight)
         change[:, pruned], change[:, self.kept] = -removed, folded
         return expected_error(change, -change @ self.fitted.mean, self.held_out, self.metric)[0]
@@ -178,10 +182,10 @@ def _ledoit_wolf(covariance: Tensor, noise: float | None, strength: float) -> Te
     if noise is None:
         raise StatisticsError(
             "the regularization ledoit-wolf needs covariances of two halves of the images, which these statistics "
-            "do not hold; gather them from more than 16 images, or choose another, such as ridge"
+            "do not hold; gather them from more than 16 images, or use another one, such as ridge"
         )
     mean = covariance.diagonal().mean()
-    # What lies between the sample covariance and its target: the spread of the true one, and the noise.
+    # The squared distance of the sample covariance from its target: the spread of the true one, plus the noise.
     distance = covariance.square().sum() - len(covariance) * mean.square()
     share = min(1.0, strength * noise / float(distance)) if distance > 0 else 0.0
     shrunk = covariance * (1 - share)
@@ -195,7 +199,7 @@ def _oas(covariance: Tensor, samples: float) -> Tensor:
     mean = trace / size
     spread = squared - trace.square() / size
     if spread <= 0:
-        # A multiple of the identity already.
+        # It is a multiple of the identity.
         return covariance.clone()
     share = ((1 - 2 / size) * squared + trace.square()) / ((samples + 1 - 2 / size) * spread)
     share = share.clamp(max=1.0)
@@ -205,7 +209,7 @@ def _oas(covariance: Tensor, samples: float) -> Tensor:
 
 
 def _above_edge(covariance: Tensor, samples: float) -> Tensor:
-    """Zero the eigenvalues below the Marchenko-Pastur edge, the noise level told by the median eigenvalue."""
+    """Zero the eigenvalues below the Marchenko-Pastur edge; the median eigenvalue gives the noise level."""
     aspect = len(covariance) / samples
     eigenvalues, vectors = torch.linalg.eigh(covariance)
     positive = eigenvalues[eigenvalues > torch.finfo(covariance.dtype).eps * len(covariance) * eigenvalues[-1]]
@@ -213,14 +217,14 @@ def _above_edge(covariance: Tensor, samples: float) -> Tensor:
         return covariance.clone()
     noise = positive.median() / _marchenko_pastur_median(aspect)
     kept: Tensor = torch.where(eigenvalues > noise * (1 + aspect**0.5) ** 2, eigenvalues, 0.0)
-    cleaned: Tensor = (vectors * kept) @ vectors.T
-    return cleaned
+    denoised: Tensor = (vectors * kept) @ vectors.T
+    return denoised
 
 
 def _marchenko_pastur_median(aspect: float, points: int = 4000) -> float:
     """Return the median of the positive part of the Marchenko-Pastur law of unit noise."""
     low, high = (1 - aspect**0.5) ** 2, (1 + aspect**0.5) ** 2
-    # x = centre - radius cos(t) flattens the square-root singularities at both ends.
+    # x = center - radius cos(t) flattens the square-root singularities at both ends.
     angle = (torch.arange(points, dtype=torch.float64) + 0.5) * (torch.pi / points)
     x = (low + high) / 2 - (high - low) / 2 * angle.cos()
     mass = (angle.sin().square() / x).cumsum(0)

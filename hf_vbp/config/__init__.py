@@ -1,1 +1,1 @@
-"""What the user chooses: the method, the budget, the limits."""
+"""The configuration: method, budget and limits."""

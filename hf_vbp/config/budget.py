@@ -13,7 +13,7 @@ COSTS = {"ratio": "hidden neurons", "parameters": "parameters", "macs": "MACs", 
 
 @dataclass(frozen=True)
 class Budget:
-    """What was asked for.
+    """The requested budget.
 
     Attributes:
         kind: ``"ratio"`` (share of the hidden neurons to remove), or ``"parameters"``, ``"macs"``, ``"latency"``

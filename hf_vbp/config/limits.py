@@ -1,4 +1,4 @@
-"""The limits that no plan exceeds."""
+"""Limits of the widths that hold for every plan."""
 
 from dataclasses import dataclass
 
@@ -12,8 +12,8 @@ class Limits:
     """Floor and rounding of the widths.
 
     Attributes:
-        minimum_width: Neurons that every site keeps. One by default: an MLP without neurons is a constant, which
-            must be asked for explicitly with 0.
+        minimum_width: Neurons that every site keeps. One by default; 0 allows MLPs without neurons, which are
+            constants.
         round_to: Widths are multiples of this where the site allows it (8 or 32 suits most accelerators).
 
     Raises:

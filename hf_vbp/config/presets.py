@@ -1,4 +1,4 @@
-"""Methods by name. Outside their own modules, criteria and compensations are named here only."""
+"""Presets and defaults: the only place outside their own modules where criteria and compensations are named."""
 
 from typing import Any
 

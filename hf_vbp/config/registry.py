@@ -17,7 +17,7 @@ from hf_vbp.errors import ConfigurationError
 
 
 class Method:
-    """Something that can be chosen by name: a frozen dataclass whose fields are its options.
+    """A method that is chosen by name: a frozen dataclass whose fields are its options.
 
     Attributes:
         name: The name that configurations, plans and the command line use.
@@ -27,7 +27,7 @@ class Method:
 
     @property
     def requires(self) -> Requirements:
-        """What it needs, given its options; nothing unless overridden."""
+        """The requirements of the method with these options; none unless overridden."""
         return Requirements()
 
     @property
@@ -46,7 +46,7 @@ class Registry(Generic[MethodT]):
         """Make an empty registry.
 
         Args:
-            kind: What its entries are called in messages, for instance ``"criterion"``.
+            kind: Name of the kind of its entries in messages, for instance ``"criterion"``.
             builtin: The package that registers the built-in entries; also the group of the package entry points.
         """
         self.kind = kind
@@ -135,10 +135,10 @@ def _is_reload(old: type[Method], new: type[Method]) -> bool:
 
 
 CRITERIA: Registry[Any] = Registry("criterion", "hf_vbp.criteria")
-"""What scores neurons; the classes derive from :class:`hf_vbp.criteria.base.Criterion`."""
+"""The criteria; the classes derive from :class:`hf_vbp.criteria.base.Criterion`."""
 
 COMPENSATIONS: Registry[Any] = Registry("compensation", "hf_vbp.compensation")
-"""What adjusts the kept weights; the classes derive from :class:`hf_vbp.compensation.base.Compensation`."""
+"""The compensations; the classes derive from :class:`hf_vbp.compensation.base.Compensation`."""
 
 
 def check_choice(kind: str, value: Any, choices: Any) -> Any:

@@ -1,24 +1,24 @@
-"""What a criterion or a compensation needs before it can run."""
+"""The requirements of a criterion or a compensation."""
 
 from dataclasses import dataclass, fields
 
 
 @dataclass(frozen=True)
 class Requirements:
-    """What must be gathered from the images, and what the model must have.
+    """Statistics that must be gathered from the images, and properties that the model must have.
 
-    ``a | b`` needs what either needs.
+    ``a | b`` is the union of two requirements, ``a - b`` those of ``a`` without those of ``b``.
 
     Attributes:
         covariances: Co-moments of the hidden neurons, ``intermediate_size ** 2`` doubles per site. Means and
             variances are always gathered.
         output_metric: ``G = E[g g^T]`` at the output of each site, from one backward pass per batch. Gathered where
             the model's output allows it; otherwise all output directions count equally.
-        token_weights: Co-moments in which tokens count by the norm of their gradient, as many doubles again.
-            Gathered where the output metric is.
-        halves: Co-moments of one half of the images, as many doubles again.
+        token_weights: Co-moments in which tokens are weighted by the norm of their gradient, of the same size as
+            ``covariances``. Gathered where the output metric is.
+        halves: Co-moments of one half of the images, of the same size as ``covariances``.
         saliency: Gradients of the loss with respect to a multiplier on each hidden neuron, from a pass of their own.
-        bias: A bias on ``fc2``, which takes the mean output of the removed neurons.
+        bias: A bias on ``fc2``, to which the mean output of the removed neurons is added.
     """
 
     covariances: bool = False
@@ -38,5 +38,5 @@ class Requirements:
         return any(getattr(self, f.name) for f in fields(self))
 
     def names(self) -> list[str]:
-        """Return the names of what is needed."""
+        """Return the names of the requirements."""
         return [f.name for f in fields(self) if getattr(self, f.name)]

@@ -22,7 +22,7 @@ BUDGETS = {
 
 @dataclass(frozen=True)
 class VBPConfig:
-    """What to remove and how.
+    """The budget and the method of pruning.
 
     :func:`hf_vbp.collect_statistics`, :func:`hf_vbp.make_plan`, :func:`hf_vbp.prune`, :func:`hf_vbp.sweep`, recipes
     and the command line accept the same object with the same meaning. At most one budget may be given; gathering
@@ -34,10 +34,10 @@ class VBPConfig:
         target_macs: Share of the model's MACs to keep.
         target_latency: Share of the model's latency on this device to keep, or a time such as ``"12ms"``. Measured
             while the plan is made.
-        criterion: What scores the neurons. ``"obs"`` (Optimal Brain Surgeon: greedy elimination with refit) has the
-            lowest measured damage; the paper's is ``"variance"``.
-        compensation: How the kept weights are adjusted. ``"linear"`` (least squares) has the lowest measured damage;
-            the paper's is ``"mean"``.
+        criterion: Name of the criterion, which scores the neurons. ``"obs"`` (Optimal Brain Surgeon: greedy
+            elimination with refit) has the lowest measured damage; the paper's is ``"variance"``.
+        compensation: Name of the compensation, which adjusts the kept weights. ``"linear"`` (least squares) has the
+            lowest measured damage; the paper's is ``"mean"``.
         scope: ``"global"`` ranks all neurons at once (the paper); ``"layer"`` removes the same share of each site, so
             that plain transformers loads the result.
         minimum_width: Neurons that every site keeps.
@@ -102,7 +102,7 @@ class VBPConfig:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "VBPConfig":
-        """Return the configuration that :meth:`to_dict` described.
+        """Return the configuration from its dict form, see :meth:`to_dict`.
 
         Args:
             values: Fields by name; ``preset`` may name a preset that the other fields change.
@@ -157,7 +157,7 @@ class VBPConfig:
 
     @property
     def requires(self) -> Requirements:
-        """What criterion and compensation need."""
+        """The requirements of criterion and compensation."""
         requires: Requirements = self.make_criterion().requires | self.make_compensation().requires
         return requires
 

@@ -1,4 +1,4 @@
-"""Parameters, multiply-accumulates and bytes of a model, from its real shapes."""
+"""Parameters, multiply-accumulates and bytes of a model, from its actual shapes."""
 
 import torch
 from torch import nn
@@ -8,12 +8,12 @@ from hf_vbp.inputs.images import blank_images
 
 
 def count_parameters(model: nn.Module) -> int:
-    """Return the number of parameters, shared ones once."""
+    """Return the number of parameters; shared ones count once."""
     return sum(parameter.numel() for parameter in model.parameters())
 
 
 def count_bytes(model: nn.Module) -> int:
-    """Return the bytes that parameters and saved buffers take, shared ones once: the size of the weights."""
+    """Return the bytes of parameters and saved buffers, the size of the weights on disk; shared ones count once."""
     tensors = {id(tensor): tensor for tensor in model.state_dict(keep_vars=True).values()}
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
 
@@ -21,17 +21,16 @@ def count_bytes(model: nn.Module) -> int:
 def count_macs(model: nn.Module) -> int:
     """Return the multiply-accumulates of one image.
 
-    Counts all matrix products and convolutions of a real forward pass, with the shapes that they have: the
-    linears, the patch embedding, and both products of the attention, as in the paper's figures (section 3.2). Its
-    counter adds some element-wise work, which is not counted here: DeiT-B has 17.56 G rather than 17.58 G, and
-    11.43 G rather than 11.44 G at a ratio of 0.55. The pass runs on the meta device, so it takes no memory and
-    the weights are not read.
+    Counts all matrix products and convolutions of a forward pass with their actual shapes: the linears, the patch
+    embedding, and both products of the attention, as in the paper's figures (section 3.2). The paper's counter adds
+    some element-wise work, which is not counted here: DeiT-B has 17.56 G instead of 17.58 G, and 11.43 G instead of
+    11.44 G at a ratio of 0.55. The pass runs on the meta device, so it takes no memory and does not read the weights.
 
     Args:
-        model: A vision model of transformers; its config names the size of the image.
+        model: A vision model of transformers; its config describes the size of the images.
 
     Raises:
-        UnsupportedModelError: The config does not name the size of an image.
+        UnsupportedModelError: The config does not describe the size of the images.
     """
     return int(_flops(model).get_total_flops()) // 2
 

@@ -1,4 +1,4 @@
-"""Criteria: which hidden neurons matter least, as one score each. One file per criterion; pure tensors.
+"""Criteria: one score per hidden neuron; the lowest are removed first. One file per criterion; pure tensors.
 
 Importing this package registers the built-in criteria.
 """

@@ -1,4 +1,4 @@
-"""What a criterion receives, what it returns, and how one is registered. Pure tensors."""
+"""The interface of criteria, and their registration. Pure tensors."""
 
 from abc import abstractmethod
 from collections.abc import Sequence
@@ -43,8 +43,9 @@ class Ranking:
 class Criterion(Method):
     """Scores hidden neurons; those with the lowest scores are removed first.
 
-    A criterion is a frozen dataclass: its fields are its options, ``name`` is what configurations and the command
-    line call it, and :attr:`requires` is what must be gathered for it. Callers read ``requires`` and never the name.
+    A criterion is a frozen dataclass: its fields are its options, ``name`` is its name in configurations and on the
+    command line, and :attr:`requires` names the statistics that must be gathered for it. Callers read ``requires`` and
+    never check the name.
 
     Example:
         >>> from dataclasses import dataclass
@@ -65,7 +66,7 @@ class Criterion(Method):
         """Return one ranking per site.
 
         Args:
-            statistics: One per site, in block order; they hold what :attr:`requires` names.
+            statistics: One per site, in block order; they hold everything that :attr:`requires` names.
             weights: The dense weights, one per site, in the same order.
         """
 
@@ -77,7 +78,7 @@ class Criterion(Method):
         device: str | torch.device | None = None,
         progress: Progress | None = None,
     ) -> Sequence[SiteStatistics]:
-        """Return the statistics with what :meth:`rank` can reuse for every budget; by default unchanged.
+        """Return the statistics with results that :meth:`rank` can reuse for every budget; by default unchanged.
 
         Args:
             statistics: One per site, in block order.
@@ -118,7 +119,7 @@ def rank(
 
     Raises:
         ConfigurationError: The name or an option is unknown.
-        StatisticsError: Statistics and weights do not fit each other, or lack what the criterion needs.
+        StatisticsError: Statistics and weights do not match, or the statistics lack something.
         NonFiniteError: A score is NaN or infinite.
     """
     chosen: Criterion = CRITERIA.create(criterion, options) if isinstance(criterion, str) else criterion

@@ -2,15 +2,15 @@
 
 Optimal Brain Surgeon (Hassibi and Stork, 1992) for a linear layer. With covariance ``C`` of the hidden neurons
 and output metric ``G``, removing neuron ``j`` and refitting all others costs ``|w_j|_G^2 / [C_KK^-1]_jj``, where
-``w_j`` is the current, already refitted column of ``fc2``. The cheapest goes, the rest is updated, and so on until
+``w_j`` is the current, already refitted column of ``fc2``. The cheapest neuron is removed and the rest updated, until
 none is left. Only two symmetric matrices are needed, both ``(hidden, hidden)``: ``M = C_KK^-1`` and the Gram matrix
 ``A = W^T G W`` of the refitted columns, so the cost does not depend on the width of the output. With ``m`` the
-column of ``M`` and ``a`` that of ``A`` that belong to the neuron that goes, and ``u = m / m_j``::
+column of ``M`` and ``a`` that of ``A`` that belong to the removed neuron, and ``u = m / m_j``::
 
     M' = M - m_j u u^T
     A' = A - u z^T - z u^T,   z = a - a_j u / 2
 
-The updates of a block of steps are gathered in thin panels and applied at once, and the neurons that went are then
+The updates of a block of steps are collected in thin panels and applied at once, and the removed neurons are then
 dropped, so that nearly all the work is matrix products of shrinking size.
 
 Pure tensors in float64.
@@ -24,7 +24,7 @@ from hf_vbp.errors import ConfigurationError, NonFiniteError, StatisticsError
 from hf_vbp.statistics.elimination_curve import EliminationCurve
 
 BLOCK = 64
-"""Steps between two applications of the gathered updates; between 32 and 128 it hardly matters."""
+"""Steps between two applications of the collected updates; values between 32 and 128 take about the same time."""
 
 
 def eliminate(
@@ -40,19 +40,19 @@ def eliminate(
     Time is cubic in the number of neurons: 3,072 of them take some seconds on two cores.
 
     Args:
-        covariance: ``(hidden, hidden)`` float64, regularised. Neurons whose row is zero
-            cost nothing and go first, in the order of their index.
+        covariance: ``(hidden, hidden)`` float64, regularized. Neurons whose row is zero
+            cost nothing and are removed first, in the order of their index.
         gram: ``(hidden, hidden)`` float64, ``W^T G W`` with ``W`` the dense ``fc2`` weight: :func:`output_gram`.
-        block: Steps between two applications of the gathered updates.
-        device: Where to compute; by default where the tensors are.
-        progress: Called with the number of neurons gone and the number of all.
+        block: Steps between two applications of the collected updates.
+        device: Device of the computation; by default that of the tensors.
+        progress: Receives the number of removed neurons and of all neurons.
 
     Returns:
         The curve, on the CPU.
 
     Raises:
-        ConfigurationError: Shapes that do not fit, or ``block`` below 1.
-        NonFiniteError: NaN or infinity in the input.
+        ConfigurationError: The shapes do not match, or ``block`` is below 1.
+        NonFiniteError: The input has NaN or infinite values.
         StatisticsError: ``covariance`` is singular apart from zero rows, or not positive definite.
     """
     hidden = covariance.shape[0]
@@ -72,12 +72,12 @@ def eliminate(
     inverse = _inverse(_among(covariance.to(device, torch.float64), neurons.to(device)))
     gram = _among(gram.to(device, torch.float64), neurons.to(device))
     while neurons.numel():
-        gone, cost, inverse, gram = _eliminate_block(inverse, gram, min(block, neurons.numel()))
-        order.append(neurons[gone.cpu()])
+        removed, cost, inverse, gram = _eliminate_block(inverse, gram, min(block, neurons.numel()))
+        order.append(neurons[removed.cpu()])
         costs.append(cost.cpu())
-        stays = torch.ones(neurons.numel(), dtype=torch.bool)
-        stays[gone.cpu()] = False
-        neurons = neurons[stays]
+        is_kept = torch.ones(neurons.numel(), dtype=torch.bool)
+        is_kept[removed.cpu()] = False
+        neurons = neurons[is_kept]
         if progress is not None:
             progress(hidden - neurons.numel(), hidden)
     return EliminationCurve(torch.cat(order), torch.cat(costs))
@@ -89,9 +89,9 @@ def output_gram(fc2_weight: Tensor, metric: Tensor | None = None) -> Tensor:
 
 
 def _eliminate_block(inverse: Tensor, gram: Tensor, steps: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Do ``steps`` eliminations; return positions, costs, and both matrices of the neurons that stay.
+    """Do ``steps`` eliminations; return positions, costs, and both matrices of the kept neurons.
 
-    No step waits for the device: positions stay tensors.
+    No step waits for the device, because positions are tensors.
     """
     size = inverse.shape[0]
     # Pending updates: inverse - scaled^T scaled, gram - ratio^T partner - partner^T ratio.
@@ -111,21 +111,21 @@ def _eliminate_block(inverse: Tensor, gram: Tensor, steps: int) -> tuple[Tensor,
         scaled[step], ratio[step], partner[step] = column / pivot.sqrt(), u, z
         inverse_diagonal -= scaled[step].square()
         gram_diagonal -= 2 * u * z
-        # What is gone must never be the cheapest again.
+        # Exclude eliminated neurons from the argmin.
         inverse_diagonal.index_fill_(0, position, 1.0)
         gram_diagonal.index_fill_(0, position, torch.inf)
         positions.append(position)
         costs.append(cost.index_select(0, position))
-    gone = torch.cat(positions)
-    stays = torch.ones(size, dtype=torch.bool, device=inverse.device)
-    stays[gone] = False
-    stay = stays.nonzero().flatten()
-    s, r, p = scaled[:, stay], ratio[:, stay], partner[:, stay]
-    inverse = torch.addmm(_among(inverse, stay), s.T, s, alpha=-1)
+    removed = torch.cat(positions)
+    is_kept = torch.ones(size, dtype=torch.bool, device=inverse.device)
+    is_kept[removed] = False
+    kept = is_kept.nonzero().flatten()
+    s, r, p = scaled[:, kept], ratio[:, kept], partner[:, kept]
+    inverse = torch.addmm(_among(inverse, kept), s.T, s, alpha=-1)
     cross = r.T @ p
-    gram = _among(gram, stay).sub_(cross).sub_(cross.T)
-    # Rounding can leave a cost of nothing slightly below zero.
-    return gone, torch.cat(costs).clamp(min=0), inverse, gram
+    gram = _among(gram, kept).sub_(cross).sub_(cross.T)
+    # Rounding can leave a cost of zero slightly below zero.
+    return removed, torch.cat(costs).clamp(min=0), inverse, gram
 
 
 def _among(matrix: Tensor, indices: Tensor) -> Tensor:
@@ -134,7 +134,7 @@ def _among(matrix: Tensor, indices: Tensor) -> Tensor:
 
 def _inverse(covariance: Tensor) -> Tensor:
     factor, failed = torch.linalg.cholesky_ex(covariance)
-    # A singular matrix often passes with a pivot of rounding noise, and everything after it is then noise too.
+    # The factorization of a singular matrix often succeeds with a pivot of rounding noise; the result is then noise.
     floor = torch.finfo(covariance.dtype).eps * len(covariance)
     if failed or bool((factor.diagonal().square() <= floor * covariance.diagonal()).any()):
         raise StatisticsError(

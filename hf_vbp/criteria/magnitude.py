@@ -13,7 +13,7 @@ from hf_vbp.statistics.site_statistics import SiteStatistics
 class Magnitude(Criterion):
     """Structured magnitude: the norm of all weights of the neuron (the paper's baseline).
 
-    The score is ``sqrt(|fc1 row|^2 + fc1 bias^2 + |fc2 column|^2)``; no statistics enter.
+    The score is ``sqrt(|fc1 row|^2 + fc1 bias^2 + |fc2 column|^2)``; no statistics are used.
     """
 
     name = "magnitude"

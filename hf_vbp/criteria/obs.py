@@ -27,16 +27,17 @@ METRICS = ("auto", "gradient", "identity")
 class Obs(Criterion):
     """Optimal Brain Surgeon: greedy elimination with refit, merged over all sites.
 
-    The score of a neuron is the marginal cost at which its site gives it up, made monotone along the order of
-    elimination, so that plans for growing ratios are nested and every ratio is read from one run. The loss that
-    it minimizes is the one that remains after the compensation ``linear``.
+    The score of a neuron is the marginal cost of its elimination, made monotone along the order of elimination, so
+    that plans for growing ratios are nested and one run serves every ratio. It minimizes the error that remains after
+    the compensation ``linear``.
 
     Attributes:
         metric: ``"gradient"`` weighs output errors by ``G = E[g g^T]`` of the statistics, across sites too;
-            ``"identity"`` weighs all directions equally; ``"auto"`` takes the former where all sites have it.
+            ``"identity"`` weighs all directions equally; ``"auto"`` uses ``G`` where all sites have it.
         ridge: Added to the diagonal of the covariance, as a share of its mean.
-        token_weights: ``"gradient"`` takes the covariance in which tokens count by the norm of their gradient,
-            ``"none"`` the plain one; ``"auto"`` the former where all sites have it and the metric is ``"gradient"``.
+        token_weights: ``"gradient"`` uses the covariance in which tokens are weighted by the norm of their gradient,
+            ``"none"`` the plain one; ``"auto"`` uses the weighted one where all sites have it and the metric is
+            ``"gradient"``.
 
     Raises:
         ConfigurationError: An option has an invalid value.
@@ -66,10 +67,10 @@ class Obs(Criterion):
         )
 
     def rank(self, statistics: Sequence[SiteStatistics], weights: Sequence[SiteWeights]) -> list[Ranking]:
-        """Return the marginal costs as scores, from the curves that the statistics hold where these fit.
+        """Return the marginal costs as scores, from the curves in the statistics if these have the same options.
 
         Raises:
-            StatisticsError: The statistics lack what the options name.
+            StatisticsError: The statistics lack something that the options need.
         """
         options = self.resolved(statistics).options
         held = [site.curve for site in statistics if site.curve is not None and dict(site.curve.options) == options]
@@ -93,7 +94,7 @@ class Obs(Criterion):
         """Return the criterion with every ``"auto"`` replaced by the value that it has for these statistics.
 
         Raises:
-            StatisticsError: The statistics lack what the options name.
+            StatisticsError: The statistics lack something that the options need.
         """
         lacking = [site.name for site in statistics if site.metric is None]
         if self.metric == "gradient" and lacking:
@@ -122,17 +123,17 @@ def elimination_curves(
 ) -> list[EliminationCurve]:
     """Run the greedy elimination of every site.
 
-    Independent of any budget, so it is worth saving: :func:`hf_vbp.precompute_scores`.
+    The result does not depend on the budget; :func:`hf_vbp.precompute_scores` saves it with the statistics.
 
     Args:
         statistics: With covariances and, for the gradient metric, with the output metric.
         weights: The dense weights, one per site.
         criterion: The options; by default those of ``Obs()``.
-        device: Where to compute; by default where the statistics are.
-        progress: Called with the number of finished sites and of all sites.
+        device: Device of the computation; by default that of the statistics.
+        progress: Receives the number of finished sites and of all sites.
 
     Raises:
-        StatisticsError: The statistics lack what is needed, or a covariance is singular.
+        StatisticsError: The statistics lack something that is needed, or a covariance is singular.
     """
     chosen = (criterion or Obs()).resolved(statistics)
     curves = []

@@ -28,8 +28,8 @@ def imagenet_wordnet_ids() -> tuple[str, ...]:
     return tuple(text.split())
 
 
-def match_labels(class_names: Sequence[str], id2label: Mapping[int, str] | Mapping[str, str]) -> dict[str, int]:
-    """Match the classes of a data set with the labels of a model.
+def label_ids(class_names: Sequence[str], id2label: Mapping[int, str] | Mapping[str, str]) -> list[int]:
+    """Return the id in the model of each class of a data set.
 
     Names are compared without regard to case, underscores, hyphens and spaces. A label may list synonyms, as
     ImageNet's do (``"tench, Tinca tinca"``): the whole text is compared first, then the synonyms. Class names
@@ -37,20 +37,12 @@ def match_labels(class_names: Sequence[str], id2label: Mapping[int, str] | Mappi
     and else with the 1,000 classes of ImageNet-1k in their standard order.
 
     Args:
-        class_names: The classes, distinct: names of folders or of a ``datasets.ClassLabel``.
+        class_names: The classes: names of folders or of a ``datasets.ClassLabel``.
         id2label: The labels of the model, as in its config.
 
-    Returns:
-        For each class name the id of its label.
-
     Raises:
-        LabelError: A class has no label, or may be several of them.
+        LabelError: A class matches no label, or several.
     """
-    return dict(zip(class_names, label_ids(class_names, id2label), strict=True))
-
-
-def label_ids(class_names: Sequence[str], id2label: Mapping[int, str] | Mapping[str, str]) -> list[int]:
-    """Return for each class name, in order, the id of its label in the model; see :func:`match_labels`."""
     labels = {int(index): str(name) for index, name in id2label.items()}
     if not class_names or not labels:
         raise LabelError(

@@ -22,11 +22,13 @@ _CHECKED_BEFOREHAND = 10_000
 
 @dataclass
 class ImageData:
-    """Images, ready for a model.
+    """Batches of images, and where they come from.
+
+    It is iterable: it yields the batches of ``loader``, and has their number as its length where it is known.
 
     Attributes:
-        loader: Gives ``{"pixel_values": (b, 3, h, w) float32, "labels": (b,) int64}``, the latter only where
-            labels were asked for and there are some. ``accelerator.prepare(loader)`` shares it among processes.
+        loader: A ``DataLoader`` of ``{"pixel_values": (b, 3, h, w) float32, "labels": (b,) int64}``, the latter only
+            where labels were requested and exist. ``accelerator.prepare(loader)`` shares it among processes.
         provenance: Where the images come from and how they were chosen and prepared, as JSON.
         images: How many there are, bad ones included; None for a stream that does not say.
         labelled: Whether the batches have labels.
@@ -40,6 +42,10 @@ class ImageData:
 
     def __iter__(self) -> Iterator[Batch]:
         return iter(self.loader)
+
+    def __len__(self) -> int:
+        """Return the number of batches; a TypeError where it is not known, as for a ``DataLoader`` of a stream."""
+        return len(self.loader)
 
     @property
     def bad_images(self) -> list[BadImage]:

@@ -1,6 +1,6 @@
 """Training images: opened as for pruning, augmented, and the same in every run."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,6 @@ from hf_vbp.data.augmentation import Augmentation
 from hf_vbp.data.batches import StreamedImages
 from hf_vbp.data.loading import load_images
 from hf_vbp.errors import ConfigurationError
-from hf_vbp.workflow.requests import DataRequest
 
 Sample = dict[str, Any]
 
@@ -120,46 +119,47 @@ class AugmentedStream(IterableDataset[Sample]):
 
 
 def open_training_images(
-    request: DataRequest,
+    source: Any,
     *,
     augmentation: Augmentation,
-    id2label: dict[int, str],
+    id2label: Mapping[int, str] | Mapping[str, str],
     labelled: bool = True,
     keep: bool = False,
+    streaming: bool = False,
+    seed: int | None = None,
+    **options: Any,
 ) -> TrainingImages:
     """Open images to train on.
 
     Args:
-        request: The images; a stream is shuffled with the request's seed, or 0.
-        augmentation: What is done to them.
-        id2label: The labels of the model, which the classes are matched with by name.
-        labelled: Whether they must have labels.
-        keep: Whether to keep prepared images in memory.
+        source: The images, as for :func:`hf_vbp.load_images`.
+        augmentation: How they are prepared and augmented.
+        id2label: The labels of the model, with which the classes are matched by name.
+        labelled: Refuse images without labels.
+        keep: Keep prepared images in memory.
+        streaming: Read a data set of the Hub as a stream, which is always shuffled.
+        seed: Seed of the order; 0 for a stream where none is given.
+        **options: Other options of :func:`hf_vbp.load_images`.
 
     Raises:
         DataError: The images cannot be found or read.
         LabelError: Their classes do not match the labels of the model.
-        ConfigurationError: ``keep`` is asked of a stream, or of an augmentation that resizes at random.
+        ConfigurationError: ``keep`` is set for a stream, or for an augmentation that resizes at random.
     """
     if keep and not augmentation.can_be_prepared:
         raise ConfigurationError(
             f"keep_images is set, but the augmentation {augmentation.name!r} resizes images at random, so they must "
-            'be decoded every time. Take "plain" or "none".'
+            'be decoded every time. Use "plain" or "none".'
         )
     opened = load_images(
-        request.source,
+        source,
         augmentation.prepare,
         id2label=id2label,
         require_labels=labelled,
         purpose="calibration",
-        split=request.split,
-        revision=request.revision,
-        streaming=request.streaming,
-        image_column=request.image_column,
-        label_column=request.label_column,
-        limit=request.limit,
-        seed=request.seed if not request.streaming else request.seed or 0,
-        on_bad_image=request.on_bad_image,
+        streaming=streaming,
+        seed=seed or 0 if streaming else seed,
+        **options,
     )
     dataset: Any = opened.loader.dataset
     provenance = {**opened.provenance, **augmentation.describe()}
@@ -167,5 +167,5 @@ def open_training_images(
     if not isinstance(dataset, IterableDataset):
         return TrainingImages(AugmentedImages(dataset, augmentation, keep=keep), provenance, opened.images)
     if keep:
-        raise ConfigurationError("keep_images is set, but the images are a stream; set streaming and skip off.")
+        raise ConfigurationError("keep_images is set, but the images are a stream; turn streaming and skip off.")
     return TrainingImages(AugmentedStream(dataset, augmentation, opened.images), provenance, opened.images)

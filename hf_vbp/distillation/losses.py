@@ -4,11 +4,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
-from torch.nn import functional
 
+from hf_vbp.distillation.tasks import ProblemType, hard_losses, soft_losses
 from hf_vbp.errors import ConfigurationError
 
 SOFT_LOSSES = ("kl", "cross_entropy")
+Share = float | torch.Tensor
 
 
 @dataclass(frozen=True)
@@ -84,13 +85,21 @@ class DistillationLoss:
         if self.soft_loss not in SOFT_LOSSES:
             raise ConfigurationError(f"soft_loss is {self.soft_loss!r}; expected one of {', '.join(SOFT_LOSSES)}.")
 
-    def parts(self, heads: Heads, teacher: torch.Tensor | None, labels: torch.Tensor | None) -> LossParts:
+    def parts(
+        self,
+        heads: Heads,
+        teacher: torch.Tensor | None,
+        labels: torch.Tensor | None,
+        problem: ProblemType = "single_label_classification",
+    ) -> LossParts:
         """Return both parts, unweighted.
 
         Args:
             heads: Logits of the student.
             teacher: Logits of the teacher ``(batch, classes)``; None trains on the labels alone.
-            labels: ``(batch,)`` int64; None trains on the teacher alone.
+            labels: ``(batch,)`` int64, for other problem types ``(batch, outputs)``; images with the label -100 do not
+                count. None trains on the teacher alone.
+            problem: The problem type of the model, see :mod:`hf_vbp.distillation.tasks`.
 
         Raises:
             ConfigurationError: There are no labels, but they have a weight or there is no teacher.
@@ -98,38 +107,44 @@ class DistillationLoss:
         weight = self.hard_label_weight if teacher is not None else 1.0
         if weight > 0 and labels is None:
             raise ConfigurationError(
-                "The batches have no labels, which hard_label_weight asks for. Give labelled images, or a teacher "
+                "The batches have no labels, which hard_label_weight needs. Use labelled images, or a teacher "
                 "and hard_label_weight=0."
             )
-        hard = None if labels is None or weight == 0 else self._hard(heads, labels, alone=teacher is None)
-        soft = None if teacher is None or weight == 1 else self._soft(heads.teacher, teacher)
+        hard = soft = None
+        if labels is not None and weight > 0:
+            hard = self._hard(heads, labels, problem, alone=teacher is None)
+        if teacher is not None and weight < 1:
+            soft = soft_losses(heads.teacher, teacher, problem, self.temperature, self.soft_loss).mean()
         return LossParts(hard, soft)
 
-    def total(self, parts: LossParts) -> torch.Tensor:
-        """Return the weighted sum of the parts."""
-        if parts.soft is None and parts.hard is not None:
-            return parts.hard
-        if parts.hard is None and parts.soft is not None:
-            return parts.soft
-        if parts.hard is None or parts.soft is None:
-            raise ConfigurationError("There is neither a teacher nor a label to train on.")
-        return self.hard_label_weight * parts.hard + (1 - self.hard_label_weight) * parts.soft
+    def total(self, parts: LossParts, hard_share: Share = 1.0, soft_share: Share = 1.0) -> torch.Tensor:
+        """Return the weighted sum of the parts.
 
-    def _hard(self, heads: Heads, labels: torch.Tensor, *, alone: bool) -> torch.Tensor:
-        loss = self._cross_entropy(heads.labels, labels)
+        Args:
+            parts: Means over a micro-batch.
+            hard_share: The weight of its labelled images, relative to the mean of the micro-batches of the step.
+            soft_share: The weight of all its images, likewise.
+
+        Raises:
+            ConfigurationError: There is neither part.
+        """
+        if parts.hard is not None and parts.soft is not None:
+            weight = self.hard_label_weight
+            return weight * parts.hard * hard_share + (1 - weight) * parts.soft * soft_share
+        if parts.hard is not None:
+            return parts.hard * hard_share
+        if parts.soft is not None:
+            return parts.soft * soft_share
+        raise ConfigurationError("There is neither a teacher nor a label to train on.")
+
+    def _hard(self, heads: Heads, labels: torch.Tensor, problem: ProblemType, *, alone: bool) -> torch.Tensor:
+        loss = self._mean(heads.labels, labels, problem)
         if alone and heads.are_two:
             # Without a teacher the second head would get no gradient, though it counts in the prediction.
-            return (loss + self._cross_entropy(heads.teacher, labels)) / 2
+            return (loss + self._mean(heads.teacher, labels, problem)) / 2
         return loss
 
-    def _cross_entropy(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        return functional.cross_entropy(logits.float(), labels, label_smoothing=self.label_smoothing)
-
-    def _soft(self, student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
-        log_student = functional.log_softmax(student.float() / self.temperature, dim=-1)
-        log_teacher = functional.log_softmax(teacher.float() / self.temperature, dim=-1)
-        if self.soft_loss == "kl":
-            loss = functional.kl_div(log_student, log_teacher, log_target=True, reduction="batchmean")
-        else:
-            loss = -(log_teacher.exp() * log_student).sum(dim=-1).mean()
-        return loss * self.temperature**2
+    def _mean(self, logits: torch.Tensor, labels: torch.Tensor, problem: ProblemType) -> torch.Tensor:
+        losses, counts = hard_losses(logits, labels, problem, self.label_smoothing)
+        # 0, with a gradient of 0, where no label of the micro-batch is known.
+        return losses.sum() / counts.sum().clamp_min(torch.finfo(torch.float32).tiny)

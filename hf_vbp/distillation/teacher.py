@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 
+from hf_vbp.distillation.tasks import problem_type
 from hf_vbp.errors import ConfigurationError, LabelError, UnsupportedModelError
 from hf_vbp.modeling.precision import own_precision
 
@@ -29,6 +30,12 @@ def check_teacher(student: Any, teacher: Any) -> None:
         raise ConfigurationError(
             "The teacher shares weights with the model that is trained, so it would change with it. Load it once "
             "more, or prune a copy (inplace=False)."
+        )
+    problem, other = problem_type(student.config), problem_type(teacher.config)
+    if problem != other:
+        raise ConfigurationError(
+            f"The problem type of the teacher is {other}, that of the model {problem}: set config.problem_type of "
+            f"both to what they were trained for."
         )
     _check_labels(student.config.id2label, teacher.config.id2label)
     for name in ("image_size", "num_channels"):

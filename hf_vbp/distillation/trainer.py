@@ -13,10 +13,12 @@ from hf_vbp.distillation.arguments import DistillationArguments
 from hf_vbp.distillation.cached_logits import TEACHER_LOGITS, WithTeacherLogits, check_deterministic, compute_logits
 from hf_vbp.distillation.callbacks import ShowEpoch
 from hf_vbp.distillation.checkpoints import is_training_checkpoint, last_checkpoint
-from hf_vbp.distillation.losses import Heads, LossParts, read_heads
-from hf_vbp.distillation.metrics import accuracy
+from hf_vbp.distillation.losses import Heads, LossParts, Share, read_heads
+from hf_vbp.distillation.metrics import metrics_for
 from hf_vbp.distillation.parts_log import PartsLog
 from hf_vbp.distillation.sharding import check_launch
+from hf_vbp.distillation.step_counts import StepCounts, count_step
+from hf_vbp.distillation.tasks import check_labels, check_logits, problem_type
 from hf_vbp.distillation.teacher import Teacher, check_teacher
 from hf_vbp.errors import CheckpointError, ConfigurationError, NonFiniteError
 from hf_vbp.modeling.precision import own_precision
@@ -30,6 +32,9 @@ class DistillationTrainer(Trainer):  # type: ignore[misc]
     Differences from ``Trainer``, besides the loss (:class:`~hf_vbp.distillation.DistillationLoss`):
 
     - every image has the same weight in a step, however it is cut into micro-batches and shared among processes;
+      images with the label -100 count for the teacher only;
+    - the loss follows ``config.problem_type``: one label per image, several labels (binary cross entropy) or
+      regression (squared error);
     - best-model restore and resume restore every weight; ``Trainer`` of transformers 5 leaves the encoder of ViT
       and DeiT as it was (upstream issues 43701, 40187);
     - ``resume_from_checkpoint=True`` takes the newest checkpoint that is whole;
@@ -44,11 +49,13 @@ class DistillationTrainer(Trainer):  # type: ignore[misc]
         args: The settings.
         teacher: The model that the student is trained against, with the same labels; None trains on labels alone.
             It is put in eval mode on the device of the run and is otherwise left alone.
-        **options: What else ``Trainer`` takes. ``compute_metrics`` is ``top1`` and ``top5`` by default.
+        **options: Other arguments of ``Trainer``. By default ``compute_metrics`` gives the loss and, for one label per
+            image, ``top1`` and ``top5``. With ``model_init`` in place of ``model``, every new student is checked
+            against the teacher. ``compute_loss_func`` is refused.
 
     Raises:
-        LabelError: Teacher and student have other labels.
-        ConfigurationError: Student and teacher do not fit each other, or not the settings.
+        LabelError: Teacher and student have different labels.
+        ConfigurationError: Student, teacher and settings do not fit each other.
 
     Example:
         >>> from hf_vbp.distillation import DistillationArguments, DistillationTrainer
@@ -61,23 +68,51 @@ class DistillationTrainer(Trainer):  # type: ignore[misc]
     loss_is_scaled_for_ga = False
     train_dataset: Any
 
-    def __init__(self, model: Any, args: DistillationArguments, *, teacher: Any | None = None, **options: Any) -> None:
+    def __init__(
+        self,
+        model: Any = None,
+        args: DistillationArguments | None = None,
+        *,
+        teacher: Any | None = None,
+        **options: Any,
+    ) -> None:
         if not isinstance(args, DistillationArguments):
             raise ConfigurationError(f"args is a {type(args).__name__}; expected DistillationArguments.")
         check_launch(args)
-        if teacher is not None:
-            check_teacher(model, teacher)
-            _check_heads(model, args)
-        elif args.cache_teacher_logits:
+        if options.get("compute_loss_func") is not None:
+            raise ConfigurationError(
+                "compute_loss_func is not supported: the loss of DistillationTrainer is that of the settings "
+                "(hard_label_weight, temperature, soft_loss). Override compute_loss in a subclass, or use "
+                "transformers.Trainer."
+            )
+        if teacher is None and args.cache_teacher_logits:
             raise ConfigurationError("cache_teacher_logits is set, but there is no teacher.")
-        options.setdefault("compute_metrics", accuracy)
+        self._unchecked_teacher = teacher
+        if model is not None:
+            self._check_student(model, args)
         super().__init__(model=model, args=args, **options)
+        self.problem_type = problem_type(self.model.config)
+        if "compute_metrics" not in options:
+            self.compute_metrics = metrics_for(self.problem_type)
         self.add_callback(ShowEpoch(self))
         self.distillation_loss = args.loss
         self.parts_log = PartsLog()
+        self._step_counts: StepCounts | None = None
         self._teacher = None
         if teacher is not None:
             self._teacher = Teacher(teacher, device=args.device, dtype=args.teacher_dtype)
+
+    def call_model_init(self, trial: Any = None) -> Any:
+        """Return a new student from ``model_init``, checked against the teacher."""
+        model = super().call_model_init(trial)
+        self._check_student(model, self.args)
+        return model
+
+    def _check_student(self, model: Any, args: DistillationArguments) -> None:
+        problem_type(model.config)
+        if self._unchecked_teacher is not None:
+            check_teacher(model, self._unchecked_teacher)
+            _check_heads(model, args)
 
     def train(self, resume_from_checkpoint: str | bool | None = None, **options: Any) -> Any:
         """Train, as ``Trainer.train`` does.
@@ -119,24 +154,32 @@ class DistillationTrainer(Trainer):  # type: ignore[misc]
         return_outputs: bool = False,
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> Any:
-        """Return the loss of one micro-batch, in evaluation the cross entropy with the labels.
+        """Return the loss of one micro-batch, in evaluation the loss against the labels.
 
         Args:
             model: The student, wrapped or not.
-            inputs: ``pixel_values`` ``(batch, channels, height, width)`` and ``labels`` ``(batch,)``.
+            inputs: ``pixel_values`` ``(batch, channels, height, width)`` and ``labels`` ``(batch,)`` or, for other
+                problem types than one label per image, ``(batch, outputs)``.
             return_outputs: Whether to return ``(loss, {"logits": ...})``.
-            num_items_in_batch: Labelled images in the step, over all micro-batches and processes.
+            num_items_in_batch: Not used: :meth:`get_batch_samples` counts the images of a step.
 
         Raises:
             NonFiniteError: The loss is NaN or infinite.
+            LabelError: The labels do not belong to the problem type.
+            ConfigurationError: The model gives something else than one row of logits for each image.
         """
         inputs = dict(inputs)
         labels, cached = inputs.pop(_LABELS, None), inputs.pop(TEACHER_LOGITS, None)
         heads = read_heads(model(**inputs))
-        if not model.training:
-            loss = torch.nn.functional.cross_entropy(heads.final.float(), labels)
-            return (loss, {"logits": heads.final}) if return_outputs else loss
-        loss = self._training_loss(heads, self._teacher_logits(inputs, cached), labels, num_items_in_batch)
+        check_logits(heads.final)
+        if labels is not None:
+            explicit = getattr(self.model.config, "problem_type", None) is not None
+            labels = check_labels(labels, heads.final, self.problem_type, explicit=explicit)
+        if model.training:
+            loss = self._training_loss(heads, self._teacher_logits(inputs, cached), labels)
+        else:
+            alone = Heads(heads.final, heads.final, heads.final)
+            loss = self.distillation_loss.total(self.distillation_loss.parts(alone, None, labels, self.problem_type))
         return (loss, {"logits": heads.final}) if return_outputs else loss
 
     def evaluation_loop(self, *args: Any, **options: Any) -> Any:
@@ -147,36 +190,40 @@ class DistillationTrainer(Trainer):  # type: ignore[misc]
         with own_precision(self.model):
             return super().evaluation_loop(*args, **options)
 
+    def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> Any:
+        """Return the micro-batches of a step as ``Trainer`` does, after counting their images."""
+        found = super().get_batch_samples(epoch_iterator, num_batches, device)
+        self._step_counts = count_step(
+            found[0],
+            self.problem_type,
+            device=device,
+            accelerator=self.accelerator,
+            across=self.args.average_tokens_across_devices,
+        )
+        return found
+
     def log(self, logs: dict[str, float], *args: Any, **options: Any) -> None:
-        """Log, with the parts of the loss beside their weighted sum."""
+        """Log, with the parts of the loss in addition to their weighted sum."""
         if "loss" in logs:
             logs |= self.parts_log.means(self.accelerator)
         super().log(logs, *args, **options)
 
-    def _training_loss(
-        self,
-        heads: Heads,
-        teacher: torch.Tensor | None,
-        labels: torch.Tensor | None,
-        num_items: torch.Tensor | int | None,
-    ) -> torch.Tensor:
-        parts = self.distillation_loss.parts(heads, teacher, labels)
-        loss = self.distillation_loss.total(parts)
+    def _training_loss(self, heads: Heads, teacher: torch.Tensor | None, labels: torch.Tensor | None) -> torch.Tensor:
+        parts = self.distillation_loss.parts(heads, teacher, labels, self.problem_type)
+        shares = self._shares(len(heads.final), labels)
+        loss = self.distillation_loss.total(parts, *shares)
         if not bool(torch.isfinite(loss)):
             raise self._not_finite(parts)
-        weight = self._weight(labels, num_items)
-        self.parts_log.add(parts, weight, 1 / self.current_gradient_accumulation_steps)
-        return loss * weight
+        self.parts_log.add(parts, *shares, 1 / self.current_gradient_accumulation_steps)
+        return loss
 
-    def _weight(self, labels: torch.Tensor | None, num_items: torch.Tensor | int | None) -> float | torch.Tensor:
-        """Return what a mean over this micro-batch counts, relative to the mean of the micro-batches of the step."""
-        if labels is None or num_items is None or self.args.n_gpu > 1:
-            return 1.0
+    def _shares(self, images: int, labels: torch.Tensor | None) -> tuple[Share, Share]:
+        """Return the weights of a micro-batch relative to the mean of the micro-batches of the step."""
+        if self._step_counts is None or self.args.n_gpu > 1:
+            return 1.0, 1.0
         processes = self.accelerator.num_processes if self.args.average_tokens_across_devices else 1
-        weight: torch.Tensor | float = (
-            labels.numel() * self.current_gradient_accumulation_steps * processes / num_items
-        )
-        return weight
+        parts = self.current_gradient_accumulation_steps * processes
+        return self._step_counts.shares(images, labels, self.problem_type, parts)
 
     def _teacher_logits(self, inputs: Mapping[str, Any], cached: torch.Tensor | None) -> torch.Tensor | None:
         if cached is not None or self._teacher is None:

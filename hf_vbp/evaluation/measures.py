@@ -1,4 +1,4 @@
-"""The figures of an evaluation as pure functions of logits and labels."""
+"""The values of an evaluation as pure functions of logits."""
 
 import math
 from statistics import NormalDist
@@ -8,28 +8,26 @@ import torch
 from hf_vbp.errors import ConfigurationError
 
 
-def top_k_hits(logits: torch.Tensor, labels: torch.Tensor, k: int) -> torch.Tensor:
-    """Tell for each image whether its label is among the ``k`` highest logits.
+def top_classes(logits: torch.Tensor, k: int) -> torch.Tensor:
+    """Return the ids of the classes with the highest logits.
 
     Args:
         logits: ``(n, classes)``.
-        labels: ``(n,)`` int64.
         k: How many; all classes where there are fewer.
 
     Returns:
-        ``(n,)`` bool.
+        ``(n, min(k, classes))`` int64, the highest first.
     """
     if k == 1:
-        return logits.argmax(dim=-1) == labels
-    best = logits.topk(min(k, logits.shape[-1]), dim=-1).indices
-    return (best == labels[:, None]).any(dim=-1)
+        return logits.argmax(dim=-1, keepdim=True)
+    return logits.topk(min(k, logits.shape[-1]), dim=-1).indices
 
 
 def kl_divergences(reference: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
     """Return for each image the Kullback-Leibler divergence KL(reference || other) of the class probabilities.
 
     Args:
-        reference: Logits of the model compared with, ``(n, classes)``.
+        reference: Logits of the reference model, ``(n, classes)``.
         logits: Logits of the other model, ``(n, classes)``.
 
     Returns:
@@ -37,7 +35,7 @@ def kl_divergences(reference: torch.Tensor, logits: torch.Tensor) -> torch.Tenso
     """
     log_p = reference.double().log_softmax(dim=-1)
     log_q = logits.double().log_softmax(dim=-1)
-    # Where p underflows to 0 the difference may be infinite, but counts for nothing.
+    # Where p underflows to 0 the difference may be infinite, but its term is 0.
     terms = torch.where(log_p.exp() > 0, log_p.exp() * (log_p - log_q), 0.0)
     return terms.sum(dim=-1).clamp_min(0.0)
 
@@ -45,15 +43,15 @@ def kl_divergences(reference: torch.Tensor, logits: torch.Tensor) -> torch.Tenso
 def wilson_interval(successes: int, trials: int, confidence: float = 0.95) -> tuple[float, float]:
     """Return the Wilson score interval of a share.
 
-    Unlike the usual ``p +- 1.96 sqrt(p (1 - p) / n)`` it stays within 0 and 1 and holds its level near them.
+    Unlike the usual ``p +- 1.96 sqrt(p (1 - p) / n)`` it is within 0 and 1 and keeps its confidence near them.
 
     Args:
-        successes: How many of ``trials`` were right.
-        trials: How many there were.
-        confidence: How often such intervals hold the true share.
+        successes: The number of successful trials.
+        trials: The number of trials.
+        confidence: The probability that such an interval contains the true share.
 
     Raises:
-        ConfigurationError: There were no trials, or the counts or the confidence make no sense.
+        ConfigurationError: There are no trials, or the counts or the confidence are out of range.
     """
     if trials < 1 or not 0 <= successes <= trials or not 0 < confidence < 1:
         raise ConfigurationError(

@@ -1,38 +1,91 @@
-"""The same figures as metrics of the ``evaluate`` library, none of which is downloaded.
+"""Metrics of the ``evaluate`` library for pruned models; none is downloaded.
 
-They can be used wherever a metric of ``evaluate.load`` can: in a Trainer's ``compute_metrics``, batch by batch
-with ``add_batch``, and over several processes (``num_process``, ``process_id``, ``experiment_id``).
+They can be used wherever a metric of ``evaluate.load`` can: batch by batch with ``add_batch``, in
+``evaluate.combine``, and over several processes (``num_process``, ``process_id``, ``experiment_id``, ``cache_dir``).
+They take a few values for each image rather than its logits, because ``evaluate`` stores everything that it is given
+until ``compute``.
 """
 
+import math
+import tempfile
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import datasets
 import evaluate
-import torch
 
-from hf_vbp.evaluation.measures import kl_divergences, top_k_hits, wilson_interval
+from hf_vbp.errors import ConfigurationError
+from hf_vbp.evaluation.measures import wilson_interval
 
-_CITATION = ""
-_CLASSES = {"predictions": datasets.Value("int64"), "references": datasets.Value("int64")}
-_LOGITS = datasets.Sequence(datasets.Value("float32"))
-
-
-def _info(description: str, inputs: str, features: dict[str, Any]) -> evaluate.MetricInfo:
-    return evaluate.MetricInfo(
-        description=description,
-        citation=_CITATION,
-        inputs_description=inputs,
-        features=datasets.Features(features),
-    )
+_CLASS = datasets.Value("int64")
+_CLASSES = datasets.Sequence(datasets.Value("int64"))
+_NUMBER = datasets.Value("float64")
 
 
-def _share(name: str, hits: torch.Tensor) -> dict[str, Any]:
-    count, total = int(hits.sum()), len(hits)
+class PerImageMetric(evaluate.Metric):  # type: ignore[misc]
+    """Base of the metrics: keeps its values in memory, so that no file is left in the user's cache.
+
+    Args:
+        config_name: As in ``evaluate.Metric``.
+        keep_in_memory: Whether to keep the values in memory; by default unless ``cache_dir`` is given.
+        cache_dir: A folder for the values. Needed for several processes, which exchange them through it; it must be
+            the same folder in all of them, and can be removed afterwards.
+        num_process: The number of processes.
+        **options: As in ``evaluate.Metric``.
+
+    Raises:
+        ConfigurationError: There are several processes, but no folder to exchange values through.
+    """
+
+    _what = ""
+    _inputs = ""
+    _columns: ClassVar[dict[str, Any]]
+
+    def __init__(
+        self,
+        config_name: str | None = None,
+        keep_in_memory: bool | None = None,
+        cache_dir: str | None = None,
+        num_process: int = 1,
+        **options: Any,
+    ) -> None:
+        if num_process > 1 and cache_dir is None:
+            raise ConfigurationError(
+                f"num_process is {num_process}, but no cache_dir is given, through which the processes exchange their "
+                f"values: pass the same folder to all of them."
+            )
+        super().__init__(
+            config_name=config_name,
+            keep_in_memory=cache_dir is None if keep_in_memory is None else keep_in_memory,
+            cache_dir=cache_dir,
+            num_process=num_process,
+            **options,
+        )
+
+    def _build_data_dir(self) -> str:
+        # evaluate makes a folder in the user's cache here, also for values that are kept in memory.
+        return tempfile.gettempdir() if self.keep_in_memory else str(super()._build_data_dir())
+
+    def _info(self) -> evaluate.MetricInfo:
+        return evaluate.MetricInfo(
+            description=self._what,
+            citation="",
+            inputs_description=self._inputs,
+            features=datasets.Features(self._columns),
+        )
+
+
+def _share(name: str, hits: Sequence[bool]) -> dict[str, Any]:
+    count, total = sum(hits), len(hits)
     return {name: count / total, f"{name}_interval": list(wilson_interval(count, total)), "images": total}
 
 
-class Top1Accuracy(evaluate.Metric):  # type: ignore[misc]
+def _mean(name: str, values: Sequence[float]) -> dict[str, Any]:
+    # fsum rounds once, so that the mean does not depend on the order of the images.
+    return {name: math.fsum(values) / len(values), "images": len(values)}
+
+
+class Top1Accuracy(PerImageMetric):
     """Share of images whose highest logit is that of their label, with its 95 % Wilson interval.
 
     Example:
@@ -41,39 +94,34 @@ class Top1Accuracy(evaluate.Metric):  # type: ignore[misc]
         0.6666666666666666
     """
 
-    def _info(self) -> evaluate.MetricInfo:
-        return _info(
-            "Top-1 accuracy, a fraction, with its 95 % Wilson interval.",
-            "predictions: class ids (n,); references: labels (n,).",
-            _CLASSES,
-        )
+    _what = "Top-1 accuracy, a fraction, with its 95 % Wilson interval."
+    _inputs = "predictions: class ids (n,); references: labels (n,)."
+    _columns: ClassVar[dict[str, Any]] = {"predictions": _CLASS, "references": _CLASS}
 
     def _compute(self, predictions: Sequence[int], references: Sequence[int]) -> dict[str, Any]:
-        return _share("top1", torch.as_tensor(predictions) == torch.as_tensor(references))
+        return _share("top1", [found == label for found, label in zip(predictions, references, strict=True)])
 
 
-class Top5Accuracy(evaluate.Metric):  # type: ignore[misc]
+class Top5Accuracy(PerImageMetric):
     """Share of images whose label is among the five highest logits, with its 95 % Wilson interval.
 
     Example:
-        >>> from hf_vbp.evaluation import Top5Accuracy
-        >>> logits = [[6.0, 5.0, 4.0, 3.0, 2.0, 1.0], [6.0, 5.0, 4.0, 3.0, 2.0, 1.0]]
-        >>> Top5Accuracy().compute(predictions=logits, references=[4, 5])["top5"]
+        >>> import torch
+        >>> from hf_vbp.evaluation import Top5Accuracy, top_classes
+        >>> logits = torch.tensor([[6.0, 5.0, 4.0, 3.0, 2.0, 1.0], [6.0, 5.0, 4.0, 3.0, 2.0, 1.0]])
+        >>> Top5Accuracy().compute(predictions=top_classes(logits, 5), references=[4, 5])["top5"]
         0.5
     """
 
-    def _info(self) -> evaluate.MetricInfo:
-        return _info(
-            "Top-5 accuracy, a fraction, with its 95 % Wilson interval.",
-            "predictions: logits (n, classes); references: labels (n,).",
-            {"predictions": _LOGITS, "references": datasets.Value("int64")},
-        )
+    _what = "Top-5 accuracy, a fraction, with its 95 % Wilson interval."
+    _inputs = "predictions: ids of the five best classes (n, 5); references: labels (n,)."
+    _columns: ClassVar[dict[str, Any]] = {"predictions": _CLASSES, "references": _CLASS}
 
-    def _compute(self, predictions: Sequence[Sequence[float]], references: Sequence[int]) -> dict[str, Any]:
-        return _share("top5", top_k_hits(torch.as_tensor(predictions), torch.as_tensor(references), 5))
+    def _compute(self, predictions: Sequence[Sequence[int]], references: Sequence[int]) -> dict[str, Any]:
+        return _share("top5", [label in best for best, label in zip(predictions, references, strict=True)])
 
 
-class Agreement(evaluate.Metric):  # type: ignore[misc]
+class Agreement(PerImageMetric):
     """Share of images for which two models choose the same class, with its 95 % Wilson interval.
 
     Example:
@@ -82,35 +130,45 @@ class Agreement(evaluate.Metric):  # type: ignore[misc]
         0.5
     """
 
-    def _info(self) -> evaluate.MetricInfo:
-        return _info(
-            "Share of images for which a model chooses the same class as the reference model.",
-            "predictions: class ids of the model (n,); references: class ids of the reference model (n,).",
-            _CLASSES,
-        )
+    _what = "Share of images for which a model chooses the same class as the reference model."
+    _inputs = "predictions: class ids of the model (n,); references: class ids of the reference model (n,)."
+    _columns: ClassVar[dict[str, Any]] = {"predictions": _CLASS, "references": _CLASS}
 
     def _compute(self, predictions: Sequence[int], references: Sequence[int]) -> dict[str, Any]:
-        return _share("agreement", torch.as_tensor(predictions) == torch.as_tensor(references))
+        return _share("agreement", [found == other for found, other in zip(predictions, references, strict=True)])
 
 
-class KLDivergence(evaluate.Metric):  # type: ignore[misc]
+class KLDivergence(PerImageMetric):
     """Mean Kullback-Leibler divergence KL(reference || model) of class probabilities, in nats.
 
     Example:
-        >>> from hf_vbp.evaluation import KLDivergence
-        >>> KLDivergence().compute(predictions=[[1.0, 2.0]], references=[[1.0, 2.0]])["kl"]
+        >>> import torch
+        >>> from hf_vbp.evaluation import KLDivergence, kl_divergences
+        >>> logits = torch.tensor([[1.0, 2.0]])
+        >>> KLDivergence().compute(predictions=kl_divergences(logits, logits))["kl"]
         0.0
     """
 
-    def _info(self) -> evaluate.MetricInfo:
-        return _info(
-            "Mean over images of KL(reference || model) between the class probabilities, in nats.",
-            "predictions: logits of the model (n, classes); references: logits of the reference model.",
-            {"predictions": _LOGITS, "references": _LOGITS},
-        )
+    _what = "Mean over images of KL(reference || model) between the class probabilities, in nats."
+    _inputs = "predictions: the divergence of each image (n,), as of hf_vbp.evaluation.kl_divergences."
+    _columns: ClassVar[dict[str, Any]] = {"predictions": _NUMBER}
 
-    def _compute(
-        self, predictions: Sequence[Sequence[float]], references: Sequence[Sequence[float]]
-    ) -> dict[str, Any]:
-        each = kl_divergences(torch.as_tensor(references), torch.as_tensor(predictions))
-        return {"kl": float(each.mean()), "images": len(each)}
+    def _compute(self, predictions: Sequence[float]) -> dict[str, Any]:
+        return _mean("kl", predictions)
+
+
+class MeanLoss(PerImageMetric):
+    """Mean of a loss over images.
+
+    Example:
+        >>> from hf_vbp.evaluation import MeanLoss
+        >>> MeanLoss().compute(predictions=[0.5, 1.5])["loss"]
+        1.0
+    """
+
+    _what = "Mean of a loss over images."
+    _inputs = "predictions: the loss of each image (n,)."
+    _columns: ClassVar[dict[str, Any]] = {"predictions": _NUMBER}
+
+    def _compute(self, predictions: Sequence[float]) -> dict[str, Any]:
+        return _mean("loss", predictions)

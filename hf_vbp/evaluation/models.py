@@ -1,26 +1,26 @@
 """Several models over the same images in one pass."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 
+from hf_vbp._progress import Progress
 from hf_vbp.errors import ConfigurationError, DataError, LabelError, NonFiniteError, UnsupportedModelError
-from hf_vbp.evaluation.measures import kl_divergences, top_k_hits, wilson_interval
+from hf_vbp.evaluation.measures import kl_divergences, top_classes
+from hf_vbp.evaluation.metrics import Agreement, KLDivergence, Top1Accuracy, Top5Accuracy
 from hf_vbp.modeling.precision import own_precision
-
-Progress = Callable[[int, int | None], None]
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What was measured of one model. A figure that could not be measured is None.
+    """The figures of one model. A figure that could not be measured is None.
 
     Attributes:
-        images: How many images.
+        images: The number of images.
         top1: Share whose label has the highest logit.
         top1_interval: Its 95 % Wilson interval.
         top5: Share whose label is among the 5 highest logits (all, where there are fewer classes).
@@ -48,37 +48,37 @@ class Evaluation:
         return {name: value for name, value in figures.items() if value is not None}
 
 
-@dataclass
-class _Tally:
-    """Running sums of one model."""
+class _Figures:
+    """The metrics of one model, which take a few values of each image."""
 
-    images: int = 0
-    labelled: int = 0
-    top1: int = 0
-    top5: int = 0
-    agreeing: int = 0
-    kl: list[float] = field(default_factory=list)
+    def __init__(self) -> None:
+        self._images = self._labelled = self._compared = 0
+        self._top1, self._top5 = Top1Accuracy(), Top5Accuracy()
+        self._agreement, self._kl = Agreement(), KLDivergence()
 
     def add(self, logits: torch.Tensor, labels: torch.Tensor | None, reference: torch.Tensor | None) -> None:
-        self.images += len(logits)
+        self._images += len(logits)
+        chosen = top_classes(logits, 1)[:, 0].tolist()
         if labels is not None:
-            self.labelled += len(logits)
-            self.top1 += int(top_k_hits(logits, labels, 1).sum())
-            self.top5 += int(top_k_hits(logits, labels, 5).sum())
+            self._labelled += len(logits)
+            known = labels.tolist()
+            self._top1.add_batch(predictions=chosen, references=known)
+            self._top5.add_batch(predictions=top_classes(logits, 5).tolist(), references=known)
         if reference is not None:
-            self.agreeing += int((logits.argmax(dim=-1) == reference.argmax(dim=-1)).sum())
-            self.kl.append(float(kl_divergences(reference, logits).sum()))
+            self._compared += len(logits)
+            self._agreement.add_batch(predictions=chosen, references=top_classes(reference, 1)[:, 0].tolist())
+            self._kl.add_batch(predictions=kl_divergences(reference, logits).tolist())
 
     def result(self) -> Evaluation:
-        labelled = self.labelled == self.images
-        return Evaluation(
-            images=self.images,
-            top1=self.top1 / self.images if labelled else None,
-            top1_interval=wilson_interval(self.top1, self.images) if labelled else None,
-            top5=self.top5 / self.images if labelled else None,
-            agreement=self.agreeing / self.images if self.kl else None,
-            kl=sum(self.kl) / self.images if self.kl else None,
-        )
+        found: dict[str, Any] = {"images": self._images}
+        # Accuracies of some of the images would not compare with the other figures.
+        if self._labelled == self._images:
+            top1 = self._top1.compute()
+            found |= {"top1": top1["top1"], "top1_interval": tuple(top1["top1_interval"])}
+            found["top5"] = self._top5.compute()["top5"]
+        if self._compared:
+            found |= {"agreement": self._agreement.compute()["agreement"], "kl": self._kl.compute()["kl"]}
+        return Evaluation(**found)
 
 
 def evaluate_models(
@@ -91,25 +91,26 @@ def evaluate_models(
 ) -> dict[str, Evaluation]:
     """Measure models on the same batches, in one pass.
 
-    Each model computes in its own dtype, also inside autocast and after ``accelerator.prepare``; the figures are made
-    from its logits in float64. Batches without ``labels`` give agreement and KL only. Models are left as they were, in
-    mode and on their device.
+    Each model computes in its own dtype, also inside autocast and after ``accelerator.prepare``; the figures are
+    computed from its logits in float64 by the metrics of :mod:`hf_vbp.evaluation.metrics`. Batches without ``labels``
+    give agreement and KL only. Mode and device of the models are restored.
 
     Args:
-        models: The models by name. Their output must have ``logits`` ``(n, classes)``.
-        loader: Batches with ``pixel_values`` ``(n, 3, h, w)`` and perhaps ``labels`` ``(n,)``.
-        reference: Which of them agreement and KL are told against; it has none itself. None for neither.
-        progress: Called with the images done and, where the loader says it, their total.
-        device: Where to compute; by default where each model is.
+        models: The models by name. Their outputs must have ``logits`` ``(n, classes)`` for one label per image.
+        loader: Batches with ``pixel_values`` ``(n, 3, h, w)`` and optionally ``labels`` ``(n,)``: what
+            :func:`hf_vbp.load_images` returns, or any iterable of dicts.
+        reference: The model that agreement and KL compare with; it has neither itself. None for no comparison.
+        progress: Receives the number of finished images and, where it is known, of all.
+        device: The device to compute on; by default that of each model.
 
     Returns:
         An :class:`Evaluation` for each name.
 
     Raises:
-        ConfigurationError: There is no such reference.
+        ConfigurationError: There is no such reference, or the models have different numbers of classes.
         DataError: There are no images.
-        LabelError: A label is beyond the classes of a model.
-        UnsupportedModelError: A model gives no logits.
+        LabelError: A label is not one of the classes of a model, or an image has several.
+        UnsupportedModelError: A model is no classifier with one label per image.
         NonFiniteError: A model gives NaN or infinite logits.
     """
     if not models or (reference is not None and reference not in models):
@@ -117,28 +118,56 @@ def evaluate_models(
             f"The reference {reference!r} is not among the models ({', '.join(models) or 'none were given'}): name "
             f"one of them, or pass reference=None."
         )
-    tallies = {name: _Tally() for name in models}
+    for name, model in models.items():
+        check_classifier(model, name)
+    # What load_images returns holds the loader, whose data set knows the number of images.
+    loader = getattr(loader, "loader", loader)
+    figures = {name: _Figures() for name in models}
     total, done = _total(loader), 0
     with ExitStack() as stack:
         stack.enter_context(own_precision(*models.values()))
         for model in models.values():
             stack.enter_context(_evaluating(model, device))
         for batch in loader:
-            done += _add_batch(models, tallies, batch, reference)
+            done += _add_batch(models, figures, batch, reference)
             if progress is not None:
                 progress(done, total)
     if done == 0:
         raise DataError("There are no images to evaluate on: the loader gave none.")
-    return {name: tally.result() for name, tally in tallies.items()}
+    return {name: found.result() for name, found in figures.items()}
+
+
+def check_classifier(model: Any, name: str = "The model") -> None:
+    """Refuse a model whose config describes anything else than one label per image.
+
+    The figures of an evaluation have no meaning for regression and for several labels per image. Configs do not
+    describe the shape of the logits: that of other models is refused with the first batch.
+
+    Args:
+        model: The model.
+        name: The name of the model for the message.
+
+    Raises:
+        UnsupportedModelError: It is a regression or multi-label model.
+    """
+    config = getattr(model, "config", None)
+    problem, labels = getattr(config, "problem_type", None), getattr(config, "num_labels", None)
+    if problem in ("regression", "multi_label_classification") or labels == 1:
+        kind = "several labels per image" if problem == "multi_label_classification" else "a number per image"
+        raise UnsupportedModelError(
+            f"{name} is a {type(model).__name__} that predicts {kind} (problem_type {problem}, {labels} labels): "
+            f"top-1, agreement and KL are defined for models that choose one of several classes. Measure it on your "
+            f"own task, without evaluation images here."
+        )
 
 
 def _add_batch(
     models: Mapping[str, nn.Module],
-    tallies: Mapping[str, _Tally],
+    figures: Mapping[str, _Figures],
     batch: Mapping[str, Any],
     reference: str | None,
 ) -> int:
-    """Add one batch to the tallies; return its number of images."""
+    """Add one batch to the figures; return its number of images."""
     if "pixel_values" not in batch:
         raise DataError(f"A batch has {', '.join(batch) or 'nothing'}, but no pixel_values.")
     pixel_values, labels = batch["pixel_values"], batch.get("labels")
@@ -153,11 +182,16 @@ def _add_batch(
                 f"{name} has {logits.shape[-1]} classes and {reference} {expected.shape[-1]}: they cannot be compared."
             )
         against = None if own else expected
-        tallies[name].add(logits, None if labels is None else labels.cpu(), against)
+        figures[name].add(logits, None if labels is None else labels.cpu(), against)
     return len(pixel_values)
 
 
 def _check_labels(labels: torch.Tensor, classes: int, name: str) -> None:
+    if labels.ndim != 1 or labels.is_floating_point():
+        raise LabelError(
+            f"The labels of a batch are {labels.dtype} of shape {tuple(labels.shape)}; expected one class id for each "
+            f"image, (images,) int64."
+        )
     for label in (int(labels.max()), int(labels.min())):
         if not 0 <= label < classes:
             raise LabelError(
@@ -176,6 +210,11 @@ def _logits(model: nn.Module, name: str, pixel_values: torch.Tensor) -> torch.Te
         raise UnsupportedModelError(
             f"{name} is a {type(model).__name__}, which gives no logits: evaluate a model for image classification."
         )
+    if logits.ndim != 2 or len(logits) != len(pixel_values) or logits.shape[1] < 2:
+        raise UnsupportedModelError(
+            f"{name} is a {type(model).__name__}, whose logits have the shape {tuple(logits.shape)} for "
+            f"{len(pixel_values)} images; expected (images, classes): evaluate a model for image classification."
+        )
     logits = logits.cpu().double()
     if not bool(torch.isfinite(logits).all()):
         raise NonFiniteError(f"{name} gives logits that are NaN or infinite: its weights or images are damaged.")
@@ -184,7 +223,7 @@ def _logits(model: nn.Module, name: str, pixel_values: torch.Tensor) -> torch.Te
 
 @contextmanager
 def _evaluating(model: nn.Module, device: str | torch.device | None) -> Any:
-    """Put a model into eval mode and onto the device, and back at the end."""
+    """Put a model into eval mode and on the device, and restore both at the end."""
     training, home = model.training, next(model.parameters()).device
     model.eval()
     if device is not None:
@@ -198,7 +237,7 @@ def _evaluating(model: nn.Module, device: str | torch.device | None) -> Any:
 
 
 def _total(loader: Iterable[Any]) -> int | None:
-    """Return how many images a loader has, where its data set has a length."""
+    """Return the number of images of a loader, where its data set has a length."""
     try:
         return len(loader.dataset)  # type: ignore[attr-defined]
     except (AttributeError, TypeError):

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from hf_vbp.card.render import make_facts, render_card, split_card
 from hf_vbp.card.sections import generated_text
-from hf_vbp.checkpoint.remote_code import CONFIG_FILES, CUSTOM_GENERATE, OWN_FILE, RemoteCode, inspect_code
+from hf_vbp.checkpoint.layout import CARD, CONFIG, CUSTOM_GENERATE, MODELING_FILE, PROCESSORS, RESULTS
+from hf_vbp.checkpoint.remote_code import CONFIG_FILES, RemoteCode, inspect_code
 from hf_vbp.errors import CheckpointError, ConfigurationError, HubError
 from hf_vbp.hub.base_card import base_card_of
-from hf_vbp.hub.files import CARD, CONFIG, PROCESSOR, RESULTS, PushFile, code_names, read_json
+from hf_vbp.hub.files import PushFile, code_names, read_json
 from hf_vbp.hub.load_checks import check_loads, differing_files, recorded_hashes
 from hf_vbp.hub.preflight import all_shapes, check_widths
 from hf_vbp.hub.push import full_repo_id, make_api
@@ -132,7 +133,7 @@ def download(api: "HfApi", repo_id: str, remote: Remote) -> Path:
         repo_id,
         DEFAULT,
     )
-    wanted = {CONFIG, RESULTS, CARD, OWN_FILE, CUSTOM_GENERATE, *code_names(read_json(first, CONFIG))}
+    wanted = {CONFIG, RESULTS, CARD, MODELING_FILE, CUSTOM_GENERATE, *code_names(read_json(first, CONFIG))}
     names = [
         name for name in remote.files if name in wanted or _WANTED.fullmatch(name) or CONFIG_FILES.fullmatch(name)
     ]
@@ -213,7 +214,7 @@ def check_card(directory: Path, repo_id: str, results: Mapping[str, Any]) -> lis
             repo_id=repo_id,
             base_model=base_model if isinstance(base_model, str) else None,
             base=base_card_of(metadata),
-            has_processor=any((directory / name).is_file() for name in PROCESSOR),
+            has_processor=any((directory / name).is_file() for name in PROCESSORS),
         )
         fresh_metadata, fresh_body = split_card(render_card(facts, published))
     except ConfigurationError as error:

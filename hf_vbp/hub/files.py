@@ -7,17 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from hf_vbp.checkpoint.layout import CONFIG, INDEX, PLAN, PROCESSORS, RECIPE, RESULTS, WEIGHTS
 from hf_vbp.checkpoint.remote_code import local_files, top_level_references
 from hf_vbp.errors import CheckpointError
 
-CONFIG = "config.json"
-WEIGHTS = "model.safetensors"
-INDEX = "model.safetensors.index.json"
-PLAN = "plan.json"
-RECIPE = "recipe.yaml"
-RESULTS = "vbp_results.json"
-CARD = "README.md"
-PROCESSOR = ("preprocessor_config.json", "processor_config.json")
 _BLOCK = 1 << 20
 
 
@@ -120,7 +113,7 @@ def checkpoint_names(directory: Path) -> list[str]:
         raise CheckpointError(f"{directory} is not a folder. Give the folder that `hf-vbp prune --output` wrote.")
     config = read_json(directory, CONFIG)
     names = [CONFIG, *weight_names(directory), *code_names(config)]
-    names += [name for name in (*PROCESSOR, PLAN, RECIPE) if (directory / name).is_file()]
+    names += [name for name in (*PROCESSORS, PLAN, RECIPE) if (directory / name).is_file()]
     return [*names, RESULTS]
 
 

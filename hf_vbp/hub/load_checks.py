@@ -44,4 +44,4 @@ def check_loads(directory: Path, trust_remote_code: bool = False) -> list[dict[s
     """
     from hf_vbp.checkpoint.receipt import verify_checkpoint
 
-    return verify_checkpoint(directory, trust_remote_code=trust_remote_code)
+    return verify_checkpoint(directory, trust_remote_code=trust_remote_code).to_list()

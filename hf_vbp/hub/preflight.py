@@ -7,8 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from hf_vbp.checkpoint.layout import CONFIG, INDEX, WEIGHTS
 from hf_vbp.errors import CheckpointError
-from hf_vbp.hub.files import CONFIG, INDEX, WEIGHTS, PushFile, read_json, weight_names
+from hf_vbp.hub.files import PushFile, read_json, weight_names
 
 _TOKEN = re.compile(rb"hf_[A-Za-z0-9]{30,}")
 Shape = tuple[int, ...]

@@ -8,10 +8,11 @@ from transformers import TrainerCallback
 
 from hf_vbp.card.render import make_facts, render_card
 from hf_vbp.checkpoint.atomic_folder import check_output_directory
+from hf_vbp.checkpoint.layout import CARD, PLAN, PROCESSORS, RESULTS
 from hf_vbp.checkpoint.unverified import check_unverified, discard_unverified, keep_unverified, named_on_failure
 from hf_vbp.errors import HubError
 from hf_vbp.files.atomic import atomic_write
-from hf_vbp.hub.files import CARD, PLAN, PROCESSOR, RESULTS, checked_path
+from hf_vbp.hub.files import checked_path
 from hf_vbp.hub.push import check_target, push_to_hub
 from hf_vbp.results.record import load_results, to_json
 from hf_vbp.results.versions import versions
@@ -140,7 +141,7 @@ class PublishCallback(TrainerCallback):  # type: ignore[misc]
 
         files: dict[str, Any] = {PLAN: self._plan}
         if processing_class is None:
-            beside = [name for name in PROCESSOR if (self.pruned / name).is_file()]
+            beside = [name for name in PROCESSORS if (self.pruned / name).is_file()]
             files |= {name: checked_path(self.pruned, name).read_bytes() for name in beside}
         options = {"processor": processing_class}
         kept = keep_unverified(model, directory, files={**files, RESULTS: to_json(results)}, **options)
@@ -150,7 +151,7 @@ class PublishCallback(TrainerCallback):  # type: ignore[misc]
             files[RESULTS] = with_receipt
             save_checkpoint(model, directory, files=files, verify=self.verify, overwrite=True, **options)
         discard_unverified(directory)
-        has_processor = any((directory / name).is_file() for name in PROCESSOR)
+        has_processor = any((directory / name).is_file() for name in PROCESSORS)
         facts = make_facts(written, repo_id=args.hub_model_id, base_model=self.base_model, has_processor=has_processor)
         card = directory / CARD
         # One that was there before was carried over; what its reader wrote in it stays.

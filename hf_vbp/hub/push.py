@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 from hf_vbp._version import __version__
 from hf_vbp.card.render import make_facts, render_card
 from hf_vbp.card.sections import has_own_text
+from hf_vbp.checkpoint.layout import CARD, PROCESSORS
 from hf_vbp.checkpoint.remote_code import inspect_code, refuse_foreign_code
 from hf_vbp.errors import ConfigurationError, HubError
 from hf_vbp.hub.base_card import read_base_card
 from hf_vbp.hub.commit import Commit, Committed, commit_with_retries
-from hf_vbp.hub.files import CARD, PROCESSOR, PushFile, checked_path, checkpoint_files
+from hf_vbp.hub.files import PushFile, checked_path, checkpoint_files
 from hf_vbp.hub.load_checks import check_loads, check_receipt
 from hf_vbp.hub.preflight import check_checkpoint, check_secrets, private_paths
 from hf_vbp.hub.push_plan import PushPlan, PushResult
@@ -202,7 +203,7 @@ def make_card(
 
     The user's own sections come from the folder's README.md, or else from the one in the repository.
     """
-    has_processor = any((directory / name).is_file() for name in PROCESSOR)
+    has_processor = any((directory / name).is_file() for name in PROCESSORS)
     facts = make_facts(results, repo_id=repo_id, base_model=base_model, has_processor=has_processor)
     remarks = list(facts.remarks)
     if facts.base_id is not None:

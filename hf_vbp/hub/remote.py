@@ -13,9 +13,10 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
+from hf_vbp.checkpoint.layout import CARD
 from hf_vbp.errors import HubError
 from hf_vbp.hub.failures import FAILURES, hub_error, status_of
-from hf_vbp.hub.files import CARD, PushFile
+from hf_vbp.hub.files import PushFile
 from hf_vbp.hub.retries import DEFAULT, Retries, patiently
 
 if TYPE_CHECKING:

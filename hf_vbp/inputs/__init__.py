@@ -1,1 +1,1 @@
-"""What a batch of a model is."""
+"""The inputs of a model: the images of a batch."""

@@ -1,4 +1,4 @@
-"""Images made from the config alone, where no batch of the user is at hand."""
+"""Images made from the config of a model, for steps that have no batch of the user."""
 
 from typing import Any
 
@@ -12,11 +12,11 @@ def image_shape(config: Any, name: str = "The model") -> tuple[int, int, int]:
     """Return ``(channels, height, width)`` of the images that a config describes.
 
     Args:
-        config: A config of transformers; one of two towers keeps the size of the images in its vision config.
-        name: What to call the model in the message.
+        config: A config of transformers; a model with two towers has the image size in its vision config.
+        name: Name of the model in the message.
 
     Raises:
-        UnsupportedModelError: The config names no size.
+        UnsupportedModelError: The config describes no size.
     """
     config = getattr(config, "vision_config", config)
     size = getattr(config, "image_size", None)

@@ -1,8 +1,9 @@
 """Compute with a model as after loading it: in its own dtype, without autocast and without replaced forwards."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 from torch import nn
@@ -10,6 +11,27 @@ from torch import nn
 # Accelerate keeps the method that it replaced under this name.
 _ORIGINAL = "_original_forward"
 _DEVICE_TYPES = ("cpu", "cuda", "xpu", "mps", "hpu", "mtia", "xla", "ipu")
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def outside_inference_mode(function: Callable[P, R]) -> Callable[P, R]:
+    """Decorate a function so that it runs outside of an ``inference_mode`` or ``no_grad`` of its caller.
+
+    Inside inference mode no gradient can be computed, and every new tensor, including the weights of a pruned model,
+    could never be trained or changed in place afterwards.
+
+    Args:
+        function: Any function.
+    """
+
+    @wraps(function)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
+        with torch.inference_mode(False):
+            return function(*args, **kwargs)
+
+    return wrapped
 
 
 @contextmanager

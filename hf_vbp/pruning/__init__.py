@@ -1,1 +1,1 @@
-"""From statistics and a budget to a plan, and from a plan to a smaller model."""
+"""Make a plan from statistics and a budget, and apply it to a model."""

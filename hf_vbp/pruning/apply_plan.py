@@ -11,8 +11,8 @@ from torch import nn
 from hf_vbp.adapters.base import MLPSite
 from hf_vbp.adapters.prepared import prepare
 from hf_vbp.compensation.base import Compensated, compensate
-from hf_vbp.modeling.config_record import write_widths
-from hf_vbp.modeling.precision import own_precision
+from hf_vbp.modeling.config_record import record_pruning
+from hf_vbp.modeling.precision import outside_inference_mode, own_precision
 from hf_vbp.pruning.make_plan import FittedPlan, check_provided
 from hf_vbp.pruning.plan import PruningPlan
 from hf_vbp.statistics.activation_statistics import ActivationStatistics
@@ -26,11 +26,13 @@ class _Pair:
     fc2: nn.Linear
 
 
+@outside_inference_mode
 def apply_plan(model: ModelT, plan: PruningPlan, statistics: ActivationStatistics, *, inplace: bool = False) -> ModelT:
     """Apply a pruning plan. Returns a new model unless ``inplace=True``.
 
-    The paper (section 3.3): ``b2' = b2 + W2[:, P] mean_P``, ``W2' = W2[:, K]``, rows K of ``W1`` and ``b1``.
-    The compensation is computed in float64 and cast once to the model's dtype.
+    Rows K of ``W1`` and ``b1`` are kept; ``W2`` and ``b2`` are those of the compensation, in the paper (section 3.3)
+    ``W2' = W2[:, K]`` and ``b2' = b2 + W2[:, P] mean_P``. The compensation is computed in float64 and cast once to the
+    model's dtype.
 
     Args:
         model: The dense model that the plan was made for, in fp32, bf16 or fp16, on any one device.
@@ -45,7 +47,7 @@ def apply_plan(model: ModelT, plan: PruningPlan, statistics: ActivationStatistic
 
     Raises:
         PlanError: The plan belongs to another model.
-        StatisticsError: The statistics belong to another model, or lack what the compensation needs.
+        StatisticsError: The statistics belong to another model, or lack something that the compensation needs.
         ConfigurationError: The compensation needs a bias that ``fc2`` does not have.
     """
     prepared = prepare(model)
@@ -54,14 +56,14 @@ def apply_plan(model: ModelT, plan: PruningPlan, statistics: ActivationStatistic
     statistics.check_model(prepared)
     check_provided(statistics, compensation.requires, f"compensation {compensation.name!r}")
     plan.check_model(prepared.fingerprint, [(site.name, site.intermediate_size) for site in prepared.sites])
-    # All new linears are made before the first is put in, so that a failure leaves the model unchanged.
+    # All new linears are made before the first one is inserted, so that a failure leaves the model unchanged.
     pairs = [
         _prune_site(module, kept.kept_indices(), compensate(compensation, weights, kept.kept_indices(), site))
         for module, kept, weights, site in zip(
             prepared.sites, plan.sites, prepared.weights, statistics.sites, strict=True
         )
     ]
-    return _put_in(model, prepared.sites, pairs, plan, inplace=inplace)
+    return _insert(model, prepared.sites, pairs, plan, inplace=inplace)
 
 
 def apply_fitted(model: ModelT, sites: Sequence[MLPSite], fitted: FittedPlan, *, inplace: bool = False) -> ModelT:
@@ -77,10 +79,10 @@ def apply_fitted(model: ModelT, sites: Sequence[MLPSite], fitted: FittedPlan, *,
         _prune_site(module, kept.kept_indices(), compensated)
         for module, kept, compensated in zip(sites, fitted.plan.sites, fitted.compensated, strict=True)
     ]
-    return _put_in(model, sites, pairs, fitted.plan, inplace=inplace)
+    return _insert(model, sites, pairs, fitted.plan, inplace=inplace)
 
 
-def _put_in(
+def _insert(
     model: ModelT, sites: Sequence[MLPSite], pairs: Sequence[_Pair], plan: PruningPlan, *, inplace: bool
 ) -> ModelT:
     if inplace:
@@ -90,7 +92,7 @@ def _put_in(
         pruned = model
     else:
         pruned = _copy_with(model, sites, pairs)
-    _record(pruned, plan)
+    _record(pruned, sites, plan)
     return pruned
 
 
@@ -104,8 +106,9 @@ def _prune_site(site: MLPSite, kept: torch.Tensor, compensated: Compensated) -> 
 
 
 def _linear_like(old: nn.Linear, weight: torch.Tensor, bias: torch.Tensor | None) -> nn.Linear:
-    # Built on meta, so that no memory is filled with random numbers first.
-    new = nn.Linear(weight.shape[1], weight.shape[0], bias=old.bias is not None, device="meta", dtype=old.weight.dtype)
+    # Built small and on meta: no memory is filled with random numbers, and a width of 0 gives no warning.
+    new = nn.Linear(1, 1, bias=old.bias is not None, device="meta", dtype=old.weight.dtype)
+    new.out_features, new.in_features = weight.shape
     for name, value in (("weight", weight), ("bias", bias)):
         source = getattr(old, name)
         if source is not None and value is not None:
@@ -115,7 +118,7 @@ def _linear_like(old: nn.Linear, weight: torch.Tensor, bias: torch.Tensor | None
 
 
 def _copy_with(model: ModelT, sites: Sequence[MLPSite], pairs: Sequence[_Pair]) -> ModelT:
-    # deepcopy takes what its memo holds for an object instead of copying it: the dense linears are never copied.
+    # deepcopy uses the entry of its memo for an object instead of copying it, so the dense linears are not copied.
     memo: dict[int, Any] = {}
     for site, pair in zip(sites, pairs, strict=True):
         memo[id(site.fc1)] = pair.fc1
@@ -125,12 +128,10 @@ def _copy_with(model: ModelT, sites: Sequence[MLPSite], pairs: Sequence[_Pair]) 
         return copy.deepcopy(model, memo)
 
 
-def _record(model: Any, plan: PruningPlan) -> None:
-    # Keep the original dense widths when a model is pruned again.
-    earlier = (vars(model.config).get("vbp") or {}).get("dense_widths", plan.dense_widths)
-    write_widths(
-        model.config,
-        plan.widths,
-        dense_widths=earlier,
+def _record(model: Any, sites: Sequence[MLPSite], plan: PruningPlan) -> None:
+    record_pruning(
+        model,
+        [(site.fc1_name, site.fc2_name) for site in sites],
+        plan.dense_widths,
         extra={"criterion": plan.config.criterion, "compensation": plan.config.compensation},
     )

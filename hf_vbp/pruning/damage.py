@@ -6,8 +6,8 @@ Its mean square over the calibration tokens is therefore known exactly from thei
     E|V h + v|_G^2 = trace(G V C V^T) + |V m + v|_G^2
 
 For ``none`` and ``mean`` these are the formulas of the paper's argument; for ``linear`` it is the trace of the Schur
-complement ``C_PP - C_PK C_KK^-1 C_KP``, plus what the regularisation costs. Activations are those of the dense
-model: how errors of earlier sites change the inputs of later ones is not part of it.
+complement ``C_PP - C_PK C_KK^-1 C_KP``, plus the cost of the regularization. Activations are those of the dense
+model: the prediction ignores that errors of earlier sites change the inputs of later ones.
 """
 
 from collections.abc import Mapping, Sequence
@@ -33,8 +33,8 @@ class SiteDamage:
     Attributes:
         name: The site.
         error: ``E|y' - y|_G^2``.
-        energy: ``E|y - E[y]|_G^2`` of the dense output: the error of putting a constant in place of the site.
-        exact: Whether covariances were at hand; from variances alone, neurons count as uncorrelated.
+        energy: ``E|y - E[y]|_G^2`` of the dense output: the error of replacing the site by a constant.
+        exact: Whether covariances were available; without them, neurons are treated as uncorrelated.
     """
 
     name: str
@@ -44,7 +44,7 @@ class SiteDamage:
 
     @property
     def relative(self) -> float:
-        """``error / energy``: 0 for an untouched site, 1 for one that became its own mean, more when worse."""
+        """``error / energy``: 0 for an unchanged site, 1 for a site that is replaced by its mean."""
         return self.error / self.energy if self.energy > 0 else float(self.error > 0)
 
 
@@ -80,7 +80,7 @@ METRICS = ("auto", "gradient", "identity")
 
 
 class DamagePrediction:
-    """Accumulates the predicted damage site by site, from the compensation that will be applied."""
+    """Accumulates the predicted output error site by site, from the compensation that will be applied."""
 
     def __init__(self, statistics: Sequence[SiteStatistics], metric: str = "auto") -> None:
         """Start with no site.
@@ -88,7 +88,7 @@ class DamagePrediction:
         Args:
             statistics: One per site.
             metric: ``"gradient"`` weighs errors by the output metric of the statistics, ``"identity"`` weighs all
-                directions equally, ``"auto"`` takes the former where all sites have it.
+                directions equally, ``"auto"`` uses the output metric where all sites have it.
 
         Raises:
             ConfigurationError: The metric is unknown, or ``"gradient"`` and a site has none.
@@ -115,7 +115,7 @@ class DamagePrediction:
         self._sites.append(SiteDamage(site.name, error, energy, exact))
 
     def result(self) -> Damage:
-        """Return the damage to the sites that were added."""
+        """Return the predicted output error of the sites that were added."""
         return Damage(tuple(self._sites), "gradient" if self._weighted else "identity")
 
 
@@ -128,7 +128,7 @@ def predict_damage(
     metric: str = "auto",
     options: Mapping[str, Any] | None = None,
 ) -> Damage:
-    """Predict how far the output of every site moves on the calibration data.
+    """Predict the output error of every site on the calibration data.
 
     Args:
         compensation: A compensation, or the name of one.
@@ -140,7 +140,7 @@ def predict_damage(
 
     Raises:
         ConfigurationError: A name, an option or the metric is unknown.
-        StatisticsError: Statistics and weights do not fit, or lack what the compensation needs.
+        StatisticsError: Statistics and weights do not match, or the statistics lack something.
     """
     check_fit(statistics, weights)
     prediction = DamagePrediction(statistics, metric)

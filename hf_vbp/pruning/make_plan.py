@@ -1,4 +1,4 @@
-"""From statistics, weights and a configuration to a plan."""
+"""Make a plan from statistics, weights and a configuration."""
 
 import hashlib
 from collections.abc import Sequence
@@ -16,6 +16,7 @@ from hf_vbp.config.vbp_config import VBPConfig
 from hf_vbp.costs.widths import width_costs
 from hf_vbp.criteria.base import Ranking, rank
 from hf_vbp.errors import StatisticsError
+from hf_vbp.modeling.precision import outside_inference_mode
 from hf_vbp.pruning.budget_cost import budget_cost, check_budget
 from hf_vbp.pruning.damage import DamagePrediction
 from hf_vbp.pruning.latency_search import meet_latency
@@ -37,6 +38,7 @@ class FittedPlan:
     compensated: tuple[Compensated, ...]
 
 
+@outside_inference_mode
 def make_plan(
     model: nn.Module | PreparedModel,
     statistics: ActivationStatistics,
@@ -53,10 +55,10 @@ def make_plan(
     except that a latency budget is measured on this device.
 
     Args:
-        model: The dense model; it is only read.
+        model: The dense model; it is not changed.
         statistics: Statistics gathered from this model.
-        config: What to remove and how, with a budget.
-        rankings: Result of :func:`rank_sites` for the same criterion, when several plans are made.
+        config: Method and budget.
+        rankings: Result of :func:`rank_sites` for the same criterion, to make several plans from it.
         progress: For a latency budget: receives the number of finished repetitions of each measurement and an
             estimate of all.
 
@@ -64,9 +66,9 @@ def make_plan(
         The plan with the least removal that meets the budget.
 
     Raises:
-        BudgetError: Pruning the MLPs cannot meet the budget; the message says what can be reached.
-        StatisticsError: The statistics saw one image only, belong to another model, or lack what the criterion or
-            the compensation needs.
+        BudgetError: Pruning the MLPs cannot meet the budget; the message reports what can be reached.
+        StatisticsError: The statistics are of one image only, belong to another model, or lack something that the
+            criterion or the compensation needs.
         LatencyError: A latency budget cannot be measured: the times on this machine vary too much.
         ConfigurationError: The configuration has no budget, or its compensation does not fit the model.
 
@@ -86,7 +88,7 @@ def fit_plan(
     rankings: Sequence[Ranking] | None = None,
     progress: Progress | None = None,
 ) -> FittedPlan:
-    """Return the plan of :func:`make_plan` together with the fitted compensation; see there."""
+    """Return the plan together with its fitted compensation; see :func:`make_plan`."""
     compensation = config.make_compensation()
     prepared.check_requirements(f"compensation {compensation.name!r}", compensation.requires)
     statistics.check_model(prepared)
@@ -127,8 +129,8 @@ class Choice:
 
     Attributes:
         kept: ``(width,)`` int64 for each site, the ascending indices of the kept neurons.
-        achieved: The share that is achieved, of what the budget counts.
-        latency: What was measured for a latency budget.
+        achieved: The achieved share, in the unit of the budget.
+        latency: The measurement for a latency budget.
     """
 
     kept: list[Tensor]
@@ -160,42 +162,43 @@ def meet_budget(
     return Choice(order.kept(cut), achieved_by(order.widths(cut)))
 
 
+@outside_inference_mode
 def rank_sites(
     model: nn.Module | PreparedModel, statistics: ActivationStatistics, config: VBPConfig | None = None
 ) -> list[Ranking]:
     """Score every hidden neuron of every site; one ranking serves plans for any budget.
 
     Args:
-        model: The dense model; it is only read.
+        model: The dense model; it is not changed.
         statistics: Statistics gathered from this model.
         config: Names the criterion and its options; the budget is not used.
 
     Raises:
-        StatisticsError: The statistics saw one image only, belong to another model, or lack what is needed.
-        NonFiniteError: Weights or scores hold NaN or infinity.
+        StatisticsError: The statistics are of one image only, belong to another model, or lack something.
+        NonFiniteError: Weights or scores are NaN or infinite.
     """
     prepared = prepare(model)
     criterion = (config or VBPConfig()).make_criterion()
     statistics.check_model(prepared)
     if statistics.images < 2:
-        raise StatisticsError("The statistics saw 1 image, but a variance needs at least 2. Gather them from more.")
+        raise StatisticsError("The statistics are of 1 image, but a variance needs at least 2. Gather them from more.")
     check_provided(statistics, criterion.requires, f"criterion {criterion.name!r}")
     return rank(criterion, statistics.sites, prepared.weights)
 
 
 def check_provided(statistics: ActivationStatistics, requires: Requirements, method: str) -> None:
-    """Refuse statistics that lack what a method needs.
+    """Refuse statistics that lack something that a method needs.
 
     The output metric and the token weights are gathered only where the model's output allows it, and methods do
     without them, so they are not checked here.
 
     Args:
         statistics: The statistics.
-        requires: What the method needs.
-        method: What to call the method in the message, for instance ``"criterion 'obs'"``.
+        requires: The requirements of the method.
+        method: Name of the method in the message, for instance ``"criterion 'obs'"``.
 
     Raises:
-        StatisticsError: Something is missing; the message says how to gather it.
+        StatisticsError: Something is missing; the message explains how to gather it.
     """
     gathered = statistics.provides | Requirements(output_metric=True, token_weights=True, bias=True)
     missing = (requires - gathered).names()
@@ -207,6 +210,7 @@ def check_provided(statistics: ActivationStatistics, requires: Requirements, met
         )
 
 
+@outside_inference_mode
 def precompute_scores(
     model: nn.Module | PreparedModel,
     statistics: ActivationStatistics,
@@ -215,13 +219,13 @@ def precompute_scores(
     device: str | torch.device | None = None,
     progress: Progress | None = None,
 ) -> ActivationStatistics:
-    """Run the expensive part of a criterion once, and keep its result with the statistics.
+    """Run the expensive part of a criterion once, and store its result in the statistics.
 
-    For ``obs`` these are the elimination curves of all sites; every later plan with the same options reads them
-    instead of running the elimination again. Criteria without such a part leave the statistics as they are.
+    For ``obs`` this is the elimination of all sites; every later plan with the same options reads the curves instead
+    of running the elimination again. Other criteria have no such part, and the statistics are returned unchanged.
 
     Args:
-        model: The dense model; it is only read.
+        model: The dense model; it is not changed.
         statistics: Statistics gathered from it.
         config: Names the criterion and its options; the budget is not used.
         device: Device of the computation; by default that of the statistics.
@@ -231,8 +235,8 @@ def precompute_scores(
         New statistics; the argument is not changed.
 
     Raises:
-        StatisticsError: The statistics lack what the criterion needs, or belong to another model.
-        NonFiniteError: Weights hold NaN or infinity.
+        StatisticsError: The statistics lack something that the criterion needs, or belong to another model.
+        NonFiniteError: Weights are NaN or infinite.
     """
     prepared = prepare(model)
     criterion = (config or VBPConfig()).make_criterion()

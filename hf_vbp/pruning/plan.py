@@ -1,4 +1,4 @@
-"""A pruning plan: the kept neurons of every site, and the reason. JSON on disk."""
+"""A pruning plan: the kept neurons of every site, and how they were chosen. Stored as JSON."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -21,7 +21,7 @@ class SitePlan:
     """The kept neurons of one MLP site.
 
     Attributes:
-        name: The site's name, for people; files go by the position of the site.
+        name: The site's name, for messages; a site is identified by its position.
         intermediate_size: Its dense width.
         kept: Ascending indices of the kept hidden neurons.
     """
@@ -50,12 +50,12 @@ class SitePlan:
 
 @dataclass(frozen=True)
 class PruningPlan:
-    """The kept neurons of every site, with the reason and all that is needed to apply the plan again.
+    """The kept neurons of every site, how they were chosen, and all that is needed to apply the plan again.
 
     Attributes:
         sites: One entry per MLP site, in block order.
         config: The configuration that the plan was made with.
-        achieved: The share that the plan achieves, of what the budget counts.
+        achieved: The share that the plan achieves, in the unit of the budget.
         weights: Fingerprint of the site weights that the plan was made for.
         statistics: Fingerprint of the statistics that it was made from.
         threshold: The highest score that was removed; ``None`` where scores of sites were not compared.
@@ -127,10 +127,10 @@ class PruningPlan:
         """Read the JSON form of a plan.
 
         Args:
-            content: What :meth:`to_dict` returned.
+            content: The result of :meth:`to_dict`.
 
         Raises:
-            PlanError: A field is missing or does not hold what it should.
+            PlanError: A field is missing or has an invalid value.
         """
         if not isinstance(content, Mapping) or content.get("version") != PLAN_VERSION:
             version = content.get("version") if isinstance(content, Mapping) else None
@@ -228,5 +228,5 @@ class PruningPlan:
 
 
 def _renamed(options: Mapping[str, Any]) -> dict[str, Any]:
-    # Plans of the first version spell this option in another way.
+    # Plans of the first version have the British spelling of this option.
     return {"regularization" if name == "regularisation" else name: value for name, value in options.items()}

@@ -1,4 +1,4 @@
-"""From the rankings of all sites to the kept neurons. Pure tensors and numbers."""
+"""Choose the kept neurons from the rankings of all sites. Pure tensors and numbers."""
 
 from collections.abc import Callable, Sequence
 
@@ -19,7 +19,7 @@ class RemovalOrder:
         Args:
             rankings: One per site, in block order.
             scope: ``"global"`` ranks all neurons of the network at once (the paper, section 3.2);
-                ``"layer"`` takes the same share of every site, so that equal sites stay equal.
+                ``"layer"`` removes the same share of every site, so that sites of equal width remain equal.
             limits: Floor and rounding.
 
         Raises:
@@ -40,7 +40,7 @@ class RemovalOrder:
             keys.append((position if scope == "layer" else ranking.scores[order])[:removable])
             owners.append(torch.full((removable,), index))
         key, owner = torch.cat(keys), torch.cat(owners)
-        # Stable: ties are broken by site, then by the order within the site, on every machine.
+        # A stable sort breaks ties by site, then by the order within the site, on every machine.
         by_key = torch.argsort(key, stable=True)
         key, owner = key[by_key], owner[by_key]
         last_of_ties = torch.ones(len(key), dtype=torch.bool)
@@ -62,7 +62,7 @@ class RemovalOrder:
         ]
 
     def cut_for(self, budget: Budget, cost: Callable[[Sequence[int]], float], *, ceiling: str | None = None) -> int:
-        """Return the smallest cut that meets ``budget``, with ``cost`` from widths to the achieved fraction.
+        """Return the smallest cut that meets ``budget``; ``cost`` maps widths to the achieved share.
 
         Raises:
             BudgetError: No cut meets it.
@@ -77,8 +77,8 @@ def smallest_cut(
 
     Args:
         cuts: Allowed numbers of neurons to remove, ascending; the last removes all that may be removed.
-        achieved: The fraction that a cut achieves; monotone in the cut.
-        budget: What must be met.
+        achieved: The share that a cut achieves; monotone in the cut.
+        budget: The budget to meet.
         ceiling: Sentence to add to the error when the budget cannot be met.
 
     Raises:

@@ -1,6 +1,6 @@
 """The built-in sample: a small trained ViT and two sets of images that need no download.
 
-Where they come from, and under which licence, is told in README.md beside this file.
+README.md in this folder describes their origin and license.
 """
 
 from importlib import resources
@@ -28,7 +28,7 @@ def sample_images(split: str = "calibration") -> Any:
     """Return the images of a split as a ``datasets.Dataset`` with the columns ``image`` and ``label``.
 
     Args:
-        split: ``"calibration"`` or ``"evaluation"``; no digit of the one appears in the other.
+        split: ``"calibration"`` or ``"evaluation"``; no digit appears in both.
 
     Raises:
         DataError: There is no such split.
@@ -37,14 +37,14 @@ def sample_images(split: str = "calibration") -> Any:
     from pyarrow import parquet  # type: ignore[import-untyped]
 
     if split not in SPLITS:
-        raise DataError(f"The sample has no split {split!r}: its splits are {', '.join(SPLITS)}.")
-    # Read in memory: datasets' own reader would first write a copy into its cache.
+        raise DataError(f"The sample has no split {split!r}; its splits are {', '.join(SPLITS)}.")
+    # Read in memory, because the reader of datasets would first write a copy into its cache.
     table = parquet.read_table(f"{sample_model_path()}/{split}.parquet")
     return datasets.Dataset(table, split=datasets.NamedSplit(split))
 
 
 def open_sample(split: str) -> tuple[Any, dict[str, Any]]:
-    """Return the images of a split and what is known of them, as :func:`hf_vbp.data.load_images` records it."""
+    """Return the images of a split and their description, as :func:`hf_vbp.load_images` records it."""
     import hashlib
     from pathlib import Path
 

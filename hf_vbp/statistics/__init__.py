@@ -1,1 +1,1 @@
-"""Statistics of hidden neurons: moments, their file, their fingerprints."""
+"""The statistics of hidden neurons as data: moments, their file, their fingerprints."""

@@ -15,9 +15,9 @@ from hf_vbp.statistics.fingerprints import ImageSketch
 from hf_vbp.statistics.serialization import load_statistics, save_statistics
 from hf_vbp.statistics.site_statistics import SiteStatistics
 
-# Two files are alike, and may be merged, when they agree on these; the rest is counts and provenance.
-ALIKE = ("weights", "dtype", "moments", "output_metric", "token_weights")
-ALIKE_DATA = ("processor", "transform")
+# Fingerprints that must agree for two files to be merged; the others are counts and provenance.
+MUST_AGREE = ("weights", "dtype", "moments", "output_metric", "token_weights")
+MUST_AGREE_DATA = ("processor", "transform")
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,7 +26,7 @@ class ActivationStatistics:
 
     Attributes:
         sites: One entry per site, in the order of the blocks.
-        fingerprints: What the statistics belong to, ready for JSON: ``weights`` (hash of the site weights),
+        fingerprints: Identity of model and data, ready for JSON: ``weights`` (hash of the site weights),
             ``model`` (id, revision, model_type, architecture), ``dtype``, ``data`` (provenance as given),
             ``images``, ``tokens`` (of the first site), ``moments`` (``"diagonal"`` or ``"full"``),
             ``output_metric`` (``None`` or its seed), ``token_weights`` (``None`` or ``"gradient"``),
@@ -38,12 +38,12 @@ class ActivationStatistics:
 
     @property
     def images(self) -> int:
-        """Number of images that were seen."""
+        """Number of images."""
         return int(self.fingerprints["images"])
 
     @property
     def tokens(self) -> int:
-        """Number of tokens that the first site saw (sites of hierarchical models see different numbers)."""
+        """Number of tokens of the first site (sites of hierarchical models have different numbers)."""
         return self.sites[0].moments.count
 
     @property
@@ -52,13 +52,13 @@ class ActivationStatistics:
         return sum(site.nbytes for site in self.sites)
 
     def check_model(self, model: nn.Module | PreparedModel) -> None:
-        """Refuse to be used with a model that the statistics were not gathered from.
+        """Check that the statistics were gathered from this model.
 
         Args:
-            model: The model that is about to be planned for or pruned.
+            model: The model that a plan is made for.
 
         Raises:
-            StatisticsMismatchError: Names the fingerprint that differs.
+            StatisticsMismatchError: They were not; names the fingerprint that differs.
             UnsupportedModelError: ``model`` has no MLP sites.
         """
         prepared = prepare(model)
@@ -67,42 +67,46 @@ class ActivationStatistics:
         model_widths = prepared.widths
         if widths != model_widths:
             raise StatisticsMismatchError(
-                f"widths differ: the statistics, of {origin}, hold sites of {_short(widths)} hidden neurons, the "
-                f"model has {_short(model_widths)}; gather statistics from this model"
+                f"widths differ: the statistics of {origin} have sites of {_short(widths)} hidden neurons, but the "
+                f"model has {_short(model_widths)}. Gather statistics from this model."
             )
         dtype = prepared.identity["dtype"]
         if dtype != self.fingerprints["dtype"]:
             raise StatisticsMismatchError(
-                f"dtype differs: the statistics were gathered in {self.fingerprints['dtype']}, the model is in "
-                f"{dtype}; load the model in {self.fingerprints['dtype']}, or gather statistics in {dtype}"
+                f"dtype differs: the statistics were gathered in {self.fingerprints['dtype']}, but the model is in "
+                f"{dtype}. Load the model in {self.fingerprints['dtype']}, or gather statistics in {dtype}."
             )
         weights = prepared.fingerprint
         if weights != self.fingerprints["weights"]:
             raise StatisticsMismatchError(
                 f"weights differ: the statistics were gathered from {origin} with site weights "
-                f"{self.fingerprints['weights'][:12]}, this model has {weights[:12]}; gather them from this model"
+                f"{self.fingerprints['weights'][:12]}, but this model has {weights[:12]}. Gather them from this model."
             )
 
     def merge(self, other: ActivationStatistics, *, allow_overlap: bool = False) -> ActivationStatistics:
-        """Join statistics of two different sets of images, gathered from one model in the same way.
+        """Merge the statistics of two sets of images, gathered from the same model in the same way.
+
+        Elimination curves and saliency are dropped, because each belongs to one set of images. Run
+        :func:`hf_vbp.precompute_scores` on the result for the curves, and gather the saliency again with
+        :func:`hf_vbp.calibration.saliency.with_saliency`.
 
         Args:
             other: The statistics of other images.
             allow_overlap: Count images twice that are in both, instead of refusing.
 
         Returns:
-            New statistics; what the two hold is not changed.
+            New statistics; the arguments are not changed.
 
         Raises:
             StatisticsMismatchError: They differ in a fingerprint that must agree, or share images.
         """
-        self._check_alike(other)
+        self._check_mergeable(other)
         sketch, other_sketch = self._sketch(), other._sketch()
         shared = sketch.shared(other_sketch)
         if shared and not allow_overlap:
             raise StatisticsMismatchError(
-                f"at least {shared} images are in both sets of statistics and would be counted twice; gather them "
-                "from parts of the data set that do not overlap"
+                f"At least {shared} images are in both sets of statistics and would be counted twice. Gather them "
+                "from parts of the data set that do not overlap."
             )
         sketch.update(other_sketch.hashes())
         sites = tuple(mine.merge(theirs) for mine, theirs in zip(self.sites, other.sites, strict=True))
@@ -131,24 +135,24 @@ class ActivationStatistics:
     def _sketch(self) -> ImageSketch:
         return ImageSketch(self.fingerprints["image_sketch"])
 
-    def _check_alike(self, other: ActivationStatistics) -> None:
-        for key in ALIKE:
+    def _check_mergeable(self, other: ActivationStatistics) -> None:
+        for key in MUST_AGREE:
             mine, theirs = self.fingerprints.get(key), other.fingerprints.get(key)
             if mine != theirs:
                 raise StatisticsMismatchError(
-                    f"{key} differs: {mine!r} and {theirs!r}; only statistics gathered from the same model in the "
-                    "same way can be merged"
+                    f"{key} differs: {mine!r} and {theirs!r}. Only statistics gathered from the same model in the "
+                    "same way can be merged."
                 )
-        for key in ALIKE_DATA:
+        for key in MUST_AGREE_DATA:
             mine, theirs = self.fingerprints["data"].get(key), other.fingerprints["data"].get(key)
             if mine != theirs:
                 raise StatisticsMismatchError(
-                    f"data.{key} differs: {mine!r} and {theirs!r}; the images must be prepared in the same way"
+                    f"data.{key} differs: {mine!r} and {theirs!r}. The images must be prepared in the same way."
                 )
 
 
 def describe_model(fingerprints: dict[str, Any]) -> str:
-    """Return the model of ``fingerprints`` in a few words, for messages and tables."""
+    """Return the name and revision of the model of ``fingerprints``, for messages."""
     model = fingerprints["model"]
     name = model.get("id") or model.get("architecture") or "a model without a name"
     revision = model.get("revision")
@@ -159,7 +163,7 @@ def _merged_data(mine: dict[str, Any], theirs: dict[str, Any]) -> dict[str, Any]
     if mine == theirs:
         return mine
     parts = [*mine.get("parts", [mine]), *theirs.get("parts", [theirs])]
-    shared = {key: mine[key] for key in ALIKE_DATA if key in mine}
+    shared = {key: mine[key] for key in MUST_AGREE_DATA if key in mine}
     return {**shared, "parts": parts}
 
 

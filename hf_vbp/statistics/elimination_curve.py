@@ -17,8 +17,8 @@ class EliminationCurve:
     Attributes:
         order: ``(hidden,)`` int64, the neurons in the order of elimination. The neurons kept at a smaller width are a
             subset of those kept at a larger one.
-        costs: ``(hidden,)`` float64, 0 or more: by how much each step raises the expected squared error of the
-            output per token, in the metric that was used, after the refit.
+        costs: ``(hidden,)`` float64, 0 or more: the increase of the expected squared error of the output per token
+            at each step, in the metric of the options, after the refit.
         options: The options of the criterion that the curve was made with, ``"auto"`` resolved.
     """
 
@@ -38,11 +38,11 @@ class EliminationCurve:
             ConfigurationError: ``width`` is not between 0 and the number of neurons.
         """
         if not 0 <= width <= self.order.shape[0]:
-            raise ConfigurationError(f"width must be between 0 and {self.order.shape[0]}, not {width}")
+            raise ConfigurationError(f"width must be between 0 and {self.order.shape[0]}, got {width}.")
         return self.order[self.order.shape[0] - width :].sort().values
 
     def to_tensors(self) -> dict[str, Tensor]:
-        """Return plain tensors to be saved; :meth:`from_tensors` is the way back."""
+        """Return the tensors to be saved; :meth:`from_tensors` is the inverse."""
         return {"order": self.order, "costs": self.costs}
 
     @classmethod
@@ -52,14 +52,14 @@ class EliminationCurve:
         """Rebuild a curve that was saved.
 
         Raises:
-            StatisticsError: The tensors are no curve: the order is no permutation, or a cost is negative or NaN.
+            StatisticsError: The order is not a permutation, or a cost is negative or NaN.
         """
         missing = {"order", "costs"} - set(tensors)
         if missing:
-            raise StatisticsError(f"an elimination curve needs 'order' and 'costs'; missing: {sorted(missing)}")
+            raise StatisticsError(f"An elimination curve needs 'order' and 'costs'; missing: {sorted(missing)}.")
         order, costs = tensors["order"], tensors["costs"]
         if order.ndim != 1 or not torch.equal(order.sort().values, torch.arange(order.shape[0])):
-            raise StatisticsError("the order of an elimination curve must be a permutation of the neurons (int64)")
+            raise StatisticsError("The order of an elimination curve must be a permutation of the neurons (int64).")
         if costs.shape != order.shape or not (costs.isfinite() & (costs >= 0)).all():
-            raise StatisticsError("the costs of an elimination curve must be finite, 0 or more, one per neuron")
+            raise StatisticsError("The costs of an elimination curve must be finite, 0 or more, one per neuron.")
         return cls(order, costs.to(torch.float64), dict(options or {}))

@@ -1,4 +1,4 @@
-"""Hashes of images: whether two passes read the same ones."""
+"""Hashes of images, by which two passes over the same images are recognized."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ PIXELS_PER_IMAGE = 8192
 def hash_images(pixel_values: torch.Tensor) -> list[int]:
     """Return a 64-bit hash of each image of ``pixel_values`` ``(images, ...)``.
 
-    At most ``PIXELS_PER_IMAGE`` evenly spaced values of an image are hashed: enough to tell two photographs
-    apart, too few to cost anything.
+    At most ``PIXELS_PER_IMAGE`` evenly spaced values of an image are hashed: enough to distinguish two photographs,
+    at a negligible cost.
     """
     flat = pixel_values.detach().flatten(1)
     sampled = flat[:, :: max(1, flat.shape[1] // PIXELS_PER_IMAGE)]
@@ -26,11 +26,10 @@ def hash_images(pixel_values: torch.Tensor) -> list[int]:
 
 
 class ImageSketch:
-    """The smallest hashes among those of all images: tells whether two passes saw the same images.
+    """The smallest hashes among those of all images, by which images shared by two passes are found.
 
-    A bottom-k sketch: of fixed size, the same for every order and every number of processes, and exact as long
-    as no more than ``SKETCH_SIZE`` images were seen; beyond, shared images are found with a probability that
-    grows with their number.
+    A bottom-k sketch of fixed size, the same for every order and every number of processes. It is exact for up to
+    ``SKETCH_SIZE`` images; with more images, shared ones are found with a probability that grows with their number.
     """
 
     def __init__(self, hashes: Iterable[int] = ()) -> None:
@@ -38,7 +37,7 @@ class ImageSketch:
         self.update(hashes)
 
     def update(self, hashes: Iterable[int]) -> None:
-        """Take in the hashes of some images."""
+        """Add the hashes of some images."""
         self._hashes.update(hashes)
         if len(self._hashes) > SKETCH_SIZE:
             self._hashes = set(sorted(self._hashes)[:SKETCH_SIZE])

@@ -1,4 +1,4 @@
-"""Mean, variance and covariance of hidden neurons: streaming, mergeable, in float64. Imports no model."""
+"""Mean, variance and covariance of hidden neurons: mergeable, in float64."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from hf_vbp.errors import StatisticsError
 
 @dataclass(frozen=True, eq=False)
 class Moments:
-    """Count, mean and centred second moments of a set of tokens, as one value that merges with others.
+    """Count, mean and centered second moments of a set of tokens, which can be merged with those of other sets.
 
-    Two sets A and B are joined by the pairwise formula of Chan, Golub and LeVeque (1979),
+    Two sets A and B are merged by the pairwise formula of Chan, Golub and LeVeque (1979),
 
         delta = mean_B - mean_A,   mean = mean_A + delta * n_B / n,   M2 = M2_A + M2_B + delta^2 * n_A n_B / n,
 
-    and for the co-moments with the outer product of ``delta`` in place of its square. With one token for B it
-    is Welford's update, the paper's section 3.2, and the result is the same sum. All terms are non-negative,
-    so nothing cancels: after k merges the relative error of ``m2`` stays below about ``k * 2**-52`` times the
-    ratio of mean to standard deviation, at least 1, plus that of the parts (first order, and much less in practice):
-    what is lost is the rounding of the means.
+    and for the co-moments by the outer product of ``delta`` in place of its square. With one token in B this is
+    Welford's update, the paper's section 3.2. All terms are non-negative, so nothing cancels: after k merges the
+    relative error of ``m2`` is below about ``k * 2**-52`` times the ratio of mean to standard deviation (at least 1),
+    plus that of the parts. This is a first-order bound, and the error is much smaller in practice; it comes from the
+    rounding of the means.
 
     Attributes:
         count: Number of tokens.
         mean: ``(hidden,)`` float64, on the CPU.
         m2: ``(hidden,)`` float64, the sum of squared deviations from ``mean``.
         comoment: ``(hidden, hidden)`` float64, the sum of products of deviations, its diagonal equal to ``m2``;
-            ``None`` when only the diagonal was gathered.
+            ``None`` when only variances were gathered.
     """
 
     count: int
@@ -54,13 +54,13 @@ class Moments:
         rows = samples.detach().reshape(-1, samples.shape[-1]).to("cpu", torch.float64)
         if not len(rows):
             return cls.empty(rows.shape[-1], comoment=comoment)
-        centred = rows - rows.mean(0)
-        # The mean of the deviations is not exactly 0 after rounding; taking it off leaves constants at 0.
-        rest = centred.mean(0)
-        centred = centred - rest
+        centered = rows - rows.mean(0)
+        # The mean of the deviations is not exactly 0 after rounding; subtracting it keeps constants at 0.
+        rest = centered.mean(0)
+        centered = centered - rest
         mean = rows.mean(0) + rest
-        m2 = centred.square().sum(0)
-        matrix = with_diagonal(centred.T @ centred, m2) if comoment else None
+        m2 = centered.square().sum(0)
+        matrix = with_diagonal(centered.T @ centered, m2) if comoment else None
         return cls(len(rows), mean, m2, matrix)
 
     @property
@@ -82,12 +82,12 @@ class Moments:
         """The sample covariance ``comoment / (count - 1)``, ``(hidden, hidden)`` float64.
 
         Raises:
-            StatisticsError: Only the diagonal was gathered, or fewer than two tokens were seen.
+            StatisticsError: Only variances were gathered, or fewer than two tokens were seen.
         """
         if self.comoment is None:
             raise StatisticsError(
-                "these statistics hold variances only and a covariance was asked for: "
-                'gather them again with moments="full"'
+                "These statistics hold variances only, but a covariance is needed. Gather them for a criterion or a "
+                "compensation that requires covariances."
             )
         return self.comoment / self._degrees_of_freedom()
 
@@ -98,20 +98,20 @@ class Moments:
         return sum(tensor.nbytes for tensor in tensors if tensor is not None)
 
     def merge(self, other: Moments) -> Moments:
-        """Return the moments of both sets of tokens together; neither is changed.
+        """Return the moments of both sets of tokens together; the arguments are not changed.
 
         Raises:
             StatisticsError: The widths differ, or only one of the two has co-moments.
         """
         if self.hidden != other.hidden:
-            raise StatisticsError(f"moments of {self.hidden} neurons cannot be merged with those of {other.hidden}")
+            raise StatisticsError(f"Moments of {self.hidden} neurons cannot be merged with those of {other.hidden}.")
         if (self.comoment is None) != (other.comoment is None):
-            raise StatisticsError('moments with co-moments (moments="full") cannot be merged with diagonal ones')
+            raise StatisticsError("Moments with co-moments cannot be merged with moments that hold variances only.")
         if not self.count or not other.count:
             return other if not self.count else self
         count = self.count + other.count
         delta = other.mean - self.mean
-        # Scaled before the product, so that both halves of the matrix round in the same way.
+        # Scaled before the product, so that the matrix is exactly symmetric.
         scaled = delta * (self.count * other.count / count) ** 0.5
         m2 = self.m2 + other.m2 + scaled.square()
         comoment = None
@@ -119,26 +119,21 @@ class Moments:
             comoment = with_diagonal((self.comoment + other.comoment).addr_(scaled, scaled), m2)
         return Moments(count, self.mean + delta * (other.count / count), m2, comoment)
 
-    def select(self, indices: torch.Tensor) -> Moments:
-        """Return the moments of some of the neurons, in the order of ``indices`` ``(kept,)`` int64."""
-        comoment = None if self.comoment is None else self.comoment[indices][:, indices]
-        return Moments(self.count, self.mean[indices], self.m2[indices], comoment)
-
     def diagonal(self) -> Moments:
         """Return the same moments without the co-moments."""
         return Moments(self.count, self.mean, self.m2)
 
     def _degrees_of_freedom(self) -> int:
         if self.count < 2:
-            raise StatisticsError(f"a variance needs at least 2 tokens, and {self.count} were seen")
+            raise StatisticsError(f"A variance needs at least 2 tokens, but {self.count} were seen.")
         return self.count - 1
 
 
 def with_diagonal(matrix: torch.Tensor, diagonal: torch.Tensor) -> torch.Tensor:
     """Write ``diagonal`` ``(hidden,)`` into ``matrix`` ``(hidden, hidden)`` in place and return it.
 
-    The two ways to a variance, sums of squares and a matrix product, differ in their last bits; whoever reads
-    both must see one number.
+    A sum of squares and a matrix product give variances that differ in their last bits; both attributes must hold the
+    same number.
     """
     matrix.diagonal().copy_(diagonal)
     return matrix

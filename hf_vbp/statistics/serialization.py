@@ -1,9 +1,9 @@
-"""One safetensors file: statistics written beside and renamed, read back without running anything."""
+"""The file of statistics: one safetensors file, replaced atomically, and read without running anything."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,24 +11,59 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from hf_vbp._progress import one_line
 from hf_vbp.errors import StatisticsError
 from hf_vbp.files.atomic import atomic_write
+from hf_vbp.statistics.checked_tensors import CheckedTensors
 from hf_vbp.statistics.elimination_curve import EliminationCurve
 from hf_vbp.statistics.moments import Moments
 from hf_vbp.statistics.site_statistics import SiteStatistics
 
 FORMAT = "hf_vbp.statistics"
 VERSION = 1
-REQUIRED = ("weights", "model", "dtype", "data", "images", "tokens", "moments", "output_metric", "image_sketch")
+
+
+def _is_a(kind: type) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, kind)
+
+
+def _is_positive(value: Any) -> bool:
+    return type(value) is int and value > 0
+
+
+def _is_metric(value: Any) -> bool:
+    return value is None or (isinstance(value, dict) and type(value.get("seed")) is int)
+
+
+def _is_sketch(value: Any) -> bool:
+    return isinstance(value, list) and all(type(entry) is int for entry in value)
+
+
+REQUIRED: dict[str, Callable[[Any], bool]] = {
+    "weights": _is_a(str),
+    "model": _is_a(dict),
+    "dtype": _is_a(str),
+    "data": _is_a(dict),
+    "images": _is_positive,
+    "tokens": _is_positive,
+    "moments": lambda value: value in ("diagonal", "full"),
+    "output_metric": _is_metric,
+    "image_sketch": _is_sketch,
+}
+OPTIONAL: dict[str, Callable[[Any], bool]] = {
+    "token_weights": lambda value: value in (None, "gradient"),
+    "curves": _is_a(dict),
+    "versions": _is_a(dict),
+}
 
 
 def save_statistics(sites: Sequence[SiteStatistics], fingerprints: Mapping[str, Any], path: Path) -> None:
-    """Write statistics to ``path``, replacing what is there only when everything is on disk.
+    """Write statistics to ``path``, replacing an existing file only when everything is on disk.
 
-    Tensors by site, float64 where nothing else is said: ``sites.I.count`` ``()`` int64, ``.mean`` and ``.m2``
-    ``(hidden,)``, ``.comoment`` ``(hidden, hidden)``; the same four of ``sites.I.weighted`` and
-    ``sites.I.halves.H``, the second half without co-moments; ``sites.I.metric`` ``(out, out)``;
-    ``sites.I.curve.order`` int64 and ``.costs``, ``(hidden,)``; ``sites.I.saliency`` ``(hidden,)``.
+    Tensors by site, float64 unless stated: ``sites.I.count`` ``()`` int64, ``.mean`` and ``.m2`` ``(hidden,)``,
+    ``.comoment`` ``(hidden, hidden)``; the same four of ``sites.I.weighted`` and ``sites.I.halves.H``, the second half
+    without co-moments; ``sites.I.metric`` ``(out, out)``; ``sites.I.curve.order`` int64 and ``.costs``, ``(hidden,)``;
+    ``sites.I.saliency`` ``(hidden,)``.
 
     Raises:
         StatisticsError: The file cannot be written.
@@ -57,28 +92,22 @@ def load_statistics(path: Path) -> tuple[tuple[SiteStatistics, ...], dict[str, A
     """Read a file of statistics and check every tensor of it.
 
     Raises:
-        StatisticsError: The file is missing, damaged, of another kind or version, or what it holds is not
-            consistent; the message names the tensor.
+        StatisticsError: The file is missing, damaged, of another kind or version, or its content is not consistent;
+            the message names the tensor or the fingerprint.
     """
     description, tensors = read_checked(path, FORMAT)
-    fingerprints, names = description.get("fingerprints"), description.get("sites")
-    if not isinstance(fingerprints, dict) or not isinstance(names, list) or not names:
-        raise StatisticsError(f"{path} does not name its sites and fingerprints; gather the statistics again")
-    missing = [key for key in REQUIRED if key not in fingerprints]
-    if missing:
-        raise StatisticsError(f"{path} lacks the fingerprints {', '.join(missing)}; gather the statistics again")
-    full = fingerprints["moments"] == "full"
-    with_metric = fingerprints["output_metric"] is not None
+    names = description.get("sites")
+    if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
+        raise StatisticsError(f"{path} does not name its sites. Gather the statistics again.")
+    fingerprints = _checked_fingerprints(path, description.get("fingerprints"))
     options = fingerprints.pop("curves", None)
-    sites = tuple(
-        _read_site(path, tensors, name, index, full, with_metric, options)
-        for index, name in enumerate(map(str, names))
-    )
-    held = [site.weighted is not None for site in sites]
-    if held != [fingerprints.get("token_weights") is not None] * len(sites):
-        raise StatisticsError(f"{path}: weighted moments are missing or not expected; gather the statistics again")
-    if tensors:
-        raise StatisticsError(f"{path} holds tensors that belong to no site: {', '.join(sorted(tensors)[:3])}")
+    reader = CheckedTensors(path, tensors)
+    sites = tuple(_read_site(reader, name, index, fingerprints, options) for index, name in enumerate(names))
+    reader.finish()
+    if fingerprints["tokens"] != sites[0].moments.count:
+        raise reader.error(f"sites.0.count is {sites[0].moments.count}, but the fingerprint {fingerprints['tokens']}")
+    if len({site.saliency is None for site in sites}) > 1:
+        raise reader.error("only some of the sites have a saliency")
     return sites, fingerprints
 
 
@@ -86,14 +115,14 @@ def write_atomically(tensors: dict[str, torch.Tensor], description: dict[str, An
     """Write a safetensors file next to ``path``, force it to disk, and rename it over ``path``.
 
     Raises:
-        StatisticsError: The folder does not exist, is not writable, or is full; ``path`` is as it was.
+        StatisticsError: The folder does not exist, is not writable, or is full; ``path`` is unchanged.
     """
     metadata = {"format": kind, "version": str(VERSION), "description": json.dumps(description)}
     contiguous = {name: tensor.detach().to("cpu").contiguous() for name, tensor in tensors.items()}
     try:
         atomic_write(path, lambda new: save_file(contiguous, new, metadata=metadata))
     except (OSError, SafetensorError) as error:
-        raise StatisticsError(f"cannot write {path}: {error}; choose another place or free some space") from error
+        raise StatisticsError(f"Cannot write {path}: {error}. Choose another place or free some space.") from error
 
 
 def read_checked(path: Path, kind: str) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
@@ -103,26 +132,26 @@ def read_checked(path: Path, kind: str) -> tuple[dict[str, Any], dict[str, torch
         StatisticsError: The file is missing, damaged, or of another kind or version.
     """
     if not path.is_file():
-        raise StatisticsError(f"{path} is not a file; expected one that hf_vbp wrote ({kind})")
+        raise StatisticsError(f"{path} is not a file; expected one that hf_vbp wrote ({kind}).")
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             if metadata.get("format") != kind:
                 raise StatisticsError(
-                    f"{path} is not a file of kind {kind}, but {metadata.get('format') or 'unknown'}"
+                    f"Expected a file of kind {kind}, but {path} is of kind {metadata.get('format') or 'unknown'}."
                 )
             if metadata.get("version") != str(VERSION):
                 raise StatisticsError(
-                    f"{path} has version {metadata.get('version')}, this hf_vbp reads version {VERSION}; use a "
-                    "matching hf_vbp or gather the statistics again"
+                    f"{path} has version {metadata.get('version')}, but this hf_vbp reads version {VERSION}. Use a "
+                    "matching hf_vbp, or gather the statistics again."
                 )
             names = file.keys()
             tensors = {name: file.get_tensor(name) for name in names}
             description = json.loads(metadata["description"])
-    except (SafetensorError, OSError, KeyError, json.JSONDecodeError) as error:
-        raise StatisticsError(f"{path} is damaged: {error}; gather the statistics again") from error
+    except (SafetensorError, OSError, KeyError, json.JSONDecodeError, RecursionError) as error:
+        raise StatisticsError(f"{path} is damaged: {one_line(error)}. Gather the statistics again.") from error
     if not isinstance(description, dict):
-        raise StatisticsError(f"{path} is damaged: its description is not an object; gather the statistics again")
+        raise StatisticsError(f"{path} is damaged: its description is not an object. Gather the statistics again.")
     return description, tensors
 
 
@@ -138,86 +167,56 @@ def _moments_tensors(prefix: str, moments: Moments) -> dict[str, torch.Tensor]:
 
 
 def _read_site(
-    path: Path,
-    tensors: dict[str, torch.Tensor],
-    name: str,
-    index: int,
-    full: bool,
-    with_metric: bool,
-    curve_options: Any,
+    reader: CheckedTensors, name: str, index: int, fingerprints: Mapping[str, Any], curve_options: Any
 ) -> SiteStatistics:
-    prefix = f"sites.{index}"
-    moments = _read_moments(path, tensors, prefix, full)
-    metric = None
-    if with_metric:
-        metric = _take(path, tensors, f"{prefix}.metric", 2)
-        _check_square(path, f"{prefix}.metric", metric, metric.shape[0])
+    prefix, full = f"sites.{index}", fingerprints["moments"] == "full"
+    moments = reader.moments(prefix, None, full)
+    hidden = moments.hidden
+    metric = None if fingerprints["output_metric"] is None else reader.metric(f"{prefix}.metric")
     halves = None
-    if f"{prefix}.halves.0.count" in tensors:
-        with_comoment = f"{prefix}.halves.0.comoment" in tensors
-        halves = tuple(
-            _read_moments(path, tensors, f"{prefix}.halves.{number}", with_comoment and number == 0)
-            for number in (0, 1)
+    if reader.holds(f"{prefix}.halves."):
+        with_comoment = reader.holds(f"{prefix}.halves.0.comoment")
+        if with_comoment and not full:
+            raise reader.error(f"{prefix}.halves.0 has co-moments, but {prefix} has none")
+        first, second = (
+            reader.moments(f"{prefix}.halves.{number}", hidden, with_comoment and number == 0) for number in (0, 1)
         )
-        if any(half.hidden != moments.hidden for half in halves):
-            raise StatisticsError(f"{path}: the halves of {prefix} do not have its {moments.hidden} neurons")
+        if first.count + second.count > moments.count:
+            raise reader.error(f"the halves of {prefix} have more tokens than the total of {moments.count}")
+        halves = (first, second)
     weighted = None
-    if f"{prefix}.weighted.count" in tensors:
-        weighted = _read_moments(path, tensors, f"{prefix}.weighted", True)
-        if weighted.hidden != moments.hidden:
-            raise StatisticsError(f"{path}: {prefix}.weighted does not have its {moments.hidden} neurons")
-    curve = _read_curve(path, tensors, f"{prefix}.curve.", moments.hidden, curve_options)
-    saliency = None
-    if f"{prefix}.saliency" in tensors:
-        saliency = _take(path, tensors, f"{prefix}.saliency", 1)
-        if len(saliency) != moments.hidden:
-            raise StatisticsError(f"{path}: {prefix}.saliency does not have its {moments.hidden} neurons")
-    both = (halves[0], halves[1]) if halves else None
-    return SiteStatistics(name, index, moments, metric, both, weighted, curve, saliency)
+    if fingerprints.get("token_weights") is not None:
+        weighted = reader.moments(f"{prefix}.weighted", hidden, True)
+        if weighted.count != moments.count:
+            raise reader.error(f"{prefix}.weighted.count is {weighted.count}, but {prefix}.count {moments.count}")
+    curve = None
+    if curve_options is not None:
+        curve = _read_curve(reader, f"{prefix}.curve", hidden, curve_options)
+    saliency = reader.take(f"{prefix}.saliency", (hidden,)) if reader.holds(f"{prefix}.saliency") else None
+    return SiteStatistics(name, index, moments, metric, halves, weighted, curve, saliency)
 
 
-def _read_curve(
-    path: Path, tensors: dict[str, torch.Tensor], prefix: str, hidden: int, options: Any
-) -> EliminationCurve | None:
-    held = {name.removeprefix(prefix): tensors.pop(name) for name in list(tensors) if name.startswith(prefix)}
-    if not held:
-        return None
+def _read_curve(reader: CheckedTensors, prefix: str, hidden: int, options: Mapping[str, Any]) -> EliminationCurve:
+    tensors = {
+        "order": reader.take(f"{prefix}.order", (hidden,), torch.int64),
+        "costs": reader.take(f"{prefix}.costs", (hidden,)),
+    }
     try:
-        curve = EliminationCurve.from_tensors(held, options if isinstance(options, dict) else {})
+        return EliminationCurve.from_tensors(tensors, options)
     except StatisticsError as error:
-        raise StatisticsError(f"{path}: {prefix.rstrip('.')}: {error}") from error
-    if len(curve.order) != hidden:
-        raise StatisticsError(f"{path}: {prefix}order is of {len(curve.order)} neurons, the site has {hidden}")
-    return curve
+        raise reader.error(f"{prefix}: {error}") from error
 
 
-def _read_moments(path: Path, tensors: dict[str, torch.Tensor], prefix: str, full: bool) -> Moments:
-    count = tensors.pop(f"{prefix}.count", None)
-    if count is None or count.shape != () or count.dtype != torch.int64 or int(count) < 1:
-        raise StatisticsError(f"{path}: {prefix}.count is missing or not a positive int64 number")
-    mean = _take(path, tensors, f"{prefix}.mean", 1)
-    m2 = _take(path, tensors, f"{prefix}.m2", 1)
-    if m2.shape != mean.shape:
-        raise StatisticsError(f"{path}: {prefix}.m2 has {m2.shape[0]} neurons, {prefix}.mean {mean.shape[0]}")
-    if bool((m2 < 0).any()):
-        raise StatisticsError(f"{path}: {prefix}.m2 holds negative sums of squares")
-    comoment = None
-    if full:
-        comoment = _take(path, tensors, f"{prefix}.comoment", 2)
-        _check_square(path, f"{prefix}.comoment", comoment, mean.shape[0])
-    return Moments(int(count), mean, m2, comoment)
-
-
-def _take(path: Path, tensors: dict[str, torch.Tensor], name: str, dimensions: int) -> torch.Tensor:
-    tensor = tensors.pop(name, None)
-    if tensor is None or tensor.dtype != torch.float64 or tensor.dim() != dimensions:
-        found = "missing" if tensor is None else f"{tensor.dtype} of shape {tuple(tensor.shape)}"
-        raise StatisticsError(f"{path}: {name} must be a float64 tensor of {dimensions} dimensions, and is {found}")
-    if not bool(torch.isfinite(tensor).all()):
-        raise StatisticsError(f"{path}: {name} holds NaN or infinity")
-    return tensor
-
-
-def _check_square(path: Path, name: str, matrix: torch.Tensor, size: int) -> None:
-    if matrix.shape != (size, size):
-        raise StatisticsError(f"{path}: {name} has shape {tuple(matrix.shape)}, expected {(size, size)}")
+def _checked_fingerprints(path: Path, fingerprints: Any) -> dict[str, Any]:
+    if not isinstance(fingerprints, dict):
+        raise StatisticsError(f"{path} has no fingerprints. Gather the statistics again.")
+    missing = [key for key in REQUIRED if key not in fingerprints]
+    if missing:
+        raise StatisticsError(f"{path} lacks the fingerprints {', '.join(missing)}. Gather the statistics again.")
+    for key, is_valid in {**REQUIRED, **OPTIONAL}.items():
+        if key in fingerprints and not is_valid(fingerprints[key]):
+            raise StatisticsError(
+                f"{path}: the fingerprint {key} has the invalid value {json.dumps(fingerprints[key])[:60]}. Gather "
+                "the statistics again."
+            )
+    return fingerprints

@@ -1,4 +1,4 @@
-"""The moments that least squares is fitted to: covariances, weighted tokens, halves of the images."""
+"""Moments for least squares: covariances, weighted tokens, halves of the images."""
 
 from torch import Tensor
 
@@ -15,11 +15,11 @@ def covariance_of(moments: Moments, name: str) -> Tensor:
     """
     if moments.comoment is None:
         raise StatisticsError(
-            f"the statistics of site {name!r} hold variances only, and covariances are needed here; "
-            "gather them with moments='full'"
+            f"The statistics of site {name!r} hold variances only, but covariances are needed. Gather them for a "
+            "criterion or a compensation that requires covariances."
         )
     if moments.count < 2:
-        raise StatisticsError(f"site {name!r} saw {moments.count} tokens; a covariance needs two or more")
+        raise StatisticsError(f"Site {name!r} saw {moments.count} tokens, but a covariance needs at least 2.")
     return moments.comoment / (moments.count - 1)
 
 
@@ -27,25 +27,25 @@ TOKEN_WEIGHTS = ("auto", "gradient", "none")
 
 
 def least_squares_moments(site: SiteStatistics, token_weights: str) -> Moments:
-    """Return the moments that least squares is to be fitted to.
+    """Return the moments that least squares is fitted to.
 
     Args:
         site: The statistics of the site.
-        token_weights: ``"gradient"``, tokens count by the norm of their gradient; ``"none"``, all alike; ``"auto"``,
-            the former where it was gathered.
+        token_weights: ``"gradient"`` for tokens weighted by the norm of their gradient; ``"none"`` for uniform
+            weights; ``"auto"`` for the former where it was gathered.
 
     Raises:
-        ConfigurationError: There are no such weights.
-        StatisticsError: ``"gradient"`` was asked for and not gathered.
+        ConfigurationError: Unknown value of ``token_weights``.
+        StatisticsError: ``"gradient"`` was requested but not gathered.
     """
     if token_weights not in TOKEN_WEIGHTS:
-        raise ConfigurationError(f"token_weights must be one of {', '.join(TOKEN_WEIGHTS)}, not {token_weights!r}")
+        raise ConfigurationError(f"token_weights must be one of {', '.join(TOKEN_WEIGHTS)}, got {token_weights!r}.")
     if site.weighted is not None and token_weights != "none":
         return site.weighted
     if token_weights == "gradient":
         raise StatisticsError(
-            f"the statistics of site {site.name!r} hold no weighted moments; gather them with token_weights=True, or "
-            "use token_weights='none'"
+            f"The statistics of site {site.name!r} hold no weighted moments. Gather them for this configuration, or "
+            "use token_weights='none'."
         )
     return site.moments
 
@@ -53,8 +53,8 @@ def least_squares_moments(site: SiteStatistics, token_weights: str) -> Moments:
 def full_halves(site: SiteStatistics) -> tuple[Moments, Moments] | None:
     """Return both halves of the images with their co-moments, or None where these were not gathered.
 
-    Statistics keep the co-moments of the first half only. Those of the second are what is left of the whole, by the
-    pairwise formula, with rounding errors of the size of ``2**-52`` times the co-moments of the whole.
+    Statistics hold the co-moments of the first half only. Those of the second are the total minus those of the
+    first, by the pairwise formula, with rounding errors of the size of ``2**-52`` times the total.
     """
     if site.halves is None:
         return None

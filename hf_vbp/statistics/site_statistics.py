@@ -17,18 +17,18 @@ class SiteStatistics:
     """Statistics of one MLP site, over every token of every image.
 
     Attributes:
-        name: Name of the site, for people.
+        name: Name of the site, for messages and tables.
         index: Position of the site in the order of the blocks.
         moments: Moments of the hidden neurons, the inputs of ``fc2``.
         metric: ``G = E[g g^T]``, ``(out, out)`` float64, the mean over the tokens, with ``g`` the gradient of
             the log-likelihood of a label drawn from the model's own prediction with respect to the output of
-            the site; ``None`` when it was not asked for.
-        halves: Moments of the two halves of the pass; ``None`` when the pass was too short to have two. Where
-            ``moments`` has co-moments, so has the first half; those of the second are the rest, and
-            :func:`hf_vbp.criteria.base.full_halves` returns them, so that two matrices are held and not three.
-        weighted: Moments with co-moments in which tokens count half alike and half by the norm of their
-            gradient (``token_weights``), for least squares; ``None`` when not asked for.
-        curve: Result of greedy elimination at this site (:func:`hf_vbp.compute_elimination_curves`), or ``None``.
+            the site; ``None`` when it was not gathered.
+        halves: Moments of the two halves of the pass; ``None`` when the pass was too short to have two. When
+            co-moments of the halves were gathered, the first half holds them; those of the second are the total minus
+            the first (:func:`hf_vbp.statistics.site_moments.full_halves`), so that two matrices are stored, not three.
+        weighted: Moments with co-moments in which tokens are weighted half uniformly and half by the norm of their
+            gradient, for least squares; ``None`` when they were not gathered.
+        curve: Result of greedy elimination at this site (:func:`hf_vbp.precompute_scores`), or ``None``.
         saliency: ``(hidden,)`` float64, ``dL/dc`` for multipliers ``c`` on the hidden neurons, or ``None``.
     """
 
@@ -54,20 +54,20 @@ class SiteStatistics:
         )
 
     def merge(self, other: SiteStatistics) -> SiteStatistics:
-        """Return the statistics of both sets of images, without a curve, which is of one set only.
+        """Return the statistics of both sets of images, without curve and saliency, which belong to one set only.
 
         Raises:
             StatisticsError: The two do not hold the same kinds of statistics.
         """
         metric = None
         if (self.metric is None) != (other.metric is None):
-            raise StatisticsError(f"only one of the two holds an output metric at site {self.name}")
+            raise StatisticsError(f"Only one of the two holds an output metric at site {self.name}.")
         if self.metric is not None and other.metric is not None:
             count = self.moments.count + other.moments.count
             shares = (self.moments.count / count, other.moments.count / count)
             metric = self.metric * shares[0] + other.metric * shares[1]
-        # A part too short for halves of its own would unbalance those of the other; it counts in the total only,
-        # and the co-moments that the total leaves of the first half are then not those of the second.
+        # A part that is too short for halves is added to the total only, since it would unbalance the halves of the
+        # other. The total minus the first half is then not the second half, so the co-moments of halves are dropped.
         mine, theirs = self.halves, other.halves
         if mine is None or theirs is None:
             one = theirs if mine is None else mine
@@ -77,7 +77,7 @@ class SiteStatistics:
                 mine, theirs = _diagonals(mine), _diagonals(theirs)
             halves = (mine[0].merge(theirs[0]), mine[1].merge(theirs[1]))
         if (self.weighted is None) != (other.weighted is None):
-            raise StatisticsError(f"only one of the two holds weighted moments at site {self.name}")
+            raise StatisticsError(f"Only one of the two holds weighted moments at site {self.name}.")
         weighted = None
         if self.weighted is not None and other.weighted is not None:
             weighted = self.weighted.merge(other.weighted)

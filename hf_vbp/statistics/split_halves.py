@@ -1,4 +1,4 @@
-"""Were there enough images? Two halves of one pass, compared."""
+"""Agreement between two halves of one pass: were there enough images?"""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ RATIOS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
 
 @dataclass(frozen=True)
 class Overlap:
-    """How far the two halves agree on what to keep at one ratio.
+    """Agreement of the two halves on the kept neurons at one ratio.
 
     Attributes:
-        ratio: Share of the hidden neurons that is pruned, over all sites at once.
+        ratio: Share of the hidden neurons that is removed, over all sites at once.
         kept: Share of the neurons kept by one half that the other keeps too.
         pruned: Share of the neurons pruned by one half that the other prunes too.
     """
@@ -31,9 +31,9 @@ class Overlap:
 
 @dataclass(frozen=True)
 class HalvesAgreement:
-    """How far half of the images would have told the same.
+    """Split-half agreement.
 
-    The whole pass is better than a half: had the halves agreed, half the images would have done.
+    A high agreement means that half of the images would have been sufficient.
 
     Attributes:
         tokens: Tokens of each half at the first site.
@@ -50,7 +50,7 @@ class HalvesAgreement:
     overlaps: tuple[Overlap, ...]
 
     def to_dict(self) -> dict[str, Any]:
-        """Return everything ready for JSON, fractions between 0 and 1."""
+        """Return everything ready for JSON; shares are between 0 and 1."""
         return {**asdict(self), "tokens": list(self.tokens), "overlaps": [asdict(item) for item in self.overlaps]}
 
 
@@ -59,7 +59,7 @@ def halves_agreement(statistics: ActivationStatistics, ratios: Sequence[float] =
 
     Args:
         statistics: Of one pass, or of several merged.
-        ratios: Shares of the neurons to prune, between 0 and 1.
+        ratios: Shares of the neurons to remove, between 0 and 1.
 
     Returns:
         The comparison, or ``None`` when the pass was too short to have two halves.
@@ -69,7 +69,7 @@ def halves_agreement(statistics: ActivationStatistics, ratios: Sequence[float] =
     """
     wrong = [ratio for ratio in ratios if not 0 < ratio < 1]
     if wrong:
-        raise ConfigurationError(f"ratios must lie between 0 and 1, and {wrong[0]} does not")
+        raise ConfigurationError(f"ratios must be between 0 and 1, got {wrong[0]}.")
     halves = [site.halves for site in statistics.sites if site.halves is not None]
     if len(halves) != len(statistics.sites):
         return None
@@ -89,14 +89,14 @@ def halves_agreement(statistics: ActivationStatistics, ratios: Sequence[float] =
 def rank_correlation(first: torch.Tensor, second: torch.Tensor) -> float:
     """Return Spearman's rank correlation of two ``(neurons,)`` tensors, equal values sharing their mean rank.
 
-    Two constant tensors agree, 1; one constant tensor tells nothing about another, 0.
+    Two constant tensors have correlation 1; a constant and another tensor have 0.
     """
     ranks = torch.stack([_mean_ranks(first), _mean_ranks(second)])
-    centred = ranks - ranks.mean(1, keepdim=True)
-    norms = centred.norm(dim=1)
+    centered = ranks - ranks.mean(1, keepdim=True)
+    norms = centered.norm(dim=1)
     if not bool(norms.all()):
         return 1.0 if bool((norms == 0).all()) else 0.0
-    return float((centred[0] @ centred[1]) / (norms[0] * norms[1]))
+    return float((centered[0] @ centered[1]) / (norms[0] * norms[1]))
 
 
 def _mean_ranks(values: torch.Tensor) -> torch.Tensor:

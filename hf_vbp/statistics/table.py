@@ -1,11 +1,10 @@
-"""What the command line shows of statistics, as plain values."""
+"""The rows of ``hf-vbp stats show``, as plain values."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
-from hf_vbp.statistics.activation_statistics import ActivationStatistics, describe_model
+from hf_vbp.statistics.activation_statistics import ActivationStatistics
 
 # A neuron counts as nearly constant when its variance is below this share of the mean variance of its site,
 # that is when its standard deviation is below a hundredth of the site's.
@@ -36,27 +35,6 @@ class SiteRow:
     largest_variance: float
 
 
-@dataclass(frozen=True)
-class FileRow:
-    """One line of ``hf-vbp stats merge``: a part, or the whole.
-
-    Attributes:
-        name: What the line is about, a file name.
-        model: The model, in a few words.
-        moments: ``"diagonal"`` or ``"full"``.
-        images: Number of images.
-        tokens: Number of tokens at the first site.
-        bytes: Bytes of the tensors.
-    """
-
-    name: str
-    model: str
-    moments: str
-    images: int
-    tokens: int
-    bytes: int
-
-
 def site_rows(statistics: ActivationStatistics) -> list[SiteRow]:
     """Return one row per site, in the order of the blocks."""
     rows = []
@@ -68,18 +46,3 @@ def site_rows(statistics: ActivationStatistics) -> list[SiteRow]:
             SiteRow(site.index, site.name, site.moments.hidden, site.moments.count, float(few), smallest, largest)
         )
     return rows
-
-
-def file_rows(files: Sequence[tuple[str, ActivationStatistics]]) -> list[FileRow]:
-    """Return one row per file; give the merged statistics as the last one."""
-    return [
-        FileRow(
-            name,
-            describe_model(statistics.fingerprints),
-            str(statistics.fingerprints["moments"]),
-            statistics.images,
-            statistics.tokens,
-            statistics.nbytes,
-        )
-        for name, statistics in files
-    ]

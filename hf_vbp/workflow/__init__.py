@@ -1,1 +1,1 @@
-"""Whole jobs from names to files, which the command line and the recipes share. No printing here."""
+"""Complete tasks from names to files, shared by the command line and the recipes. Nothing here prints."""

@@ -53,7 +53,7 @@ def describe_calibration(statistics: ActivationStatistics) -> dict[str, Any]:
 
 
 def describe_statistics(statistics: ActivationStatistics) -> dict[str, Any]:
-    """Return the ``statistics`` part of the results: their depth, and the agreement between halves of the images."""
+    """Return the ``statistics`` part of the results: kind, dtype, and the agreement between halves of the images."""
     agreement = halves_agreement(statistics)
     described: dict[str, Any] = {
         "moments": statistics.fingerprints["moments"],

@@ -14,7 +14,7 @@ from hf_vbp.evaluation.output_error import OutputErrors
 from hf_vbp.inputs.images import blank_images
 from hf_vbp.modeling.precision import own_precision
 from hf_vbp.workflow.describe import describe_images
-from hf_vbp.workflow.loading import load_model
+from hf_vbp.workflow.loading import Loading
 from hf_vbp.workflow.pruning_result import PruningResult
 from hf_vbp.workflow.requests import DataRequest, Reporter
 
@@ -103,10 +103,8 @@ def run_evaluate(
     reporter: Reporter,
     *,
     base: str | None = None,
-    revision: str | None = None,
     base_revision: str | None = None,
-    dtype: str = "auto",
-    device: str | None = None,
+    loading: Loading | None = None,
 ) -> dict[str, Any]:
     """Evaluate a checkpoint on labelled images.
 
@@ -115,18 +113,17 @@ def run_evaluate(
         data: The images.
         reporter: Receives progress updates.
         base: The model to compare with on the same images (agreement, KL, retention).
-        revision: Revision of the model.
         base_revision: Revision of the base model.
-        dtype: Dtype to load both in.
-        device: Device of the computation.
+        loading: How the model is loaded; the base model likewise, at its own revision.
 
     Returns:
         ``{"model": {...}, "base": {...}, "data": {...}}``, the figures as in ``vbp_results.json``.
     """
-    loaded = load_model(model, revision=revision, dtype=dtype, device=device)
+    loading = loading or Loading()
+    loaded = loading.load(model)
     models = {"model": loaded.model}
     if base is not None:
-        models = {"base": load_model(base, revision=base_revision, dtype=dtype, device=device).model, **models}
+        models = {"base": replace(loading, revision=base_revision).load(base).model, **models}
     images = data.open(loaded, "evaluation")
     reference = "base" if base is not None else None
     with reporter.stage("Evaluation", images.images) as progress:

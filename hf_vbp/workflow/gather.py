@@ -1,10 +1,11 @@
-"""Statistics for a command: from a file, from images, or from both."""
+"""Get the statistics of a command: from a file, from images, or from both."""
 
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hf_vbp.errors import DataError
+from hf_vbp.config.requirements import Requirements
+from hf_vbp.errors import DataError, StatisticsError
 from hf_vbp.workflow.describe import describe_images
 from hf_vbp.workflow.loading import LoadedModel
 from hf_vbp.workflow.requests import DataRequest, Reporter
@@ -36,7 +37,8 @@ def gather(
 
     Raises:
         DataError: Neither images nor statistics were given.
-        StatisticsError: The file cannot be read, or belongs to another model.
+        StatisticsError: The file cannot be read, belongs to another model, or lacks what the method needs and the
+            images do not add.
     """
     from hf_vbp.calibration.collect import collect_statistics
     from hf_vbp.statistics.activation_statistics import ActivationStatistics
@@ -44,9 +46,11 @@ def gather(
 
     if data is None and statistics is None:
         raise DataError("Nothing to calibrate on: give --data, or --statistics from an earlier `hf-vbp stats`.")
-    earlier = None if statistics is None else ActivationStatistics.load(statistics)
-    if earlier is not None:
+    earlier = None
+    if statistics is not None:
+        earlier = ActivationStatistics.load(statistics)
         earlier.check_model(prepared)
+        check_statistics(earlier, config, statistics, model=loaded.source, has_images=data is not None)
     images = None if data is None else data.open(loaded, "calibration")
     with reporter.stage("Statistics", None if images is None else images.images) as progress:
         if earlier is not None:
@@ -56,9 +60,44 @@ def gather(
     return replace(gathered, fingerprints={**gathered.fingerprints, "data": described})
 
 
+def check_statistics(
+    statistics: "ActivationStatistics", config: "VBPConfig", file: Path, *, model: str, has_images: bool = False
+) -> None:
+    """Refuse a file of statistics that lacks what the method needs, in the words of the command line.
+
+    Args:
+        statistics: The content of the file.
+        config: Names the method.
+        file: The file.
+        model: What the user called the model.
+        has_images: Whether images are given, from which the saliency can be added.
+
+    Raises:
+        StatisticsError: Something is missing; the message names the command that gathers it.
+    """
+    # The output metric and the token weights are gathered only where the model's output allows it.
+    available = statistics.provides | Requirements(output_metric=True, token_weights=True, bias=True)
+    if has_images:
+        available |= Requirements(saliency=True)
+    methods = (
+        (f"--criterion {config.criterion}", config.make_criterion()),
+        (f"--compensation {config.compensation}", config.make_compensation()),
+    )
+    for flag, method in methods:
+        missing = (method.requires - available).names()
+        if missing:
+            advice = "" if "saliency" not in missing else ", or pass --data to `hf-vbp prune`, which adds the saliency"
+            raise StatisticsError(
+                f"{flag} needs {', '.join(missing)}, which {file} does not hold. Gather a file that does with "
+                f"`hf-vbp stats {model} --data DATA {methods[0][0]} {methods[1][0]} --output FILE`{advice}."
+            )
+
+
 def with_skipped(images: Any, reporter: Reporter) -> dict[str, Any]:
-    """Return the description of images, and report the number of those that could not be decoded."""
+    """Return the description of the images with the names of those that could not be decoded; report their number."""
     skipped = [bad.name for bad in images.bad_images]
-    if skipped:
-        reporter.say(f"Left out {len(skipped)} images that cannot be decoded: {', '.join(skipped[:3])} ...")
+    if not skipped:
+        return describe_images(images)
+    names = ", ".join(skipped[:3]) + (", ..." if len(skipped) > 3 else "")
+    reporter.say(f"Skipped {len(skipped)} images that cannot be decoded: {names}")
     return describe_images(images)

@@ -1,20 +1,25 @@
-"""A Hub id, a folder or ``sample`` in; a model and its image processor out, or a sentence that says why not."""
+"""Load a model and its image processor by name: a Hub id, a folder or ``sample``."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from hf_vbp._progress import one_line
 from hf_vbp.adapters.registry import registered_model_types
+from hf_vbp.checkpoint.layout import CONFIG
 from hf_vbp.errors import CheckpointError, ConfigurationError, DataError, UnsupportedModelError
+
+if TYPE_CHECKING:
+    import torch
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A model with what is needed to feed it and to name it.
+    """A model with its processor and its name.
 
     Attributes:
         source: What the user named: a Hub id, a folder, or ``sample``.
@@ -27,35 +32,76 @@ class LoadedModel:
     processor: Any
 
 
+@dataclass(frozen=True)
+class Loading:
+    """How a model is loaded; the fields have the meaning that they have in transformers.
+
+    Attributes:
+        revision: Branch, tag or commit on the Hub.
+        dtype: ``"auto"`` (that of the checkpoint), the name of a torch dtype, or a torch dtype.
+        device: Device of the model; by default the device that Accelerate gives this process.
+        cache_dir: Cache of the files from the Hub.
+        token: Access token for the Hub; by default the one that huggingface_hub finds.
+    """
+
+    revision: str | None = None
+    dtype: "str | torch.dtype" = "auto"
+    device: "str | torch.device | None" = None
+    cache_dir: str | Path | None = None
+    token: str | bool | None = None
+
+    def load(self, source: str) -> LoadedModel:
+        """Load a model; see :func:`load_model`."""
+        return load_model(source, **vars(self))
+
+
 def load_model(
-    source: str, *, revision: str | None = None, dtype: str = "auto", device: str | None = None
+    source: str,
+    *,
+    revision: str | None = None,
+    dtype: "str | torch.dtype" = "auto",
+    device: "str | torch.device | None" = None,
+    cache_dir: str | Path | None = None,
+    token: str | bool | None = None,
 ) -> LoadedModel:
-    """Load a dense or pruned vision transformer.
+    """Load a dense or pruned vision transformer as the class that it was saved from.
 
     Args:
         source: A Hub id, a folder, or ``sample`` for the model that ships with the package.
-        revision: Branch, tag or commit on the Hub.
-        dtype: ``auto`` (what the checkpoint says), ``float32``, ``bfloat16`` or ``float16``.
-        device: Where to put it, as torch names devices; by default the device that Accelerate gives this process.
+        revision: As in :class:`Loading`.
+        dtype: As in :class:`Loading`.
+        device: As in :class:`Loading`.
+        cache_dir: As in :class:`Loading`.
+        token: As in :class:`Loading`.
 
     Raises:
         CheckpointError: There is no such checkpoint, or it is damaged, or its config and weights disagree.
-        UnsupportedModelError: Its family has no adapter, or it loads only with code that comes with it.
+        UnsupportedModelError: No adapter supports its family, its class is not one of transformers, or it needs code
+            that comes with the checkpoint.
         ConfigurationError: The dtype or the device is unknown.
     """
-    import torch
-
-    if dtype not in DTYPES:
-        raise ConfigurationError(f"Unknown dtype {dtype!r}; expected one of {', '.join(DTYPES)}.")
+    checked_dtype = _check_dtype(dtype)
     path = _path_of(source)
-    config = _load_config(path, revision)
+    hub = {"revision": revision, "cache_dir": cache_dir, "token": token}
+    config = _load_config(path, hub)
     if config.model_type not in registered_model_types():
         raise UnsupportedModelError(
             f"{source} is a {config.model_type!r} model; hf_vbp prunes {', '.join(registered_model_types())}. "
-            "For another vision transformer, hf_vbp.register_adapter says where its MLPs are, see docs/adapters.md."
+            "For another vision transformer, register an adapter with hf_vbp.register_adapter, see docs/adapters.md."
         )
-    model = _load_weights(path, revision, config, dtype if dtype == "auto" else getattr(torch, dtype))
-    return LoadedModel(source, _to_device(model, device), _load_processor(path, revision))
+    model = _load_weights(path, hub, _model_class(source, config), checked_dtype)
+    return LoadedModel(source, _to_device(model, device), _load_processor(path, hub))
+
+
+def _check_dtype(dtype: "str | torch.dtype") -> "str | torch.dtype":
+    import torch
+
+    if isinstance(dtype, torch.dtype):
+        dtype = str(dtype).removeprefix("torch.")
+    if dtype not in DTYPES:
+        raise ConfigurationError(f"Unknown dtype {dtype!r}; expected one of {', '.join(DTYPES)}.")
+    found: str | torch.dtype = dtype if dtype == "auto" else getattr(torch, dtype)
+    return found
 
 
 def _path_of(source: str) -> str:
@@ -65,59 +111,73 @@ def _path_of(source: str) -> str:
         return str(sample_model_path())
     path = Path(source).expanduser()
     if path.is_dir():
-        if not (path / "config.json").is_file():
-            raise CheckpointError(f"{source} holds no config.json, so it is no checkpoint. Name its folder.")
+        if not (path / CONFIG).is_file():
+            raise CheckpointError(f"{source} has no {CONFIG}. Expected the folder of a checkpoint.")
         return str(path)
     if path.exists() or source.startswith((".", "/", "~")) or source.count("/") > 1:
-        raise CheckpointError(f"{source} is not a folder with a checkpoint, nor a Hub id such as facebook/deit-...")
+        raise CheckpointError(
+            f"{source} is not a folder with a checkpoint. Expected one, or a Hub id such as "
+            "facebook/deit-tiny-patch16-224."
+        )
     return source
 
 
-def _load_config(path: str, revision: str | None) -> Any:
+def _load_config(path: str, hub: dict[str, Any]) -> Any:
+    from huggingface_hub.errors import StrictDataclassError
     from transformers import AutoConfig
 
     try:
-        return AutoConfig.from_pretrained(path, revision=revision, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
+        return AutoConfig.from_pretrained(path, trust_remote_code=False, **hub)
+    except (OSError, ValueError, KeyError, TypeError, StrictDataclassError) as error:
         if "trust_remote_code" in str(error):
             raise UnsupportedModelError(
                 f"{path} loads only with code that comes with it, which hf_vbp does not run. Expected a checkpoint of "
                 "a model type that transformers itself has."
             ) from error
-        raise CheckpointError(f"The config of {path} cannot be loaded: {_sentence(error)}") from error
+        raise CheckpointError(f"The config of {path} cannot be loaded: {one_line(error)}") from error
 
 
-def _load_weights(path: str, revision: str | None, config: Any, dtype: Any) -> Any:
+def _model_class(source: str, config: Any) -> Any:
+    """Return the class that the checkpoint was saved from, so that no head is lost."""
     import transformers
+
+    if not config.architectures:
+        return transformers.AutoModelForImageClassification
+    name = config.architectures[0]
+    found = getattr(transformers, name, None) if isinstance(name, str) else None
+    if not isinstance(found, type) or not issubclass(found, transformers.PreTrainedModel):
+        raise UnsupportedModelError(
+            f"{source} was saved from the class {name!r} (architectures in config.json), which transformers "
+            f"{transformers.__version__} does not have. Expected a checkpoint of a class of transformers."
+        )
+    return found
+
+
+def _load_weights(path: str, hub: dict[str, Any], model_class: Any, dtype: Any) -> Any:
     from safetensors import SafetensorError
 
     from hf_vbp.checkpoint.from_pretrained import from_pretrained
 
-    architectures = config.architectures or ["AutoModelForImageClassification"]
-    classifies = any("ForImageClassification" in name for name in architectures)
-    auto_class = transformers.AutoModelForImageClassification if classifies else transformers.AutoModel
     try:
         with without_progress_bars():
-            model, info = from_pretrained(
-                path, auto_class=auto_class, revision=revision, dtype=dtype, output_loading_info=True
-            )
+            model, info = from_pretrained(path, auto_class=model_class, dtype=dtype, output_loading_info=True, **hub)
     except CheckpointError:
         raise
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        raise CheckpointError(f"The weights of {path} cannot be loaded: {_sentence(error)}") from error
-    # A pooler is no part of what is pruned or evaluated, and many backbones are published without one.
+        raise CheckpointError(f"The weights of {path} cannot be loaded: {one_line(error)}") from error
+    # A pooler is not pruned or evaluated, and many backbones are published without one.
     missing = sorted(key for key in info["missing_keys"] if "pooler" not in key.split("."))
     if missing:
         raise CheckpointError(
             f"{path} lacks weights of {type(model).__name__} ({', '.join(missing[:3])}"
-            f"{', ...' if len(missing) > 3 else ''}), which would stay random. Fine-tune and save it whole first."
+            f"{', ...' if len(missing) > 3 else ''}), which would stay random. Save the complete model first."
         )
     return model.eval()
 
 
 @contextmanager
 def without_progress_bars() -> Iterator[None]:
-    """Keep transformers from drawing bars for the files of a checkpoint into what a command shows."""
+    """Turn off the progress bars of transformers, which would mix with those of a command."""
     from transformers.utils import logging
 
     shown = logging.is_progress_bar_enabled()
@@ -129,7 +189,7 @@ def without_progress_bars() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def _to_device(model: Any, device: str | None) -> Any:
+def _to_device(model: Any, device: "str | torch.device | None") -> Any:
     import torch
 
     from hf_vbp.distributed import launched_state
@@ -137,19 +197,14 @@ def _to_device(model: Any, device: str | None) -> Any:
     try:
         return model.to(torch.device(device) if device is not None else launched_state().device)
     except (RuntimeError, AssertionError) as error:
-        raise ConfigurationError(f"The model cannot be put on device {device!r}: {_sentence(error)}") from error
+        raise ConfigurationError(f"The model cannot be moved to device {str(device)!r}: {one_line(error)}") from error
 
 
-def _load_processor(path: str, revision: str | None) -> Any:
+def _load_processor(path: str, hub: dict[str, Any]) -> Any:
     from hf_vbp.data.processing import load_processor
 
     try:
-        return load_processor(path, revision=revision)
+        return load_processor(path, **hub)
     except DataError:
-        # Statistics of ready batches and `inspect` need none; who needs one says so.
+        # `inspect` and statistics of prepared batches need none; a step that needs one raises its own error.
         return None
-
-
-def _sentence(error: BaseException) -> str:
-    text = str(error).strip() or type(error).__name__
-    return " ".join(text.split())[:400]

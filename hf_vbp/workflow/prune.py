@@ -1,4 +1,4 @@
-"""The main function: a model and images in, a smaller model, its plan and its figures out."""
+"""``prune``: gather statistics, make a plan, apply it, and measure the result."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -13,7 +13,7 @@ from hf_vbp.calibration.saliency import with_saliency
 from hf_vbp.config.vbp_config import VBPConfig
 from hf_vbp.distributed import is_launched
 from hf_vbp.errors import ConfigurationError, DataError
-from hf_vbp.modeling.precision import own_precision
+from hf_vbp.modeling.precision import outside_inference_mode, own_precision
 from hf_vbp.pruning.apply_plan import apply_fitted
 from hf_vbp.pruning.budget_cost import check_budget
 from hf_vbp.pruning.latency_search import check_latency
@@ -24,6 +24,7 @@ from hf_vbp.workflow.evaluate import check_classifier, evaluate
 from hf_vbp.workflow.pruning_result import PruningResult
 
 
+@outside_inference_mode
 def prune(
     model: nn.Module | PreparedModel,
     data: Iterable[Any] | None = None,
@@ -42,10 +43,10 @@ def prune(
 
     Args:
         model: A transformers ViT or DeiT, with any head, or a model of a registered family.
-        data: Images without labels: what :func:`hf_vbp.load_images` returned, a ``DataLoader``, or any iterable of
+        data: Images without labels: the result of :func:`hf_vbp.load_images`, a ``DataLoader``, or any iterable of
             batches, dicts with ``pixel_values`` ``(batch, channels, height, width)``. Not needed with ``statistics``,
-            unless the criterion needs something that they do not hold.
-        config: What to remove and how, with a budget.
+            unless the criterion needs a pass of its own that they do not contain (``snip``).
+        config: Method and budget.
         statistics: Statistics gathered earlier from this model.
         eval_data: Labelled images to evaluate both models on afterwards, as for :func:`hf_vbp.evaluate`.
         inplace: Whether to change ``model`` itself instead of a copy.

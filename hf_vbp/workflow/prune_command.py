@@ -1,9 +1,9 @@
-"""The main job: a checkpoint and images in; a pruned checkpoint with its figures out."""
+"""Prune a checkpoint by name and write the pruned checkpoint with its figures."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from hf_vbp.adapters.prepared import PreparedModel
 from hf_vbp.config.vbp_config import VBPConfig
@@ -19,7 +19,7 @@ from hf_vbp.results.record import describe_base_model
 from hf_vbp.statistics.activation_statistics import ActivationStatistics
 from hf_vbp.workflow.evaluate import check_classifier, evaluate
 from hf_vbp.workflow.gather import gather, with_skipped
-from hf_vbp.workflow.loading import LoadedModel, load_model, without_progress_bars
+from hf_vbp.workflow.loading import Loading, without_progress_bars
 from hf_vbp.workflow.measure import measure_both
 from hf_vbp.workflow.outputs import input_sources, output_folder
 from hf_vbp.workflow.prune import check_request, prune
@@ -30,35 +30,31 @@ from hf_vbp.workflow.saving import save_checkpoint
 
 @dataclass(frozen=True)
 class PruneRequest:
-    """Parameters of ``hf-vbp prune``.
+    """Arguments of ``hf-vbp prune``.
 
     Attributes:
         model: Hub id, folder or ``sample``.
-        config: What to remove and how; None with ``plan``.
         output: Folder of the pruned checkpoint.
-        data: Calibration images; not needed with ``statistics``.
+        config: What to remove and how; ``None`` with ``plan``.
+        plan: File of a plan to apply, in place of ``config``; needs the statistics that it was made from.
+        data: Calibration images; with ``statistics`` they are read only for what the file lacks.
         evaluation: Labelled images; without them nothing is evaluated.
-        statistics: File of statistics gathered before.
-        plan: File of a plan made before from the same statistics.
-        revision: Revision of the model.
-        dtype: What to load it in.
-        device: Where to compute.
+        statistics: File of statistics gathered earlier.
+        loading: How the model is loaded.
         overwrite: Whether to replace ``output``.
         latency: Conditions under which to measure the latency of both models; None measures nothing.
         threads: Threads of the CPU while a latency budget is measured; None changes nothing.
-        command: What reproduces this run, for the results.
+        command: Command line that reproduces this run, for the results.
     """
 
     model: str
-    config: VBPConfig | None
     output: Path
+    config: VBPConfig | None = None
+    plan: Path | None = None
     data: DataRequest | None = None
     evaluation: DataRequest | None = None
     statistics: Path | None = None
-    plan: Path | None = None
-    revision: str | None = None
-    dtype: str = "auto"
-    device: str | None = None
+    loading: Loading = field(default_factory=Loading)
     overwrite: bool = False
     latency: Sequence[LatencyOptions] | None = None
     threads: int | None = None
@@ -69,38 +65,41 @@ def run_prune(request: PruneRequest, reporter: Reporter) -> dict[str, Any]:
     """Prune a checkpoint and write the result.
 
     Args:
-        request: The parameters of the job.
+        request: What to do.
         reporter: Receives progress updates.
 
     Returns:
-        The results, as ``vbp_results.json`` holds them; empty in the processes that only helped to gather.
+        The results, as ``vbp_results.json`` holds them; empty in all processes but the first.
 
     Raises:
-        HfVbpError: The request cannot be carried out; before any expensive work where that can be known.
+        HfVbpError: Anything that cannot be done, before any expensive work where that can be known.
     """
-    if request.data is None and request.statistics is None:
-        raise DataError("Nothing to calibrate on: give --data, or --statistics from an earlier `hf-vbp stats`.")
+    plan, config = _plan_and_config(request)
     inputs = input_sources(
         model=request.model, data=request.data, evaluation=request.evaluation, statistics=request.statistics
-    ) | {"the plan": request.plan}
+    )
     with output_folder(request.output, request.overwrite, inputs, leads=is_main_process()) as folder:
-        return _prune_and_save(request, reporter, folder)
+        return _prune_and_save(request, plan, config, reporter, folder)
 
 
-def _prune_and_save(request: PruneRequest, reporter: Reporter, folder: Path) -> dict[str, Any]:
-    plan = None if request.plan is None else PruningPlan.load(request.plan)
-    config = _config_of(request, plan)
+def _prune_and_save(
+    request: PruneRequest, plan: PruningPlan | None, config: VBPConfig, reporter: Reporter, folder: Path
+) -> dict[str, Any]:
     reporter.say(f"Loading {request.model}")
-    loaded = load_model(request.model, revision=request.revision, dtype=request.dtype, device=request.device)
-    prepared = _check(loaded, config, plan, request, reporter)
+    loaded = request.loading.load(request.model)
+    prepared = check_request(loaded.model, config)
     place = folder if folder.is_dir() else folder.parent
     check_space(request.output, place, expected_bytes(prepared, config), CheckpointError)
+    _check_before_the_pass(prepared, plan, config, request, reporter)
     evaluation = request.evaluation.open(loaded, "evaluation") if request.evaluation else None
-    statistics = gather(prepared, loaded, config, reporter, data=request.data, statistics=request.statistics)
+    if plan is None:
+        statistics = gather(prepared, loaded, config, reporter, data=request.data, statistics=request.statistics)
+    else:
+        statistics = _statistics_of(plan, request)
     if not is_main_process():
-        # The processes share the pass over the images; what follows is the work of one.
+        # The processes share the pass over the images; one does the rest.
         return {}
-    result = _pruned(prepared, config, plan, statistics, reporter, request.threads)
+    result = _prune(prepared, plan, config, statistics, request, reporter)
     if evaluation is not None:
         with reporter.stage("Evaluation", evaluation.images) as progress:
             result = evaluate(result, evaluation, progress=progress)
@@ -117,54 +116,6 @@ def _prune_and_save(request: PruneRequest, reporter: Reporter, folder: Path) -> 
     return with_receipt(results, receipt)
 
 
-def _config_of(request: PruneRequest, plan: PruningPlan | None) -> VBPConfig:
-    """Return the configuration that was given, or that of the plan."""
-    given = [config for config in (request.config, None if plan is None else plan.config) if config is not None]
-    if len(given) != 1:
-        raise ConfigurationError("Give either a budget, or --plan with a plan from `hf-vbp plan`.")
-    return given[0]
-
-
-def _check(
-    loaded: LoadedModel, config: VBPConfig, plan: PruningPlan | None, request: PruneRequest, reporter: Reporter
-) -> PreparedModel:
-    """Check everything that can be known before the pass over the images."""
-    prepared = check_request(loaded.model, config)
-    if plan is not None:
-        plan.check_model(prepared.fingerprint, [(site.name, site.intermediate_size) for site in prepared.sites])
-    elif config.budget.kind == "latency" and request.statistics is None and not is_launched():
-        stage = reporter.stage(f"Latency at minimum widths, batch {config.latency_batch}")
-        with stage as progress, cpu_threads(request.threads):
-            check_latency(prepared, config, progress)
-    if request.evaluation is not None:
-        check_classifier(loaded.model)
-    return prepared
-
-
-def _pruned(
-    prepared: PreparedModel,
-    config: VBPConfig,
-    plan: PruningPlan | None,
-    statistics: ActivationStatistics,
-    reporter: Reporter,
-    threads: int | None,
-) -> PruningResult:
-    if plan is not None:
-        digest = statistics_digest(statistics)
-        if digest != plan.statistics:
-            raise PlanError(
-                f"The plan was made from other statistics ({plan.statistics[:12]}, these are {digest[:12]}). Pass the "
-                "file that the plan was made from with --statistics, or make a new plan."
-            )
-        pruned = apply_plan(prepared.model, plan, statistics)
-        return PruningResult.from_parts(prepared.model, pruned, plan, statistics)
-    if config.budget.kind != "latency":
-        return prune(prepared, None, config, statistics=statistics)
-    stage = reporter.stage(f"Latency of candidates, batch {config.latency_batch}")
-    with stage as progress, cpu_threads(threads):
-        return prune(prepared, None, config, statistics=statistics, progress=progress)
-
-
 def expected_bytes(prepared: PreparedModel, config: VBPConfig) -> int:
     """Return the approximate size of the pruned weights in bytes, at least that of everything outside the MLPs."""
     total = sum(tensor.nbytes for tensor in prepared.model.state_dict().values())
@@ -173,3 +124,60 @@ def expected_bytes(prepared: PreparedModel, config: VBPConfig) -> int:
     removed = 1.0 if config.ratio is None else config.ratio
     mlps = sum(module.weight.nbytes for site in prepared.sites for module in (site.fc1, site.fc2))
     return int(total - removed * mlps)
+
+
+def _plan_and_config(request: PruneRequest) -> tuple[PruningPlan | None, VBPConfig]:
+    if (request.plan is None) == (request.config is None):
+        raise ConfigurationError("Give either a budget with a method, or --plan, which holds both.")
+    if request.plan is None:
+        if request.data is None and request.statistics is None:
+            raise DataError("Nothing to calibrate on: give --data, or --statistics from an earlier `hf-vbp stats`.")
+        return None, cast(VBPConfig, request.config)
+    if request.statistics is None or request.data is not None:
+        raise DataError(
+            f"{request.plan} is applied with the statistics that it was made from: give --statistics, not --data."
+        )
+    plan = PruningPlan.load(request.plan)
+    return plan, plan.config
+
+
+def _statistics_of(plan: PruningPlan, request: PruneRequest) -> ActivationStatistics:
+    statistics = ActivationStatistics.load(cast(Path, request.statistics))
+    if statistics_digest(statistics) != plan.statistics:
+        raise PlanError(
+            f"{request.plan} was made from other statistics than {request.statistics}. Give the file that it was made "
+            "from, or make a new plan with `hf-vbp plan`."
+        )
+    return statistics
+
+
+def _check_before_the_pass(
+    prepared: PreparedModel, plan: PruningPlan | None, config: VBPConfig, request: PruneRequest, reporter: Reporter
+) -> None:
+    """Refuse a plan of another model, a latency that cannot be reached and models that cannot be evaluated."""
+    if plan is not None:
+        plan.check_model(prepared.fingerprint, [(site.name, site.intermediate_size) for site in prepared.sites])
+    elif config.budget.kind == "latency" and request.statistics is None and not is_launched():
+        stage = reporter.stage(f"Latency at minimum widths, batch {config.latency_batch}")
+        with stage as progress, cpu_threads(request.threads):
+            check_latency(prepared, config, progress)
+    if request.evaluation is not None:
+        check_classifier(prepared.model)
+
+
+def _prune(
+    prepared: PreparedModel,
+    plan: PruningPlan | None,
+    config: VBPConfig,
+    statistics: ActivationStatistics,
+    request: PruneRequest,
+    reporter: Reporter,
+) -> PruningResult:
+    if plan is not None:
+        pruned = apply_plan(prepared.model, plan, statistics)
+        return PruningResult.from_parts(prepared.model, pruned, plan, statistics)
+    if config.budget.kind != "latency":
+        return prune(prepared, None, config, statistics=statistics)
+    stage = reporter.stage(f"Latency of candidates, batch {config.latency_batch}")
+    with stage as progress, cpu_threads(request.threads):
+        return prune(prepared, None, config, statistics=statistics, progress=progress)

@@ -1,23 +1,24 @@
-"""What pruning returns."""
+"""The result of pruning, which saves and publishes itself."""
 
 import os
+import tempfile
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hf_vbp.adapters.prepared import prepare
 from hf_vbp.adapters.registry import find_sites
+from hf_vbp.checkpoint.layout import PLAN, RESULTS
 from hf_vbp.checkpoint.receipt import Receipt
 from hf_vbp.checkpoint.saving import Content, save_checkpoint
 from hf_vbp.errors import PlanError
 from hf_vbp.pruning.plan import PruningPlan
-from hf_vbp.results.record import RESULTS_NAME, to_json
+from hf_vbp.results.record import to_json
 from hf_vbp.statistics.activation_statistics import ActivationStatistics
 from hf_vbp.workflow.describe import describe_dense, describe_pruning
 
 if TYPE_CHECKING:
-    from hf_vbp.hub.push_plan import PushPlan, PushResult
-
-PLAN_NAME = "plan.json"
+    from hf_vbp.hub.push_plan import PushResult
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,7 +91,7 @@ class PruningResult:
             processor: The image processor, saved next to the model.
             verify: Whether to reopen the checkpoint in a fresh process by each way of loading that applies.
             overwrite: Whether a checkpoint in ``save_directory`` may be replaced.
-            push_to_hub: Whether to push the checkpoint afterwards.
+            push_to_hub: Whether to push the checkpoint afterwards. It is not loaded again if ``verify`` did so.
             repo_id: Name of the repository; by default the name of the folder.
             **push_options: Options of :func:`hf_vbp.push_to_hub`.
 
@@ -102,8 +103,8 @@ class PruningResult:
             HubError: The push failed; the checkpoint is saved.
         """
         files: dict[str, Content] = {
-            PLAN_NAME: self.plan.to_json(),
-            RESULTS_NAME: lambda receipt: to_json(with_receipt(self.results, receipt)),
+            PLAN: self.plan.to_json(),
+            RESULTS: lambda receipt: to_json(with_receipt(self.results, receipt)),
         }
         receipt = save_checkpoint(
             self.model, save_directory, processor=processor, files=files, verify=verify, overwrite=overwrite
@@ -111,14 +112,14 @@ class PruningResult:
         if push_to_hub:
             from hf_vbp.hub.push import push_to_hub as push
 
-            push(
-                os.fspath(save_directory), repo_id or os.path.basename(os.path.abspath(save_directory)), **push_options
-            )
+            # The verification has just loaded the checkpoint.
+            push_options.setdefault("check_load", not verify)
+            push(os.fspath(save_directory), repo_id or Path(save_directory).resolve().name, **push_options)
         return receipt
 
     def push_to_hub(
         self, repo_id: str, *, processor: Any = None, verify: bool = True, **push_options: Any
-    ) -> "PushPlan | PushResult":
+    ) -> "PushResult":
         """Save the model to a temporary folder and push it to the Hub in one commit, with its card.
 
         Args:
@@ -127,18 +128,19 @@ class PruningResult:
             verify: Whether to reopen the checkpoint in a fresh process first.
             **push_options: Options of :func:`hf_vbp.push_to_hub`.
 
+        Returns:
+            The result of :func:`hf_vbp.push_to_hub`.
+
         Raises:
             CheckpointError: The checkpoint does not reload as the model.
             HubError: The push failed.
         """
-        import tempfile
-        from pathlib import Path
-
         from hf_vbp.hub.push import push_to_hub as push
 
         with tempfile.TemporaryDirectory(prefix="hf-vbp-push-") as temporary:
             folder = Path(temporary) / repo_id.rpartition("/")[2]
             self.save_pretrained(folder, processor=processor, verify=verify)
+            push_options.setdefault("check_load", not verify)
             return push(folder, repo_id, **push_options)
 
 

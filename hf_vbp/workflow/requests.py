@@ -1,25 +1,23 @@
-"""What a job is given: where its images come from, and who is told of its progress."""
+"""Inputs of the commands: the images, and the receiver of progress updates."""
 
-from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol
 
+from hf_vbp._progress import Progress
 from hf_vbp.errors import DataError
 from hf_vbp.workflow.loading import LoadedModel
 
-ProgressCallback = Callable[[int, "int | None"], None]
-
 
 class Reporter(Protocol):
-    """Who is told how a job goes; the command line's shows bars."""
+    """Receives progress updates; that of the command line shows bars."""
 
     def say(self, text: str) -> None:
-        """Take one remark."""
+        """Show one remark."""
         ...
 
-    def stage(self, title: str, total: int | None = None) -> AbstractContextManager[ProgressCallback]:
-        """Open a stage; what it yields takes what is done and, where known, of how much."""
+    def stage(self, title: str, total: int | None = None) -> AbstractContextManager[Progress]:
+        """Open a stage; its value is called with the number of finished items and, where known, of all."""
         ...
 
 
@@ -31,12 +29,12 @@ class DataRequest:
         source: A Hub data set ``name[:config]``, an image folder, tar shards, or ``sample``.
         split: The split; by default the one that fits the purpose.
         revision: Revision of the data set on the Hub.
-        image_column: Column of the images, where it cannot be guessed.
-        label_column: Column of the labels, where it cannot be guessed.
+        image_column: Column of the images, where it is ambiguous.
+        label_column: Column of the labels, where it is ambiguous.
         streaming: Whether to stream a Hub data set.
         batch_size: Images per batch.
-        num_workers: Processes that decode.
-        limit: The most images to use.
+        num_workers: Processes that decode images.
+        limit: Use at most this many images.
         seed: Seed of the order.
         on_bad_image: ``"error"`` or ``"skip"``.
     """
@@ -68,7 +66,7 @@ class DataRequest:
         if loaded.processor is None:
             raise DataError(
                 f"{loaded.source} has no image processor (preprocessor_config.json), so images cannot be prepared "
-                "for it. Save the processor it was trained with beside the model."
+                "for it. Save the image processor it was trained with next to the model."
             )
         images = load_images(
             self.source,
@@ -88,9 +86,7 @@ class DataRequest:
             on_bad_image=self.on_bad_image,
         )
         if purpose == "calibration" and images.images == 1:
-            raise DataError(
-                f"{self.source} gives 1 image, but at least 2 are needed to tell what varies; some hundreds are usual."
-            )
+            raise DataError(f"{self.source} gives 1 image, but a variance needs at least 2; some hundreds are usual.")
         return images
 
     def for_evaluation(self, source: str, split: str | None, limit: int | None) -> "DataRequest":

@@ -19,14 +19,14 @@ def save_checkpoint(
     """Save a model and verify that the checkpoint reloads with the same outputs.
 
     For a pruning result, also writes ``plan.json`` and ``vbp_results.json``, which holds the receipt. Everything is
-    written to a temporary folder that is moved at the end, so an interruption leaves no incomplete checkpoint.
+    written to a hidden folder that is moved at the end, so an interruption leaves no incomplete checkpoint.
 
     Args:
         result: Result of :func:`hf_vbp.prune`, or a transformers model.
         directory: A new or an empty folder.
         processor: The image processor, saved next to the model.
         verify: Whether to reopen the checkpoint in a fresh process by each way of loading that applies.
-        overwrite: Whether a checkpoint of hf_vbp in ``directory`` may be replaced. Its README.md is kept if you
+        overwrite: Whether a checkpoint of hf_vbp at ``directory`` may be replaced. Its README.md is kept if you
             wrote or changed it. Any other file that hf_vbp did not write, or that was changed since, is refused.
 
     Returns:

@@ -1,15 +1,16 @@
-"""Statistics of a checkpoint to a file, and plans from such a file."""
+"""Gather statistics into a file, and make plans from such a file."""
 
 import os
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hf_vbp.distributed import is_main_process
 from hf_vbp.errors import ConfigurationError
-from hf_vbp.workflow.loading import load_model
+from hf_vbp.workflow.gather import check_statistics
+from hf_vbp.workflow.loading import Loading
 from hf_vbp.workflow.outputs import check_file_space, input_sources, output_file
 from hf_vbp.workflow.requests import DataRequest, Reporter
 
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class StatsRequest:
-    """Everything that ``hf-vbp stats`` takes.
+    """Arguments of ``hf-vbp stats``.
 
     Attributes:
         model: Hub id, folder or ``sample``.
@@ -31,11 +32,9 @@ class StatsRequest:
         config: Its criterion and compensation determine what is gathered.
         halves: Also gather the co-moments of one half of the images, for regularizations that need them.
         precompute: Whether to run the expensive part of the criterion too, so that no plan has to.
-        revision: Revision of the model.
-        dtype: What to load it in.
-        device: Where to compute.
+        loading: How the model is loaded.
         overwrite: Whether to replace ``output``.
-        resume: Folder for the state of the pass, so that a killed one goes on.
+        resume: Folder for the state of the pass; a killed pass continues from it.
         resume_every: Batches between two writes of the state.
         max_bytes: Refuse to start when the sums would take more memory.
     """
@@ -46,9 +45,7 @@ class StatsRequest:
     config: "VBPConfig"
     halves: bool = False
     precompute: bool = True
-    revision: str | None = None
-    dtype: str = "auto"
-    device: str | None = None
+    loading: Loading = field(default_factory=Loading)
     overwrite: bool = False
     resume: Path | None = None
     resume_every: int = 50
@@ -83,7 +80,7 @@ def _gather_and_save(request: StatsRequest, reporter: Reporter) -> "ActivationSt
     from hf_vbp.pruning.make_plan import precompute_scores
 
     reporter.say(f"Loading {request.model}")
-    loaded = load_model(request.model, revision=request.revision, dtype=request.dtype, device=request.device)
+    loaded = request.loading.load(request.model)
     images = request.data.open(loaded, "calibration")
     prepared = prepare(loaded.model)
     check_budget(prepared, request.config)
@@ -117,26 +114,24 @@ def run_plan(
     output: Path | None,
     reporter: Reporter,
     *,
+    loading: Loading,
     latency: "LatencyOptions | None" = None,
     threads: int | None = None,
-    revision: str | None = None,
-    device: str | None = None,
     overwrite: bool = False,
 ) -> "PruningPlan":
-    """Make a plan from a file of statistics, and save it in ``output``.
+    """Make a plan from a file of statistics, and save it to ``output``.
 
     Args:
         model: Hub id, folder or ``sample``.
-        statistics: File of statistics of the model.
-        config: Budget and method.
-        output: File of the plan; None saves nothing.
+        statistics: File of statistics of this model.
+        config: Method and budget.
+        output: File of the plan; ``None`` saves nothing.
         reporter: Receives progress updates.
-        latency: Conditions under which the latency of the plan is measured; None measures it only for a latency
+        loading: How the model is loaded; its dtype is that of the statistics.
+        latency: Conditions under which the latency of the plan is measured; ``None`` measures it only for a latency
             budget.
         threads: Threads of the CPU while a latency budget is measured.
-        revision: Revision of the model.
-        device: Device of the computation and of measured latency.
-        overwrite: Whether a file in ``output`` may be replaced.
+        overwrite: Whether to replace ``output``.
 
     Raises:
         HfVbpError: The statistics do not belong to the model, or the budget cannot be met.
@@ -149,8 +144,10 @@ def run_plan(
     inputs = input_sources(model=model, statistics=statistics)
     with nullcontext() if output is None else output_file(output, overwrite, inputs):
         gathered = ActivationStatistics.load(statistics)
-        loaded = load_model(model, revision=revision, dtype=str(gathered.fingerprints["dtype"]), device=device)
+        loaded = replace(loading, dtype=str(gathered.fingerprints["dtype"])).load(model)
         prepared = prepare(loaded.model)
+        gathered.check_model(prepared)
+        check_statistics(gathered, config, statistics, model=model)
         searches = config.budget.kind == "latency"
         stage = reporter.stage("Latency of candidates") if searches else nullcontext()
         with stage as progress, cpu_threads(threads):
@@ -179,3 +176,20 @@ def run_merge(files: Sequence[Path], output: Path, *, overwrite: bool) -> "Activ
             merged = merged.merge(ActivationStatistics.load(file))
         merged.save(output)
     return merged
+
+
+def describe_statistics_file(statistics: "ActivationStatistics") -> dict[str, Any]:
+    """Return the content of a file of statistics as plain values: its size, its sites and the split-half agreement."""
+    from hf_vbp.statistics.split_halves import halves_agreement
+    from hf_vbp.statistics.table import site_rows
+
+    agreement = halves_agreement(statistics)
+    curve = statistics.sites[0].curve
+    return {
+        "images": statistics.images,
+        "tokens": statistics.tokens,
+        "holds": statistics.provides.names(),
+        "elimination_curves": None if curve is None else dict(curve.options),
+        "sites": [asdict(row) for row in site_rows(statistics)],
+        "halves": None if agreement is None else agreement.to_dict(),
+    }

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,8 @@ from hf_vbp.errors import ConfigurationError, DataError, OutputError
 from hf_vbp.files.atomic import atomic_write
 from hf_vbp.pruning.make_plan import statistics_digest
 from hf_vbp.statistics.activation_statistics import ActivationStatistics
-from hf_vbp.workflow.gather import with_skipped
-from hf_vbp.workflow.loading import LoadedModel, load_model
+from hf_vbp.workflow.gather import check_statistics, with_skipped
+from hf_vbp.workflow.loading import LoadedModel, Loading
 from hf_vbp.workflow.outputs import files_in_folder, input_sources
 from hf_vbp.workflow.requests import DataRequest, Reporter
 from hf_vbp.workflow.sweep import (
@@ -37,7 +37,7 @@ MOST_RATIOS = 1000
 
 @dataclass(frozen=True)
 class SweepRequest:
-    """Parameters of ``hf-vbp sweep``.
+    """Arguments of ``hf-vbp sweep``.
 
     Attributes:
         model: Hub id, folder or ``sample``.
@@ -49,9 +49,7 @@ class SweepRequest:
         statistics: File of statistics gathered earlier.
         latency: Conditions under which latency is measured; None measures none.
         overwrite: Whether the sweep of another model, or any other file of that name, may be replaced.
-        revision: Revision of the model.
-        dtype: Dtype to load the model in.
-        device: Device of the computation.
+        loading: How the model is loaded.
     """
 
     model: str
@@ -63,9 +61,7 @@ class SweepRequest:
     statistics: Path | None = None
     latency: LatencyOptions | None = None
     overwrite: bool = False
-    revision: str | None = None
-    dtype: str = "auto"
-    device: str | None = None
+    loading: Loading = field(default_factory=Loading)
 
 
 @dataclass(frozen=True)
@@ -117,7 +113,7 @@ def _earlier(request: SweepRequest) -> SweepTable:
 
 
 def _sweep(request: SweepRequest, tasks: list[VBPConfig], table: SweepTable, reporter: Reporter) -> SweepResult:
-    loaded = load_model(request.model, revision=request.revision, dtype=request.dtype, device=request.device)
+    loaded = request.loading.load(request.model)
     prepared = check_sweep(loaded.model, tasks)
     images = request.evaluation.open(loaded, "evaluation")
     identity = {"weights": model_digest(loaded.model), "evaluation": description_digest(images.provenance)}
@@ -156,6 +152,14 @@ def _statistics(
     earlier = None if request.statistics is None else ActivationStatistics.load(request.statistics)
     if earlier is not None:
         earlier.check_model(prepared)
+        for method in request.methods:
+            check_statistics(
+                earlier,
+                method,
+                Path(str(request.statistics)),
+                model=loaded.source,
+                has_images=request.data is not None,
+            )
         table.check_same({"statistics": statistics_digest(earlier)[:16]})
     images = None if request.data is None else request.data.open(loaded, "calibration")
     with reporter.stage("Statistics", None if images is None else images.images) as progress:
@@ -200,7 +204,9 @@ def parse_ratios(text: str) -> list[float]:
         start, stop, step = numbers
         steps = (stop - start) / step + 1e-9 if step > 0 else -1
         if steps >= MOST_RATIOS:
-            raise ConfigurationError(f"--ratios {text} gives more than {MOST_RATIOS} ratios; choose a larger step.")
+            raise ConfigurationError(
+                f"--ratios {text} gives too many ratios; at most {MOST_RATIOS} are swept. Choose a larger step."
+            )
         numbers = [round(start + index * step, 10) for index in range(int(steps) + 1)] if steps >= 0 else []
     if not numbers or not all(0 < ratio < 1 for ratio in numbers):
         raise ConfigurationError(f"--ratios must be between 0 and 1, at least one of them; got {text!r}.")

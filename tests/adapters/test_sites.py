@@ -1,5 +1,6 @@
 """The adapters name the MLPs of ViT and DeiT under every head, in the order of the forward pass."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from hf_vbp.adapters import registry as registry_module
 from hf_vbp.adapters.linear_pair import LinearPairAdapter
 from hf_vbp.adapters.registry import find_sites, get_adapter, register_adapter, registered_model_types
 from hf_vbp.errors import ConfigurationError, NonFiniteError, UnsupportedModelError
+from tests.config.distributions import install
 from tests.conftest import TINY, make_model
 
 
@@ -66,11 +68,44 @@ def test_register_adapter_opens_another_family(monkeypatch: pytest.MonkeyPatch) 
 def test_register_adapter_refuses_what_is_no_adapter() -> None:
     with pytest.raises(ConfigurationError, match="find_sites, left_out"):
         register_adapter("x", object())  # type: ignore[arg-type]
+    with pytest.raises(ConfigurationError, match=r"is the class LinearPairAdapter; pass an instance, LinearPairAda.*"):
+        register_adapter("x", LinearPairAdapter)  # type: ignore[arg-type]
 
 
-def test_nothing_found_says_what_to_do(monkeypatch: pytest.MonkeyPatch, vit: Any) -> None:
+class TestAdaptersOfOtherDistributions:
+    @pytest.fixture
+    def ijepa(self, monkeypatch: pytest.MonkeyPatch) -> Any:
+        from transformers import IJepaConfig, IJepaModel
+
+        monkeypatch.setattr(registry_module, "_ADAPTERS", dict(registry_module._ADAPTERS))
+        return IJepaModel(IJepaConfig(**{**TINY, "num_labels": 2}))
+
+    def test_an_entry_point_opens_a_family(self, ijepa: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        source = "from hf_vbp.adapters import LinearPairAdapter\nadapter = LinearPairAdapter()"
+        value = "ijepa_adapter:adapter"
+        install(tmp_path, monkeypatch, "hf_vbp.adapters", name="ijepa", installed=value, ijepa_adapter=source)
+        assert registered_model_types() == ("deit", "ijepa", "vit")
+        assert len(find_sites(ijepa)) == TINY["num_hidden_layers"]
+
+    def test_its_module_may_register_the_adapter(
+        self, ijepa: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        source = "import hf_vbp.adapters as a\na.register_adapter('ijepa', a.LinearPairAdapter())"
+        install(tmp_path, monkeypatch, "hf_vbp.adapters", name="ijepa", installed="ijepa_two", ijepa_two=source)
+        assert len(find_sites(ijepa)) == TINY["num_hidden_layers"]
+
+    def test_a_broken_one_affects_its_own_family_only(
+        self, ijepa: Any, vit: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        install(tmp_path, monkeypatch, "hf_vbp.adapters", name="ijepa", installed="no_such_module:adapter")
+        assert len(find_sites(vit)) == TINY["num_hidden_layers"]
+        with pytest.raises(ConfigurationError, match=r"distribution 'fake', cannot be imported.*no_such_module"):
+            find_sites(ijepa)
+
+
+def test_a_model_without_mlps_at_their_places(monkeypatch: pytest.MonkeyPatch, vit: Any) -> None:
     monkeypatch.setattr(registry_module, "_ADAPTERS", {"vit": LinearPairAdapter(pairs=(("a", "b"),))})
-    with pytest.raises(UnsupportedModelError, match="holds no MLP"):
+    with pytest.raises(UnsupportedModelError, match="has no MLP where"):
         find_sites(vit)
 
 
@@ -81,15 +116,15 @@ def test_a_gated_mlp_is_refused_with_the_reason(vit: Any) -> None:
 
 
 def test_linears_of_another_kind_are_refused(vit: Any) -> None:
-    class Quantised(nn.Linear):
+    class Quantized(nn.Linear):
         pass
 
-    vit.vit.layers[0].mlp.fc1 = Quantised(32, 48)
-    with pytest.raises(UnsupportedModelError, match="Quantised, expected a plain"):
+    vit.vit.layers[0].mlp.fc1 = Quantized(32, 48)
+    with pytest.raises(UnsupportedModelError, match="Quantized, expected a plain"):
         find_sites(vit)
 
 
-class TestWhatMustBeUndoneFirst:
+class TestModelsThatAreRefused:
     def test_not_a_module(self) -> None:
         with pytest.raises(UnsupportedModelError, match="got str"):
             find_sites("google/vit")  # type: ignore[arg-type]
@@ -114,9 +149,9 @@ class TestWhatMustBeUndoneFirst:
         with pytest.raises(UnsupportedModelError, match="merge_and_unload"):
             find_sites(wrapped)
 
-    def test_quantised(self, vit: Any) -> None:
+    def test_quantized(self, vit: Any) -> None:
         vit.config.quantization_config = {"quant_method": "torchao"}
-        with pytest.raises(UnsupportedModelError, match="quantised"):
+        with pytest.raises(UnsupportedModelError, match="quantized"):
             find_sites(vit)
 
     def test_meta(self, vit: Any) -> None:
@@ -125,7 +160,7 @@ class TestWhatMustBeUndoneFirst:
 
 
 @pytest.mark.parametrize("poison", [float("nan"), float("inf")])
-def test_weights_that_are_not_finite_are_named(vit: Any, poison: float) -> None:
+def test_the_error_names_weights_that_are_not_finite(vit: Any, poison: float) -> None:
     from hf_vbp.adapters.prunable import check_finite_weights
 
     sites = find_sites(vit)

@@ -1,4 +1,4 @@
-"""The structural check accepts MLPs and refuses what only looks like one."""
+"""The structural check accepts MLPs and refuses modules that only resemble one."""
 
 from typing import Any
 
@@ -24,8 +24,8 @@ def test_accepts_the_real_families(kind: str) -> None:
     ("activation", "reason"),
     [
         (nn.Softmax(dim=-1), "mixes hidden neurons"),
-        (nn.LayerNorm(48), "has weights of its own"),
-        (nn.Sequential(nn.GELU(), nn.Linear(48, 48)), "may mix neurons|weights of its own"),
+        (nn.LayerNorm(48), "has its own weights"),
+        (nn.Sequential(nn.GELU(), nn.Linear(48, 48)), "may mix neurons|its own weights"),
     ],
 )
 def test_refuses_what_mixes_neurons(vit: Any, activation: nn.Module, reason: str) -> None:

@@ -6,6 +6,12 @@ from typing import Any
 import torch
 
 from hf_vbp.adapters.registry import find_sites
+from hf_vbp.config.requirements import Requirements
+
+DIAGONAL = Requirements()
+FULL = Requirements(covariances=True, halves=True)
+METRIC = Requirements(output_metric=True)
+EVERYTHING = Requirements(covariances=True, output_metric=True, token_weights=True, halves=True)
 
 
 def capture(model: Any, batches: Iterable[dict[str, torch.Tensor]]) -> list[torch.Tensor]:

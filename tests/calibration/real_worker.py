@@ -9,7 +9,10 @@ from torch.utils.data import DataLoader, Dataset
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 
 from hf_vbp.calibration.collect import collect_statistics
-from hf_vbp.calibration.processes import Processes
+from hf_vbp.config.requirements import Requirements
+from hf_vbp.distributed import is_main_process
+
+FULL = Requirements(covariances=True, halves=True)
 
 
 class Photographs(Dataset):  # type: ignore[type-arg]
@@ -29,6 +32,6 @@ class Photographs(Dataset):  # type: ignore[type-arg]
 if __name__ == "__main__":
     assets, output = map(Path, sys.argv[1:3])
     model = AutoModelForImageClassification.from_pretrained(assets / "deit-tiny")
-    statistics = collect_statistics(model, DataLoader(Photographs(assets), batch_size=16), moments="full")
-    if Processes.of(None).index == 0:
+    statistics = collect_statistics(model, DataLoader(Photographs(assets), batch_size=16), FULL)
+    if is_main_process():
         statistics.save(output)

@@ -28,12 +28,12 @@ def test_variance_agrees_to_1e_6(dtype: torch.dtype, tokens: int) -> None:
 
 
 @pytest.mark.parametrize("ratio", [1e2, 1e4, 1e5])
-def test_a_mean_far_above_the_deviation_costs_nothing(ratio: float) -> None:
+def test_a_mean_far_above_the_deviation_loses_no_accuracy(ratio: float) -> None:
     values = ratio + rows(3152, 64)
     assert relative_error(batch_moments(values, Workspace()).m2, values) < 1e-6
 
 
-def test_a_tiny_variance_beside_a_huge_one() -> None:
+def test_tiny_and_huge_variances_in_one_batch() -> None:
     scale = torch.tensor([1e-4, 1e4, 1.0, 1e-4])
     mean = torch.tensor([0.0, 0.0, 1e4, 1.0])
     values = mean + scale * rows(3152, 4)
@@ -51,11 +51,26 @@ def test_constants_are_exactly_zero(dtype: torch.dtype, tokens: int) -> None:
 
 @pytest.mark.parametrize("outlier", [1e4, 1e12])
 def test_a_shift_that_misses_the_mean_is_noticed(outlier: float) -> None:
-    # The rows that the shift is estimated from lie far off all others.
+    # The rows that the shift is estimated from are far from all others.
     values = rows(3200, 8)
     values[kernels._spread(3200)] = outlier
     values[kernels._spread(3200), 0] = -outlier
     assert relative_error(batch_moments(values, Workspace()).m2, values) < 1e-6
+
+
+@pytest.mark.parametrize("ratio", [1.0, 1e4, 1e8])
+def test_float64_rows_are_computed_in_float64(ratio: float) -> None:
+    values = ratio + rows(3152, 16).double()
+    before = values.clone()
+    for moments in (
+        batch_moments(values, Workspace()),
+        kernels._device_moments(values, None),
+        kernels.weighted_moments(values, torch.ones(3152, dtype=torch.float64), Workspace(), None),
+    ):
+        assert relative_error(moments.m2, values) < 1e-13 + 1e-16 * ratio
+    assert torch.equal(values, before)
+    constant = batch_moments(torch.full((197, 4), 0.1 + ratio, dtype=torch.float64), Workspace())
+    assert torch.equal(constant.m2, torch.zeros(4, dtype=torch.float64))
 
 
 def test_rows_of_one_kind_in_every_image_do_not_mislead() -> None:
@@ -77,7 +92,7 @@ def test_millions_of_tokens() -> None:
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
-def test_what_is_not_finite_is_not_sound(bad: float) -> None:
+def test_values_that_are_not_finite_are_reported(bad: float) -> None:
     values = rows(50, 3)
     values[7, 1] = bad
     assert not bool(batch_moments(values, Workspace()).sound)
@@ -91,7 +106,7 @@ def test_squares_beyond_float32_are_taken_in_float64() -> None:
     assert relative_error(batch.m2, values) < 1e-6
 
 
-def test_the_way_of_a_gpu_agrees() -> None:
+def test_the_computation_on_devices_agrees() -> None:
     values = 1e4 + rows(3152, 16)
     handed: list[torch.Tensor] = []
     batch = kernels._device_moments(values, lambda centred: handed.append(centred.clone()))
@@ -102,7 +117,7 @@ def test_the_way_of_a_gpu_agrees() -> None:
     assert not bool(kernels._device_moments(values, None).sound)
 
 
-def test_full_precision_overrules_the_caller_and_restores_him() -> None:
+def test_full_precision_overrides_and_restores_the_settings_of_the_caller() -> None:
     matmul = torch.backends.mkldnn.matmul
     if not hasattr(matmul, "fp32_precision"):
         pytest.skip("this torch has no precision setting by backend")
@@ -117,7 +132,7 @@ def test_full_precision_overrules_the_caller_and_restores_him() -> None:
         matmul.fp32_precision = before
 
 
-def test_scratch_memory_is_used_again() -> None:
+def test_scratch_memory_is_reused() -> None:
     workspace = Workspace()
     first = workspace.take("a", (4, 5), torch.device("cpu"))
     assert workspace.take("a", (2, 3), torch.device("cpu")).data_ptr() == first.data_ptr()

@@ -10,7 +10,7 @@ from hf_vbp.adapters.registry import find_sites
 from hf_vbp.calibration.collect import collect_statistics
 from hf_vbp.calibration.hooked_model import draw_labels
 from hf_vbp.errors import ConfigurationError, NonFiniteError, StatisticsError
-from tests.calibration.helpers import images, in_batches
+from tests.calibration.helpers import DIAGONAL, METRIC, images, in_batches
 from tests.conftest import make_model
 
 
@@ -41,38 +41,38 @@ def brute_force(model: Any, values: torch.Tensor, seed: int) -> list[torch.Tenso
 @pytest.mark.parametrize("kind", ["vit", "deit", "deit-teacher"])
 def test_agrees_with_gradients_image_by_image(kind: str) -> None:
     model, values = make_model(kind), images(11)
-    statistics = collect_statistics(model, in_batches(values, 4), output_metric=True, seed=3)
+    statistics = collect_statistics(model, in_batches(values, 4), METRIC, seed=3)
     for site, expected in zip(statistics.sites, brute_force(model, values, 3), strict=True):
         assert site.metric is not None
         assert float((site.metric - expected).abs().max() / expected.abs().max()) < 1e-5
     assert statistics.fingerprints["output_metric"] == {"seed": 3}
 
 
-def test_the_seed_and_nothing_else_decides(vit: Any) -> None:
+def test_the_metric_depends_on_the_seed_and_not_on_batches(vit: Any) -> None:
     values = images(40)
-    one = collect_statistics(vit, in_batches(values, 8), output_metric=True)
-    same = collect_statistics(vit, in_batches(values, 8), output_metric=True)
-    other_batches = collect_statistics(vit, in_batches(values, 7), output_metric=True)
-    other_seed = collect_statistics(vit, in_batches(values, 8), output_metric=True, seed=1)
+    one = collect_statistics(vit, in_batches(values, 8), METRIC)
+    same = collect_statistics(vit, in_batches(values, 8), METRIC)
+    other_batches = collect_statistics(vit, in_batches(values, 7), METRIC)
+    other_seed = collect_statistics(vit, in_batches(values, 8), METRIC, seed=1)
     for first, second, third, fourth in zip(one.sites, same.sites, other_batches.sites, other_seed.sites, strict=True):
         assert torch.equal(first.metric, second.metric)  # type: ignore[arg-type]
         torch.testing.assert_close(first.metric, third.metric, rtol=1e-4, atol=1e-9)
         assert not torch.allclose(first.metric, fourth.metric, rtol=1e-2)  # type: ignore[arg-type]
 
 
-def test_moments_are_those_of_a_pass_without_it(vit: Any) -> None:
+def test_the_metric_does_not_change_the_moments(vit: Any) -> None:
     batches = in_batches(images(20), 8)
-    without, besides = (collect_statistics(vit, batches, output_metric=metric) for metric in (False, True))
-    for first, second in zip(without.sites, besides.sites, strict=True):
+    without, with_metric = (collect_statistics(vit, batches, requires) for requires in (DIAGONAL, METRIC))
+    for first, second in zip(without.sites, with_metric.sites, strict=True):
         torch.testing.assert_close(first.moments.m2, second.moments.m2, rtol=1e-6, atol=0)
         assert first.metric is None
 
 
 def test_half_precision_does_not_lose_the_gradients() -> None:
     batches = in_batches(images(12), 4)
-    reference = collect_statistics(make_model(), batches, output_metric=True)
+    reference = collect_statistics(make_model(), batches, METRIC)
     for dtype, tolerance in ((torch.bfloat16, 0.3), (torch.float16, 0.1)):
-        found = collect_statistics(make_model(dtype=dtype), batches, output_metric=True)
+        found = collect_statistics(make_model(dtype=dtype), batches, METRIC)
         for site, expected in zip(found.sites, reference.sites, strict=True):
             assert site.metric is not None
             assert expected.metric is not None
@@ -83,19 +83,19 @@ def test_gradients_that_are_not_finite_are_named(vit: Any) -> None:
     with torch.no_grad():
         vit.classifier.weight.fill_(3e38)
     with pytest.raises(NonFiniteError, match="gradient of the log-likelihood"):
-        collect_statistics(vit, in_batches(images(3), 3), output_metric=True)
+        collect_statistics(vit, in_batches(images(3), 3), METRIC)
 
 
 def test_a_model_without_labels_is_refused() -> None:
-    with pytest.raises(ConfigurationError, match="ViTModel gives no logits"):
-        collect_statistics(make_model("vit-backbone"), in_batches(images(2), 2), output_metric=True)
+    with pytest.raises(ConfigurationError, match="ViTModel returns no logits"):
+        collect_statistics(make_model("vit-backbone"), in_batches(images(2), 2), METRIC)
 
 
 def test_a_site_whose_output_is_not_used_is_named(vit: Any) -> None:
     last = find_sites(vit)[2].fc2
     last.register_forward_hook(lambda module, inputs, output: output.detach())
     with pytest.raises(StatisticsError, match=r"layers\.2\.mlp.*does not use the output"):
-        collect_statistics(vit, in_batches(images(3), 3), output_metric=True)
+        collect_statistics(vit, in_batches(images(3), 3), METRIC)
 
 
 def test_labels_follow_the_prediction() -> None:

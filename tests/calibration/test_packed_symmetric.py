@@ -1,17 +1,17 @@
-"""The cut of a symmetric matrix against the whole matrix."""
+"""The packed lower half of a symmetric matrix against the whole matrix."""
 
 import pytest
 import torch
 
-from hf_vbp.calibration.packed_symmetric import SMALLEST_SQUARE, LowerHalf
+from hf_vbp.calibration.packed_symmetric import SMALLEST_SQUARE, PackedSymmetric
 
 # Widths of ViT-Ti to ViT-g, pruned ones, and the edges of a cut.
 WIDTHS = [1, 7, 8, 37, 127, 128, 129, 255, 256, 257, 768, 1391, 1536, 3072, 4096, 4304, 5120, 6144]
 
 
 @pytest.mark.parametrize("hidden", WIDTHS)
-def test_little_is_kept_that_need_not_be(hidden: int) -> None:
-    layout = LowerHalf.of(hidden)
+def test_the_packed_size_is_little_more_than_half_of_the_matrix(hidden: int) -> None:
+    layout = PackedSymmetric.of(hidden)
     assert hidden <= layout.width < 1.13 * hidden + 8
     assert layout.depth == 0 or layout.square >= SMALLEST_SQUARE
     if hidden >= 16 * SMALLEST_SQUARE:
@@ -21,7 +21,7 @@ def test_little_is_kept_that_need_not_be(hidden: int) -> None:
 
 @pytest.mark.parametrize("hidden", [width for width in WIDTHS if width < 1600])
 def test_products_of_views_unpack_to_the_whole_product(hidden: int) -> None:
-    layout = LowerHalf.of(hidden)
+    layout = PackedSymmetric.of(hidden)
     # Small integers, so that float64 products are exact in any order.
     rows = torch.randint(-9, 10, (11, hidden), generator=torch.Generator().manual_seed(hidden)).double()
     packed = torch.zeros(layout.size, dtype=torch.float64)
@@ -34,7 +34,7 @@ def test_products_of_views_unpack_to_the_whole_product(hidden: int) -> None:
     assert torch.equal(layout.unpack(packed), rows.T @ rows)
 
 
-def test_rows_with_gaps_between_them_are_taken_as_they_are() -> None:
-    layout = LowerHalf.of(300)
+def test_rows_with_gaps_are_accepted() -> None:
+    layout = PackedSymmetric.of(300)
     rows = torch.zeros(5, layout.width + 16)[:, : layout.width]
     assert all(left.shape[2] == right.shape[1] == 5 for left, right in layout.factors(rows))

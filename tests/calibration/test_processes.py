@@ -13,8 +13,10 @@ import pytest
 import torch
 
 from hf_vbp.calibration.collect import collect_statistics
+from hf_vbp.calibration.saliency import collect_saliency
+from hf_vbp.config.requirements import Requirements
 from hf_vbp.statistics.activation_statistics import ActivationStatistics
-from tests.calibration.helpers import images, in_batches, kept
+from tests.calibration.helpers import DIAGONAL, EVERYTHING, FULL, images, in_batches, kept
 from tests.conftest import make_model
 
 WORKER = Path(__file__).with_name("worker.py")
@@ -35,12 +37,12 @@ MODES = [
     "stream_dispatched_split",
 ]
 COUNTS = [2, 3, pytest.param(4, marks=pytest.mark.slow)]
-EVERYTHING: dict[str, Any] = {"moments": "full", "output_metric": True, "token_weights": True}
 
 
 def job(name: str, modes: list[str], images: int = IMAGES, **more: Any) -> dict[str, Any]:
-    """Describe one job for the worker."""
-    return {"name": name, "modes": modes, "images": images, "options": {}, **more}
+    """Describe one job for the worker; ``requires`` is a :class:`Requirements`."""
+    requires = more.pop("requires", DIAGONAL)
+    return {"name": name, "modes": modes, "images": images, "options": {}, "requires": vars(requires), **more}
 
 
 def launch(folder: Path, count: int, *jobs: dict[str, Any]) -> None:
@@ -67,10 +69,11 @@ def folder_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Path]
     def of(count: int) -> Path:
         if count not in cache:
             cache[count] = tmp_path_factory.mktemp(f"processes{count}")
-            jobs = [job("all", MODES, options=EVERYTHING)]
-            jobs += [job("few", ["list", "dispatched"], 7, options={"moments": "full"})]
-            jobs += [job("some", ["shuffled"], options={"max_images": 20})]
+            jobs = [job("all", MODES, requires=EVERYTHING)]
+            jobs += [job("few", ["list", "dispatched"], 7, requires=FULL)]
+            jobs += [job("some", ["shuffled"], options={"limit": 20})]
             jobs += [job("bad", ["plain", "dispatched", "disagreeing"], bad_image=9)]
+            jobs += [job("saliency", ["plain", "dispatched", "stream_prepared"], requires=Requirements(saliency=True))]
             launch(cache[count], count, *jobs)
         return cache[count]
 
@@ -80,7 +83,7 @@ def folder_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Path]
 @pytest.fixture(scope="module")
 def alone() -> ActivationStatistics:
     """The statistics of one process."""
-    return collect_statistics(make_model(), in_batches(images(IMAGES), 6), **EVERYTHING)
+    return collect_statistics(make_model(), in_batches(images(IMAGES), 6), EVERYTHING)
 
 
 def assert_close(found: ActivationStatistics, expected: ActivationStatistics, tolerance: float) -> None:
@@ -105,7 +108,7 @@ def assert_close(found: ActivationStatistics, expected: ActivationStatistics, to
 def test_the_same_statistics_for_every_number_of_processes(
     count: int, mode: str, folder_of: Any, alone: ActivationStatistics
 ) -> None:
-    # The same batches, spread differently, differ by float64 rounding; other batches by that of float32.
+    # The same batches in other processes differ by float64 rounding; other batches by float32 rounding.
     same_batches = mode not in (
         "prepared_split",
         "stream_dispatched_split",
@@ -130,7 +133,7 @@ def test_the_same_statistics_for_every_number_of_processes(
             assert torch.equal(mine.metric, theirs.metric)  # type: ignore[arg-type]
 
 
-def test_a_shuffle_is_the_same_order_in_all_processes(folder_of: Any) -> None:
+def test_a_shuffle_has_the_same_order_in_all_processes(folder_of: Any) -> None:
     model = make_model()
     torch.manual_seed(5)
     loader = torch.utils.data.DataLoader(
@@ -138,7 +141,7 @@ def test_a_shuffle_is_the_same_order_in_all_processes(folder_of: Any) -> None:
         batch_size=6,
         shuffle=True,
     )
-    one = collect_statistics(model, loader, max_images=20)
+    one = collect_statistics(model, loader, DIAGONAL, limit=20)
     two = ActivationStatistics.load(folder_of(2) / "some-shuffled-1.safetensors")
     assert two.images == 20
     assert one.fingerprints["image_sketch"] == two.fingerprints["image_sketch"]
@@ -149,8 +152,7 @@ def test_a_failure_in_one_process_is_raised_in_all(mode: str, folder_of: Any) ->
     for rank in (0, 1):
         error = (folder_of(2) / f"bad-{mode}-{rank}.error").read_text()
         assert error.startswith("NonFiniteError")
-        assert "site vit.layers.0.mlp" in error
-        assert "image 9 " in error
+        assert "image 9 (counted from 0): its pixel_values" in error
 
 
 def test_processes_that_read_different_data_are_refused(folder_of: Any) -> None:
@@ -158,9 +160,22 @@ def test_processes_that_read_different_data_are_refused(folder_of: Any) -> None:
         assert "different images" in (folder_of(2) / f"bad-disagreeing-{rank}.error").read_text()
 
 
+@pytest.mark.parametrize("mode", ["plain", "dispatched", "stream_prepared"])
+def test_the_saliency_does_not_depend_on_the_processes(mode: str, folder_of: Any) -> None:
+    expected = collect_saliency(make_model(), in_batches(images(IMAGES), 6))
+    first, second = (
+        ActivationStatistics.load(folder_of(2) / f"saliency-{mode}-{rank}.safetensors").sites for rank in (0, 1)
+    )
+    for mine, other, theirs in zip(first, second, expected, strict=True):
+        assert mine.saliency is not None
+        assert other.saliency is not None
+        assert torch.equal(mine.saliency, other.saliency)
+        torch.testing.assert_close(mine.saliency, theirs, rtol=1e-4, atol=1e-7)
+
+
 @pytest.mark.parametrize("mode", ["list", "dispatched"])
 def test_more_processes_than_batches(mode: str, folder_of: Any) -> None:
-    expected = collect_statistics(make_model(), in_batches(images(7), 6), moments="full")
+    expected = collect_statistics(make_model(), in_batches(images(7), 6), FULL)
     for rank in range(3):
         found = ActivationStatistics.load(folder_of(3) / f"few-{mode}-{rank}.safetensors")
         assert found.images == 7

@@ -5,7 +5,7 @@ import torch
 
 from hf_vbp.calibration import running_comoments as module
 from hf_vbp.calibration.batch_moments import MAX_ROWS, Workspace, batch_moments
-from hf_vbp.calibration.running_comoments import Comoments
+from hf_vbp.calibration.running_comoments import RunningComoments
 from hf_vbp.statistics.moments import Moments
 
 CPU = torch.device("cpu")
@@ -17,7 +17,7 @@ def rows(tokens: int, hidden: int, seed: int = 0) -> torch.Tensor:
 
 def gather(values: torch.Tensor, batch_rows: int) -> torch.Tensor:
     workspace = Workspace()
-    running = Comoments(values.shape[1], workspace, CPU)
+    running = RunningComoments(values.shape[1], workspace, CPU)
     for part in values.split(batch_rows):
         running.add_batch(batch_moments(part, workspace, running.add_products))
     return running.finish(Moments.of(values))
@@ -52,17 +52,17 @@ def test_a_mean_that_drifts_is_followed() -> None:
     assert error(gather(values, 100), values) < 1e-6
 
 
-def test_a_state_goes_on_to_the_same_bits() -> None:
+def test_a_state_continues_to_the_same_bits() -> None:
     values = rows(8000, 200)
     parts = values.split(197)
     whole = gather(values, 197)
     workspace = Workspace()
     for cut in (1, module.PENDING_TERMS, len(parts) - 1):
-        first = Comoments(200, workspace, CPU)
+        first = RunningComoments(200, workspace, CPU)
         for part in parts[:cut]:
             first.add_batch(batch_moments(part, workspace, first.add_products))
         state = {name: tensor.clone() for name, tensor in first.state().items()}
-        second = Comoments(200, workspace, CPU)
+        second = RunningComoments(200, workspace, CPU)
         second.load_state(state)
         for part in parts[cut:]:
             second.add_batch(batch_moments(part, workspace, second.add_products))
@@ -75,4 +75,6 @@ def test_values_too_large_for_float32_are_added_in_float64() -> None:
 
 
 def test_no_rows_give_zeros() -> None:
-    assert torch.equal(Comoments(3, Workspace(), CPU).finish(Moments.empty(3)), torch.zeros(3, 3, dtype=torch.float64))
+    assert torch.equal(
+        RunningComoments(3, Workspace(), CPU).finish(Moments.empty(3)), torch.zeros(3, 3, dtype=torch.float64)
+    )

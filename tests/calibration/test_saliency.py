@@ -6,11 +6,13 @@ from torch.nn.functional import cross_entropy
 
 from hf_vbp.adapters.registry import find_sites
 from hf_vbp.adapters.site_weights import SiteWeights
+from hf_vbp.calibration.collect import collect_statistics
 from hf_vbp.calibration.saliency import collect_saliency
+from hf_vbp.config.vbp_config import VBPConfig
 from hf_vbp.criteria.base import rank
-from hf_vbp.errors import ConfigurationError, DataError, NonFiniteError
+from hf_vbp.errors import ConfigurationError, DataError, NonFiniteError, StatisticsError
+from tests.calibration.helpers import DIAGONAL
 from tests.conftest import make_model
-from tests.maths_helpers import random_site
 
 
 def loss_with_multiplier(model, batches, site, neuron, value, labels):
@@ -40,14 +42,15 @@ def test_saliency_is_the_derivative_of_the_loss_by_the_multiplier(batches, label
         up, down = (
             loss_with_multiplier(model, batches, site, neuron, value, target) for value in (1 + 1e-4, 1 - 1e-4)
         )
-        # The pass computes its loss in float32.
-        assert saliency[site][neuron].item() == pytest.approx((up - down) / 2e-4, rel=1e-3, abs=1e-6)
+        assert saliency[site][neuron].item() == pytest.approx((up - down) / 2e-4, rel=1e-5, abs=1e-9)
 
 
-def test_the_model_is_left_as_it_was(vit, batches):
+def test_flags_and_modes_of_the_model_are_restored(vit, batches):
     vit.train()
-    collect_saliency(vit, batches, max_images=7)
-    assert vit.training
+    vit.vit.layers[1].eval()
+    modes = [module.training for module in vit.modules()]
+    collect_saliency(vit, batches, limit=7)
+    assert [module.training for module in vit.modules()] == modes
     assert all(parameter.grad is None for parameter in vit.parameters())
     assert not any(site.fc2._forward_pre_hooks for site in find_sites(vit))
 
@@ -56,7 +59,7 @@ def test_frozen_models_and_a_limit_of_images(vit, batches):
     calls = []
     for parameter in vit.parameters():
         parameter.requires_grad_(False)
-    limited = collect_saliency(vit, batches, max_images=7, progress=lambda *call: calls.append(call))
+    limited = collect_saliency(vit, batches, limit=7, progress=lambda *call: calls.append(call))
     pixel_values = torch.cat([batch["pixel_values"] for batch in batches])[:7]
     alone = collect_saliency(vit, [{"pixel_values": pixel_values}])
     for ours, theirs in zip(limited, alone, strict=True):
@@ -65,23 +68,21 @@ def test_frozen_models_and_a_limit_of_images(vit, batches):
 
 
 def test_snip_ranks_by_its_size(vit, batches):
-    sites = find_sites(vit)
-    weights = [SiteWeights.of(site) for site in sites]
-    statistics = [random_site(48, 5, seed=seed)[0] for seed in range(3)]
+    weights = [SiteWeights.of(site) for site in find_sites(vit)]
+    statistics = collect_statistics(vit, batches, VBPConfig(criterion="snip", compensation="none"))
     saliency = collect_saliency(vit, batches)
-    rankings = rank("snip", statistics, weights, saliency=saliency)
+    rankings = rank("snip", statistics.sites, weights)
     assert all(torch.equal(r.scores, s.abs()) for r, s in zip(rankings, saliency, strict=True))
-    with pytest.raises(ConfigurationError, match="collect_saliency"):
-        rank("snip", statistics, weights)
-    with pytest.raises(ConfigurationError, match="shapes"):
-        rank("snip", statistics, weights, saliency=saliency[:2])
+    without = collect_statistics(vit, batches, DIAGONAL)
+    with pytest.raises(StatisticsError, match="hold no saliency"):
+        rank("snip", without.sites, weights)
 
 
 def test_bad_requests(vit, batches):
     with pytest.raises(ConfigurationError, match="labels"):
         collect_saliency(vit, batches, labels="mine")
-    with pytest.raises(ConfigurationError, match="max_images"):
-        collect_saliency(vit, batches, max_images=0)
+    with pytest.raises(ConfigurationError, match="limit"):
+        collect_saliency(vit, batches, limit=0)
     with pytest.raises(DataError, match="no images"):
         collect_saliency(vit, [])
     with pytest.raises(DataError, match="labels='self'"):

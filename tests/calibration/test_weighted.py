@@ -5,20 +5,19 @@ from typing import Any
 
 import pytest
 import torch
-from hf_vbp.workflow.pruning import plan_for
 
 from hf_vbp.adapters.registry import find_sites
 from hf_vbp.calibration.batch_moments import Workspace, weighted_moments
 from hf_vbp.calibration.collect import collect_statistics, statistics_bytes
 from hf_vbp.calibration.hooked_model import draw_labels
 from hf_vbp.calibration.site_accumulator import token_weights
+from hf_vbp.config.requirements import Requirements
 from hf_vbp.config.vbp_config import VBPConfig
 from hf_vbp.errors import ConfigurationError, StatisticsError, StatisticsMismatchError
+from hf_vbp.pruning.make_plan import make_plan
 from hf_vbp.statistics.activation_statistics import ActivationStatistics
-from tests.calibration.helpers import images, in_batches
+from tests.calibration.helpers import EVERYTHING, FULL, METRIC, images, in_batches
 from tests.conftest import make_model
-
-OPTIONS: dict[str, Any] = {"moments": "full", "output_metric": True, "token_weights": True}
 
 
 def keep(found: list[Any], module: Any, inputs: Any, output: torch.Tensor) -> None:
@@ -50,7 +49,7 @@ def weighted_rows(model: Any, values: torch.Tensor, seed: int) -> list[tuple[tor
 @pytest.mark.parametrize("kind", ["vit", "deit-teacher"])
 def test_agrees_with_gradients_image_by_image(kind: str) -> None:
     model, values = make_model(kind), images(21)
-    statistics = collect_statistics(model, in_batches(values, 4), seed=3, **OPTIONS)
+    statistics = collect_statistics(model, in_batches(values, 4), EVERYTHING, seed=3)
     for site, (rows, weights) in zip(statistics.sites, weighted_rows(model, values, 3), strict=True):
         assert site.weighted is not None
         assert site.weighted.count == len(rows) == site.moments.count
@@ -90,10 +89,10 @@ def test_weighted_moments_agree_with_float64(dtype: torch.dtype, offset: float) 
     torch.testing.assert_close(handed[0].double(), expected, rtol=1e-5, atol=1e-5)
 
 
-def test_the_plain_moments_are_those_of_a_pass_without_weights(vit: Any) -> None:
+def test_token_weights_do_not_change_the_plain_moments(vit: Any) -> None:
     batches = in_batches(images(40), 8)
-    plain = collect_statistics(vit, batches, moments="full", output_metric=True)
-    both = collect_statistics(vit, batches, half_comoments=False, **OPTIONS)
+    plain = collect_statistics(vit, batches, FULL | METRIC)
+    both = collect_statistics(vit, batches, EVERYTHING - Requirements(halves=True))
     for mine, theirs in zip(both.sites, plain.sites, strict=True):
         torch.testing.assert_close(mine.moments.comoment, theirs.moments.comoment, rtol=1e-9, atol=1e-9)
         assert torch.equal(mine.moments.m2, theirs.moments.m2)
@@ -104,24 +103,24 @@ def test_the_plain_moments_are_those_of_a_pass_without_weights(vit: Any) -> None
 
 def test_the_default_plans_from_the_weighted_moments(vit: Any) -> None:
     config = VBPConfig(ratio=0.5)
-    assert config.needs(vit)["token_weights"]
-    statistics = collect_statistics(vit, in_batches(images(40), 8), **OPTIONS)
+    assert config.requires.token_weights
+    statistics = collect_statistics(vit, in_batches(images(40), 8), EVERYTHING)
     plain = VBPConfig(
         ratio=0.5, criterion_options={"token_weights": "none"}, compensation_options={"token_weights": "none"}
     )
-    without = collect_statistics(vit, in_batches(images(40), 8), moments="full", output_metric=True)
-    assert plan_for(vit, statistics, plain).predicted == plan_for(vit, without, config).predicted
-    # Fitted to other moments than the error is told of, the repair is further from the least squares of these.
-    mine, theirs = (plan_for(vit, given, config).predicted for given in (statistics, without))
+    without = collect_statistics(vit, in_batches(images(40), 8), FULL | METRIC)
+    assert make_plan(vit, statistics, plain).predicted == make_plan(vit, without, config).predicted
+    # The error is that of the plain moments, so a compensation fitted to the weighted ones has a larger one.
+    mine, theirs = (make_plan(vit, given, config).predicted for given in (statistics, without))
     assert mine["relative_output_error"] > theirs["relative_output_error"]
     with pytest.raises(StatisticsError, match="no weighted moments"):
-        plan_for(vit, without, VBPConfig(ratio=0.5, criterion_options={"token_weights": "gradient"}))
-    with pytest.raises(ConfigurationError, match="token_weights must be one of"):
-        plan_for(vit, statistics, VBPConfig(ratio=0.5, compensation_options={"token_weights": "some"}))
+        make_plan(vit, without, VBPConfig(ratio=0.5, criterion_options={"token_weights": "gradient"}))
+    with pytest.raises(ConfigurationError, match="Unknown token_weights 'some'"):
+        make_plan(vit, statistics, VBPConfig(ratio=0.5, compensation_options={"token_weights": "some"}))
 
 
-def test_they_are_saved_joined_and_not_mixed_with_others(vit: Any, tmp_path: Any) -> None:
-    first, second = (collect_statistics(vit, in_batches(images(20, seed=s), 8), **OPTIONS) for s in (7, 8))
+def test_weighted_moments_are_saved_and_merged(vit: Any, tmp_path: Any) -> None:
+    first, second = (collect_statistics(vit, in_batches(images(20, seed=s), 8), EVERYTHING) for s in (7, 8))
     first.save(tmp_path / "first.safetensors")
     loaded = ActivationStatistics.load(tmp_path / "first.safetensors")
     joined = loaded.merge(second)
@@ -130,16 +129,15 @@ def test_they_are_saved_joined_and_not_mixed_with_others(vit: Any, tmp_path: Any
         assert theirs.weighted is not None
         assert site.weighted is not None
         torch.testing.assert_close(site.weighted.comoment, mine.weighted.merge(theirs.weighted).comoment)
-    without = collect_statistics(vit, in_batches(images(20, seed=9), 8), moments="full", output_metric=True)
+    without = collect_statistics(vit, in_batches(images(20, seed=9), 8), FULL | METRIC)
     with pytest.raises(StatisticsMismatchError, match="token_weights differs"):
         first.merge(without)
 
 
-def test_they_need_covariances_and_gradients(vit: Any) -> None:
-    for options in ({"moments": "full"}, {"output_metric": True}):
+def test_token_weights_need_covariances_and_gradients(vit: Any) -> None:
+    weights = Requirements(token_weights=True)
+    for requires in (FULL, METRIC):
         with pytest.raises(ConfigurationError, match="token_weights=True"):
-            collect_statistics(vit, in_batches(images(20), 8), token_weights=True, **options)  # type: ignore[arg-type]
-    bytes_of = [
-        statistics_bytes(find_sites(vit), **{**OPTIONS, "token_weights": weighted}) for weighted in (False, True)
-    ]
+            collect_statistics(vit, in_batches(images(20), 8), requires | weights)
+    bytes_of = [statistics_bytes(find_sites(vit), requires) for requires in (EVERYTHING - weights, EVERYTHING)]
     assert bytes_of[1] - bytes_of[0] == 8 * 3 * (48**2 + 2 * 48)

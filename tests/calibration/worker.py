@@ -1,8 +1,8 @@
-"""What the tests run in processes of their own: ``python worker.py JOBS.json``, alone or under a launcher.
+"""The jobs of tests that run in other processes: ``python worker.py JOBS.json``, alone or under a launcher.
 
-A job has a name, the number of images, the modes (how the data are given), and the options of the pass; what
-comes out lies beside the file. A process may be told to kill itself after so many batches (``kill_after``), by
-SIGKILL, as an operating system would.
+A job has a name, the number of images, the modes (how the data are given), the requirements and the options of the
+pass; its results are written to the folder of the file. With ``kill_after``, a process kills itself by SIGKILL after
+so many batches.
 """
 
 import json
@@ -23,6 +23,7 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler, IterableDa
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from hf_vbp.calibration.collect import collect_statistics
+from hf_vbp.config.requirements import Requirements
 from hf_vbp.errors import HfVbpError
 from tests.calibration.helpers import images, in_batches
 from tests.conftest import make_model
@@ -86,7 +87,7 @@ def data(mode: str, values: torch.Tensor) -> Any:
 
 
 def run(job: dict[str, Any], mode: str, folder: Path) -> None:
-    """Do one pass, and leave the statistics or the error in ``folder``."""
+    """Run one pass, and write the statistics or the error to ``folder``."""
     values = images(job["images"])
     if "bad_image" in job:
         values[job["bad_image"], 0, 0, 0] = float("nan")
@@ -102,9 +103,10 @@ def run(job: dict[str, Any], mode: str, folder: Path) -> None:
         if batches == job.get("kill_after") and rank == job.get("kill_process", rank):
             os.kill(os.getpid(), signal.SIGKILL)
 
+    options = {**job["options"], "config": Requirements(**job["requires"])}
     output = folder / f"{job['name']}-{mode}-{rank}.safetensors"
     try:
-        collect_statistics(model, loader, progress=progress, **job["options"]).save(output)
+        collect_statistics(model, loader, progress=progress, **options).save(output)
     except HfVbpError as error:
         output.with_suffix(".error").write_text(f"{type(error).__name__}: {error}")
 
@@ -116,7 +118,7 @@ def main() -> None:
         for mode in job["modes"]:
             run(job, mode, description.parent)
     PartialState(cpu=True).destroy_process_group()
-    # Everything is written; gloo's threads at times abort an interpreter that is being torn down.
+    # Everything is written; gloo's threads sometimes abort an interpreter that is shutting down.
     os._exit(0)
 
 

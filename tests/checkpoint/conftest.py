@@ -8,9 +8,9 @@ import hf_vbp
 @pytest.fixture(autouse=True)
 def _enabled() -> Iterator[None]:
     """Every test begins and ends as ``import hf_vbp`` leaves a process."""
-    hf_vbp.enable()
+    hf_vbp.patch_transformers()
     yield
-    hf_vbp.enable()
+    hf_vbp.patch_transformers()
 
 
 @pytest.fixture(autouse=True, scope="session")

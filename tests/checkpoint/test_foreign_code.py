@@ -9,7 +9,7 @@ import pytest
 import hf_vbp
 from hf_vbp.checkpoint.receipt import take_receipt, verify_checkpoint
 from hf_vbp.checkpoint.saving import save_checkpoint
-from hf_vbp.data import load_processor
+from hf_vbp.data.processing import load_processor
 from hf_vbp.errors import CheckpointError, DataError, UnsupportedModelError
 from hf_vbp.workflow.loading import load_model
 from tests.checkpoint.helpers import change_config, make_pruned
@@ -49,8 +49,8 @@ def test_verification_refuses_foreign_code(foreign: Path, marker: Path) -> None:
 
 
 def test_foreign_code_that_is_allowed_finds_no_token(foreign: Path, marker: Path) -> None:
-    rows = verify_checkpoint(foreign, trust_remote_code=True)
-    assert [(row["way"], row["max_abs_difference"]) for row in rows] == [("import", 0.0), ("remote_code", 0.0)]
+    entries = verify_checkpoint(foreign, trust_remote_code=True).entries
+    assert [(entry.way, entry.max_abs_difference) for entry in entries] == [("import", 0.0), ("remote_code", 0.0)]
     seen = marker.read_text()
     assert TOKEN not in seen
     assert (json.loads(seen)["token"], json.loads(seen)["files"]) == (None, {})

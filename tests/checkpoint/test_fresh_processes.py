@@ -23,7 +23,7 @@ print(json.dumps([type(model).__module__, [layer.mlp.fc1.out_features for layer 
 DISABLED_BEFORE_TRANSFORMERS = """
 import json, sys
 import hf_vbp
-hf_vbp.disable()
+hf_vbp.unpatch_transformers()
 import transformers.modeling_utils
 assert not hasattr(transformers.modeling_utils.PreTrainedModel.post_init, "__wrapped__")
 from transformers import AutoModelForImageClassification, ViTForImageClassification
@@ -33,7 +33,7 @@ except RuntimeError as error:
     assert "per-layer attribute" in str(error)
 else:
     raise SystemExit("loaded although disabled")
-hf_vbp.enable()
+hf_vbp.patch_transformers()
 model = ViTForImageClassification.from_pretrained(sys.argv[1])
 print(json.dumps([type(model).__module__, [layer.mlp.fc1.out_features for layer in model.vit.layers]]))
 """

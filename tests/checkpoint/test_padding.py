@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import SwinConfig, SwinForImageClassification
 
-from hf_vbp.checkpoint.padding import to_stock
+from hf_vbp.checkpoint.padding import pad_to_uniform_width
 from hf_vbp.errors import ConfigurationError, UnsupportedModelError
 from tests.checkpoint.helpers import WIDTHS, make_pruned, outputs, widths_of
 
@@ -15,7 +15,7 @@ from tests.checkpoint.helpers import WIDTHS, make_pruned, outputs, widths_of
 @pytest.mark.parametrize("width", [None, 40])
 def test_same_outputs_with_one_width(kind: str, width: int | None) -> None:
     model = make_pruned(kind)
-    stock = to_stock(model, width=width)
+    stock = pad_to_uniform_width(model, width=width)
     assert widths_of(stock) == [width or 37] * 3
     assert stock.config.intermediate_size == (width or 37)
     assert not hasattr(stock.config, "vbp")
@@ -26,12 +26,12 @@ def test_same_outputs_with_one_width(kind: str, width: int | None) -> None:
 
 def test_nothing_left() -> None:
     model = make_pruned(widths=[0, 0, 0])
-    assert widths_of(to_stock(model)) == [1, 1, 1]
+    assert widths_of(pad_to_uniform_width(model)) == [1, 1, 1]
 
 
 def test_too_narrow() -> None:
     with pytest.raises(ConfigurationError, match="at least 37"):
-        to_stock(make_pruned(), width=36)
+        pad_to_uniform_width(make_pruned(), width=36)
 
 
 def test_family_that_cannot() -> None:
@@ -40,5 +40,5 @@ def test_family_that_cannot() -> None:
     )
     before = copy.deepcopy(model.config.to_dict())
     with pytest.raises(UnsupportedModelError, match=r"no config\.intermediate_size"):
-        to_stock(model)
+        pad_to_uniform_width(model)
     assert model.config.to_dict() == before

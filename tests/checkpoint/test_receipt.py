@@ -37,8 +37,10 @@ def test_every_way_in_a_fresh_process(tmp_path: Path) -> None:
 
 def test_uniform_checkpoint_is_stock(tmp_path: Path) -> None:
     save_checkpoint(make_pruned(widths=UNIFORM), tmp_path, verify=False)
-    entries = verify_checkpoint(tmp_path)
-    assert [(entry["way"], entry["max_abs_difference"]) for entry in entries] == [("import", ZERO), ("stock", ZERO)]
+    receipt = verify_checkpoint(tmp_path)
+    assert receipt.ways == ("import", "stock")
+    assert [entry.max_abs_difference for entry in receipt.entries] == [ZERO, ZERO]
+    assert [row["way"] for row in receipt.to_list()] == ["import", "stock"]
 
 
 def test_other_weights_are_found_out_and_nothing_is_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -52,7 +54,7 @@ def test_other_weights_are_found_out_and_nothing_is_saved(tmp_path: Path, monkey
         save_file(tensors, Path(folder) / "model.safetensors", metadata={"format": "pt"})
 
     monkeypatch.setattr(model, "save_pretrained", save_damaged)
-    with pytest.raises(CheckpointError, match=r"gives outputs that are 1 away"):
+    with pytest.raises(CheckpointError, match=r"gives outputs that differ by 1 from"):
         save_checkpoint(model, tmp_path / "out")
     assert os.listdir(tmp_path) == []
 
@@ -63,14 +65,14 @@ def test_tampered_config_does_not_verify(tmp_path: Path) -> None:
     change_config(tmp_path, vbp={"version": 1, "widths": [*WIDTHS[:2], 36]})
     with pytest.raises(CheckpointError, match="do not belong together"):
         verify_checkpoint(tmp_path)
-    with pytest.raises(CheckpointError, match=r"does not load by the way 'import'.*MLP 2 has 36 neurons"):
+    with pytest.raises(CheckpointError, match=r"does not load by the way 'import'.*36 neurons for MLP 2"):
         take_receipt(model, tmp_path, ways=["import"])
 
 
 def test_ways_that_apply(tmp_path: Path) -> None:
     make_pruned().save_pretrained(tmp_path / "with")
     assert applicable_ways(tmp_path / "with") == ("import", "remote_code")
-    hf_vbp.disable()
+    hf_vbp.unpatch_transformers()
     make_pruned().save_pretrained(tmp_path / "without")
     assert applicable_ways(tmp_path / "without") == ("import",)
     make_pruned(widths=UNIFORM).save_pretrained(tmp_path / "uniform")
@@ -87,7 +89,7 @@ def test_ways_that_do_not_apply(tmp_path: Path, ways: list[str]) -> None:
 def test_folder_that_lacks_its_remote_file(tmp_path: Path) -> None:
     make_pruned().save_pretrained(tmp_path)
     (tmp_path / "modeling_hf_vbp.py").unlink()
-    with pytest.raises(CheckpointError, match=r"names modeling_hf_vbp\.py, which is not there"):
+    with pytest.raises(CheckpointError, match=r"names modeling_hf_vbp\.py, which does not exist"):
         verify_checkpoint(tmp_path)
 
 
@@ -104,5 +106,5 @@ def test_process_that_does_not_start(tmp_path: Path, python: str, monkeypatch: p
     model = make_pruned()
     model.save_pretrained(tmp_path)
     monkeypatch.setenv("PYTHONHOME", "/nowhere")
-    with pytest.raises(CheckpointError, match=r"fresh process|ended with"):
+    with pytest.raises(CheckpointError, match=r"fresh process|ended with code"):
         take_receipt(model, tmp_path, python=python)

@@ -52,7 +52,7 @@ def test_everything_lies_there(tmp_path: Path) -> None:
 
 
 def test_remote_file_also_after_disable(tmp_path: Path) -> None:
-    hf_vbp.disable()
+    hf_vbp.unpatch_transformers()
     save_checkpoint(make_pruned(), tmp_path, verify=False)
     assert "AutoModelForImageClassification" in read_config(tmp_path)["auto_map"]
     assert_whole(tmp_path, WIDTHS)

@@ -20,7 +20,7 @@ def test_different_widths_are_written_twice() -> None:
     config = make_config()
     write_widths(config, [10, 48, 0], dense_widths=DENSE, extra={"criterion": "variance", "widths": "not these"})
     saved = config.to_diff_dict()
-    assert saved["vbp"] == {"version": 1, "widths": [10, 48, 0], "dense_widths": DENSE, "criterion": "variance"}
+    assert saved["vbp"] == {"version": 2, "widths": [10, 48, 0], "dense_widths": DENSE, "criterion": "variance"}
     assert saved["per_layer_config"] == {"0": {"intermediate_size": 10}, "2": {"intermediate_size": 0}}
     assert saved["intermediate_size"] == 48
     assert read_widths(config) == [10, 48, 0]

@@ -1,4 +1,4 @@
-"""Bad input fails with exit code 2 and one clear sentence, before any work is lost, and leaves nothing behind."""
+"""Bad input ends with exit code 2 and one sentence, and writes nothing."""
 
 import json
 import re
@@ -17,8 +17,10 @@ from tests.conftest import make_model
 
 @pytest.fixture(scope="module")
 def shelf(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a good checkpoint, good images and good statistics; tests copy what they damage."""
+    """A folder with a valid checkpoint, images and statistics; tests damage copies of it."""
     from hf_vbp.calibration.collect import collect_statistics
+    from hf_vbp.config.vbp_config import VBPConfig
+    from hf_vbp.pruning.make_plan import make_plan
 
     shelf = tmp_path_factory.mktemp("shelf")
     save_tiny(shelf / "model")
@@ -27,16 +29,17 @@ def shelf(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     model = AutoModelForImageClassification.from_pretrained(shelf / "model")
     batch = {"pixel_values": torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))}
-    collect_statistics(model, [batch], moments="full", output_metric=True).save(shelf / "stats.safetensors")
-    collect_statistics(make_model(seed=9), [batch], moments="full", output_metric=True).save(
-        shelf / "other.safetensors"
-    )
-    collect_statistics(model, [batch]).save(shelf / "diagonal.safetensors")
+    collect_statistics(model, [batch], VBPConfig()).save(shelf / "stats.safetensors")
+    collect_statistics(make_model(seed=9), [batch], VBPConfig()).save(shelf / "other.safetensors")
+    fewer = {"pixel_values": batch["pixel_values"][:3]}
+    collect_statistics(model, [fewer], VBPConfig.preset("paper")).save(shelf / "diagonal.safetensors")
+    config = VBPConfig.preset("paper", ratio=0.5)
+    make_plan(model, collect_statistics(model, [batch]), config).save(shelf / "plan.json")
     return shelf
 
 
 class Case:
-    """One kind of bad input: arguments made from a private copy of the shelf, and what the sentence must say."""
+    """One kind of bad input: arguments made from a private copy of the shelf, and the expected message."""
 
     def __init__(self, name: str, says: str, make: Callable[[Path], list[Any]]) -> None:
         self.name, self.says, self.make = name, says, make
@@ -158,6 +161,27 @@ def merge(here: Path, *names: str) -> list[Any]:
     return into(here, "stats", "merge", *[here / name for name in names])
 
 
+def data(here: Path) -> list[Any]:
+    return ["--data", here / "images"]
+
+
+def by_plan(here: Path, *options: Any, plan: str = "plan.json") -> list[Any]:
+    return into(here, "prune", here / "model", "--plan", here / plan, *options, name="out")
+
+
+def plan_of_other_statistics(here: Path) -> list[Any]:
+    return by_plan(here, "--statistics", here / "diagonal.safetensors")
+
+
+def snip(here: Path) -> list[Any]:
+    return [*statistics_instead("diagonal.safetensors")(here), "--criterion", "snip", "--compensation", "mean"]
+
+
+def plan_with_snip(here: Path) -> list[Any]:
+    method = ["--criterion", "snip", "--compensation", "mean"]
+    return ["plan", here / "model", "--statistics", here / GOOD, "--ratio", "0.5", *method]
+
+
 def sweep(here: Path, ratios: str) -> list[Any]:
     return into(here, "sweep", "sample", "--data", "sample", "--eval-data", "sample", "--ratios", ratios)
 
@@ -176,28 +200,44 @@ CASES = [
     Case("ratio nan", "between 0 and 1, got nan", lambda here: prune(here, ratio="nan")),
     Case("ratio not a number", "valid number|valid float", lambda here: prune(here, ratio="half")),
     Case("no budget", "exactly one budget", lambda here: prune(here, ratio=None)),
+    Case("plan and budget", "leave out --ratio", lambda here: prune(here, "--plan", here / "plan.json")),
+    Case("plan and method", "leave out --preset", lambda here: by_plan(here, "--preset", "paper")),
+    Case("plan without statistics", "give --statistics", lambda here: by_plan(here)),
+    Case("plan with images", "not --data", lambda here: by_plan(here, "--statistics", here / GOOD, *data(here))),
+    Case("plan of other statistics", "other statistics than", plan_of_other_statistics),
+    Case("no such plan", "nowhere", lambda here: by_plan(here, "--statistics", here / GOOD, plan="nowhere.json")),
+    Case("snip without images", "hf-vbp stats .*--criterion snip.*or pass --data", snip),
+    Case("plan with snip", "--criterion snip needs saliency.*hf-vbp stats", plan_with_snip),
+    Case("class unknown to transformers", "'ViTForNothing'", damaged(with_config(architectures=["ViTForNothing"]))),
+    Case("architectures not a name", "was saved from the class 3", damaged(with_config(architectures=[3]))),
+    Case("field of a wrong type", "config", damaged(with_config(num_hidden_layers="three"))),
+    Case("negative seed", "seed", lambda here: prune(here, "--seed", "-1")),
+    Case("option without a value", "takes NAME=VALUE", lambda here: prune(here, "--criterion-option", "x")),
+    Case("unknown option", "Unknown option 'x'", lambda here: prune(here, "--criterion-option", "x=1")),
+    Case("no such module", "--import nowhere", lambda here: prune(here, "--import", "nowhere")),
+    Case("too many ratios", "at most 1000", lambda here: sweep(here, "0.1:0.9:1e-9")),
     Case("two budgets", "got --ratio, --target-macs", lambda here: prune(here, "--target-macs", "0.8")),
     Case("unknown criterion", "Unknown criterion 'vari'.*variance", lambda here: prune(here, "--criterion", "vari")),
     Case("unknown compensation", "Unknown compensation", lambda here: prune(here, "--compensation", "median")),
     Case("unknown preset", "Unknown preset 'papers'", lambda here: prune(here, "--preset", "papers")),
-    Case("statistics without covariances", "variances only", statistics_instead("diagonal.safetensors")),
+    Case("statistics without covariances", "needs covariances", statistics_instead("diagonal.safetensors")),
     Case("unknown scope", "Unknown scope 'block'", lambda here: prune(here, "--scope", "block")),
     Case("negative floor", "minimum-width", lambda here: prune(here, "--minimum-width", "-1")),
     Case("round to 0", "round-to", lambda here: prune(here, "--round-to", "0")),
     Case("floor above the budget", "at most a share of", lambda here: prune(here, "--minimum-width", "40")),
-    Case("parameters", "parameters: 0.1 cannot", lambda here: prune(here, "--target-params", "0.1", ratio=None)),
+    Case("parameters", "parameters: 0.1 cannot", lambda here: prune(here, "--target-parameters", "0.1", ratio=None)),
     Case("MACs", "MACs: 0.05 cannot be reached", lambda here: prune(here, "--target-macs", "0.05", ratio=None)),
     Case("unknown dtype", "Unknown dtype 'int8'", lambda here: prune(here, "--dtype", "int8")),
     Case("unknown device", "device 'abacus'", lambda here: prune(here, "--device", "abacus")),
     Case("limit 0", "limit", lambda here: prune(here, "--limit", "0")),
     Case("bad image policy", "on-bad-image", lambda here: prune(here, "--on-bad-image", "ignore")),
     Case("no such model folder", "not a folder with a checkpoint", lambda here: prune(here, model="./nowhere")),
-    Case("folder without config", "holds no config.json", lambda here: prune(here, model=here / "images")),
+    Case("folder without config", "has no config.json", lambda here: prune(here, model=here / "images")),
     Case("Hub model, offline", "cannot be loaded", lambda here: prune(here, model="someone/some-vit")),
     Case("config not JSON", "config", damaged(lambda model: (model / "config.json").write_text("{"))),
     Case("unknown model_type", "cannot be loaded", damaged(with_config(model_type="vitt"))),
     Case("text model", "'bert' model; hf_vbp prunes deit, vit", damaged(bert)),
-    Case("quantised model", "quantised", damaged(with_config(quantization_config={"quant_method": "bitsandbytes"}))),
+    Case("quantized model", "quantized", damaged(with_config(quantization_config={"quant_method": "bitsandbytes"}))),
     Case("no weights", "weights", damaged(lambda model: (model / "model.safetensors").unlink())),
     Case("truncated weights", "cannot be loaded", damaged(lambda model: truncate(model / "model.safetensors"))),
     Case("weights not safetensors", "weights", damaged(lambda m: (m / "model.safetensors").write_bytes(b"x" * 99))),
@@ -209,7 +249,7 @@ CASES = [
     Case("no processor", "image processor", damaged(lambda m: (m / "preprocessor_config.json").unlink())),
     Case("no such images", "nowhere", lambda here: prune(here, data=here / "nowhere")),
     Case("empty folder", "image", images_that(clear)),
-    Case("one image", "gives 1 image, but at least 2", images_that(keep_one)),
+    Case("one image", "gives 1 image, but a variance needs at least 2", images_that(keep_one)),
     Case("not an image", r"cat.1\.png", images_that(lambda images: (images / "cat/1.png").write_text("hello"))),
     Case("truncated image", r"dog.2\.png", images_that(lambda images: truncate(images / "dog/2.png"))),
     Case("Hub data set, offline", "someone/photos", lambda here: prune(here, data="someone/photos")),

@@ -1,4 +1,4 @@
-"""Every command on real files: what it prints, what it writes, and that the parts give what the whole gives."""
+"""Every command on files: its output, its results, and that the steps give the same as the whole."""
 
 import csv
 import json
@@ -10,6 +10,7 @@ import pytest
 
 from hf_vbp.results.record import load_results, schema
 from tests.cli.helpers import Ran, run, save_images, save_tiny
+from tests.conftest import TINY
 from tests.costs.clock import Clock
 
 
@@ -58,11 +59,11 @@ def test_prune_prints_its_results_alone_and_writes_them(
     wanted = {"config.json", "model.safetensors", "modeling_hf_vbp.py", "plan.json", "preprocessor_config.json",
               "vbp_manifest.json", "vbp_results.json"}  # fmt: skip
     assert {path.name for path in out.iterdir()} == wanted
-    # Nothing of this machine's folders is told.
+    # No folder of this machine is named.
     assert str(tmp_path.parent) not in json.dumps({**results, "command": ""})
 
 
-def test_the_parts_give_what_the_whole_gives(hf_vbp: Any, shelf: Path, tmp_path: Path) -> None:
+def test_statistics_and_plan_are_shown_and_serve_pruning(hf_vbp: Any, shelf: Path, tmp_path: Path) -> None:
     stats, plan = tmp_path / "stats.safetensors", tmp_path / "plan.json"
     gathered = hf_vbp("stats", shelf / "model", "--data", shelf / "images", "--output", stats)
     assert "vit.layers.0.mlp" in gathered.out
@@ -75,6 +76,137 @@ def test_the_parts_give_what_the_whole_gives(hf_vbp: Any, shelf: Path, tmp_path:
     assert "not evaluated" in ran.out
     assert load_results(tmp_path / "uniform")["receipt"][1]["way"] == "stock"
     assert "auto_map" not in json.loads((tmp_path / "uniform/config.json").read_text())
+    # Plain transformers loads it, so that nothing else is advised.
+    assert f"  AutoModelForImageClassification.from_pretrained('{tmp_path / 'uniform'}')" in ran.out
+    assert "import hf_vbp" not in ran.out
+    assert "trust_remote_code" not in ran.out
+
+
+def test_a_saved_plan_gives_the_weights_of_the_run_that_makes_it(hf_vbp: Any, shelf: Path, tmp_path: Path) -> None:
+    stats, plan, model = tmp_path / "stats.safetensors", tmp_path / "plan.json", shelf / "model"
+    hf_vbp("stats", model, "--data", shelf / "images", "--output", stats)
+    hf_vbp("plan", model, "--statistics", stats, "--ratio", "0.3", "--output", plan)
+    hf_vbp("prune", model, "--statistics", stats, "--ratio", "0.3", "--output", tmp_path / "at-once")
+    hf_vbp("prune", model, "--statistics", stats, "--plan", plan, "--output", tmp_path / "by-plan")
+    at_once, by_plan = (tmp_path / name for name in ("at-once", "by-plan"))
+    for name in ("model.safetensors", "plan.json", "config.json"):
+        assert (at_once / name).read_bytes() == (by_plan / name).read_bytes()
+    assert (by_plan / "plan.json").read_bytes() == plan.read_bytes()
+    first, second = (load_results(folder) for folder in (at_once, by_plan))
+    assert first.keys() == second.keys()
+    for part in ("plan", "predicted", "cost", "statistics", "data"):
+        assert first[part] == second[part]
+
+
+def test_snip_reads_the_images_that_complete_statistics(hf_vbp: Any, shelf: Path, tmp_path: Path) -> None:
+    earlier, complete = tmp_path / "earlier.safetensors", tmp_path / "complete.safetensors"
+    images, method = ("--data", shelf / "images"), ("--criterion", "snip", "--compensation", "mean")
+    hf_vbp("stats", shelf / "model", *images, "--preset", "paper", "--output", earlier)
+    hf_vbp("stats", shelf / "model", *images, *method, "--output", complete)
+    shared = ("--ratio", "0.5", *method, "--output")
+    hf_vbp("prune", shelf / "model", "--statistics", earlier, *images, *shared, tmp_path / "completed")
+    hf_vbp("prune", shelf / "model", "--statistics", complete, *shared, tmp_path / "at-once")
+    hf_vbp("plan", shelf / "model", "--statistics", complete, *shared, tmp_path / "plan.json")
+    completed, at_once = (json.loads((tmp_path / name / "plan.json").read_text()) for name in ("completed", "at-once"))
+    assert completed == at_once == json.loads((tmp_path / "plan.json").read_text())
+
+
+def test_the_closing_table_shows_the_figures_of_the_results(hf_vbp: Any, shelf: Path, tmp_path: Path) -> None:
+    out = tmp_path / "pruned"
+    ran = hf_vbp("prune", shelf / "model", "--data", shelf / "images", "--eval-data", shelf / "labelled",
+                 "--ratio", "0.5", "--output", out, "--latency")  # fmt: skip
+    results = load_results(out)
+    rows = {cells[0]: cells[1:] for cells in table_rows(ran.out)}
+    evaluation, cost = results["evaluation"], results["cost"]
+    before, after = evaluation["dense"], evaluation["pruned"]
+    retention = f"{100 * evaluation['retention']:.1f} %" if "retention" in evaluation else ""
+    assert rows["top-1"] == [f"{100 * before['top1']:.1f} %", f"{100 * after['top1']:.1f} %", retention]
+    assert rows["agreement with the base model"][1] == f"{100 * after['agreement']:.1f} %"
+    assert rows["KL from the base model, nats"][1] == f"{after['kl']:.3f}"
+    kept = cost["pruned"]["parameters"] / cost["dense"]["parameters"]
+    assert rows["parameters"][2] == f"{100 * kept:.1f} %"
+    dense, pruned = (row for row in results["latency"] if row["batch"] == 1)
+    assert rows["latency, batch 1, cpu, float32"][:2] == [f"{row['median_ms']:.2f} ms" for row in (dense, pruned)]
+    assert ran.out.startswith("50.0 % of the hidden neurons removed (obs, linear)")
+    assert "evaluated on 10 images, the same before and after" in ran.out
+    call = f"AutoModelForImageClassification.from_pretrained({str(out)!r}"
+    assert f"Saved to {out}. Load it with:\n  import hf_vbp; {call})\n" in ran.out
+    assert f"  {call}, trust_remote_code=True)\n" in ran.out
+
+
+def table_rows(text: str) -> list[list[str]]:
+    return [[cell.strip() for cell in line.split("│")[1:-1]] for line in text.splitlines() if line.startswith("│")]
+
+
+def test_a_bare_backbone_is_loaded_by_its_own_auto_class(hf_vbp: Any, shelf: Path, tmp_path: Path) -> None:
+    model = save_tiny(tmp_path / "backbone", kind="vit-backbone")
+    ran = hf_vbp("prune", model, "--data", shelf / "images", "--ratio", "0.5", "--output", tmp_path / "out")
+    assert f"import hf_vbp; AutoModel.from_pretrained('{tmp_path / 'out'}')" in ran.out
+
+
+def test_a_head_that_is_not_a_classifier_is_kept(hf_vbp: Any, shelf: Path, tmp_path: Path) -> None:
+    from transformers import ViTConfig, ViTForMaskedImageModeling, ViTImageProcessorPil
+
+    from hf_vbp.checkpoint.from_pretrained import from_pretrained
+
+    dense = ViTForMaskedImageModeling(ViTConfig(**TINY, encoder_stride=8))
+    dense.save_pretrained(tmp_path / "dense")
+    ViTImageProcessorPil(size={"height": 32, "width": 32}).save_pretrained(tmp_path / "dense")
+    out = tmp_path / "out"
+    hf_vbp("prune", tmp_path / "dense", "--data", shelf / "images", "--ratio", "0.5", "--output", out)
+    pruned = from_pretrained(out, auto_class=ViTForMaskedImageModeling)
+    for name, tensor in dense.decoder.state_dict().items():
+        assert tensor.equal(pruned.decoder.state_dict()[name])
+
+
+def test_statistics_are_available_as_json(hf_vbp: Any, shelf: Path, tmp_path: Path) -> None:
+    stats = tmp_path / "stats.safetensors"
+    gathered = hf_vbp("stats", shelf / "model", "--data", shelf / "images", "--halves", "--output", stats, "--json")
+    found = json.loads(gathered.out)
+    assert gathered.out == hf_vbp("stats", "show", stats, "--json").out
+    assert (found["images"], found["tokens"]) == (20, 20 * 17)
+    assert [site["width"] for site in found["sites"]] == [48, 48, 48]
+    assert "halves" in found["holds"]
+    assert found["elimination_curves"] is not None
+    plain = tmp_path / "plain.safetensors"
+    hf_vbp("stats", shelf / "model", "--data", shelf / "images", "--no-precompute", "--output", plain)
+    assert json.loads(hf_vbp("stats", "show", plain, "--json").out)["elimination_curves"] is None
+
+
+def test_options_of_methods_and_registered_methods_reach_the_plan(
+    hf_vbp: Any, shelf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "my_criteria.py").write_text(REGISTERED, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    shared = (shelf / "model", "--import", "my_criteria", "--criterion", "cli-test-constant", "--preset", "paper")
+    shared = (*shared, "--criterion-option", "sign=-1")
+    hf_vbp("stats", *shared, "--data", shelf / "images", "--output", tmp_path / "s")
+    plan = json.loads(hf_vbp("plan", *shared, "--statistics", tmp_path / "s", "--ratio", "0.5", "--json").out)
+    assert plan["criterion"] == "cli-test-constant"
+    assert plan["options"]["criterion"] == {"sign": -1}
+    # Scores are negated indices, so that the last neurons of each site are removed.
+    assert all(site["kept"] == list(range(24)) for site in plan["sites"])
+
+
+REGISTERED = """
+from dataclasses import dataclass
+
+import torch
+
+from hf_vbp import Criterion, register_criterion
+from hf_vbp.criteria.base import Ranking
+
+
+@register_criterion
+@dataclass(frozen=True)
+class Constant(Criterion):
+    name = "cli-test-constant"
+    sign: int = 1
+
+    def rank(self, statistics, weights):
+        indices = [torch.arange(site.moments.hidden, dtype=torch.float64) for site in statistics]
+        return [Ranking.from_scores(self.sign * index) for index in indices]
+"""
 
 
 def test_stats_merge_joins_two_halves(hf_vbp: Any, shelf: Path, tmp_path: Path) -> None:
@@ -105,7 +237,7 @@ def test_evaluate_against_itself_agrees_fully(hf_vbp: Any, shelf: Path) -> None:
     assert found["model"]["agreement"] == 1
     assert found["model"]["kl"] == pytest.approx(0, abs=1e-12)
     assert found["model"]["top1"] == found["base"]["top1"]
-    assert "95 % interval" in hf_vbp("evaluate", shelf / "model", *options).out
+    assert "interval" in hf_vbp("evaluate", shelf / "model", *options).out
 
 
 def test_sweep_writes_a_row_per_ratio_and_a_plot(hf_vbp: Any, shelf: Path, tmp_path: Path) -> None:
@@ -132,7 +264,7 @@ def test_plan_tells_how_small_and_how_fast_the_model_becomes(
     share = made["cost"]["pruned"]["parameters"] / made["cost"]["dense"]["parameters"]
     assert made["latency"]["speedup"] == pytest.approx(1 / share, rel=1e-3)
     shown = " ".join(ran.out.split())
-    for text in ("parameters", "MACs", "weights", "latency, batch 2, float32, 1 thread", "x faster",
+    for text in ("parameters", "MACs", "weights", "latency, batch 2, float32, 1 thread", "speed 1.2",
                  "budget: parameters, 80.0 % asked, "):  # fmt: skip
         assert text in shown
     # A plan in a file is applied as it is.

@@ -38,7 +38,7 @@ def shelf(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model = hf_vbp.from_pretrained(shelf / "model").eval()
     from tests.checkpoint.helpers import images
 
-    statistics = hf_vbp.collect_statistics(model, [{"pixel_values": images()}], moments="full")
+    statistics = hf_vbp.collect_statistics(model, [{"pixel_values": images()}])
     statistics.save(shelf / "stats.safetensors")
     return shelf
 
@@ -151,8 +151,7 @@ def test_refused_before_any_work(
     def load(*arguments: Any, **options: Any) -> None:
         raise AssertionError("work was done")
 
-    for module in ("prune", "gathering", "sweep"):
-        monkeypatch.setattr(f"hf_vbp.workflow.{module}.load_model", load)
+    monkeypatch.setattr("hf_vbp.workflow.loading.load_model", load)
     before = files(here)
     ran = run(arguments, capfd, monkeypatch)
     said = " ".join(ran.err.split())

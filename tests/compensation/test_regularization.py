@@ -1,4 +1,4 @@
-"""Cleaned covariances against scikit-learn, random-matrix theory, and images that were held back."""
+"""Regularized covariances against scikit-learn, random-matrix theory, and held-out images."""
 
 from dataclasses import replace
 
@@ -45,10 +45,10 @@ def test_two_halves_give_the_shrinkage_of_ledoit_and_wolf():
         covariance = centred.T @ centred / len(samples)
         _, expected = ledoit_wolf(centred.numpy(), assume_centered=True)
         halves = [torch.cov(half.T) for half in samples.split(80)]
-        cleaned = Regularization("ledoit-wolf", 1.0).apply(covariance, 160, noise=sampling_noise(*halves))
-        share = 1 - cleaned[0, 1] / covariance[0, 1]
+        regularized = Regularization("ledoit-wolf", 1.0).apply(covariance, 160, noise=sampling_noise(*halves))
+        share = 1 - regularized[0, 1] / covariance[0, 1]
         shares.append(float(share) / float(expected))
-        assert cleaned.trace() == pytest.approx(float(covariance.trace()))
+        assert regularized.trace() == pytest.approx(float(covariance.trace()))
     assert sum(shares) / len(shares) == pytest.approx(1, abs=0.1)
 
 
@@ -82,18 +82,18 @@ def test_the_edge_keeps_a_spike_and_drops_pure_noise():
     generator = torch.Generator().manual_seed(0)
     samples = torch.randn(800, 200, generator=generator, dtype=torch.float64)
     samples[:, 0] *= 5
-    cleaned = Regularization("edge", 1.0).apply(torch.cov(samples.T), 800)
-    eigenvalues = torch.linalg.eigvalsh(cleaned)
+    regularized = Regularization("edge", 1.0).apply(torch.cov(samples.T), 800)
+    eigenvalues = torch.linalg.eigvalsh(regularized)
     assert eigenvalues[-1] > 20
     assert (eigenvalues[:-6] < 0.01).all()
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_cleaned_covariances_are_symmetric_and_can_be_inverted(kind):
+def test_regularized_covariances_are_symmetric_and_can_be_inverted(kind):
     site, _, _ = few_tokens()
-    cleaned = Regularization(kind, 0.1).apply(site.moments.covariance, site.moments.count, noise=3.0)
-    torch.testing.assert_close(cleaned, cleaned.T)
-    assert torch.linalg.eigvalsh(cleaned).min() > 0
+    regularized = Regularization(kind, 0.1).apply(site.moments.covariance, site.moments.count, noise=3.0)
+    torch.testing.assert_close(regularized, regularized.T)
+    assert torch.linalg.eigvalsh(regularized).min() > 0
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -119,7 +119,7 @@ def test_the_choice_is_better_on_fresh_tokens_than_almost_no_regularization():
     assert sum(gains) / len(gains) > 1.5
 
 
-def test_held_out_error_is_that_of_a_repair_fitted_on_the_other_half():
+def test_held_out_error_is_that_of_a_fit_on_the_other_half():
     site, weights = random_site(30, 5, tokens=400)
     (error,) = choose_regularization(site, weights, KEPT, candidates=[Regularization("ridge", 1e-2)])[1]
     expected = []
@@ -147,7 +147,7 @@ def test_invalid_values_are_refused(kind, strength):
 
 def test_halves_without_covariances_are_refused():
     site, weights = random_site(30, 5)
-    with pytest.raises(ConfigurationError, match="choose from"):
+    with pytest.raises(ConfigurationError, match="at least one regularization"):
         choose_regularization(site, weights, KEPT, candidates=[])
     site = replace(site, halves=(site.moments.diagonal(), site.moments.diagonal()))
     with pytest.raises(StatisticsError, match="two halves"):

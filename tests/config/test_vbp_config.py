@@ -117,7 +117,11 @@ def test_the_paper_is_one_preset() -> None:
             ConfigurationError,
             "Unknown option 'ridge' of compensation 'mean'; it has no options",
         ),
-        ({"compensation_options": {"ridge": -0.1}}, ConfigurationError, "strength -0.1"),
+        (
+            {"compensation_options": {"ridge": -0.1}},
+            ConfigurationError,
+            "'ridge' must be 0 or more, got -0.1",
+        ),
     ],
 )
 def test_invalid_values_are_refused_when_the_config_is_made(

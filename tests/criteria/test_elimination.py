@@ -14,7 +14,7 @@ from tests.maths_helpers import output_error, random_samples, random_site
 
 
 def least_squares_error(covariance: Tensor, fc2_weight: Tensor, metric: Tensor, kept: list[int]) -> float:
-    """Expected output error of the best affine repair, by a dense solve of its own."""
+    """Expected output error of the best affine compensation, by an independent dense solve."""
     pruned = [j for j in range(len(covariance)) if j not in kept]
     residual = covariance[pruned][:, pruned]
     if kept:
@@ -78,7 +78,7 @@ def test_kept_sets_are_nested():
     assert all(smaller < larger for smaller, larger in itertools.pairwise(kept))
 
 
-def test_neurons_that_never_change_go_first_and_cost_nothing():
+def test_constant_neurons_are_removed_first_at_no_cost():
     site, weights = random_site()
     covariance = site.moments.covariance
     for dead in (7, 2):
@@ -122,7 +122,7 @@ def test_progress_reaches_all_neurons():
     assert calls == [(5, 12), (10, 12), (12, 12)]
 
 
-def test_a_curve_survives_saving():
+def test_a_curve_is_unchanged_by_saving():
     site, weights = random_site()
     curve = eliminate(site.moments.covariance, output_gram(weights.fc2_weight))
     again = EliminationCurve.from_tensors(curve.to_tensors())
@@ -160,7 +160,7 @@ def test_bad_input_is_refused():
 
 
 @pytest.mark.slow
-def test_rounding_does_not_pile_up_at_the_width_of_deit_base():
+def test_rounding_errors_stay_small_at_the_width_of_deit_base():
     hidden, out = 3072, 768
     samples = random_samples(hidden, 2 * hidden, seed=3, rank=600).float()
     samples = samples.double() + torch.randn(samples.shape, generator=torch.Generator().manual_seed(4)) * 0.1

@@ -52,7 +52,7 @@ def test_curves_that_were_computed_before_are_read_where_their_options_fit(monke
         assert all(torch.equal(a.scores, b.scores) for a, b in zip(ours, theirs, strict=True))
 
 
-def test_the_gradient_metric_is_taken_where_there_is_one():
+def test_the_gradient_metric_is_used_where_all_sites_have_one():
     statistics, weights = sites(metric=True)
     chosen = rank("obs", statistics, weights)
     gradient = rank("obs", statistics, weights, metric="gradient")
@@ -88,7 +88,7 @@ def test_progress_counts_sites():
     assert calls == [(1, 3), (2, 3), (3, 3)]
 
 
-def test_what_is_missing_is_named():
+def test_errors_name_what_is_missing():
     statistics, weights = sites(metric=False)
     with pytest.raises(StatisticsError, match="no output metric"):
         rank("obs", statistics, weights, metric="gradient")

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hf_vbp.data.labels import imagenet_wordnet_ids, label_ids, match_labels
+from hf_vbp.data.labels import imagenet_wordnet_ids, label_ids
 from hf_vbp.errors import DataError, LabelError
 
 ANIMALS = {0: "tench, Tinca tinca", 1: "goldfish, Carassius auratus", 2: "great white shark, white shark"}
@@ -33,45 +33,45 @@ def test_the_shipped_wordnet_ids_are_those_of_imagenet() -> None:
     [("tench", 0), ("TINCA_tinca", 0), ("Tench, Tinca tinca", 0), ("great-white_shark", 2), ("  Goldfish ", 1)],
 )
 def test_names_match_without_case_underscores_and_by_synonym(name: str, label: int) -> None:
-    assert match_labels([name], ANIMALS) == {name: label}
+    assert label_ids([name], ANIMALS) == [label]
 
 
 def test_keys_of_a_config_read_from_json_are_text() -> None:
     labels = json.loads(json.dumps(ANIMALS))
-    assert match_labels(["goldfish", "tench"], labels) == {"goldfish": 1, "tench": 0}
+    assert label_ids(["goldfish", "tench"], labels) == [1, 0]
 
 
 @given(st.lists(st.text(string.ascii_letters, min_size=1, max_size=8), min_size=1, max_size=8, unique_by=str.casefold))
 def test_any_order_and_any_subset_of_folders_gives_the_models_ids(names: list[str]) -> None:
     labels = dict(enumerate(names))
     listing = sorted(names)[::2]
-    assert match_labels(listing, labels) == {name: names.index(name) for name in listing}
+    assert label_ids(listing, labels) == [names.index(name) for name in listing]
 
 
 def test_wordnet_ids_of_a_subset_are_not_numbered_by_folder() -> None:
-    assert match_labels(["n01443537", "n15075141"], imagenet_labels()) == {"n01443537": 1, "n15075141": 999}
+    assert label_ids(["n01443537", "n15075141"], imagenet_labels()) == [1, 999]
 
 
 def test_wordnet_ids_that_are_the_labels_themselves_match_as_names() -> None:
-    assert match_labels(["n15075141"], {0: "n15075141", 1: "n01440764"}) == {"n15075141": 0}
+    assert label_ids(["n15075141"], {0: "n15075141", 1: "n01440764"}) == [0]
 
 
 def test_wordnet_ids_are_refused_for_a_model_with_other_classes() -> None:
     with pytest.raises(LabelError, match=r"1 of 1 .*'n01443537'.* the model has 3; its labels are 'tench"):
-        match_labels(["n01443537"], ANIMALS)
+        label_ids(["n01443537"], ANIMALS)
     with pytest.raises(LabelError, match="'n99999999'"):
-        match_labels(["n01443537", "n99999999"], imagenet_labels())
+        label_ids(["n01443537", "n99999999"], imagenet_labels())
 
 
 def test_wordnet_ids_are_refused_for_imagenet_in_another_order() -> None:
     shifted = imagenet_labels(_1="something", _2="goldfish")
     with pytest.raises(LabelError, match=r"not in the order of ImageNet-1k \('goldfish' is label 2, not 1\)"):
-        match_labels(["n01443537"], shifted)
+        label_ids(["n01443537"], shifted)
 
 
 def test_a_name_that_two_labels_share_is_refused() -> None:
     with pytest.raises(LabelError, match=r"'crane' may be any of the labels 134, 517"):
-        match_labels(["banana", "crane"], imagenet_labels())
+        label_ids(["banana", "crane"], imagenet_labels())
 
 
 def test_a_full_listing_in_the_models_order_settles_shared_names() -> None:
@@ -82,12 +82,12 @@ def test_a_full_listing_in_the_models_order_settles_shared_names() -> None:
 
 
 def test_the_whole_text_of_a_label_beats_a_synonym() -> None:
-    assert match_labels(["crane"], {0: "crane, machine", 1: "crane"}) == {"crane": 1}
+    assert label_ids(["crane"], {0: "crane, machine", 1: "crane"}) == [1]
 
 
 def test_a_mismatch_lists_the_first_names_of_both_sides() -> None:
     with pytest.raises(LabelError) as caught:
-        match_labels(["cat", "dog", "tench"], ANIMALS)
+        label_ids(["cat", "dog", "tench"], ANIMALS)
     message = str(caught.value)
     assert "2 of 3 classes of the data set ('cat', 'dog')" in message
     assert "'tench, Tinca tinca', 'goldfish, Carassius auratus'" in message
@@ -96,13 +96,13 @@ def test_a_mismatch_lists_the_first_names_of_both_sides() -> None:
 
 def test_placeholder_labels_are_said_to_be_that() -> None:
     with pytest.raises(LabelError, match="placeholders"):
-        match_labels(["cat"], {0: "LABEL_0", 1: "LABEL_1"})
+        label_ids(["cat"], {0: "LABEL_0", 1: "LABEL_1"})
 
 
 @pytest.mark.parametrize(("names", "labels"), [([], ANIMALS), (["cat"], {})])
 def test_nothing_to_match_is_an_error(names: list[str], labels: dict[int, str]) -> None:
     with pytest.raises(LabelError, match="nothing to match"):
-        match_labels(names, labels)
+        label_ids(names, labels)
 
 
 @pytest.mark.real

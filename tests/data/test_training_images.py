@@ -12,7 +12,6 @@ from hf_vbp.data.augmentation import AUGMENTATIONS, Augmentation, crop_box, norm
 from hf_vbp.data.processing import load_processor
 from hf_vbp.data.training_images import AugmentedImages, AugmentedStream, open_training_images
 from hf_vbp.errors import ConfigurationError, LabelError
-from hf_vbp.workflow.requests import DataRequest
 from tests.distillation.helpers import assert_same_parameters, make_trainer, parameters_of
 from tests.workflow.finetune.helpers import CLASSES, make_dense, make_images
 
@@ -36,7 +35,7 @@ def picture(height: int = 36, width: int = 40, seed: int = 0) -> Image.Image:
 
 def opened(folder: Path, processor: Any, name: str = "plain", *, seed: int = 0, keep: bool = False) -> Any:
     return open_training_images(
-        DataRequest(str(folder)),
+        folder,
         augmentation=Augmentation(name, processor, seed=seed),
         id2label=ID2LABEL,
         keep=keep,
@@ -167,11 +166,11 @@ def test_unknown_choices_are_refused(processor: Any) -> None:
 
 def test_classes_are_matched_by_name(folder: Path, processor: Any) -> None:
     turned = {index: name for index, name in enumerate(reversed(CLASSES))}
-    request, augmentation = DataRequest(str(folder)), Augmentation("none", processor)
-    dataset = open_training_images(request, augmentation=augmentation, id2label=turned).dataset
+    augmentation = Augmentation("none", processor)
+    dataset = open_training_images(folder, augmentation=augmentation, id2label=turned).dataset
     assert [dataset[index]["labels"] for index in (0, 4, 19)] == [4, 3, 0]
     with pytest.raises(LabelError):
-        open_training_images(request, augmentation=augmentation, id2label={0: "oak"})
+        open_training_images(folder, augmentation=augmentation, id2label={0: "oak"})
 
 
 def make_stream(folder: Path) -> Any:

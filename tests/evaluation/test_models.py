@@ -3,6 +3,7 @@
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -50,6 +51,24 @@ def test_figures_of_a_case_that_can_be_counted_by_hand() -> None:
     p = torch.stack([batch for b in batches for batch in b["pixel_values"][:, 0, 0, :4].double()]).log_softmax(-1)
     q = torch.stack([batch for b in batches for batch in b["pixel_values"][:, 0, 0, :4].double() * 2]).log_softmax(-1)
     assert same.kl == pytest.approx(float((p.exp() * (p - q)).sum(-1).mean()), rel=1e-12)
+
+
+def test_figures_of_real_logits_are_those_of_numpy(batches: Batches) -> None:
+    dense, other = make_model(num_labels=9), make_model(seed=1, num_labels=9)
+    labels = np.concatenate([batch["labels"].numpy() for batch in batches])
+    with torch.inference_mode():
+        p, q = (
+            np.concatenate([model(pixel_values=batch["pixel_values"]).logits.double() for batch in batches])
+            for model in (dense, other)
+        )
+    found = evaluate_models({"dense": dense, "other": other}, batches)
+    order = np.argsort(-q, axis=1)
+    assert found["other"].top1 == np.mean(order[:, 0] == labels)
+    assert found["other"].top5 == np.mean([label in row for label, row in zip(labels, order[:, :5], strict=True)])
+    assert found["other"].agreement == np.mean(order[:, 0] == p.argmax(axis=1))
+    log_p, log_q = (x - np.log(np.exp(x).sum(axis=1, keepdims=True)) for x in (p, q))
+    assert found["other"].kl == pytest.approx((np.exp(log_p) * (log_p - log_q)).sum(axis=1).mean(), rel=1e-10)
+    assert found["dense"].top1 == np.mean(p.argmax(axis=1) == labels)
 
 
 def test_a_model_compared_with_a_copy_agrees(vit: Any, batches: Batches) -> None:
@@ -132,6 +151,42 @@ def test_bad_input(vit: Any, batches: Batches) -> None:
         evaluate_models({"dense": Fixed(5), "b": Fixed(4)}, [{"pixel_values": torch.zeros(2, 3, 4, 8)}])
     with pytest.raises(NonFiniteError, match="dense gives logits that are NaN"):
         evaluate_models({"dense": Fixed(5, factor=float("nan"))}, batches)
+
+
+@pytest.mark.parametrize(
+    ("changes", "described"),
+    [
+        ({"num_labels": 1}, r"ViTForImageClassification that predicts a number per image"),
+        ({"num_labels": 3, "problem_type": "regression"}, "a number per image"),
+        ({"problem_type": "multi_label_classification"}, "several labels per image"),
+    ],
+)
+def test_models_that_do_not_choose_one_class_are_refused_before_any_work(
+    vit: Any, changes: dict[str, Any], described: str
+) -> None:
+    def never() -> Any:
+        raise AssertionError("the images were read")
+        yield
+
+    with pytest.raises(UnsupportedModelError, match=f"pruned is a .*{described}"):
+        evaluate_models({"dense": vit, "pruned": make_model(**changes)}, never())
+
+
+class Pixels(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.factor = nn.Parameter(torch.ones(()))
+
+    def forward(self, pixel_values: torch.Tensor) -> Any:
+        return SimpleNamespace(logits=pixel_values * self.factor)
+
+
+def test_logits_of_another_shape_and_labels_of_several_kinds_are_refused(vit: Any, batches: Batches) -> None:
+    with pytest.raises(UnsupportedModelError, match=r"a Pixels, whose logits have the shape \(8, 3, 32, 32\)"):
+        evaluate_models({"dense": Pixels()}, batches)
+    for labels in (torch.zeros(8, 5), torch.zeros(8, 5, dtype=torch.int64), torch.zeros(8)):
+        with pytest.raises(LabelError, match="expected one class id for each image"):
+            evaluate_models({"dense": vit}, [batches[0] | {"labels": labels}])
 
 
 def test_a_model_that_fails_is_left_in_its_mode(batches: Batches) -> None:

@@ -15,7 +15,7 @@ from hf_vbp.evaluation.output_error import OutputErrors
 from hf_vbp.workflow.prune import prune
 from hf_vbp.workflow.prune_command import PruneRequest, run_prune
 from hf_vbp.workflow.requests import DataRequest
-from tests.calibration.helpers import images, in_batches
+from tests.calibration.helpers import FULL, images, in_batches
 
 
 def outputs(model: Any, values: torch.Tensor) -> list[torch.Tensor]:
@@ -54,13 +54,13 @@ def test_agrees_with_outputs_held_in_memory(vit: Any, gradient: bool) -> None:
     assert found["relative_output_error"] == pytest.approx(sum(errors) / sum(energies), rel=1e-4)
 
 
-def test_the_first_mlp_on_the_calibration_images_errs_as_predicted(vit: Any) -> None:
+def test_the_prediction_is_exact_for_the_first_mlp_on_the_calibration_images(vit: Any) -> None:
     # Its inputs are the same in both models, so that the prediction is exact there.
     batches = in_batches(images(20), 8)
-    statistics = hf_vbp.collect_statistics(vit, batches, moments="full")
+    statistics = hf_vbp.collect_statistics(vit, batches, FULL)
     for compensation in ("none", "mean", "linear"):
         config = VBPConfig(ratio=0.5, criterion="variance", compensation=compensation)
-        result = prune(vit, (), config, statistics=statistics)
+        result = prune(vit, config=config, statistics=statistics)
         observed = OutputErrors(vit, result.model, [None] * 3)
         with observed:
             evaluate_models({"dense": vit, "pruned": result.model}, batches)
@@ -80,7 +80,9 @@ def test_no_hook_is_left_and_models_must_match(vit: Any) -> None:
 def test_the_results_hold_both(tmp_path: Any) -> None:
     path = hf_vbp.sample_model_path()
     data = DataRequest("sample", limit=64)
-    request = PruneRequest(path, VBPConfig(ratio=0.5), data=data, evaluation=data, output=tmp_path / "pruned")
+    request = PruneRequest(
+        model=path, config=VBPConfig(ratio=0.5), data=data, evaluation=data, output=tmp_path / "pruned"
+    )
     results = run_prune(request, Reporter(quiet=True))
     assert set(results["observed"]) <= set(results["predicted"])
     assert results["observed"]["metric"] == results["predicted"]["metric"] == "gradient"

@@ -77,7 +77,7 @@ def test_a_plan_is_whole_after_a_kill_at_any_operation(tmp_path: Path) -> None:
     script = """
 import os, signal, sys
 from pathlib import Path
-from tests.test_atomic import make_plan
+from tests.files.test_atomic import make_plan
 path = Path(sys.argv[1])
 for point in range(1000):
     make_plan(3).save(path)

@@ -95,7 +95,7 @@ def make_checkpoint(directory: Path, *, widths: list[int] | None = None, seed: i
     from transformers import ViTImageProcessor
 
     from hf_vbp.checkpoint.manifest import write_manifest
-    from hf_vbp.checkpoint.transformers_patch import scoped
+    from hf_vbp.checkpoint.transformers_patch import patched
     from hf_vbp.modeling.config_record import write_widths
     from hf_vbp.modeling.modeling_hf_vbp import resize
 
@@ -104,7 +104,7 @@ def make_checkpoint(directory: Path, *, widths: list[int] | None = None, seed: i
     resize(model, widths)
     write_widths(model.config, widths, dense_widths=DENSE)
     directory.mkdir(parents=True)
-    with scoped():
+    with patched():
         model.save_pretrained(directory, **({"max_shard_size": "40KB"} if shards else {}))
     ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(directory)
     (directory / "plan.json").write_text(json.dumps({"version": 1, "sites": []}))

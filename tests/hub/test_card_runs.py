@@ -109,6 +109,6 @@ def test_the_command_line_pushes_and_audits(xet_hub: LoopbackHub, alice: User, c
     code = "import sys; from hf_vbp.cli import main; sys.argv[0] = 'hf-vbp'; main()"
     output = run([sys.executable, "-c", code, "push", str(checkpoint), NAME], xet_hub, alice, folder)
     assert "Pushed 7 of 7 files" in output
-    output = run([sys.executable, "-c", code, "pull-check", NAME], xet_hub, alice, folder)
+    output = run([sys.executable, "-c", code, "audit", NAME], xet_hub, alice, folder)
     assert "FAILED" not in output
     assert "loading by remote_code" in output

@@ -129,7 +129,7 @@ def test_an_audit_reads_every_config(client: Client, xet_hub: LoopbackHub, check
 
 
 @pytest.mark.parametrize(
-    ("arguments", "function"), [(["push", "folder", NAME], "push_to_hub"), (["pull-check", NAME], "audit")]
+    ("arguments", "function"), [(["push", "folder", NAME], "push.push_to_hub"), (["audit", NAME], "audit.audit")]
 )
 @pytest.mark.parametrize("allowed", [False, True])
 def test_both_commands_have_the_option(

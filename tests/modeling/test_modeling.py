@@ -109,8 +109,13 @@ def test_no_record() -> None:
         {"version": 1, "widths": [1.0, 2]},
         {"version": 1, "widths": [True, 2]},
         {"version": 1, "widths": {"0": 3}},
-        {"version": 2, "widths": [1, 2]},
+        {"version": 3, "widths": [1, 2]},
+        {"version": True, "widths": [1, 2]},
         {"widths": [1, 2]},
+        {"version": 2, "widths": [1, 2], "modules": {"fc1": "fc2"}},
+        {"version": 2, "widths": [1, 2], "modules": [["fc1", "fc2", "fc3"]]},
+        {"version": 2, "widths": [1, 2], "modules": [["fc1", ""]]},
+        {"version": 2, "widths": [1, 2], "modules": [["fc1", "fc2"]] * 3},
     ],
 )
 def test_damaged_records_are_refused(record: dict[str, Any]) -> None:
@@ -144,9 +149,9 @@ def test_check_loaded_names_the_mlp() -> None:
     model = make_pruned()
     check_loaded(model, {"missing_keys": {"classifier.weight"}, "mismatched_keys": []})
     key = find_pairs(model)[2].fc2_name + ".weight"
-    with pytest.raises(ValueError, match=r"MLP 2 has 37 neurons.*\(32, 40\)"):
+    with pytest.raises(ValueError, match=r"37 neurons for MLP 2.*\(32, 40\)"):
         check_loaded(model, {"missing_keys": [], "mismatched_keys": [(key, (32, 40), (32, 37))]})
-    with pytest.raises(ValueError, match=r"MLP 2 has 37 neurons.*missing"):
+    with pytest.raises(ValueError, match=r"37 neurons for MLP 2.*missing"):
         check_loaded(model, {"missing_keys": [key]})
 
 

@@ -1,4 +1,4 @@
-"""Plan and surgery against a float64 reference written from the paper's equations, and their promises."""
+"""Plan and surgery against a float64 reference written from the paper's equations, and their guarantees."""
 
 import copy
 import pickle
@@ -81,7 +81,7 @@ def test_equals_the_papers_equations(kind: str, compensation: str, batches: list
     torch.testing.assert_close(logits(pruned, x).double(), logits(reference, x), rtol=1e-5, atol=1e-6)
 
 
-def test_a_constant_neuron_leaves_the_logits_as_they_were(vit: Any, batches: list[dict[str, torch.Tensor]]) -> None:
+def test_removing_constant_neurons_keeps_the_logits(vit: Any, batches: list[dict[str, torch.Tensor]]) -> None:
     with torch.no_grad():
         for site in find_sites(vit):
             site.fc1.weight[::3] = 0
@@ -94,7 +94,7 @@ def test_a_constant_neuron_leaves_the_logits_as_they_were(vit: Any, batches: lis
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_dtype_and_mode_stay_and_the_callers_model_is_untouched(
+def test_dtype_and_mode_are_kept_and_the_callers_model_is_unchanged(
     dtype: torch.dtype, batches: list[dict[str, torch.Tensor]]
 ) -> None:
     model = make_model(dtype=dtype).train()
@@ -124,7 +124,7 @@ def test_inplace_changes_the_model_itself(vit: Any, batches: list[dict[str, torc
     assert torch.equal(logits(vit, batches[0]["pixel_values"]), expected)
 
 
-def test_a_failure_half_way_leaves_the_model_whole(
+def test_a_failure_half_way_leaves_the_model_unchanged(
     vit: Any, batches: list[dict[str, torch.Tensor]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from hf_vbp.pruning import apply_plan as surgery
@@ -199,7 +199,7 @@ def test_statistics_and_plans_of_another_model_are_refused(vit: Any, batches: li
         apply_plan(deeper, plan, of_deeper)
 
 
-def test_no_bias_to_fold_into_is_refused_and_none_works(vit: Any, batches: list[dict[str, torch.Tensor]]) -> None:
+def test_mean_needs_a_bias_and_none_does_not(vit: Any, batches: list[dict[str, torch.Tensor]]) -> None:
     for site in find_sites(vit):
         site.fc2.register_parameter("bias", None)
     statistics = collect_statistics(vit, batches, PAPER)

@@ -34,7 +34,7 @@ def test_prediction_is_what_is_observed_on_the_calibration_samples(compensation,
         assert predicted.exact
 
 
-def test_an_untouched_site_has_no_damage_and_an_emptied_one_all_of_it():
+def test_an_unchanged_site_has_no_damage_and_an_emptied_one_a_relative_damage_of_one():
     statistics, weights = sites()
     damage = predict_damage("mean", statistics, weights, KEPT)
     assert damage.sites[1].error == 0.0

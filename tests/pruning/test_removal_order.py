@@ -31,7 +31,7 @@ def test_global_removes_the_lowest_scores_of_the_whole_network(widths: list[int]
     rankings = rankings_for(widths, seed)
     order = RemovalOrder(rankings, limits=Limits(minimum_width=0))
     cut = order.cut_for(Budget("ratio", ratio), lambda kept: removed_share(kept, widths))
-    # Independent: plain Python sort of (score, site, index), the first ceil(ratio * n) go.
+    # Independent: plain Python sort of (score, site, index), the first ceil(ratio * n) are removed.
     flat = sorted((float(s), i, j) for i, r in enumerate(rankings) for j, s in enumerate(r.scores))
     number = next(n for n in range(len(flat) + 1) if n / len(flat) >= ratio - 1e-9)
     gone = {(i, j) for _, i, j in flat[:number]}
@@ -70,13 +70,13 @@ def test_layer_scope_keeps_equal_sites_equal() -> None:
     assert order.widths(cut) == [7, 7, 7]
 
 
-def test_ties_go_by_site_then_by_the_order_that_the_ranking_gives() -> None:
+def test_ties_are_broken_by_site_then_by_the_ranking() -> None:
     same = Ranking(torch.zeros(3, dtype=torch.float64), torch.tensor([2, 0, 1]))
     order = RemovalOrder([same, same], limits=Limits(minimum_width=0))
     assert [indices.tolist() for indices in order.kept(2)] == [[0], [0, 1, 2]]
 
 
-def test_a_site_never_loses_its_last_neurons_by_accident() -> None:
+def test_a_site_keeps_its_minimum_width() -> None:
     low = Ranking.from_scores(torch.zeros(4, dtype=torch.float64))
     high = Ranking.from_scores(torch.ones(4, dtype=torch.float64))
     order = RemovalOrder([low, high], limits=Limits(minimum_width=2))
@@ -84,7 +84,7 @@ def test_a_site_never_loses_its_last_neurons_by_accident() -> None:
     assert order.widths(3) == [2, 3]
 
 
-def test_a_budget_that_cannot_be_met_says_what_can() -> None:
+def test_a_budget_that_cannot_be_met_reports_what_can() -> None:
     order = RemovalOrder(rankings_for([4, 4]), limits=Limits(minimum_width=2))
     with pytest.raises(BudgetError, match=r"0.9 cannot be reached by pruning the MLPs; at most a share of 0.5 can be"):
         order.cut_for(Budget("ratio", 0.9), lambda kept: removed_share(kept, [4, 4]))

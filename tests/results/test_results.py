@@ -8,7 +8,8 @@ import jsonschema
 import pytest
 
 from hf_vbp.errors import CheckpointError
-from hf_vbp.results.record import load_results, schema, to_json, versions, without_unmeasured
+from hf_vbp.results.record import load_results, schema, to_json, without_unmeasured
+from hf_vbp.results.versions import versions
 
 
 def test_what_was_not_measured_has_no_key() -> None:

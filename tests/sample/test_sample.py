@@ -1,4 +1,4 @@
-"""What ships in the package: small, loadable, and an honest demonstration."""
+"""The built-in sample: small, loadable, and a demonstration of the method."""
 
 from pathlib import Path
 from typing import Any
@@ -45,7 +45,7 @@ def test_the_splits(split: str, images: int, model: Any) -> None:
 def test_the_purpose_chooses_the_split_and_others_are_refused(model: Any) -> None:
     assert load_images("sample", model=model).provenance["split"] == "calibration"
     assert load_images("sample", model=model, purpose="evaluation").provenance["split"] == "evaluation"
-    with pytest.raises(DataError, match="no split 'train': its splits are calibration, evaluation"):
+    with pytest.raises(DataError, match="no split 'train'; its splits are calibration, evaluation"):
         load_images("sample", model=model, split="train")
 
 
@@ -95,8 +95,8 @@ def pruned_top1(model: Any, images: Any, activations: list[torch.Tensor], *, rat
     return found
 
 
-def test_it_shows_the_method_honestly(model: Any) -> None:
-    """At half of the neurons, pruning alone loses visibly, and the mean shift wins visibly back."""
+def test_it_demonstrates_the_mean_shift(model: Any) -> None:
+    """At half of the neurons, pruning alone loses accuracy, and the mean shift recovers part of it."""
     calibration = torch.cat([batch["pixel_values"] for batch in load_images("sample", model=model, batch_size=64)])
     evaluation = load_images("sample", model=model, purpose="evaluation", batch_size=64)
     dense = hf_vbp.evaluate_models({"dense": model}, evaluation.loader)["dense"].top1

@@ -1,4 +1,4 @@
-"""The file, the merging of files, and the refusal of what does not belong."""
+"""The file of statistics, its validation, and merging."""
 
 import json
 from pathlib import Path
@@ -12,18 +12,19 @@ from safetensors.torch import load_file, save_file
 
 from hf_vbp.adapters.registry import find_sites
 from hf_vbp.calibration.collect import collect_statistics
-from hf_vbp.criteria.base import full_halves
+from hf_vbp.config.requirements import Requirements
 from hf_vbp.errors import StatisticsError, StatisticsMismatchError
 from hf_vbp.statistics.activation_statistics import ActivationStatistics
 from hf_vbp.statistics.fingerprints import SKETCH_SIZE, ImageSketch, hash_images
-from tests.calibration.helpers import capture, images, in_batches
+from hf_vbp.statistics.site_moments import full_halves
+from tests.calibration.helpers import DIAGONAL, FULL, METRIC, capture, images, in_batches
 from tests.conftest import make_model
 
 
 @pytest.fixture
 def everything(vit: Any) -> ActivationStatistics:
     """Statistics of 40 images with all that can be gathered."""
-    return collect_statistics(vit, in_batches(images(40), 8), moments="full", output_metric=True)
+    return collect_statistics(vit, in_batches(images(40), 8), FULL | METRIC)
 
 
 def assert_equal(first: ActivationStatistics, second: ActivationStatistics) -> None:
@@ -49,7 +50,7 @@ def test_a_file_holds_everything(everything: ActivationStatistics, tmp_path: Pat
 
 
 def test_a_file_without_extras(vit: Any, tmp_path: Path) -> None:
-    statistics = collect_statistics(vit, in_batches(images(5), 5))
+    statistics = collect_statistics(vit, in_batches(images(5), 5), DIAGONAL)
     statistics.save(tmp_path / "s.safetensors")
     assert_equal(ActivationStatistics.load(tmp_path / "s.safetensors"), statistics)
 
@@ -69,7 +70,7 @@ def test_saving_replaces_whole_files_only(everything: ActivationStatistics, tmp_
     path.write_bytes(b"old")
     everything.save(path)
     assert ActivationStatistics.load(path).images == 40
-    with pytest.raises(StatisticsError, match="cannot write"):
+    with pytest.raises(StatisticsError, match="Cannot write"):
         everything.save(tmp_path / "no" / "such" / "folder.safetensors")
 
 
@@ -88,33 +89,56 @@ def without_fingerprint(tensors: Any, metadata: Any) -> None:
     metadata["description"] = json.dumps(description)
 
 
+def beyond_one(tensors: Any, metadata: Any) -> None:
+    matrix = tensors["sites.1.comoment"]
+    matrix[0, 1] = matrix[1, 0] = 2 * matrix.diagonal().max()
+
+
 DAMAGE = {
-    "another kind": (lambda t, m: m.update(format="else"), "not a file of kind"),
+    "another kind": (lambda t, m: m.update(format="else"), "of kind else"),
     "another version": (lambda t, m: m.update(version="99"), "version 99"),
     "no description": (lambda t, m: m.pop("description"), "damaged"),
     "description not JSON": (lambda t, m: m.update(description="{"), "damaged"),
     "description a list": (lambda t, m: m.update(description="[]"), "not an object"),
     "no sites": (lambda t, m: m.update(description="{}"), "does not name its sites"),
     "no weights hash": (without_fingerprint, "lacks the fingerprints weights"),
-    "tensor missing": (lambda t, m: t.pop("sites.1.mean"), r"sites\.1\.mean must be .* is missing"),
+    "tensor missing": (lambda t, m: t.pop("sites.1.mean"), r"tensor sites\.1\.mean is missing"),
     "count missing": (lambda t, m: t.pop("sites.1.count"), r"sites\.1\.count is missing"),
     "count negative": (lambda t, m: t.update({"sites.1.count": torch.tensor(-3)}), r"sites\.1\.count"),
     "wrong dtype": (lambda t, m: t.update({"sites.0.m2": t["sites.0.m2"].float()}), "float32"),
-    "wrong width": (lambda t, m: t.update({"sites.0.m2": t["sites.0.m2"][:5].clone()}), "has 5 neurons"),
+    "wrong width": (
+        lambda t, m: t.update({"sites.0.m2": t["sites.0.m2"][:5].clone()}),
+        r"sites\.0\.m2 of .*shape \(48\), got .*\(5,\)",
+    ),
     "NaN": (lambda t, m: t["sites.0.m2"].fill_(float("nan")), "NaN or infinity"),
-    "negative variance": (lambda t, m: t["sites.0.m2"].neg_(), "negative"),
+    "negative variance": (lambda t, m: t["sites.0.m2"].neg_(), "below 0"),
     "comoment not square": (
         lambda t, m: t.update({"sites.2.comoment": t["sites.2.comoment"][:, :4].clone()}),
-        r"sites\.2\.comoment has shape",
+        r"sites\.2\.comoment of .*, got .*\(48, 4\)",
     ),
     "metric missing": (lambda t, m: t.pop("sites.2.metric"), r"sites\.2\.metric"),
     "half of another width": (
         lambda t, m: t.update(
             {f"sites.0.halves.1.{name}": torch.ones(3, dtype=torch.float64) for name in ("mean", "m2")}
         ),
-        "halves of sites.0",
+        r"sites\.0\.halves\.1\.mean of .*shape \(48\)",
     ),
-    "a tensor too many": (lambda t, m: t.update({"sites.7.mean": torch.ones(2)}), "belong to no site"),
+    "metric not symmetric": (lambda t, m: t["sites.1.metric"].triu_(1), "not symmetric"),
+    "co-moments negated": (lambda t, m: t["sites.1.comoment"].neg_(), "diagonal of sites.1.comoment"),
+    "co-moments not symmetric": (lambda t, m: t["sites.1.comoment"].triu_(), "not symmetric"),
+    "correlation beyond 1": (beyond_one, "correlations beyond 1"),
+    "huge count": (lambda t, m: t.update({"sites.1.count": torch.tensor(2**63 - 1)}), "not plausible"),
+    "another count": (lambda t, m: t["sites.0.count"].add_(1), "but the fingerprint"),
+    "halves above the total": (lambda t, m: t["sites.0.halves.0.count"].add_(9999), "more tokens than the total"),
+    "some curves": (
+        lambda t, m: t.update({"sites.1.curve.costs": torch.ones(48, dtype=torch.float64)}),
+        "unexpected tensors: sites.1.curve.costs",
+    ),
+    "some saliency": (
+        lambda t, m: t.update({"sites.1.saliency": torch.ones(48, dtype=torch.float64)}),
+        "only some of the sites",
+    ),
+    "a tensor too many": (lambda t, m: t.update({"sites.7.mean": torch.ones(2)}), "unexpected tensors: sites.7.mean"),
 }
 
 
@@ -128,7 +152,28 @@ def test_a_damaged_file_is_refused(name: str, everything: ActivationStatistics, 
         ActivationStatistics.load(path)
 
 
-def test_what_is_no_file_of_statistics_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("value", [None, True, -1, 1.5, "text", ["text"], {"seed": "x"}])
+def test_fingerprints_of_other_types_are_refused(value: Any, everything: ActivationStatistics, tmp_path: Path) -> None:
+    path = tmp_path / "s.safetensors"
+    valid = {**everything.fingerprints, "curves": {}}
+    for key, good in valid.items():
+        if key in ("weights", "dtype", "model", "data", "versions", "curves") and type(value) is type(good):
+            continue
+        if (key, value) in (("token_weights", None), ("output_metric", None)):
+            continue
+        everything.save(path)
+
+        def change(tensors: Any, metadata: Any, key: str = key) -> None:
+            description = json.loads(metadata["description"])
+            description["fingerprints"][key] = value
+            metadata["description"] = json.dumps(description)
+
+        rewrite(path, change)
+        with pytest.raises(StatisticsError, match=f"the fingerprint {key} has the invalid value"):
+            ActivationStatistics.load(path)
+
+
+def test_other_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(StatisticsError, match="not a file"):
         ActivationStatistics.load(tmp_path / "nothing")
     with pytest.raises(StatisticsError, match="not a file"):
@@ -149,7 +194,7 @@ def test_a_truncated_file_is_refused(everything: ActivationStatistics, tmp_path:
             ActivationStatistics.load(path)
 
 
-def test_the_model_is_recognised(vit: Any, everything: ActivationStatistics) -> None:
+def test_other_models_are_refused(vit: Any, everything: ActivationStatistics) -> None:
     everything.check_model(vit)
     everything.check_model(vit.vit)
     with pytest.raises(StatisticsMismatchError, match="weights differ"):
@@ -164,13 +209,10 @@ def test_the_model_is_recognised(vit: Any, everything: ActivationStatistics) -> 
         everything.check_model(vit)
 
 
-@pytest.mark.parametrize("moments", ["diagonal", "full"])
-def test_parts_merge_to_the_whole(vit: Any, moments: Any) -> None:
+@pytest.mark.parametrize("requires", [DIAGONAL, FULL], ids=["diagonal", "full"])
+def test_parts_merge_to_the_whole(vit: Any, requires: Requirements) -> None:
     values = images(70)
-    parts = [
-        collect_statistics(vit, in_batches(part, 8), moments=moments, output_metric=True)
-        for part in values.split([40, 3, 27])
-    ]
+    parts = [collect_statistics(vit, in_batches(part, 8), requires | METRIC) for part in values.split([40, 3, 27])]
     merged = ActivationStatistics.merge(parts[0], parts[1]).merge(parts[2])
     assert (merged.images, merged.tokens) == (70, 70 * 17)
     for site, rows in zip(merged.sites, capture(vit, in_batches(values, 8)), strict=True):
@@ -186,30 +228,30 @@ def test_parts_merge_to_the_whole(vit: Any, moments: Any) -> None:
     assert other_way.fingerprints["image_sketch"] == merged.fingerprints["image_sketch"]
 
 
-def test_merging_refuses_overlap_and_unlike(vit: Any) -> None:
+def test_merging_refuses_overlap_and_other_statistics(vit: Any) -> None:
     values = images(20)
-    first = collect_statistics(vit, in_batches(values[:12], 4))
-    second = collect_statistics(vit, in_batches(values[11:], 4))
-    with pytest.raises(StatisticsMismatchError, match="at least 1 images are in both"):
+    first = collect_statistics(vit, in_batches(values[:12], 4), DIAGONAL)
+    second = collect_statistics(vit, in_batches(values[11:], 4), DIAGONAL)
+    with pytest.raises(StatisticsMismatchError, match="At least 1 images are in both"):
         first.merge(second)
     assert first.merge(second, allow_overlap=True).images == 21
-    with pytest.raises(StatisticsMismatchError, match="at least 12 images"):
+    with pytest.raises(StatisticsMismatchError, match="At least 12 images"):
         first.merge(first)
     rest = in_batches(values[12:], 4)
     for other, key in (
-        (collect_statistics(vit, rest, moments="full"), "moments"),
-        (collect_statistics(vit, rest, output_metric=True), "output_metric"),
-        (collect_statistics(make_model(seed=1), rest), "weights"),
-        (collect_statistics(vit, rest, provenance={"processor": "another"}), r"data\.processor"),
+        (collect_statistics(vit, rest, FULL), "moments"),
+        (collect_statistics(vit, rest, METRIC), "output_metric"),
+        (collect_statistics(make_model(seed=1), rest, DIAGONAL), "weights"),
+        (collect_statistics(vit, rest, DIAGONAL, provenance={"processor": "another"}), r"data\.processor"),
     ):
         with pytest.raises(StatisticsMismatchError, match=f"{key} differs"):
             first.merge(other)
 
 
-def test_merging_keeps_where_the_parts_came_from(vit: Any) -> None:
+def test_merging_keeps_the_provenance_of_the_parts(vit: Any) -> None:
     values = images(9)
     parts = [
-        collect_statistics(vit, in_batches(part, 3), provenance={"processor": "p", "shard": number})
+        collect_statistics(vit, in_batches(part, 3), DIAGONAL, provenance={"processor": "p", "shard": number})
         for number, part in enumerate(values.split(3))
     ]
     merged = parts[0].merge(parts[1]).merge(parts[2])
@@ -227,7 +269,7 @@ def test_the_sketch_is_of_fixed_size_and_finds_shared_images() -> None:
     assert first.shared(second) == 1
 
 
-def test_image_hashes_tell_images_apart_and_not_batches() -> None:
+def test_image_hashes_depend_on_the_image_and_not_on_the_batch() -> None:
     values = images(6)
     hashes = hash_images(values)
     assert len(set(hashes)) == 6
@@ -235,11 +277,10 @@ def test_image_hashes_tell_images_apart_and_not_batches() -> None:
     assert hash_images(values.flip(0).contiguous().flip(0)) == hashes
 
 
-def test_halves_keep_no_comoments_beside_a_part_that_has_no_halves(vit: Any) -> None:
-    # What the whole leaves of the first half would hold the images of the short part too.
+def test_merging_with_a_part_without_halves_drops_the_co_moments_of_halves(vit: Any) -> None:
+    # The total minus the first half would contain the images of the short part.
     long, short = (
-        collect_statistics(vit, in_batches(images(count, seed=seed), 8), moments="full")
-        for count, seed in ((40, 7), (8, 8))
+        collect_statistics(vit, in_batches(images(count, seed=seed), 8), FULL) for count, seed in ((40, 7), (8, 8))
     )
     assert short.sites[0].halves is None
     for joined in (long.merge(short), short.merge(long)):
@@ -247,3 +288,15 @@ def test_halves_keep_no_comoments_beside_a_part_that_has_no_halves(vit: Any) -> 
         assert [half.count for half in joined.sites[0].halves] == [half.count for half in long.sites[0].halves or ()]
         assert full_halves(joined.sites[0]) is None
     assert full_halves(long.sites[0]) is not None
+
+
+def test_a_saliency_is_saved_and_dropped_by_merging(vit: Any, tmp_path: Path) -> None:
+    first, second = (
+        collect_statistics(vit, in_batches(images(20, seed=seed), 8), Requirements(saliency=True)) for seed in (7, 8)
+    )
+    first.save(tmp_path / "s.safetensors")
+    loaded = ActivationStatistics.load(tmp_path / "s.safetensors")
+    assert loaded.provides.saliency
+    for mine, theirs in zip(loaded.sites, first.sites, strict=True):
+        assert torch.equal(mine.saliency, theirs.saliency)  # type: ignore[arg-type]
+    assert not loaded.merge(second).provides.saliency

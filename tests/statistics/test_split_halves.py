@@ -13,8 +13,8 @@ from hf_vbp.statistics.activation_statistics import ActivationStatistics
 from hf_vbp.statistics.moments import Moments
 from hf_vbp.statistics.site_statistics import SiteStatistics
 from hf_vbp.statistics.split_halves import halves_agreement, rank_correlation
-from hf_vbp.statistics.table import file_rows, site_rows
-from tests.calibration.helpers import images, in_batches
+from hf_vbp.statistics.table import site_rows
+from tests.calibration.helpers import DIAGONAL, images, in_batches
 
 
 def made(first: list[list[float]], second: list[list[float]]) -> ActivationStatistics:
@@ -30,7 +30,7 @@ def made(first: list[list[float]], second: list[list[float]]) -> ActivationStati
     return ActivationStatistics(sites, {"images": 40, "moments": "diagonal", "model": {"id": "some/model"}})
 
 
-def test_agreement_counts_what_both_halves_keep() -> None:
+def test_agreement_counts_the_neurons_that_both_halves_keep() -> None:
     statistics = made([[1, 2, 3, 4], [5, 6, 7, 8]], [[1, 2, 9, 3], [8, 7, 6, 5]])
     agreement = halves_agreement(statistics, ratios=(0.25, 0.5))
     assert agreement is not None
@@ -56,24 +56,21 @@ def test_rank_correlation_of_constants() -> None:
     assert rank_correlation(constant, other) == 0
 
 
-def test_alike_halves_agree_and_a_short_pass_says_nothing(vit: Any) -> None:
-    agreement = halves_agreement(collect_statistics(vit, in_batches(images(64), 16)))
+def test_similar_halves_agree_and_a_short_pass_has_none(vit: Any) -> None:
+    agreement = halves_agreement(collect_statistics(vit, in_batches(images(64), 16), DIAGONAL))
     assert agreement is not None
     assert agreement.rank_correlation > 0.9
     assert agreement.tokens == (32 * 17, 32 * 17)
     assert all(0 <= overlap.pruned <= 1 and 0 <= overlap.kept <= 1 for overlap in agreement.overlaps)
-    assert halves_agreement(collect_statistics(vit, in_batches(images(9), 3))) is None
+    assert halves_agreement(collect_statistics(vit, in_batches(images(9), 3), DIAGONAL)) is None
     with pytest.raises(ConfigurationError, match="between 0 and 1"):
         halves_agreement(made([[1, 2]], [[1, 2]]), ratios=(50,))
 
 
-def test_rows_tell_widths_and_variances() -> None:
+def test_rows_show_widths_and_variances() -> None:
     statistics = made([[0, 1, 2, 1e-9]], [[0, 1, 2, 1e-9]])
     (row,) = site_rows(statistics)
     assert (row.index, row.name, row.width, row.tokens) == (0, "site0", 4, 22)
     assert row.nearly_constant == 0.5
     assert row.smallest_variance == 0
     assert row.largest_variance == pytest.approx(40 / 21)
-    (line,) = file_rows([("a.safetensors", statistics)])
-    assert (line.name, line.model, line.moments, line.images) == ("a.safetensors", "some/model", "diagonal", 40)
-    assert line.bytes == statistics.nbytes

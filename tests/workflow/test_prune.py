@@ -1,20 +1,32 @@
-"""The one verb: what it returns, that the parts give the same, and that nothing is done before a bad request fails."""
+"""``prune``: its result, the same result from its parts, and bad requests that fail before any work."""
 
 import copy
+import json
 from typing import Any
 
 import jsonschema
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
 
 import hf_vbp
 from hf_vbp.config.registry import COMPENSATIONS, CRITERIA
+from hf_vbp.config.requirements import Requirements
 from hf_vbp.config.vbp_config import VBPConfig
 from hf_vbp.costs.latency import LatencyOptions
-from hf_vbp.errors import BudgetError, ConfigurationError, NonFiniteError, StatisticsError, UnsupportedModelError
+from hf_vbp.errors import (
+    BudgetError,
+    ConfigurationError,
+    DataError,
+    NonFiniteError,
+    StatisticsError,
+    UnsupportedModelError,
+)
+from hf_vbp.pruning.plan import PruningPlan
 from hf_vbp.results.record import schema
 from hf_vbp.workflow.prune import prune
 from tests.conftest import make_model
+from tests.workflow.strategies import configs
 
 Batches = list[dict[str, torch.Tensor]]
 
@@ -38,14 +50,26 @@ def test_prunes_every_head_and_reports(kind: str, batches: Batches) -> None:
     assert result.results["data"]["calibration"]["images"] == 30
 
 
-def test_the_parts_give_the_same(vit: Any, batches: Batches) -> None:
-    config = VBPConfig.preset("paper", ratio=0.5)
-    statistics = hf_vbp.collect_statistics(vit, batches, config)
-    plan = hf_vbp.make_plan(vit, statistics, config)
-    whole = prune(vit, batches, config)
+MODEL, BATCHES = make_model("vit"), list(torch.randn(2, 24, 3, 32, 32, generator=torch.Generator().manual_seed(3)))
+
+
+@given(config=configs())
+@settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.too_slow])
+def test_the_parts_give_the_same_for_every_field(config: VBPConfig) -> None:
+    images = [{"pixel_values": pixel_values} for pixel_values in BATCHES]
+    statistics = hf_vbp.collect_statistics(MODEL, images, config)
+    plan = hf_vbp.make_plan(MODEL, statistics, config)
+    parts = hf_vbp.apply_plan(MODEL, plan, statistics)
+    whole = prune(MODEL, images, config)
     assert whole.plan == plan
-    assert same_weights(whole.model, hf_vbp.apply_plan(vit, plan, statistics))
-    assert same_weights(whole.model, prune(vit, (), config, statistics=statistics).model)
+    assert same_weights(whole.model, parts)
+    assert whole.model.config.to_dict() == parts.config.to_dict()
+    again = PruningPlan.from_dict(json.loads(plan.to_json()))
+    assert again == plan
+    assert again.config == config
+    assert same_weights(whole.model, prune(MODEL, None, config, statistics=statistics).model)
+    precomputed = hf_vbp.precompute_scores(MODEL, statistics, config)
+    assert hf_vbp.make_plan(MODEL, precomputed, config) == plan
 
 
 def test_equal_sites_need_no_record(vit: Any, batches: Batches) -> None:
@@ -90,31 +114,59 @@ def test_bad_weights_fail_before_the_images_are_read(vit: Any) -> None:
 
 
 def test_nan_activations_name_the_site(vit: Any, batches: Batches) -> None:
-    batches[1]["pixel_values"][2, 0, 0, 0] = float("nan")
+    # Pixels that are finite, but too large for the activations.
+    batches[1]["pixel_values"][2] = 3e38
     with pytest.raises(NonFiniteError, match=r"layers.\d.mlp.* image 10 "):
         prune(vit, batches, VBPConfig(ratio=0.5))
 
 
 def test_one_image_is_too_few(vit: Any, batches: Batches) -> None:
-    with pytest.raises(StatisticsError, match="saw 1 image"):
+    with pytest.raises(StatisticsError, match="statistics are of 1 image"):
         prune(vit, [{"pixel_values": batches[0]["pixel_values"][:1]}], VBPConfig(ratio=0.5))
 
 
-@pytest.mark.parametrize(
-    ("fields", "error"),
-    [
-        ({"ratio": 0.5, "target_macs": 0.5}, ConfigurationError),
-        ({"ratio": 1.2}, BudgetError),
-        ({"ratio": 0.5, "criterion": "nothing"}, ConfigurationError),
-        ({"ratio": 0.5, "compensation": "nothing"}, ConfigurationError),
-        ({"ratio": 0.5, "scope": "nothing"}, ConfigurationError),
-        ({"ratio": 0.5, "minimum_width": -1}, ConfigurationError),
-        ({"ratio": 0.5, "round_to": 0}, ConfigurationError),
-    ],
-)
-def test_an_invalid_config_is_refused_when_it_is_made(fields: dict[str, Any], error: type[Exception]) -> None:
-    with pytest.raises(error):
-        VBPConfig(**fields)
+@pytest.mark.parametrize("task", [prune, hf_vbp.make_plan])
+def test_a_config_without_a_budget_is_refused_before_any_work(task: Any) -> None:
+    with pytest.raises(ConfigurationError, match=r"needs a budget: .* one of ratio, .*, for instance ratio=0\.5"):
+        task("not even a model", Unread(), VBPConfig())
+
+
+def test_statistics_are_gathered_for_a_config_without_a_budget(vit: Any, batches: Batches) -> None:
+    statistics = hf_vbp.collect_statistics(vit, batches, VBPConfig(criterion="variance"))
+    assert statistics.provides == Requirements(covariances=True)
+
+
+def test_neither_images_nor_statistics_is_refused(vit: Any) -> None:
+    with pytest.raises(DataError, match="pass data"):
+        prune(vit, None, VBPConfig(ratio=0.5))
+
+
+class TestStatisticsThatLackSomething:
+    @pytest.fixture
+    def variances(self, vit: Any, batches: Batches) -> hf_vbp.ActivationStatistics:
+        return hf_vbp.collect_statistics(vit, batches, VBPConfig.preset("paper"))
+
+    def test_snip_reads_the_images_for_its_saliency(self, vit: Any, batches: Batches, variances: Any) -> None:
+        config = VBPConfig(ratio=0.5, criterion="snip", compensation="mean")
+        result = prune(vit, batches[:2], config, statistics=variances)
+        assert result.plan == prune(vit, None, config, statistics=result.statistics).plan
+        assert result.statistics.images == 30
+        limited = prune(vit, batches, config, statistics=variances, limit=16)
+        for ours, theirs in zip(limited.statistics.sites, result.statistics.sites):
+            torch.testing.assert_close(ours.saliency, theirs.saliency)
+
+    def test_snip_without_images_is_one_clear_error(self, vit: Any, variances: Any) -> None:
+        with pytest.raises(StatisticsError, match=r"'snip' needs saliency.*collect_statistics.*hf-vbp stats"):
+            prune(vit, None, VBPConfig(ratio=0.5, criterion="snip", compensation="mean"), statistics=variances)
+
+    def test_what_a_further_pass_cannot_add_is_refused_before_it(self, vit: Any, variances: Any) -> None:
+        config = VBPConfig(ratio=0.5, criterion="snip", compensation="linear")
+        with pytest.raises(StatisticsError, match="compensation 'linear' needs covariances"):
+            prune(vit, Unread(), config, statistics=variances)
+
+    def test_images_are_not_read_when_nothing_is_missing(self, vit: Any, variances: Any) -> None:
+        result = prune(vit, Unread(), VBPConfig.preset("paper", ratio=0.5), statistics=variances)
+        assert result.statistics is variances
 
 
 @pytest.mark.parametrize("criterion", sorted(CRITERIA))
@@ -127,14 +179,6 @@ def test_every_criterion_goes_with_every_compensation(
     assert result.results["plan"]["criterion"] == criterion
     assert result.results["predicted"]["relative_output_error"] > 0
     jsonschema.validate(result.results, schema())
-
-
-def test_the_paper_is_one_preset() -> None:
-    assert VBPConfig.preset("paper", ratio=0.5) == VBPConfig(
-        ratio=0.5, criterion="variance", compensation="mean", scope="global"
-    )
-    with pytest.raises(ConfigurationError, match="Unknown preset 'papers'; expected one of best, paper"):
-        VBPConfig.preset("papers", ratio=0.5)
 
 
 def test_the_command_line_names_every_criterion() -> None:

@@ -1,32 +1,18 @@
-"""From the text of a recipe to checked values, with the nearest right name where one is wrong."""
+"""From the text of a recipe to checked values; an unknown name is refused with the nearest known one."""
 
 import difflib
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml  # type: ignore[import-untyped]
-
 from hf_vbp.errors import ConfigurationError
+from hf_vbp.workflow.finetune.checks import shown
+from hf_vbp.workflow.finetune.yaml_text import parse_yaml, read_text, write_yaml
+
+__all__ = ["Tree", "check_names", "check_type", "merge", "read_override", "read_yaml", "section_of", "write_yaml"]
 
 Tree = dict[str, Any]
-
-
-class _Loader(yaml.SafeLoader):  # type: ignore[misc]
-    """Safe YAML that reads as YAML 1.2 does, where ``1e-4`` is a number and ``no`` is a text.
-
-    1.1 takes them for a text and for false, so that ``save_strategy: no`` would not say what it says.
-    """
-
-
-_BOOL, _FLOAT = "tag:yaml.org,2002:bool", "tag:yaml.org,2002:float"
-_Loader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if tag != _BOOL]
-    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-_Loader.add_implicit_resolver(_BOOL, re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF"))
-_Loader.add_implicit_resolver(_FLOAT, re.compile(r"^[-+]?(?:\d+(?:\.\d*)?|\.\d+)[eE][-+]?\d+$"), list("-+0123456789."))
+_MOST_PARTS = 5
 
 
 def read_yaml(path: str | Path) -> Tree:
@@ -35,43 +21,14 @@ def read_yaml(path: str | Path) -> Tree:
     Raises:
         ConfigurationError: There is no such file, or it is not YAML with names at the top.
     """
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"The recipe {path} cannot be read: {error}.") from error
-    tree = parse_yaml(text, str(path))
+    tree = parse_yaml(read_text(path), str(path))
     if not isinstance(tree, dict):
-        raise ConfigurationError(f"The recipe {path} holds no fields; expected lines such as `output: recovered`.")
+        raise ConfigurationError(f"The recipe {path} has no fields; expected lines such as `output: recovered`.")
     return tree
 
 
-def parse_yaml(text: str, where: str) -> Any:
-    """Return what a text in YAML holds.
-
-    Args:
-        text: The text.
-        where: Where it is from, for the message.
-
-    Raises:
-        ConfigurationError: It is not YAML; names the line.
-    """
-    try:
-        return yaml.load(text, Loader=_Loader)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f", line {mark.line + 1}" if mark is not None else ""
-        problem = getattr(error, "problem", None) or "it is not YAML"
-        raise ConfigurationError(f"{where}{line}: {problem}.") from error
-
-
-def write_yaml(tree: Mapping[str, Any]) -> str:
-    """Return a recipe as text, its fields in their order."""
-    text: str = yaml.safe_dump(dict(tree), sort_keys=False, allow_unicode=True, width=119)
-    return text
-
-
 def merge(base: Tree, over: Mapping[str, Any]) -> Tree:
-    """Return ``base`` with the fields of ``over`` in place of its own, section by section."""
+    """Return ``base`` with its fields replaced by those of ``over``, section by section."""
     merged = dict(base)
     for name, value in over.items():
         own = merged.get(name)
@@ -86,59 +43,69 @@ def read_override(text: str) -> Tree:
         ConfigurationError: There is no ``=``, or no name before it.
     """
     name, separator, value = text.partition("=")
-    if not separator or not all(part.isidentifier() for part in name.split(".")):
+    parts = name.split(".")
+    if not separator or len(parts) > _MOST_PARTS or not all(part.isidentifier() for part in parts):
         raise ConfigurationError(
-            f"{text!r} is neither a recipe (FILE.yaml) nor a field with a value, such as training.learning_rate=1e-4."
+            f"{shown(text)} is neither a recipe (FILE.yaml) nor a field with a value, such as "
+            "training.learning_rate=1e-4."
         )
-    tree: Any = parse_yaml(value, text)
-    for part in reversed(name.split(".")):
+    tree: Any = parse_yaml(value, name)
+    for part in reversed(parts):
         tree = {part: tree}
     found: Tree = tree
     return found
 
 
 def check_names(given: Mapping[str, Any], known: Sequence[str], section: str) -> None:
-    """Refuse a field that is not known, and say which one is nearest.
+    """Refuse an unknown field; the message names the nearest known one.
 
     Args:
         given: The fields of a section.
         known: The names of its fields.
-        section: What the section is called; empty for the top.
+        section: The name of the section; empty for the top.
 
     Raises:
-        ConfigurationError: As said.
+        ConfigurationError: A field is unknown.
     """
     for name in given:
         if name not in known:
-            label = f"{section}.{name}" if section else str(name)
-            near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
+            text = str(name)[:100]
+            label = f"{section}.{text}" if section else text
+            near = difflib.get_close_matches(text, known, n=1, cutoff=0.5)
             hint = f"did you mean {near[0]}?" if near else f"expected one of {', '.join(sorted(known)[:12])}."
-            raise ConfigurationError(f"The recipe has a field {label}, which is not known: {hint}")
+            raise ConfigurationError(f"The recipe has an unknown field {label}: {hint}")
 
 
 def check_type(value: Any, expected: Any, label: str) -> Any:
-    """Return a value as the type of a field, where it is of it without doubt.
+    """Return a value as the type of its field; a whole number is accepted for a float.
 
     Args:
-        value: What the recipe says.
+        value: The value in the recipe.
         expected: ``bool``, ``int``, ``float``, ``str``; anything else is not checked.
-        label: What to call the field.
+        label: What to call the field in the message.
 
     Raises:
-        ConfigurationError: It is not of that type.
+        ConfigurationError: The value has another type.
     """
     if value is None or expected not in (bool, int, float, str):
         return value
     if expected is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+        # Beyond any float: infinite, which the check of the range refuses.
+        return float(value) if value.bit_length() < 1000 else float("inf")
     if type(value) is not expected:
         names = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
-        raise ConfigurationError(f"{label} is {value!r}; expected {names[expected]}.")
+        raise ConfigurationError(f"{label} is {shown(value)}; expected {names[expected]}.")
     return value
 
 
 def section_of(tree: Mapping[str, Any], name: str, *, required: bool = False, label: str = "") -> Tree:
     """Return a section of a recipe, empty where there is none.
+
+    Args:
+        tree: The section that holds it.
+        name: Its name.
+        required: Whether it must be there.
+        label: What to call it in the message; by default ``name``.
 
     Raises:
         ConfigurationError: It is required and missing, or it is not a section.
@@ -150,5 +117,5 @@ def section_of(tree: Mapping[str, Any], name: str, *, required: bool = False, la
             raise ConfigurationError(f"The recipe has no {label}.")
         return {}
     if not isinstance(value, dict):
-        raise ConfigurationError(f"{label} is {value!r}; expected fields below it, such as `source: sample`.")
+        raise ConfigurationError(f"{label} is {shown(value)}; expected fields below it, such as `source: sample`.")
     return value

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from hf_vbp.checkpoint.layout import PLAN, RECIPE, RESULTS
 from hf_vbp.checkpoint.unverified import (
     check_unverified,
     discard_unverified,
@@ -17,15 +18,15 @@ from hf_vbp.checkpoint.unverified import (
     unverified_path,
 )
 from hf_vbp.errors import CheckpointError, ConfigurationError
-from hf_vbp.results.record import RESULTS_NAME, to_json
-from hf_vbp.workflow.finetune.fields import Tree, parse_yaml, read_yaml
+from hf_vbp.results.record import to_json
+from hf_vbp.workflow.finetune.fields import Tree, read_yaml
 from hf_vbp.workflow.finetune.recipe import Recipe
 from hf_vbp.workflow.finetune.record import with_finetuned
-from hf_vbp.workflow.finetune.start import PLAN_NAME, Start, TeacherChoice, choose_teacher
+from hf_vbp.workflow.finetune.start import Start, TeacherChoice, choose_teacher
+from hf_vbp.workflow.finetune.yaml_text import parse_yaml
 from hf_vbp.workflow.loading import LoadedModel, load_model
 from hf_vbp.workflow.requests import Reporter
 
-RECIPE_NAME = "recipe.yaml"
 # Fields that change neither the trained weights nor the figures: they may differ when a run is resumed to save it.
 _FREE = ("output", "data.evaluation.batch_size", "data.evaluation.num_workers", "training.hub_token")
 _FREE_PREFIXES = ("training.dataloader_", "training.report_to", "training.per_device_eval", "training.use_cpu")
@@ -82,7 +83,7 @@ def check_kept(recipe: Recipe, *, resume: bool, overwrite: bool, leads: bool) ->
 
 
 def _check_same(recipe: Recipe, path: Path) -> None:
-    before, now = _flat(read_yaml(path / RECIPE_NAME)), _flat(parse_yaml(recipe.to_yaml(), RECIPE_NAME))
+    before, now = _flat(read_yaml(path / RECIPE)), _flat(parse_yaml(recipe.to_yaml(), RECIPE))
     different = sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name))
     if recipe.data.evaluation is None:
         different = [name for name in different if not name.startswith("data.evaluation")]
@@ -90,7 +91,7 @@ def _check_same(recipe: Recipe, path: Path) -> None:
     if different:
         raise ConfigurationError(
             f"{path} was trained with another recipe: {', '.join(different[:3])}{', ...' * (len(different) > 3)} "
-            f"differ. Save it with its own recipe ({path / RECIPE_NAME}) and --resume, or start over with --overwrite."
+            f"differ. Save it with its own recipe ({path / RECIPE}) and --resume, or start over with --overwrite."
         )
 
 
@@ -116,7 +117,7 @@ def reopen(recipe: Recipe, reporter: Reporter, *, weight: float) -> Trained:
     state = read_unverified(recipe.output) or {}
     reporter.say(f"Loading {path}, which is trained; only evaluation and saving are left")
     student = load_model(str(path))
-    plan = path / PLAN_NAME
+    plan = path / PLAN
     base = None
     if recipe.data.evaluation is not None and recipe.prune is not None:
         base = load_model(recipe.prune.model, revision=recipe.prune.revision)
@@ -144,7 +145,7 @@ def keep(recipe: Recipe, trained: Trained) -> None:
     state = {"results": trained.results, "has_results": bool(trained.start.results)}
     files = _files(recipe, trained.start)
     if trained.start.results:
-        files[RESULTS_NAME] = to_json(trained.results)
+        files[RESULTS] = to_json(trained.results)
     try:
         keep_unverified(
             trained.model, recipe.output, processor=trained.start.student.processor, files=files, state=state
@@ -227,8 +228,8 @@ def _in_float32(models: Mapping[str, Any]) -> Iterator[None]:
 
 
 def _files(recipe: Recipe, start: Start) -> dict[str, Any]:
-    plan = {} if start.plan is None else {PLAN_NAME: start.plan}
-    return {RECIPE_NAME: recipe.to_yaml(), **plan}
+    plan = {} if start.plan is None else {PLAN: start.plan}
+    return {RECIPE: recipe.to_yaml(), **plan}
 
 
 def _write(
@@ -239,7 +240,7 @@ def _write(
 
     files = _files(recipe, trained.start)
     if trained.start.results:
-        files[RESULTS_NAME] = lambda receipt: to_json(with_receipt(results, receipt))
+        files[RESULTS] = lambda receipt: to_json(with_receipt(results, receipt))
     reporter.say(f"Writing {recipe.output}, and reopening it in a fresh process")
     processor = trained.start.student.processor
     receipt = save_checkpoint(trained.model, recipe.output, processor=processor, files=files, overwrite=overwrite)

@@ -1,11 +1,12 @@
-"""The progress of a run, told to a reporter in place of Trainer's own output."""
+"""Report the progress of a run through a reporter, in place of the output of Trainer."""
 
 from contextlib import ExitStack
 from typing import Any
 
 from transformers import TrainerCallback
 
-from hf_vbp.workflow.requests import ProgressCallback, Reporter
+from hf_vbp._progress import Progress
+from hf_vbp.workflow.requests import Reporter
 
 _LOSSES = ("loss", "hard_loss", "soft_loss")
 _SHOWN = ("eval_top1", "eval_top5", "eval_loss")
@@ -17,7 +18,7 @@ class ReportProgress(TrainerCallback):  # type: ignore[misc]
     def __init__(self, reporter: Reporter) -> None:
         self._reporter = reporter
         self._stack = ExitStack()
-        self._update: ProgressCallback | None = None
+        self._update: Progress | None = None
         self._last: dict[str, float] = {}
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
@@ -25,12 +26,12 @@ class ReportProgress(TrainerCallback):  # type: ignore[misc]
         self._update = self._stack.enter_context(self._reporter.stage("Fine-tuning", state.max_steps))
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Move the bar."""
+        """Advance the bar."""
         if self._update is not None:
             self._update(state.global_step, state.max_steps)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
-        """Keep the loss, and say how the model does where it was evaluated."""
+        """Keep the loss, and report the figures of an evaluation."""
         logs = logs or {}
         if "loss" in logs:
             self._last = logs
@@ -41,5 +42,5 @@ class ReportProgress(TrainerCallback):  # type: ignore[misc]
             self._reporter.say(f"Epoch {logs.get('epoch', 0):.2f}: {', '.join(parts)}{trained}")
 
     def close(self) -> None:
-        """Close the bar, however the run ended."""
+        """Close the bar."""
         self._stack.close()

@@ -1,13 +1,16 @@
-"""A recipe: everything that a fine-tuning run is made of, in one file."""
+"""A recipe: all settings of a fine-tuning run, in one file."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args, get_type_hints
+from types import NoneType
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
 
-from hf_vbp.config.vbp_config import VBPConfig
+from hf_vbp._progress import one_line
+from hf_vbp.config.vbp_config import BUDGETS, VBPConfig
 from hf_vbp.data.augmentation import AUGMENTATIONS
 from hf_vbp.errors import ConfigurationError, HfVbpError
+from hf_vbp.workflow.finetune.checks import check_range, check_secrets, shown
 from hf_vbp.workflow.finetune.fields import (
     Tree,
     check_names,
@@ -24,19 +27,19 @@ if TYPE_CHECKING:
     from hf_vbp.distillation.arguments import DistillationArguments
 
 NO_TEACHER = "none"
-# What of a request for images the trainer decides instead.
+# Fields of a request for training images that the trainer has settings for.
 _TRAINERS_OWN = {"batch_size": "per_device_train_batch_size", "num_workers": "dataloader_num_workers"}
 
 
 @dataclass(frozen=True)
 class PruneFirst:
-    """The pruning that a recipe begins with.
+    """The pruning that precedes the training.
 
     Attributes:
         model: The dense model: a Hub id, a folder, or ``sample``.
         config: What to remove and how.
         data: Calibration images.
-        statistics: File of statistics gathered before, in place of ``data``.
+        statistics: File of statistics gathered earlier, in place of ``data``.
         revision: Revision of the model.
     """
 
@@ -55,7 +58,7 @@ class TrainingData:
         train: Images to train on.
         evaluation: Labelled images to evaluate on, each epoch and at the end.
         augmentation: ``"paper"``, ``"plain"`` or ``"none"``; see :class:`hf_vbp.data.augmentation.Augmentation`.
-        keep_images: Whether to keep the training images in memory once they are decoded.
+        keep_images: Whether to keep the decoded training images in memory.
     """
 
     train: DataRequest
@@ -66,19 +69,19 @@ class TrainingData:
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything that a run is made of.
+    """All settings of a run.
 
     Attributes:
         output: Folder of the fine-tuned checkpoint.
         data: The images.
         model: The pruned checkpoint, a Hub id or a folder; not with ``prune``.
-        prune: The pruning that comes first; not with ``model``.
+        prune: The pruning that precedes the training; not with ``model``.
         revision: Revision of ``model``.
         teacher: The model to learn from, by default the one that was pruned; ``"none"`` for labels alone.
         teacher_revision: Revision of ``teacher``.
-        training: Fields of :class:`hf_vbp.distillation.DistillationArguments`.
-        name: What the recipe is called in the results.
-        files: The files that it was read from.
+        training: Fields of :class:`hf_vbp.distillation.arguments.DistillationArguments`.
+        name: Name of the recipe in the results.
+        files: The files that the recipe was read from.
     """
 
     output: str
@@ -93,14 +96,14 @@ class Recipe:
     files: tuple[str, ...] = ()
 
     def arguments(self) -> "DistillationArguments":
-        """Return the settings of the run; also checks what transformers checks of them.
+        """Return the settings of the run, validated by transformers too.
 
         Raises:
-            ConfigurationError: They do not go together.
+            ConfigurationError: A setting is invalid, or settings contradict each other.
         """
         from hf_vbp.distillation.arguments import DistillationArguments
 
-        # Shown by ours, on standard error, so that standard output holds only what was asked for.
+        # The reporter shows progress on standard error, so that standard output holds the results only.
         settings = {"output_dir": self.folder, "disable_tqdm": True, **self._epochwise(), **self.training}
         try:
             args = DistillationArguments(**settings)
@@ -108,7 +111,7 @@ class Recipe:
         except HfVbpError:
             raise
         except (ValueError, TypeError, ImportError, RuntimeError) as error:
-            raise ConfigurationError(f"The training section of the recipe cannot be meant: {error}") from error
+            raise ConfigurationError(f"Invalid training section of the recipe: {one_line(error)}") from error
         return args
 
     def _epochwise(self) -> Tree:
@@ -119,15 +122,18 @@ class Recipe:
 
     @property
     def folder(self) -> str:
-        """Where checkpoints of the run lie while it is under way."""
+        """Folder of the checkpoints of the run until it ends."""
         return str(self.training.get("output_dir") or f"{self.output}-run")
 
     def to_yaml(self) -> str:
-        """Return the recipe as text, with overrides in and every field of the images and the loss said."""
+        """Return the recipe as text, with overrides and with the defaults of the images, the optimizer and the loss.
+
+        It holds no secrets: :func:`make_recipe` refuses them.
+        """
         from hf_vbp.distillation.arguments import DistillationArguments
 
-        said = ("learning_rate", "weight_decay", "lr_scheduler_type", "per_device_train_batch_size")
-        also_said = ("num_train_epochs", "seed", "hard_label_weight", "temperature", "soft_loss")
+        optimizer = ("learning_rate", "weight_decay", "lr_scheduler_type", "per_device_train_batch_size")
+        run = ("num_train_epochs", "seed", "hard_label_weight", "temperature", "soft_loss")
         defaults = {entry.name: entry.default for entry in fields(DistillationArguments)}
         tree: Tree = {"model": self.model, "revision": self.revision}
         if self.prune is not None:
@@ -146,33 +152,55 @@ class Recipe:
             "augmentation": self.data.augmentation,
             "keep_images": self.data.keep_images,
         }
-        tree["training"] = {**{name: defaults[name] for name in (*said, *also_said)}, **self.training}
+        tree["training"] = {**{name: defaults[name] for name in (*optimizer, *run)}, **self.training}
         tree["output"] = self.output
         return write_yaml(_without_none(tree))
 
 
-def load_recipe(parts: Sequence[str | Path]) -> Recipe:
-    """Read a recipe from files and overrides; what comes later goes over what came before.
+def load_recipe(
+    parts: Sequence[str | Path],
+    *,
+    data: str | None = None,
+    evaluation: str | None = None,
+    output: str | Path | None = None,
+) -> Recipe:
+    """Read a recipe from files and overrides; later ones replace fields of earlier ones.
 
     Args:
-        parts: Files that end in ``.yaml`` or ``.yml``, and overrides such as ``training.learning_rate=1e-4``.
+        parts: Files that end in ``.yaml`` or ``.yml``, and overrides such as ``training.learning_rate=1e-4``. The
+            first one may also be a pruned checkpoint, a folder or a Hub id; no file is needed then.
+        data: Replaces ``data.train.source``.
+        evaluation: Replaces ``data.evaluation.source``.
+        output: Replaces ``output``.
 
     Raises:
-        ConfigurationError: A file cannot be read, or a field is unknown, missing or cannot be meant.
+        ConfigurationError: A file cannot be read, or a field is unknown, missing or invalid.
 
     Example:
         >>> load_recipe(["recipes/deit-tiny/recipe.yaml", "training.num_train_epochs=1"])  # doctest: +SKIP
     """
     tree: Tree = {}
     names = []
-    for part in map(str, parts):
+    for position, part in enumerate(map(str, parts)):
         if part.endswith((".yaml", ".yml")):
             tree = merge(tree, read_yaml(part))
             names.append(Path(part).parent.name if Path(part).stem == "recipe" else Path(part).stem)
+        elif position == 0 and "=" not in part:
+            tree = {"model": part}
         else:
             tree = merge(tree, read_override(part))
+    for label, value in (("data.train.source", data), ("data.evaluation.source", evaluation), ("output", output)):
+        if value is not None:
+            tree = merge(tree, _nested(label, str(value)))
     files = tuple(part for part in map(str, parts) if part.endswith((".yaml", ".yml")))
-    return replace(make_recipe(tree, name=names[0] if names else "recipe"), files=files)
+    return replace(make_recipe(tree, name=names[0] if names else "defaults"), files=files)
+
+
+def _nested(label: str, value: Any) -> Tree:
+    for part in reversed(label.split(".")):
+        value = {part: value}
+    tree: Tree = value
+    return tree
 
 
 def make_recipe(tree: Mapping[str, Any], *, name: str = "recipe") -> Recipe:
@@ -180,34 +208,36 @@ def make_recipe(tree: Mapping[str, Any], *, name: str = "recipe") -> Recipe:
 
     Args:
         tree: The fields, as read from YAML.
-        name: What the recipe is called in the results.
+        name: Name of the recipe in the results.
 
     Raises:
-        ConfigurationError: A field is unknown, missing or cannot be meant.
+        ConfigurationError: A field is unknown, missing or invalid, or holds a secret.
     """
     known = ["output", "data", "model", "prune", "revision", "teacher", "teacher_revision", "training"]
     check_names(tree, known, "")
+    check_secrets(tree)
     if (tree.get("model") is None) == (tree.get("prune") is None):
         raise ConfigurationError(
             "A recipe starts from a pruned checkpoint (`model: FOLDER`) or prunes first (`prune:` with `model` and "
-            f"`ratio` below it); this one says {'both' if tree.get('model') is not None else 'neither'}."
+            f"`ratio` below it); this one has {'both' if tree.get('model') is not None else 'neither'}."
         )
     texts = {key: check_type(tree.get(key), str, key) for key in known if key not in ("data", "prune", "training")}
     if not texts["output"]:
-        raise ConfigurationError("The recipe has no output: say where the checkpoint shall lie.")
-    recipe = Recipe(
+        raise ConfigurationError("The recipe has no output: set it (or pass --output) to the folder to write.")
+    return Recipe(
         **{key: value for key, value in texts.items() if value is not None},
-        data=_data(section_of(tree, "data", required=True)),
+        data=_data(section_of(tree, "data")),
         prune=_prune(section_of(tree, "prune")) if tree.get("prune") is not None else None,
         training=_training(section_of(tree, "training")),
         name=name,
     )
-    return recipe
 
 
 def _data(tree: Tree) -> TrainingData:
     check_names(tree, [entry.name for entry in fields(TrainingData)], "data")
-    train_tree = section_of(tree, "train", required=True, label="data.train")
+    train_tree = section_of(tree, "train", label="data.train")
+    if not train_tree:
+        raise ConfigurationError("The recipe has no data.train: set data.train.source (or pass --data) to the images.")
     for name, right in _TRAINERS_OWN.items():
         if name in train_tree:
             raise ConfigurationError(f"data.train.{name} would have no effect: set training.{right}.")
@@ -215,7 +245,9 @@ def _data(tree: Tree) -> TrainingData:
     evaluation = tree.get("evaluation")
     augmentation = check_type(tree.get("augmentation", "paper"), str, "data.augmentation")
     if augmentation not in AUGMENTATIONS:
-        raise ConfigurationError(f"data.augmentation is {augmentation!r}; expected one of {', '.join(AUGMENTATIONS)}.")
+        raise ConfigurationError(
+            f"data.augmentation is {shown(augmentation)}; expected one of {', '.join(AUGMENTATIONS)}."
+        )
     return TrainingData(
         train=train,
         evaluation=None
@@ -228,27 +260,38 @@ def _data(tree: Tree) -> TrainingData:
 
 def _prune(tree: Tree) -> PruneFirst:
     own, config = ("model", "data", "statistics", "revision"), [entry.name for entry in fields(VBPConfig)]
-    check_names(tree, [*own, *config], "prune")
+    check_names(tree, [*own, *config, "preset"], "prune")
     if tree.get("data") is None and tree.get("statistics") is None:
-        raise ConfigurationError("prune has neither data nor statistics: say what to calibrate on.")
+        raise ConfigurationError("prune has neither data nor statistics: set one of them to calibrate on.")
     model = check_type(tree.get("model"), str, "prune.model")
     if model is None:
-        raise ConfigurationError("prune has no model: say which model to prune.")
+        raise ConfigurationError("prune has no model: set it to the model to prune.")
     statistics = check_type(tree.get("statistics"), str, "prune.statistics")
-    settings = _typed({key: tree[key] for key in config if key in tree}, VBPConfig, "prune")
     return PruneFirst(
         model=model,
-        config=VBPConfig(**settings),
+        config=_prune_config({key: tree[key] for key in (*config, "preset") if key in tree}),
         data=_request(section_of(tree, "data", label="prune.data"), "prune.data") if tree.get("data") else None,
         statistics=None if statistics is None else Path(statistics),
         revision=check_type(tree.get("revision"), str, "prune.revision"),
     )
 
 
+def _prune_config(tree: Tree) -> VBPConfig:
+    settings = _typed({name: value for name, value in tree.items() if name != "preset"}, VBPConfig, "prune")
+    if tree.get("preset") is not None:
+        settings["preset"] = check_type(tree["preset"], str, "prune.preset")
+    config = VBPConfig.from_dict(settings)
+    if not config.has_budget:
+        raise ConfigurationError(f"prune has no budget: set one of {', '.join(BUDGETS)}, for instance `ratio: 0.5`.")
+    return config
+
+
 def _request(tree: Tree, label: str) -> DataRequest:
     check_names(tree, [entry.name for entry in fields(DataRequest)], label)
     if not tree.get("source"):
-        raise ConfigurationError(f"{label} has no source: a Hub data set, an image folder, tar shards, or sample.")
+        raise ConfigurationError(
+            f"{label} has no source: expected a Hub data set, an image folder, tar shards or sample."
+        )
     return DataRequest(**_typed(tree, DataRequest, label))
 
 
@@ -261,17 +304,28 @@ def _training(tree: Tree) -> Tree:
 
 
 def _typed(tree: Tree, owner: Any, section: str) -> Tree:
+    """Return the fields of a section, of the types that their owner declares; an empty field is the default."""
     hints = get_type_hints(owner)
     defaults = {entry.name: entry.default for entry in fields(owner)}
-    return {
-        name: check_type(value, _expected(hints[name], defaults[name]), f"{section}.{name}")
-        for name, value in tree.items()
-    }
+    typed = {}
+    for name, value in tree.items():
+        label, options = f"{section}.{name}", _options(hints[name])
+        if value is None and NoneType not in options:
+            continue
+        if get_origin(hints[name]) is Literal and value not in options:
+            raise ConfigurationError(f"{label} is {shown(value)}; expected one of {', '.join(map(str, options))}.")
+        typed[name] = check_type(value, _expected(options, defaults[name]), label)
+        check_range(typed[name], name, label)
+    return typed
 
 
-def _expected(hint: Any, default: Any) -> Any:
+def _options(hint: Any) -> tuple[Any, ...]:
+    return get_args(hint) or (hint,)
+
+
+def _expected(options: tuple[Any, ...], default: Any) -> Any:
     """Return the one plain type that a field takes, None where it takes several."""
-    options = [option for option in get_args(hint) or (hint,) if option is not type(None)]
+    options = tuple(option for option in options if option is not NoneType)
     if len(options) == 1 and options[0] in (bool, int, float, str):
         return options[0]
     if options and all(isinstance(option, str) for option in options):
@@ -280,7 +334,7 @@ def _expected(hint: Any, default: Any) -> Any:
 
 
 def _check_reporters(names: Any) -> None:
-    """Refuse what ``report_to`` does not know or finds not installed, which Trainer does only after pruning."""
+    """Refuse unknown or uninstalled reporters of ``report_to``, which Trainer does only after pruning."""
     from transformers.integrations import get_reporting_integration_callbacks
 
     for callback in get_reporting_integration_callbacks(names):

@@ -4,6 +4,7 @@ import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -133,7 +134,7 @@ def _training_images(recipe: Recipe, start: Start, args: DistillationArguments, 
             f'{augmentation.name!r}. Set one of them: cache_teacher_logits to false, or the augmentation to "none".'
         )
     return open_training_images(
-        recipe.data.train,
+        **asdict(recipe.data.train),
         augmentation=augmentation,
         id2label=start.student.model.config.id2label,
         labelled=labelled,

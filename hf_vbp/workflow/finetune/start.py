@@ -1,29 +1,28 @@
-"""What a recipe starts from: the model that is trained, its teacher, and what is known of both."""
+"""Load what a recipe starts from: the model to train, its teacher, and the records of both."""
 
 import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hf_vbp.checkpoint.layout import PLAN, RESULTS
 from hf_vbp.errors import CheckpointError, ConfigurationError
-from hf_vbp.results.record import RESULTS_NAME, describe_base_model, load_results
+from hf_vbp.results.record import describe_base_model, load_results
 from hf_vbp.workflow.finetune.recipe import NO_TEACHER, PruneFirst, Recipe
 from hf_vbp.workflow.loading import LoadedModel, load_model
 from hf_vbp.workflow.requests import Reporter
 
-PLAN_NAME = "plan.json"
-
 
 @dataclass(frozen=True)
 class Start:
-    """What a run starts from.
+    """The model that a run starts from.
 
     Attributes:
-        student: The model that is trained, in float32, with its processor.
-        dtype: The dtype of its checkpoint, which the result is saved in.
-        results: What ``vbp_results.json`` says so far; empty where there is none.
-        plan: The text of ``plan.json``, None where there is none.
-        base: The dense model, where it was loaded.
+        student: The model to train, in float32, with its processor.
+        dtype: The dtype of its checkpoint, in which the result is saved.
+        results: The content of its ``vbp_results.json``; empty where there is none.
+        plan: The text of its ``plan.json``, ``None`` where there is none.
+        base: The dense model, if it was loaded.
     """
 
     student: LoadedModel
@@ -38,8 +37,8 @@ class TeacherChoice:
     """The teacher of a run.
 
     Attributes:
-        loaded: The model, None for labels alone.
-        described: What identifies it, for the results.
+        loaded: The model, ``None`` for labels alone.
+        described: Its identity, for the results.
         is_base: Whether it is the dense model that the student was pruned from.
     """
 
@@ -49,7 +48,7 @@ class TeacherChoice:
 
 
 def open_start(recipe: Recipe, reporter: Reporter) -> Start:
-    """Load the pruned checkpoint of a recipe, or prune as it says.
+    """Load the pruned checkpoint of a recipe, or prune the model of its ``prune`` section.
 
     Raises:
         HfVbpError: The model cannot be loaded or pruned.
@@ -66,7 +65,7 @@ def _as_start(
     loaded: LoadedModel, model: Any, results: dict[str, Any], plan: str | None, base: LoadedModel | None
 ) -> Start:
     dtype = next(model.parameters()).dtype
-    # Steps of 1e-5 are lost in the 8 bits of bfloat16, so the weights are trained in float32 whatever they came in.
+    # The 8 bits of bfloat16 lose steps of 1e-5, so the weights are always trained in float32.
     student = LoadedModel(loaded.source, model.float(), loaded.processor)
     return Start(student, dtype, results, plan, base)
 
@@ -85,12 +84,12 @@ def _pruned(first: PruneFirst, reporter: Reporter) -> Start:
 
 
 def _records(source: str, revision: str | None) -> tuple[dict[str, Any], str | None]:
-    """Return the results and the plan beside a checkpoint, where there are any."""
+    """Return the results and the plan of a checkpoint, where it has them."""
     folder = Path(source).expanduser()
     found = {}
-    for name in (RESULTS_NAME, PLAN_NAME):
+    for name in (RESULTS, PLAN):
         found[name] = folder / name if folder.is_dir() else _from_hub(source, name, revision)
-    results_path, plan_path = found[RESULTS_NAME], found[PLAN_NAME]
+    results_path, plan_path = found[RESULTS], found[PLAN]
     results = load_results(results_path.parent) if results_path is not None and results_path.is_file() else {}
     if plan_path is None or not plan_path.is_file():
         return results, None
@@ -121,11 +120,11 @@ def choose_teacher(recipe: Recipe, start: Start, *, weight: float) -> TeacherCho
 
     Args:
         recipe: The recipe.
-        start: What it starts from.
-        weight: The weight of the labels; at 1 there is nothing for a teacher to do.
+        start: The model that it starts from.
+        weight: The weight of the labels; at 1 there is no teacher.
 
     Raises:
-        ConfigurationError: Which model was pruned is not recorded, or it was a folder that only its owner knows.
+        ConfigurationError: The pruned model is not recorded, or was a folder, of which only the name is recorded.
         LabelError: The teacher has other labels.
     """
     from hf_vbp.distillation.teacher import check_teacher
@@ -145,7 +144,7 @@ def _named(recipe: Recipe, start: Start) -> TeacherChoice:
 
 
 def _was_pruned(model: Any, plan: str | None) -> bool:
-    """Tell by its weights whether a model is the one that a plan was made for."""
+    """Return whether a model has the weights that a plan was made for."""
     from hf_vbp.adapters.identity import weights_fingerprint
 
     return plan is not None and json.loads(plan).get("weights") == weights_fingerprint(model)
@@ -157,13 +156,13 @@ def _base(start: Start) -> TeacherChoice:
     base = start.results.get("base_model", {})
     if not base.get("id"):
         raise ConfigurationError(
-            f"{start.student.source} does not record which model it was pruned from ({RESULTS_NAME}); name it in the "
-            f"recipe (`teacher: ID`), or train on labels alone (`teacher: {NO_TEACHER}`)."
+            f"{start.student.source} does not record the model that it was pruned from ({RESULTS}). Set the "
+            f"teacher (teacher=ID), or train on labels alone (teacher={NO_TEACHER})."
         )
-    if base.get("source") == "folder" or "/" not in base["id"]:
+    if base.get("source") != "sample" and (base.get("source") == "folder" or "/" not in base["id"]):
         raise ConfigurationError(
-            f"{start.student.source} was pruned from a folder called {base['id']!r}; name it in the recipe "
-            f"(`teacher: /path/to/{base['id']}`), or train on labels alone (`teacher: {NO_TEACHER}`)."
+            f"{start.student.source} was pruned from a folder named {base['id']!r}. Set the teacher "
+            f"(teacher=/path/to/{base['id']}), or train on labels alone (teacher={NO_TEACHER})."
         )
     loaded = load_model(base["id"], revision=base.get("revision"))
     return TeacherChoice(loaded, _described(loaded), is_base=True)
@@ -176,13 +175,13 @@ def _described(loaded: LoadedModel) -> dict[str, Any]:
 
 
 def _check_processors(student: LoadedModel, teacher: LoadedModel) -> None:
-    """Refuse a teacher that was trained on images prepared in another way; it would see what it does not know."""
+    """Refuse a teacher whose images were prepared in another way than those of the student."""
     if student.processor is None or teacher.processor is None:
         return
     for name in ("image_mean", "image_std"):
         expected, given = (list(getattr(loaded.processor, name, None) or ()) for loaded in (student, teacher))
         if expected != given:
             raise ConfigurationError(
-                f"The teacher's images are prepared with {name} {given}, the model's with {expected}; both see the "
-                "same images, so choose a teacher with the same preparation."
+                f"The teacher's images are prepared with {name} {given}, the model's with {expected}, but both get "
+                "the same images. Choose a teacher with the same preparation."
             )

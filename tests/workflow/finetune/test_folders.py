@@ -13,7 +13,7 @@ import hf_vbp
 from hf_vbp.errors import CheckpointError, HfVbpError
 from hf_vbp.workflow.finetune.recipe import load_recipe, make_recipe
 from hf_vbp.workflow.finetune.run import run_finetune
-from tests.finetuning.helpers import Said, make_work, recipe_for
+from tests.workflow.finetune.helpers import Said, make_work, recipe_for
 
 
 @pytest.fixture(scope="module")

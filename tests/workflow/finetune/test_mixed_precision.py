@@ -55,7 +55,7 @@ def receipts(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[float]]:
     """Receipts in this process in place of a fresh one: the reloaded model must give the reference to rounding."""
     differences: list[float] = []
 
-    def run(job_folder: Path, python: Any) -> list[dict[str, Any]]:
+    def run(job_folder: Path, *_: Any) -> list[dict[str, Any]]:
         job = json.loads((job_folder / "job.json").read_text(encoding="utf-8"))
         reference = load_file(job["reference"])
         with torch.no_grad(), torch.autocast("cpu", enabled=False):

@@ -129,7 +129,7 @@ def refused(work: Path, error: type[Exception], message: str, **changes: Any) ->
 
 
 def test_what_cannot_be_done_is_refused_before_training(work: Path) -> None:
-    refused(work, ConfigurationError, "folder called 'dense'; name it in the recipe", teacher=None)
+    refused(work, ConfigurationError, "folder named 'dense'. Set the teacher", teacher=None)
     refused(work, CheckpointError, "not a folder", model="./nowhere")
     refused(work, DataError, "no folder", data={"train": {"source": "./nowhere"}})
     refused(

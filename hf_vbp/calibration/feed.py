@@ -1,0 +1,181 @@
+"""The batches that one process counts: the base class of all feeds.
+
+Every feed gives each image of the data set to exactly one process, once. Distributed loaders repeat samples to make
+their batches even; a feed never requests these repeats, or drops them by their position.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader
+
+from hf_vbp.calibration.processes import Processes
+from hf_vbp.errors import DataError, HfVbpError, StatisticsError
+from hf_vbp.statistics.fingerprints import hash_images
+
+LOADER_SETTINGS = (
+    "num_workers",
+    "collate_fn",
+    "pin_memory",
+    "timeout",
+    "worker_init_fn",
+    "multiprocessing_context",
+    "generator",
+    "prefetch_factor",
+)
+
+
+@dataclass(frozen=True, eq=False)
+class LocalBatch:
+    """The part of one batch that this process counts; it may be empty.
+
+    Attributes:
+        pixel_values: ``(images, channels, height, width)``, without repeated images.
+        indices: Number of each image in the whole set, the same for every number of processes.
+        hashes: A 64-bit hash of each image.
+        order: Digest of everything that was read so far; two different orders have different digests.
+        labels: ``(images,)`` where the batch has labels, otherwise ``None``.
+    """
+
+    pixel_values: torch.Tensor
+    indices: range
+    hashes: list[int]
+    order: str
+    labels: Any = None
+
+
+class Feed(ABC):
+    """The batches of one process.
+
+    Args:
+        dataloader: The source of the batches.
+        processes: The processes that share them.
+        limit: Number of images to take of the whole set, or ``None`` for all.
+    """
+
+    def __init__(self, dataloader: Any, processes: Processes, limit: int | None = None) -> None:
+        self.dataloader, self.processes, self.limit = dataloader, processes, limit
+        self.final_order = ""
+
+    @property
+    def shared_order(self) -> bool:
+        """Whether every process reads the whole order, so that all must have the same digest at the end."""
+        return True
+
+    @property
+    def lockstep(self) -> bool:
+        """Whether all processes must request every batch together, because the loader communicates."""
+        return False
+
+    @property
+    def total(self) -> int | None:
+        """Number of images of all processes, where it is known beforehand."""
+        return self.limit
+
+    @abstractmethod
+    def batches(self, skip: int = 0, order: str | None = None) -> Iterator[LocalBatch]:
+        """Return the batches of this process after the first ``skip`` of them.
+
+        Raises:
+            StatisticsError: The digest of the skipped batches is not ``order``.
+        """
+
+    def walk(self, work: Callable[[LocalBatch], None], *, skip: int = 0, order: str | None = None) -> None:
+        """Call ``work`` with every batch; a failure in one process is raised in all of them.
+
+        Args:
+            work: Processes one batch.
+            skip: Number of batches of this process to skip.
+            order: Digest of the skipped batches.
+
+        Raises:
+            StatisticsError: The processes read different images, or images in different orders.
+        """
+        with self.processes.together():
+            self._walk(work, skip, order)
+        orders = set(self.processes.gather(self.final_order)) if self.shared_order else set()
+        if len(orders) > 1:
+            raise StatisticsError(
+                "The processes read different images, or the same images in different orders, so that some may be "
+                "counted twice. Give every process the same data, and seed the shuffle."
+            )
+
+    def _walk(self, work: Callable[[LocalBatch], None], skip: int, order: str | None) -> None:
+        failure: HfVbpError | None = None
+        for batch in self.batches(skip, order):
+            if failure is None:
+                try:
+                    work(batch)
+                except HfVbpError as error:
+                    failure = error
+            # The images are not needed while the next ones are loaded.
+            del batch
+            # In lockstep the other processes wait for this one at every batch, so it keeps requesting them.
+            if failure is not None and not self.lockstep:
+                break
+        if failure is not None:
+            raise failure
+
+
+def local_batch(batch: Any, values: torch.Tensor, indices: range, digest: Any) -> LocalBatch:
+    """Return the images of ``batch`` that a process counts, and add them to ``digest``.
+
+    Args:
+        batch: The batch that the loader gave.
+        values: Its images that are counted, the first ones of the batch.
+        indices: Number of each of these images in the whole set.
+        digest: The hash object of the order, which is updated.
+    """
+    hashes = hash_images(values)
+    digest.update(repr(hashes).encode())
+    return LocalBatch(values, indices, hashes, digest.hexdigest(), labels_of(batch, len(values)))
+
+
+def check_order(found: str, expected: str | None) -> None:
+    """Refuse to resume a pass over images that come in a different order than before.
+
+    Raises:
+        StatisticsError: The digests differ.
+    """
+    if expected is not None and found != expected:
+        raise StatisticsError(
+            "The images come in another order or in other batches than in the interrupted pass. Use the same batch "
+            "size and the same seed of the shuffle, or delete the saved state to start over."
+        )
+
+
+def pixel_values_of(batch: Any) -> torch.Tensor:
+    """Return the images of a batch.
+
+    Raises:
+        DataError: The batch has no ``pixel_values``, or they are not a batch of images.
+    """
+    if not isinstance(batch, Mapping) or "pixel_values" not in batch:
+        found = f"one with {sorted(map(str, batch))}" if isinstance(batch, Mapping) else f"a {type(batch).__name__}"
+        raise DataError(f"Every batch must be a dict with pixel_values, got {found}.")
+    values = batch["pixel_values"]
+    if isinstance(values, Sequence):
+        values = torch.stack([torch.as_tensor(value) for value in values])
+    values = torch.as_tensor(values)
+    if values.dim() < 2 or not values.is_floating_point():
+        raise DataError(
+            f"Expected floating-point pixel_values (images, channels, height, width), got {values.dtype} of shape "
+            f"{tuple(values.shape)}. Create them with the image processor of the model."
+        )
+    return values
+
+
+def labels_of(batch: Mapping[str, Any], count: int) -> Any:
+    """Return the labels of the first ``count`` images of a batch, or ``None`` where it has none."""
+    labels = batch.get("labels")
+    return None if labels is None else labels[:count]
+
+
+def loader_settings(dataloader: DataLoader[Any]) -> dict[str, Any]:
+    """Return how ``dataloader`` loads (workers, collation, pinning), to build another on the same data set."""
+    return {name: getattr(dataloader, name) for name in LOADER_SETTINGS}

@@ -1,0 +1,11 @@
+from .measures import kl_divergences as kl_divergences
+from .measures import top_classes as top_classes
+from .measures import wilson_interval as wilson_interval
+from .metrics import Agreement as Agreement
+from .metrics import KLDivergence as KLDivergence
+from .metrics import MeanLoss as MeanLoss
+from .metrics import Top1Accuracy as Top1Accuracy
+from .metrics import Top5Accuracy as Top5Accuracy
+from .models import Evaluation as Evaluation
+from .models import evaluate_models as evaluate_models
+from .output_error import OutputErrors as OutputErrors

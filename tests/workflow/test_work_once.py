@@ -1,0 +1,69 @@
+"""One ``prune`` does each kind of expensive work once."""
+
+from typing import Any
+
+import pytest
+
+from hf_vbp.adapters.identity import sites_fingerprint
+from hf_vbp.adapters.linear_pair import LinearPairAdapter
+from hf_vbp.adapters.prunable import check_finite_weights
+from hf_vbp.adapters.site_weights import SiteWeights
+from hf_vbp.adapters.structure import check_structure
+from hf_vbp.calibration.collect import collect_statistics
+from hf_vbp.compensation.linear import Linear
+from hf_vbp.config.vbp_config import VBPConfig
+from hf_vbp.criteria.elimination import eliminate
+from hf_vbp.workflow.prune import prune
+from hf_vbp.workflow.sweep import sweep
+from tests.conftest import make_model
+from tests.workflow.counting import Calls
+
+MLPS = 5
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
+    calls = Calls(monkeypatch)
+    calls.of_method(Linear, "fit", "compensation")
+    calls.of_method(SiteWeights, "of", "float64 copy")
+    calls.of_method(LinearPairAdapter, "find_sites", "site search")
+    calls.of_function(check_finite_weights, "finiteness check")
+    calls.of_function(check_structure, "structure check")
+    calls.of_function(sites_fingerprint, "hash of all weights")
+    calls.of_function(eliminate, "elimination")
+    return calls
+
+
+@pytest.mark.parametrize("given", ["images", "statistics"])
+def test_one_prune_does_each_kind_of_work_once(given: str, calls: Calls, batches: Any) -> None:
+    model = make_model("vit", num_hidden_layers=MLPS)
+    config = VBPConfig(ratio=0.5)
+    if given == "images":
+        prune(model, batches, config)
+    else:
+        statistics = collect_statistics(model, batches, config)
+        calls.clear()
+        prune(model, None, config, statistics=statistics)
+    assert calls == {
+        "compensation": MLPS,
+        "float64 copy": MLPS,
+        "elimination": MLPS,
+        "site search": 1,
+        "finiteness check": 1,
+        "structure check": 1,
+        "hash of all weights": 1,
+    }
+
+
+def test_a_sweep_ranks_once_and_fits_once_per_ratio(calls: Calls, batches: Any) -> None:
+    model = make_model("vit", num_hidden_layers=MLPS)
+    sweep(model, batches, ratios=[0.2, 0.4, 0.6], eval_data=batches)
+    assert calls == {
+        "compensation": 3 * MLPS,
+        "float64 copy": MLPS,
+        "elimination": MLPS,
+        "site search": 1,
+        "finiteness check": 1,
+        "structure check": 1,
+        "hash of all weights": 1,
+    }
