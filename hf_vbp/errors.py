@@ -34,6 +34,10 @@ class BudgetError(HfVbpError, ValueError):
     """A budget that pruning the MLPs cannot meet."""
 
 
+class LatencyError(HfVbpError, RuntimeError):
+    """The latency cannot be measured: the times on this machine vary too much."""
+
+
 class PlanError(HfVbpError, ValueError):
     """A pruning plan that is malformed or belongs to another model."""
 

@@ -6,7 +6,7 @@ made by :func:`literal`, so that neither markup of Rich nor escape sequences of 
 
 import json
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -135,3 +135,9 @@ def scaled(*numbers: float) -> list[str]:
     """Return numbers of parameters or MACs in the unit that suits the first: G, M or k."""
     unit, size = next(((u, n) for u, n in (("G", 1e9), ("M", 1e6), ("k", 1e3)) if numbers[0] >= n), ("", 1))
     return [f"{number / size:.2f} {unit}".strip() for number in numbers]
+
+
+def speedup(measured: Mapping[str, Any]) -> str:
+    """Return the speed-up of a latency with its 95 % interval."""
+    low, high = measured["speedup_interval"]
+    return f"{measured['speedup']:.2f}x ({low:.2f} to {high:.2f})"

@@ -7,7 +7,7 @@ from hf_vbp.cli.groups import SourceOptions, with_groups
 
 @with_groups
 def inspect(model: groups.Model, source: SourceOptions, json: groups.Json = False) -> None:
-    """List the MLPs of a model, their widths and their shares of parameters and MACs."""
+    """List the MLPs of a model, their shares of parameters and MACs, and the most that can be removed."""
     from hf_vbp.workflow.inspect import inspect_model
 
     found = inspect_model(source.loading().load(model).model)
@@ -23,4 +23,12 @@ def inspect(model: groups.Model, source: SourceOptions, json: groups.Json = Fals
     (parameters,), (macs,) = scaled(found["parameters"]), scaled(found["macs"])
     title = f"{found['architecture']}: {parameters} parameters, {macs} MACs"
     print_table(title, ("MLP", "width", "of parameters", "of MACs"), rows)
+    reachable = found["reachable"]
+    print_lines(
+        [
+            f"At most {percent(reachable['ratio'])} of the hidden neurons can be removed: each MLP keeps "
+            f"{reachable['minimum_width']}. Then {percent(reachable['parameters'])} of the parameters and "
+            f"{percent(reachable['macs'])} of the MACs remain."
+        ]
+    )
     print_lines(f"left out: {name}, {reason}" for name, reason in found["left_out"].items())

@@ -6,14 +6,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from hf_vbp.cli import groups
-from hf_vbp.cli.console import Reporter, percent, print_json_text, print_lines, print_table, scaled
+from hf_vbp.cli.console import Reporter, percent, print_json_text, print_lines, print_table, scaled, speedup
 from hf_vbp.cli.groups import (
     BUDGET,
-    EVALUATION,
+    LATENCY,
     STATISTICS,
     BudgetOptions,
     EvaluationOptions,
     ImageOptions,
+    LatencyConditions,
     MethodOptions,
     ModelOptions,
     option,
@@ -48,8 +49,9 @@ def prune(
     eval_data: groups.OptionalEvalData = None,
     evaluation: EvaluationOptions,
     latency: Annotated[
-        bool, option(EVALUATION, "--latency", help="Measure the latency of the dense and the pruned model.")
+        bool, option(LATENCY, "--latency", help="Measure the latency of the dense and the pruned model.")
     ] = False,
+    conditions: LatencyConditions,
     loading: ModelOptions,
     output: groups.Output,
     overwrite: groups.Overwrite = False,
@@ -58,19 +60,21 @@ def prune(
 ) -> None:
     """Prune a checkpoint in one shot: statistics, plan, surgery, evaluation, receipt."""
     from hf_vbp.results.record import to_json
+    from hf_vbp.workflow.measure import DEFAULT_BATCHES
     from hf_vbp.workflow.prune_command import PruneRequest, run_prune
 
     request = PruneRequest(
         model=model,
         output=output,
-        config=_config(budget, method, plan),
+        config=_config(budget, method, conditions, plan),
         plan=plan,
         data=images.request(data) if data else None,
         evaluation=evaluation.request(eval_data, images) if eval_data else None,
         statistics=statistics,
         loading=loading.loading(),
         overwrite=overwrite,
-        latency=latency,
+        latency=conditions.options(DEFAULT_BATCHES) if latency else None,
+        threads=conditions.threads,
         command=shlex.join(["hf-vbp", *sys.argv[1:]]),
     )
     results = run_prune(request, Reporter(quiet=quiet))
@@ -82,9 +86,11 @@ def prune(
         show(results, str(output))
 
 
-def _config(budget: BudgetOptions, method: MethodOptions, plan: Path | None) -> "VBPConfig | None":
+def _config(
+    budget: BudgetOptions, method: MethodOptions, conditions: LatencyConditions, plan: Path | None
+) -> "VBPConfig | None":
     if plan is None:
-        return budget.config(method)
+        return budget.config(method, conditions)
     given = [*budget.flags, *method.flags]
     if given:
         raise ConfigurationError(f"--plan holds the budget and the method already; leave out {', '.join(given)}.")
@@ -134,7 +140,7 @@ def _cost_rows(results: dict[str, Any]) -> list[tuple[Any, ...]]:
     for dense, pruned in latency_pairs(results.get("latency", [])):
         name = f"latency, batch {dense['batch']}, {dense['device']}, {dense['dtype']}"
         times = [f"{row['median_ms']:.2f} ms" for row in (dense, pruned)]
-        rows.append((name, *times, f"{dense['median_ms'] / pruned['median_ms']:.2f}x speed"))
+        rows.append((name, *times, speedup(pruned)))
     return rows
 
 

@@ -1,53 +1,102 @@
 """``hf-vbp sweep``: accuracy against ratio, from one pass over the images."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from hf_vbp.cli import groups
-from hf_vbp.cli.console import Reporter, percent, print_json, print_lines, print_table, scaled
-from hf_vbp.cli.groups import BUDGET, EvaluationOptions, ImageOptions, MethodOptions, ModelOptions, option, with_groups
+from hf_vbp.cli.console import Reporter, percent, print_json, print_lines, print_table, scaled, speedup
+from hf_vbp.cli.groups import (
+    BUDGET,
+    LATENCY,
+    METHOD,
+    STATISTICS,
+    EvaluationOptions,
+    ImageOptions,
+    LatencyConditions,
+    MethodOptions,
+    ModelOptions,
+    option,
+    with_groups,
+)
 
 
 @with_groups
 def sweep(
     model: groups.Model,
     *,
-    data: groups.Data,
+    data: groups.OptionalData = None,
     images: ImageOptions,
+    statistics: Annotated[
+        Path | None,
+        option(STATISTICS, "--statistics", help="File of statistics from `hf-vbp stats`, in place of --data."),
+    ] = None,
+    methods: Annotated[
+        list[str] | None,
+        option(METHOD, "--method", help="criterion+compensation or a preset; may be repeated to compare methods."),
+    ] = None,
     method: MethodOptions,
     ratios: Annotated[
         str, option(BUDGET, "--ratios", help="start:stop:step, or a list such as 0.1,0.3.")
     ] = "0.1:0.7:0.1",
     eval_data: groups.EvalData,
     evaluation: EvaluationOptions,
+    latency: Annotated[bool, option(LATENCY, "--latency", help="Measure the latency of each model.")] = False,
+    conditions: LatencyConditions,
     loading: ModelOptions,
     output: groups.Output,
     overwrite: groups.Overwrite = False,
     json: groups.Json = False,
     quiet: groups.Quiet = False,
 ) -> None:
-    """Prune at many ratios and show the accuracy at each: a table, a CSV file and a plot."""
-    from hf_vbp.workflow.sweep_command import SweepRequest, parse_ratios, run_sweep, sweep_output, write_sweep
+    """Prune at many ratios and show the accuracy at each: a table, a CSV file and a plot.
 
-    wanted = parse_ratios(ratios)
+    Rows of the same model, statistics, images and method that the CSV file already holds are kept, so that an
+    interrupted sweep continues.
+    """
+    from hf_vbp.workflow.sweep_command import SweepRequest, parse_methods, parse_ratios, run_sweep
+
     request = SweepRequest(
         model=model,
-        config=method.config(),
-        ratios=wanted,
-        data=images.request(data),
+        methods=parse_methods(methods or (), method.config()),
+        ratios=parse_ratios(ratios),
         evaluation=evaluation.request(eval_data, images),
+        output=output,
+        data=images.request(data) if data else None,
+        statistics=statistics,
+        latency=conditions.single() if latency else None,
+        overwrite=overwrite,
         loading=loading.loading(),
     )
-    name = f"{request.config.criterion}, {request.config.compensation}"
-    with sweep_output(request, output, overwrite=overwrite):
-        rows = run_sweep(request, Reporter(quiet=quiet))
-        files = write_sweep(rows, output, f"{Path(model).name}, {name}")
+    result = run_sweep(request, Reporter(quiet=quiet))
     if json:
-        print_json(rows)
-        return
-    parameters, macs = (scaled(*(row[key] for row in rows)) for key in ("parameters", "macs"))
-    retention = [percent(row["top1"] / rows[0]["top1"]) if rows[0].get("top1") else None for row in rows]
-    removed, top1 = [percent(row["ratio"], 0) for row in rows], [percent(row.get("top1")) for row in rows]
-    shown = list(zip(removed, parameters, macs, top1, retention, strict=True))
-    print_table(f"{name}, no training", ("removed", "parameters", "MACs", "top-1", "retention"), shown)
+        print_json(result.rows)
+    else:
+        show(result.rows, result.files)
+
+
+def show(rows: list[dict[str, Any]], files: list[Path]) -> None:
+    """Print the table of a sweep."""
+    dense = rows[0]
+    columns: dict[str, list[Any]] = {"removed": [percent(row["ratio"], 0) for row in rows]}
+    if len({(row.get("criterion"), row.get("compensation")) for row in rows[1:]}) > 1:
+        names = [f"{row['criterion']} + {row['compensation']}" if row["ratio"] else "dense" for row in rows]
+        columns = {"method": names, **columns}
+    columns["parameters"] = scaled(*(row["parameters"] for row in rows))
+    columns["MACs"] = scaled(*(row["macs"] for row in rows))
+    columns["top-1"] = [percent(row.get("top1")) for row in rows]
+    if dense.get("top1"):
+        columns["retention"] = [percent(row["top1"] / dense["top1"]) for row in rows]
+    columns["agreement"] = [percent(row.get("agreement")) for row in rows]
+    columns["KL"] = [None if "kl" not in row else f"{row['kl']:.3f}" for row in rows]
+    if any("latency_ms" in row for row in rows):
+        columns["ms"] = [None if "latency_ms" not in row else f"{row['latency_ms']:.2f}" for row in rows]
+        columns["speed-up"] = [_speedup(row) for row in rows]
+    title = ", ".join({f"{row['criterion']}, {row['compensation']}": None for row in rows[1:]})
+    print_table(f"{title}, no training", list(columns), list(zip(*columns.values(), strict=True)))
     print_lines([f"Written: {', '.join(map(str, files))}"])
+
+
+def _speedup(row: dict[str, Any]) -> str | None:
+    if "speedup" not in row:
+        return None
+    return speedup({**row, "speedup_interval": (row["speedup_low"], row["speedup_high"])})

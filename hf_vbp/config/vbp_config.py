@@ -33,7 +33,8 @@ class VBPConfig:
         ratio: Share of hidden neurons to remove over all MLPs, in (0, 1). The paper's "pruning ratio".
         target_parameters: Share of the model's parameters to keep.
         target_macs: Share of the model's MACs to keep.
-        target_latency: Share of the model's latency on this device to keep.
+        target_latency: Share of the model's latency on this device to keep, or a time such as ``"12ms"``. Measured
+            while the plan is made.
         criterion: Name of the criterion, which scores the neurons. ``"obs"`` (Optimal Brain Surgeon: greedy
             elimination with refit) has the lowest measured damage; the paper's is ``"variance"``.
         compensation: Name of the compensation, which adjusts the kept weights. ``"linear"`` (least squares) has the
@@ -42,6 +43,7 @@ class VBPConfig:
             that plain transformers loads the result.
         minimum_width: Neurons that every site keeps.
         round_to: Multiple that widths are rounded to.
+        latency_batch: Images per pass when ``target_latency`` is measured.
         criterion_options: Options of the criterion, by name.
         compensation_options: Options of the compensation, by name.
 
@@ -60,12 +62,13 @@ class VBPConfig:
     ratio: float | None = None
     target_parameters: float | None = None
     target_macs: float | None = None
-    target_latency: float | None = None
+    target_latency: float | str | None = None
     criterion: str = DEFAULT_CRITERION
     compensation: str = DEFAULT_COMPENSATION
     scope: str = "global"
     minimum_width: int = 1
     round_to: int = 1
+    latency_batch: int = 1
     criterion_options: Mapping[str, Any] = field(default_factory=dict)
     compensation_options: Mapping[str, Any] = field(default_factory=dict)
 
@@ -74,6 +77,10 @@ class VBPConfig:
         for name in ("criterion_options", "compensation_options"):
             if not isinstance(getattr(self, name), Mapping):
                 raise ConfigurationError(f"{name} must map option names to values, got {shown(getattr(self, name))}.")
+        if type(self.latency_batch) is not int or self.latency_batch < 1:
+            raise ConfigurationError(
+                f"latency_batch must be a whole number of at least 1, got {shown(self.latency_batch)}."
+            )
         # Building the parts validates them.
         _ = self.limits, self.make_criterion(), self.make_compensation(), self._budgets()
 
@@ -114,9 +121,11 @@ class VBPConfig:
         return cls.preset(values["preset"], **given) if "preset" in values else cls(**given)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the JSON form: every field except budgets that were not given and empty options."""
+        """Return the JSON form: every field except budgets that were not given, empty options and a batch of 1."""
         values = {entry.name: getattr(self, entry.name) for entry in fields(self)}
         given = {name: dict(value) if isinstance(value, Mapping) else value for name, value in values.items()}
+        if self.latency_batch == 1:
+            del given["latency_batch"]
         return {name: value for name, value in given.items() if value is not None and value != {}}
 
     @property
@@ -138,7 +147,7 @@ class VBPConfig:
         """Whether a budget was given."""
         return bool(self._budgets())
 
-    def with_budget(self, **budget: float) -> "VBPConfig":
+    def with_budget(self, **budget: float | str) -> "VBPConfig":
         """Return the same method with another budget, given as the one field that holds it."""
         return replace(self, **{**dict.fromkeys(BUDGETS), **budget})  # type: ignore[arg-type]
 

@@ -1,162 +1,249 @@
 """Measured latency of models, dense and pruned."""
 
 import copy
-import platform
 import statistics
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 
+from hf_vbp._progress import Progress
 from hf_vbp.adapters.prepared import PreparedModel, prepare
-from hf_vbp.errors import ConfigurationError
+from hf_vbp.costs.device_name import device_name
+from hf_vbp.costs.timing import Effort, Times, median_interval, time_in_turns
+from hf_vbp.errors import ConfigurationError, LatencyError
 from hf_vbp.inputs.images import blank_images
 
 
-def measure_latency(
-    model: nn.Module,
-    batch: int = 1,
-    *,
-    device: str | torch.device | None = None,
-    dtype: torch.dtype | None = None,
-    repetitions: int = 30,
-    warmup: int = 5,
-) -> dict[str, Any]:
-    """Measure the time of a forward pass.
+@dataclass(frozen=True)
+class LatencyOptions:
+    """The conditions of a measurement.
 
-    Args:
-        model: A vision model of transformers. It is not changed: for another device or dtype a copy is made.
-        batch: Images in a pass.
-        device: Device of the measurement; by default that of the model.
-        dtype: Dtype of the measurement; by default that of the model.
-        repetitions: Number of timed passes.
-        warmup: Number of passes before the timed ones.
-
-    Returns:
-        ``device``, ``device_name``, ``dtype``, ``batch``, ``repetitions``, ``threads``, the ``median_ms``,
-        ``p10_ms``, ``p90_ms`` and ``min_ms`` of one pass in milliseconds, and ``images_per_second`` at the
-        median.
+    Attributes:
+        batch: Images per pass.
+        device: Device to measure on; by default that of the model.
+        dtype: Dtype to measure in, such as ``"bfloat16"``; by default that of the model.
+        threads: Threads of the CPU; by default those of the process.
+        precision: Repeat until the 95 % interval of the median ratio is at most this share of it to either side.
+        repetitions: Most passes of each model.
+        seconds: Longest time.
 
     Raises:
-        ConfigurationError: ``batch`` or ``repetitions`` is below 1.
+        ConfigurationError: A value is out of range, or there is no such dtype.
     """
-    _check_repetitions(batch, repetitions)
-    parameter = next(model.parameters())
-    target = torch.device(device) if device is not None else parameter.device
-    kind = dtype or parameter.dtype
-    if (target, kind) != (parameter.device, parameter.dtype):
-        model = copy.deepcopy(model).to(target, kind)
-    pixel_values = blank_images(model, batch)
-    times = _time_in_turn([model], pixel_values, repetitions, warmup)[0]
-    deciles = statistics.quantiles(times, n=10, method="inclusive") if len(times) > 1 else times * 9
-    median = statistics.median(times)
-    return {
-        "device": target.type,
-        "device_name": _device_name(target),
-        "dtype": str(kind).removeprefix("torch."),
-        "batch": batch,
-        "repetitions": repetitions,
-        "threads": torch.get_num_threads(),
-        "median_ms": median * 1e3,
-        "p10_ms": deciles[0] * 1e3,
-        "p90_ms": deciles[-1] * 1e3,
-        "min_ms": min(times) * 1e3,
-        "images_per_second": batch / median,
-    }
+
+    batch: int = 1
+    device: str | torch.device | None = None
+    dtype: str | torch.dtype | None = None
+    threads: int | None = None
+    precision: float = Effort.precision
+    repetitions: int = Effort.repetitions
+    seconds: float = Effort.seconds
+
+    def __post_init__(self) -> None:
+        for name in ("batch", "threads"):
+            value = getattr(self, name)
+            if value is not None and (type(value) is not int or value < 1):
+                raise ConfigurationError(
+                    f"The {name} of a latency must be a whole number of at least 1, got {value!r}."
+                )
+        # Validates them.
+        _ = self.effort, self.torch_dtype
+
+    @property
+    def effort(self) -> Effort:
+        """When to stop repeating."""
+        return Effort(self.precision, self.repetitions, self.seconds)
+
+    @property
+    def torch_dtype(self) -> torch.dtype | None:
+        """The dtype; None for that of the model."""
+        if self.dtype is None or isinstance(self.dtype, torch.dtype):
+            return self.dtype
+        found = getattr(torch, self.dtype, None)
+        if not isinstance(found, torch.dtype) or not found.is_floating_point:
+            raise ConfigurationError(
+                f"Unknown dtype {self.dtype!r} for a latency; expected float32, bfloat16 or float16."
+            )
+        return found
+
+
+def measure_latency(
+    models: Mapping[str, nn.Module],
+    options: LatencyOptions | None = None,
+    *,
+    progress: Progress | None = None,
+) -> list[dict[str, Any]]:
+    """Measure how long a forward pass of each model takes, and the speed-up against the first one.
+
+    The models take turns, and passes are repeated until the 95 % confidence interval of the median ratio to the first
+    model is small. Slow passes are repeated less often.
+
+    Args:
+        models: Models of transformers by name, the dense one first. They are not changed: for another device or dtype
+            copies are made.
+        options: Batch, device, dtype, threads and precision.
+        progress: Receives the number of finished repetitions and an estimate of all.
+
+    Returns:
+        One row per model: ``model``, ``device``, ``device_name``, ``dtype``, ``batch``, ``threads``, ``repetitions``,
+        the ``median_ms``, ``p10_ms``, ``p90_ms`` and ``min_ms`` of one pass in milliseconds, and
+        ``images_per_second`` at the median. From the second row on also ``speedup``, the time of the first model over
+        that of this one (the median over repetitions), and ``speedup_interval``, its 95 % confidence interval.
+
+    Raises:
+        LatencyError: The times vary too much on this machine.
+        ConfigurationError: There are no models.
+
+    Example:
+        >>> import hf_vbp
+        >>> from hf_vbp.costs.latency import LatencyOptions, measure_latency
+        >>> model = hf_vbp.from_pretrained(hf_vbp.sample_model_path())
+        >>> rows = measure_latency({"dense": model}, LatencyOptions(batch=2, precision=0.9))
+        >>> rows[0]["batch"]
+        2
+    """
+    options = options or LatencyOptions()
+    if not models:
+        raise ConfigurationError("There is no model to measure.")
+    measured = _on(list(models.values()), options)
+    pixel_values = blank_images(measured[0], options.batch)
+    with cpu_threads(options.threads):
+        times = time_in_turns(measured, pixel_values, options.effort, progress)
+        conditions = _conditions(pixel_values)
+        _check_certain(times, options, conditions)
+    rows = [_row(name, own, conditions) for name, own in zip(models, times.passes, strict=True)]
+    for row, ratios in zip(rows[1:], times.compared(), strict=False):
+        low, high = median_interval(ratios)
+        row |= {"speedup": 1 / statistics.median(ratios), "speedup_interval": [1 / high, 1 / low]}
+    return rows
 
 
 def latency_of_widths(
-    model: nn.Module | PreparedModel, batch: int = 1, *, repetitions: int = 20, warmup: int = 3
-) -> Callable[[Sequence[int]], float]:
-    """Return a function that measures, on this device, the latency at given widths as a share of the dense latency.
+    model: nn.Module | PreparedModel,
+    widths: Sequence[int],
+    options: LatencyOptions | None = None,
+    *,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Measure a dense model and one whose MLPs have the given widths, in turns.
 
-    The time of a pass does not depend on the values of the weights, so a copy of the model keeps the first neurons of
-    each site. Dense and pruned passes alternate, so that a change of the clock rate affects both equally. Each list of
-    widths is measured once.
+    The time of a pass does not depend on the weights' values, so each MLP of a copy keeps its first neurons. The copy
+    shares all other weights with the model.
 
     Args:
-        model: The dense model, with MLP sites; not changed. A copy of it is in memory during a measurement.
-        batch: Images in a pass.
-        repetitions: Number of timed passes of each model.
-        warmup: Number of passes of each model before the timed ones.
+        model: The dense model, with MLP sites; not changed.
+        widths: One width per site, in block order.
+        options: Batch, device, dtype, threads and precision.
+        progress: Receives the number of finished repetitions and an estimate of all.
 
     Returns:
-        A function from one width per site, in block order, to median latency over dense median latency.
+        ``device``, ``device_name``, ``dtype``, ``batch``, ``threads``, ``repetitions``, ``dense_ms``, ``pruned_ms``,
+        ``speedup`` and ``speedup_interval``; see :func:`measure_latency`.
 
     Raises:
-        ConfigurationError: ``batch`` or ``repetitions`` is below 1.
+        LatencyError: The times vary too much on this machine.
     """
-    _check_repetitions(batch, repetitions)
     prepared = prepare(model)
-    known: dict[tuple[int, ...], float] = {}
+    models = {"dense": prepared.model, "pruned": _with_widths(prepared, widths)}
+    return summary(*measure_latency(models, options, progress=progress))
 
-    def fraction(widths: Sequence[int]) -> float:
-        key = tuple(widths)
-        if key not in known:
-            models = [prepared.model, _with_widths(prepared, key)]
-            dense, pruned = _time_in_turn(models, blank_images(prepared.model, batch), repetitions, warmup)
-            known[key] = statistics.median(pruned) / statistics.median(dense)
-        return known[key]
 
-    return fraction
+def summary(dense: Mapping[str, Any], pruned: Mapping[str, Any]) -> dict[str, Any]:
+    """Return two rows of :func:`measure_latency` as one record, as plans hold it."""
+    shared = {key: dense[key] for key in ("device", "device_name", "dtype", "batch", "threads", "repetitions")}
+    times = {"dense_ms": dense["median_ms"], "pruned_ms": pruned["median_ms"]}
+    return {**shared, **times, "speedup": pruned["speedup"], "speedup_interval": pruned["speedup_interval"]}
+
+
+def describe_conditions(measured: Mapping[str, Any]) -> str:
+    """Return what a latency depends on in words: batch, dtype, threads and the device.
+
+    Args:
+        measured: A row of :func:`measure_latency`, or a record of :func:`latency_of_widths`.
+    """
+    number = measured["threads"]
+    threads = f", {number} thread{'s' if number > 1 else ''}" if measured["device"] == "cpu" else ""
+    return f"batch {measured['batch']}, {measured['dtype']}{threads}, {measured['device_name']}"
+
+
+@contextmanager
+def cpu_threads(threads: int | None) -> Iterator[None]:
+    """Compute with this many threads of the CPU until the block ends; None changes nothing."""
+    before = torch.get_num_threads()
+    if threads is not None:
+        torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _on(models: Sequence[nn.Module], options: LatencyOptions) -> list[nn.Module]:
+    """Return the models, or copies, on one device and in one dtype."""
+    parameter = next(models[0].parameters())
+    device = torch.device(options.device) if options.device is not None else parameter.device
+    dtype = options.torch_dtype or parameter.dtype
+    return [model if _is_on(model, device, dtype) else copy.deepcopy(model).to(device, dtype) for model in models]
+
+
+def _is_on(model: nn.Module, device: torch.device, dtype: torch.dtype) -> bool:
+    parameter = next(model.parameters())
+    return (parameter.device, parameter.dtype) == (device, dtype)
 
 
 def _with_widths(prepared: PreparedModel, widths: Sequence[int]) -> Any:
-    """Return a copy whose sites keep their first neurons; only its shapes are of use."""
-    resized = copy.deepcopy(prepared.model)
+    """Return a copy whose sites keep their first neurons, and which shares all other tensors."""
+    model = prepared.model
+    memo: dict[int, Any] = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
     for site, width in zip(prepared.sites, widths, strict=True):
-        fc1, fc2 = (resized.get_submodule(name) for name in (site.fc1_name, site.fc2_name))
-        fc1.weight = nn.Parameter(fc1.weight.detach()[:width].clone())
-        if fc1.bias is not None:
-            fc1.bias = nn.Parameter(fc1.bias.detach()[:width].clone())
-        fc2.weight = nn.Parameter(fc2.weight.detach()[:, :width].clone())
-        fc1.out_features = fc2.in_features = width
-    return resized
+        memo[id(site.fc1)] = _narrowed(site.fc1, site.fc1.weight[:width], width, site.fc1.in_features)
+        memo[id(site.fc2)] = _narrowed(site.fc2, site.fc2.weight[:, :width], site.fc2.out_features, width)
+    return copy.deepcopy(model, memo)
 
 
-def _time_in_turn(
-    models: Sequence[nn.Module], pixel_values: torch.Tensor, repetitions: int, warmup: int
-) -> list[list[float]]:
-    """Return for each model the seconds of each of its timed passes; the models alternate."""
-    modes = [model.training for model in models]
-    times: list[list[float]] = [[] for _ in models]
-    try:
-        for model in models:
-            model.eval()
-        with torch.inference_mode():
-            for repetition in range(-warmup, repetitions):
-                for model, taken in zip(models, times, strict=True):
-                    seconds = _time_once(model, pixel_values)
-                    if repetition >= 0:
-                        taken.append(seconds)
-    finally:
-        for model, mode in zip(models, modes, strict=True):
-            model.train(mode)
-    return times
+def _narrowed(old: nn.Linear, weight: torch.Tensor, rows: int, columns: int) -> nn.Linear:
+    new = nn.Linear(columns, rows, bias=old.bias is not None, device="meta", dtype=old.weight.dtype)
+    new.weight = nn.Parameter(weight.detach().clone(memory_format=torch.contiguous_format), requires_grad=False)
+    if old.bias is not None:
+        new.bias = nn.Parameter(old.bias.detach()[:rows].clone(), requires_grad=False)
+    return new.train(old.training)
 
 
-def _time_once(model: nn.Module, pixel_values: torch.Tensor) -> float:
-    _synchronize(pixel_values.device)
-    started = time.perf_counter()
-    model(pixel_values=pixel_values)
-    _synchronize(pixel_values.device)
-    return time.perf_counter() - started
+def _conditions(pixel_values: torch.Tensor) -> dict[str, Any]:
+    return {
+        "device": pixel_values.device.type,
+        "device_name": device_name(pixel_values.device),
+        "dtype": str(pixel_values.dtype).removeprefix("torch."),
+        "batch": len(pixel_values),
+        "threads": torch.get_num_threads(),
+    }
 
 
-def _synchronize(device: torch.device) -> None:
-    """Wait until the device has finished: on devices other than the CPU, passes are only queued."""
-    if device.type != "cpu":
-        getattr(torch, device.type).synchronize()
+def _row(name: str, seconds: Sequence[float], conditions: Mapping[str, Any]) -> dict[str, Any]:
+    deciles, median = statistics.quantiles(seconds, n=10, method="inclusive"), statistics.median(seconds)
+    return {
+        "model": name,
+        **conditions,
+        "repetitions": len(seconds),
+        "median_ms": median * 1e3,
+        "p10_ms": deciles[0] * 1e3,
+        "p90_ms": deciles[-1] * 1e3,
+        "min_ms": min(seconds) * 1e3,
+        "images_per_second": conditions["batch"] / median,
+    }
 
 
-def _device_name(device: torch.device) -> str:
-    if device.type == "cuda":
-        return str(torch.cuda.get_device_name(device))
-    return platform.processor() or platform.machine()
-
-
-def _check_repetitions(batch: int, repetitions: int) -> None:
-    if batch < 1 or repetitions < 1:
-        raise ConfigurationError(f"batch and repetitions must be at least 1, got {batch} and {repetitions}.")
+def _check_certain(times: Times, options: LatencyOptions, conditions: Mapping[str, Any]) -> None:
+    """Refuse times whose median is too uncertain to be of use."""
+    uncertainty = times.uncertainty()
+    if uncertainty > options.precision:
+        raise LatencyError(
+            f"This machine is too noisy to measure a latency: after {times.rounds} repetitions in "
+            f"{times.elapsed:.0f} s the median is certain to within {100 * uncertainty:.1f} % only, and "
+            f"{100 * options.precision:g} % is needed ({describe_conditions(conditions)}). Stop other work on the "
+            "machine and try again, use fewer threads or a larger batch, or accept less precision."
+        )

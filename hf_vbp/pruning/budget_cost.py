@@ -1,50 +1,58 @@
-"""The share of a budget's cost that given widths achieve."""
+"""The share of a budget's cost that given widths achieve, and whether a budget can be met at all."""
 
 from collections.abc import Callable, Sequence
 
 from hf_vbp.adapters.prepared import PreparedModel
-from hf_vbp.config.budget import COSTS, Budget
-from hf_vbp.costs.counts import count_macs, count_parameters
-from hf_vbp.costs.latency import latency_of_widths
-from hf_vbp.pruning.removal_order import RemovalOrder
-from hf_vbp.statistics.activation_statistics import ActivationStatistics
+from hf_vbp.config.budget import Budget
+from hf_vbp.config.limits import Limits
+from hf_vbp.config.vbp_config import VBPConfig
+from hf_vbp.costs.widths import width_costs
 
 AchievedBy = Callable[[Sequence[int]], float]
-"""Function from the widths of all sites, in block order, to the achieved share of the budget's cost."""
+"""From the widths of all sites, in block order, to the share that the budget counts."""
 
 
-def budget_cost(prepared: PreparedModel, statistics: ActivationStatistics, budget: Budget) -> AchievedBy:
-    """Return the function from widths to the achieved share of a budget's cost.
-
-    Parameters and MACs are computed from the widths; latency is measured on this device.
+def budget_cost(prepared: PreparedModel, kind: str) -> AchievedBy:
+    """Return the function from widths to the share that a budget counts; a closed form.
 
     Args:
         prepared: The dense model.
-        statistics: Statistics of the model; the tokens per image at each site are read from them.
-        budget: The budget.
+        kind: ``"ratio"``, ``"parameters"`` or ``"macs"``. A latency is measured, see
+            :func:`hf_vbp.pruning.latency_search.meet_latency`.
     """
-    dense, sites = prepared.widths, prepared.sites
-    if budget.kind == "ratio":
-        return lambda widths: (sum(dense) - sum(widths)) / sum(dense)
-    if budget.kind == "latency":
-        return latency_of_widths(prepared)
-    if budget.kind == "parameters":
-        total, each = count_parameters(prepared.model), [site.parameters_per_neuron for site in sites]
-    else:
-        total = count_macs(prepared.model)
-        tokens = [site.moments.count // max(statistics.images, 1) for site in statistics.sites]
-        each = [t * (s.fc1.in_features + s.fc2.out_features) for t, s in zip(tokens, sites, strict=True)]
-
-    def kept(widths: Sequence[int]) -> float:
-        removed = sum((full - width) * unit for full, width, unit in zip(dense, widths, each, strict=True))
-        return float((total - removed) / total)
-
-    return kept
+    if kind == "ratio":
+        total = sum(prepared.widths)
+        return lambda widths: (total - sum(widths)) / total
+    costs = width_costs(prepared)
+    return lambda widths: costs.share(kind, widths)
 
 
-def ceiling(budget: Budget, order: RemovalOrder, achieved_by: AchievedBy) -> str:
-    """Return the sentence that explains why a budget cannot be met."""
-    if budget.removes:
-        return f"Each site keeps at least {order.limits.minimum_width} neurons; lower minimum_width or the ratio."
-    held = achieved_by(order.dense_widths) - achieved_by(order.widths(order.cuts[-1]))
-    return f"The MLPs hold a share of {held:.2f} of the {COSTS[budget.kind]} that can be removed; keep a larger share."
+def narrowest_widths(dense_widths: Sequence[int], limits: Limits) -> list[int]:
+    """Return the width of every site after everything that may be removed is removed."""
+    return [limits.rounded(limits.floor(width), width) for width in dense_widths]
+
+
+def check_budget(prepared: PreparedModel, config: VBPConfig) -> None:
+    """Refuse a budget that pruning the MLPs cannot meet, before any image is read.
+
+    A latency budget is not checked here, since it has to be measured.
+
+    Args:
+        prepared: The dense model.
+        config: Budget and limits; without a budget there is nothing to check.
+
+    Raises:
+        BudgetError: The budget cannot be met; the message contains the share that can be reached.
+    """
+    if not config.has_budget or config.budget.kind == "latency":
+        return
+    budget = config.budget
+    best = budget_cost(prepared, budget.kind)(narrowest_widths(prepared.widths, config.limits))
+    if not budget.is_met_by(best):
+        raise budget.unreachable(best, floor_sentence(budget, config.limits))
+
+
+def floor_sentence(budget: Budget, limits: Limits) -> str:
+    """Return the sentence that names the limit behind a budget that cannot be met, and the advice."""
+    advice = "lower minimum_width or the ratio" if budget.removes else "ask for a larger share"
+    return f"Each MLP keeps at least {limits.minimum_width} neurons (minimum_width); {advice}."

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -13,11 +13,13 @@ from hf_vbp.adapters.prepared import PreparedModel, prepare
 from hf_vbp.compensation.base import Compensated, compensate
 from hf_vbp.config.requirements import Requirements
 from hf_vbp.config.vbp_config import VBPConfig
+from hf_vbp.costs.widths import width_costs
 from hf_vbp.criteria.base import Ranking, rank
 from hf_vbp.errors import StatisticsError
 from hf_vbp.modeling.precision import outside_inference_mode
-from hf_vbp.pruning.budget_cost import budget_cost, ceiling
+from hf_vbp.pruning.budget_cost import budget_cost, check_budget
 from hf_vbp.pruning.damage import DamagePrediction
+from hf_vbp.pruning.latency_search import meet_latency
 from hf_vbp.pruning.plan import PruningPlan, SitePlan
 from hf_vbp.pruning.removal_order import RemovalOrder
 from hf_vbp.statistics.activation_statistics import ActivationStatistics
@@ -43,6 +45,7 @@ def make_plan(
     config: VBPConfig,
     *,
     rankings: Sequence[Ranking] | None = None,
+    progress: Progress | None = None,
 ) -> PruningPlan:
     """Decide which hidden neurons are kept.
 
@@ -56,6 +59,8 @@ def make_plan(
         statistics: Statistics gathered from this model.
         config: Method and budget.
         rankings: Result of :func:`rank_sites` for the same criterion, to make several plans from it.
+        progress: For a latency budget: receives the number of finished repetitions of each measurement and an
+            estimate of all.
 
     Returns:
         The plan with the least removal that meets the budget.
@@ -64,6 +69,7 @@ def make_plan(
         BudgetError: Pruning the MLPs cannot meet the budget; the message reports what can be reached.
         StatisticsError: The statistics are of one image only, belong to another model, or lack something that the
             criterion or the compensation needs.
+        LatencyError: A latency budget cannot be measured: the times on this machine vary too much.
         ConfigurationError: The configuration has no budget, or its compensation does not fit the model.
 
     Example:
@@ -71,7 +77,7 @@ def make_plan(
     """
     # A missing budget is reported before the model is verified.
     _ = config.budget
-    return fit_plan(prepare(model), statistics, config, rankings=rankings).plan
+    return fit_plan(prepare(model), statistics, config, rankings=rankings, progress=progress).plan
 
 
 def fit_plan(
@@ -80,15 +86,17 @@ def fit_plan(
     config: VBPConfig,
     *,
     rankings: Sequence[Ranking] | None = None,
+    progress: Progress | None = None,
 ) -> FittedPlan:
     """Return the plan together with its fitted compensation; see :func:`make_plan`."""
     compensation = config.make_compensation()
     prepared.check_requirements(f"compensation {compensation.name!r}", compensation.requires)
     statistics.check_model(prepared)
     check_provided(statistics, compensation.requires, f"compensation {compensation.name!r}")
+    check_budget(prepared, config)
     if rankings is None:
         rankings = rank_sites(prepared, statistics, config)
-    chosen = meet_budget(prepared, statistics, config, rankings)
+    chosen = meet_budget(prepared, config, rankings, progress=progress)
     prediction = DamagePrediction(statistics.sites)
     fitted = []
     for site, module, weights, indices in zip(
@@ -97,6 +105,7 @@ def fit_plan(
         compensated = compensate(compensation, weights, indices, site)
         prediction.add(site, weights, indices, compensated)
         fitted.append(_cast(compensated, module.fc2.weight.dtype))
+    costs = width_costs(prepared)
     kept_of_sites = [tuple(site_kept.tolist()) for site_kept in chosen.kept]
     plan = PruningPlan(
         sites=tuple(
@@ -108,6 +117,8 @@ def fit_plan(
         statistics=statistics_digest(statistics),
         threshold=_threshold(rankings, kept_of_sites) if config.scope == "global" else None,
         predicted=prediction.result().to_dict(),
+        cost={"dense": costs.dense, "pruned": costs.of([len(kept) for kept in kept_of_sites])},
+        latency=chosen.latency,
     )
     return FittedPlan(plan, tuple(fitted))
 
@@ -119,30 +130,35 @@ class Choice:
     Attributes:
         kept: ``(width,)`` int64 for each site, the ascending indices of the kept neurons.
         achieved: The achieved share, in the unit of the budget.
+        latency: The measurement for a latency budget.
     """
 
     kept: list[Tensor]
     achieved: float
+    latency: dict[str, Any] = field(default_factory=dict)
 
 
 def meet_budget(
-    prepared: PreparedModel, statistics: ActivationStatistics, config: VBPConfig, rankings: Sequence[Ranking]
+    prepared: PreparedModel, config: VBPConfig, rankings: Sequence[Ranking], *, progress: Progress | None = None
 ) -> Choice:
     """Return the least removal that meets the budget of a configuration.
 
     Args:
         prepared: The dense model.
-        statistics: Statistics gathered from it.
         config: Budget, scope and limits.
         rankings: Result of :func:`rank_sites`.
+        progress: For a latency budget: receives the number of finished repetitions of each measurement.
 
     Raises:
         BudgetError: Pruning the MLPs cannot meet the budget.
     """
     budget = config.budget
     order = RemovalOrder(rankings, scope=config.scope, limits=config.limits)
-    achieved_by = budget_cost(prepared, statistics, budget)
-    cut = order.cut_for(budget, achieved_by, ceiling=ceiling(budget, order, achieved_by))
+    if budget.kind == "latency":
+        found = meet_latency(prepared, order, config, progress)
+        return Choice(order.kept(found.cut), found.share, found.latency)
+    achieved_by = budget_cost(prepared, budget.kind)
+    cut = order.cut_for(budget, achieved_by)
     return Choice(order.kept(cut), achieved_by(order.widths(cut)))
 
 

@@ -70,6 +70,8 @@ class PruningPlan:
         statistics: Fingerprint of the statistics that it was made from.
         threshold: The highest score that was removed; ``None`` where scores of sites were not compared.
         predicted: Predicted output error on the calibration data, by name.
+        cost: ``parameters``, ``macs`` and ``bytes`` of the ``dense`` and of the ``pruned`` model.
+        latency: Where it was measured: batch, dtype, threads, device, milliseconds of both models and the speed-up.
     """
 
     sites: tuple[SitePlan, ...]
@@ -79,6 +81,8 @@ class PruningPlan:
     statistics: str
     threshold: float | None = None
     predicted: Mapping[str, Any] = field(default_factory=dict)
+    cost: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    latency: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def budget(self) -> Budget:
@@ -102,6 +106,7 @@ class PruningPlan:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the JSON form of the plan."""
+        batch = {} if self.config.latency_batch == 1 else {"latency_batch": self.config.latency_batch}
         return {
             "version": PLAN_VERSION,
             "criterion": self.config.criterion,
@@ -110,12 +115,15 @@ class PruningPlan:
             "budget": self.budget.to_dict(self.achieved),
             "minimum_width": self.config.minimum_width,
             "round_to": self.config.round_to,
+            **batch,
             "threshold": self.threshold,
             "options": {
                 "criterion": dict(self.config.criterion_options),
                 "compensation": dict(self.config.compensation_options),
             },
             "predicted": dict(self.predicted),
+            **({"cost": {name: dict(cost) for name, cost in self.cost.items()}} if self.cost else {}),
+            **({"latency": dict(self.latency)} if self.latency else {}),
             "weights": self.weights,
             "statistics": self.statistics,
             "sites": [
@@ -152,7 +160,9 @@ class PruningPlan:
             weights=_field(content, "weights", str),
             statistics=_field(content, "statistics", str),
             threshold=None if threshold is None else _number(threshold, "threshold"),
-            predicted=_predicted(content),
+            predicted=_json_object(content, "predicted"),
+            cost={name: dict(cost) for name, cost in _json_object(content, "cost").items()},
+            latency=_json_object(content, "latency"),
         )
 
     def save(self, path: str | Path) -> Path:
@@ -245,13 +255,15 @@ def _number(value: Any, name: str) -> float:
     return float(value)
 
 
-def _predicted(content: Mapping[str, Any]) -> dict[str, Any]:
-    predicted: dict[str, Any] = _field({"predicted": {}, **content}, "predicted", dict)
+def _json_object(content: Mapping[str, Any], name: str) -> dict[str, Any]:
+    value: dict[str, Any] = _field({name: {}, **content}, name, dict)
     try:
-        json.dumps(predicted, allow_nan=False)
+        json.dumps(value, allow_nan=False)
     except (TypeError, ValueError, RecursionError) as error:
-        raise PlanError(f"predicted of the pruning plan cannot be used: {one_line(error)}. Make it again.") from error
-    return predicted
+        raise PlanError(f"{name} of the pruning plan cannot be used: {one_line(error)}. Make it again.") from error
+    if name == "cost" and not all(isinstance(cost, dict) for cost in value.values()):
+        raise PlanError("cost of the pruning plan must hold the cost of each model; make the plan again.")
+    return value
 
 
 def _site(content: Any) -> SitePlan:
@@ -277,6 +289,7 @@ def _config(content: Mapping[str, Any], budget: Mapping[str, Any]) -> VBPConfig:
             scope=_field(content, "scope", str),
             minimum_width=content.get("minimum_width", 1),
             round_to=content.get("round_to", 1),
+            latency_batch=content.get("latency_batch", 1),
             criterion_options=criterion,
             compensation_options=_renamed(compensation),
         )

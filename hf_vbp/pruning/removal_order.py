@@ -4,11 +4,10 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from hf_vbp.config.budget import COSTS, Budget
+from hf_vbp.config.budget import Budget
 from hf_vbp.config.limits import SCOPES, Limits
 from hf_vbp.config.registry import check_choice
 from hf_vbp.criteria.base import Ranking
-from hf_vbp.errors import BudgetError
 
 
 class RemovalOrder:
@@ -87,12 +86,7 @@ def smallest_cut(
     """
     best = achieved(cuts[-1])
     if not budget.is_met_by(best):
-        verb = "at most a share of" if budget.removes else "no less than a share of"
-        action = "be removed" if budget.removes else "be kept"
-        raise BudgetError(
-            f"{COSTS[budget.kind]}: {budget.asked:g} cannot be reached by pruning the MLPs; "
-            f"{verb} {best:.4g} can {action}. {ceiling or ''}".strip()
-        )
+        raise budget.unreachable(best, ceiling or "")
     low, high = 0, len(cuts) - 1
     while low < high:
         middle = (low + high) // 2

@@ -4,7 +4,19 @@ import json
 import math
 from collections.abc import Iterator, Mapping
 from functools import cache
-from typing import Annotated, Any, Literal, NotRequired, Required, get_args, get_origin, get_type_hints, is_typeddict
+from types import UnionType
+from typing import (
+    Annotated,
+    Any,
+    Literal,
+    NotRequired,
+    Required,
+    Union,
+    get_args,
+    get_origin,
+    get_type_hints,
+    is_typeddict,
+)
 
 from hf_vbp._progress import one_line
 from hf_vbp.results.figures import Bounds, Length, is_open
@@ -61,6 +73,10 @@ def _problems(value: Any, kind: Any, where: str) -> Iterator[str]:
     elif origin is Literal:
         if not any(type(value) is type(choice) and value == choice for choice in arguments):
             yield _sentence(where, value, f"one of {', '.join(map(repr, arguments))}")
+    elif origin in (Union, UnionType):
+        found = [list(_problems(value, choice, where)) for choice in arguments]
+        if all(found):
+            yield from found[0]
     elif origin is list:
         if not isinstance(value, list):
             yield _sentence(where, value, "a list")

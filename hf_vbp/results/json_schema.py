@@ -1,7 +1,8 @@
 """Generate a JSON schema from the types of the results sections."""
 
 import inspect
-from typing import Annotated, Any, Literal, NotRequired, Required, get_args, get_origin, is_typeddict
+from types import UnionType
+from typing import Annotated, Any, Literal, NotRequired, Required, Union, get_args, get_origin, is_typeddict
 
 from hf_vbp.results.checks import hints_of
 from hf_vbp.results.figures import Bounds, Length, is_open
@@ -52,6 +53,8 @@ def _schema(kind: Any, definitions: dict[str, Any]) -> dict[str, Any]:
         return _schema(arguments[0], definitions) | _keywords(arguments[1:])
     if origin is Literal:
         return {"const": arguments[0]} if len(arguments) == 1 else {"enum": list(arguments)}
+    if origin in (Union, UnionType):
+        return {"anyOf": [_schema(choice, definitions) for choice in arguments]}
     if origin is list:
         return {"type": "array", "items": _schema(arguments[0], definitions)}
     if origin is dict:

@@ -71,6 +71,8 @@ class LatencyRow(TypedDict):
     dtype: str
     batch: PositiveCount
     median_ms: Positive
+    speedup: NotRequired[Annotated[Positive, "time of the dense model over that of this one"]]
+    speedup_interval: NotRequired[list[Positive]]
 
 
 @open_section

@@ -1,15 +1,18 @@
 """The section ``plan``: how many neurons were removed, and by which method."""
 
-from typing import Any, Literal, NotRequired, TypedDict
+from typing import Annotated, Any, Literal, NotRequired, TypedDict
 
 from hf_vbp.results.figures import Count, Fraction, NonNegative, PositiveCount, open_section
+
+# A latency such as "12ms".
+Milliseconds = Annotated[str, "a latency in milliseconds, such as 12ms"]
 
 
 class BudgetOutcome(TypedDict):
     """The budget as requested and as achieved."""
 
     kind: Literal["ratio", "parameters", "macs", "latency"]
-    asked: Fraction
+    asked: Fraction | Milliseconds
     achieved: NonNegative
 
 
@@ -32,6 +35,7 @@ class Plan(TypedDict):
     minimum_width: NotRequired[Count]
     round_to: NotRequired[PositiveCount]
     options: NotRequired[PlanOptions]
+    latency: NotRequired[Annotated[dict[str, Any], "measurements for a latency budget"]]
     dense_widths: list[Count]
     widths: list[Count]
 
@@ -42,6 +46,7 @@ def describe_plan(plan: Any) -> Plan:
     names = ("criterion", "compensation", "scope", "budget", "minimum_width", "round_to", "options")
     described: Plan = {
         **{name: written[name] for name in names},  # type: ignore[typeddict-item]
+        **({"latency": written["latency"]} if "latency" in written else {}),
         "ratio": plan.ratio,
         "dense_widths": plan.dense_widths,
         "widths": plan.widths,

@@ -1,10 +1,100 @@
-"""Evaluate a checkpoint, alone or against the model it was pruned from."""
+"""Evaluation of a pruning result against its dense model, and of checkpoints by name."""
 
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
+import torch
+from torch import nn
+
+from hf_vbp._progress import Progress
+from hf_vbp.errors import ConfigurationError, UnsupportedModelError
+from hf_vbp.evaluation.models import evaluate_models
+from hf_vbp.evaluation.output_error import OutputErrors
+from hf_vbp.inputs.images import blank_images
+from hf_vbp.modeling.precision import own_precision
+from hf_vbp.workflow.describe import describe_images
 from hf_vbp.workflow.loading import Loading
+from hf_vbp.workflow.pruning_result import PruningResult
 from hf_vbp.workflow.requests import DataRequest, Reporter
+
+
+def evaluate(
+    result: PruningResult,
+    data: Iterable[Mapping[str, Any]],
+    *,
+    dense: nn.Module | None = None,
+    progress: Progress | None = None,
+) -> PruningResult:
+    """Evaluate the pruned and the dense model on the same images, and add the figures to the results.
+
+    What is saved or pushed afterwards holds the figures in ``vbp_results.json`` and in the model card.
+
+    Args:
+        result: Result of :func:`hf_vbp.prune`, of a model for image classification.
+        data: Batches with ``pixel_values`` and ``labels``: the result of :func:`hf_vbp.load_images`, a
+            ``DataLoader``, or any iterable of dicts. Without labels, only agreement and KL are measured.
+        dense: The dense model; by default the one that was pruned. Needed after ``inplace=True``.
+        progress: Receives the number of finished images and, where it is known, of all.
+
+    Returns:
+        A new result with the parts ``evaluation``, ``observed`` and ``data.evaluation``.
+
+    Raises:
+        ConfigurationError: The dense model is not known.
+        UnsupportedModelError: The models have no logits.
+        DataError: There are no images.
+        LabelError: A label is not among the classes of the model.
+
+    Example:
+        >>> import hf_vbp
+        >>> model = hf_vbp.from_pretrained(hf_vbp.sample_model_path())
+        >>> images = hf_vbp.load_images("sample", model=model)
+        >>> labelled = hf_vbp.load_images("sample", model=model, purpose="evaluation")
+        >>> result = hf_vbp.prune(model, images, hf_vbp.VBPConfig(ratio=0.5))
+        >>> result = hf_vbp.evaluate(result, labelled)
+        >>> sorted(result.results["evaluation"])
+        ['dense', 'pruned', 'retention']
+    """
+    dense = result.dense if dense is None else dense
+    if dense is None:
+        raise ConfigurationError(
+            "The dense model was pruned in place, so it cannot be evaluated. Pass dense=, a copy from before pruning."
+        )
+    check_classifier(dense)
+    weighted = result.plan.predicted.get("metric") == "gradient"
+    metrics = [site.metric if weighted else None for site in result.statistics.sites]
+    models = {"dense": dense, "pruned": result.model}
+    with OutputErrors(dense, result.model, metrics) as observed:
+        found = evaluate_models(models, getattr(data, "loader", data), reference="dense", progress=progress)
+    measured: dict[str, Any] = {name: evaluation.to_dict() for name, evaluation in found.items()}
+    before, after = (measured[name].get("top1") for name in models)
+    if before and after is not None:
+        measured["retention"] = after / before
+    described = {**describe_images(data), "images": found["dense"].images}
+    parts = {"evaluation": measured, "observed": observed.to_dict()}
+    data_part = {**result.results.get("data", {}), "evaluation": described}
+    return replace(result, results={**result.results, "data": data_part, **parts})
+
+
+def check_classifier(model: Any) -> None:
+    """Refuse a model whose outputs cannot be evaluated, before any work; runs it on one blank image.
+
+    Raises:
+        UnsupportedModelError: Its output has no logits of one row per image.
+    """
+    training = model.training
+    model.eval()
+    try:
+        with torch.inference_mode(), own_precision(model):
+            logits = getattr(model(pixel_values=blank_images(model)), "logits", None)
+    finally:
+        model.train(training)
+    if not isinstance(logits, torch.Tensor) or logits.ndim != 2:
+        raise UnsupportedModelError(
+            f"{type(model).__name__} has no logits of one row per image, so it cannot be evaluated. Evaluate a model "
+            "for image classification, or prune without evaluation images."
+        )
 
 
 def run_evaluate(
@@ -29,8 +119,6 @@ def run_evaluate(
     Returns:
         ``{"model": {...}, "base": {...}, "data": {...}}``, the figures as in ``vbp_results.json``.
     """
-    from hf_vbp.evaluation.models import evaluate_models
-
     loading = loading or Loading()
     loaded = loading.load(model)
     models = {"model": loaded.model}

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from hf_vbp.config.requirements import Requirements
 from hf_vbp.errors import DataError, StatisticsError
 from hf_vbp.results.redaction import without_paths
+from hf_vbp.workflow.describe import describe_images
 from hf_vbp.workflow.loading import LoadedModel
 from hf_vbp.workflow.requests import DataRequest, Reporter
 
@@ -97,7 +98,7 @@ def with_skipped(images: Any, reporter: Reporter) -> dict[str, Any]:
     """Return the description of the images with the names of those that could not be decoded; report their number."""
     skipped = [without_paths(bad.name) for bad in images.bad_images]
     if not skipped:
-        return dict(images.provenance)
+        return describe_images(images)
     names = ", ".join(skipped[:3]) + (", ..." if len(skipped) > 3 else "")
     reporter.say(f"Skipped {len(skipped)} images that cannot be decoded: {names}")
-    return {**images.provenance, "skipped": len(skipped), "skipped_names": skipped[:20]}
+    return describe_images(images)

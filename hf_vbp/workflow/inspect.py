@@ -1,22 +1,25 @@
-"""The MLPs of a model that can be pruned, and their shares of its cost."""
+"""What can be pruned of a model, and how small it can become; before any statistics are gathered."""
 
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from hf_vbp.adapters.prepared import prepare
 from hf_vbp.adapters.registry import get_adapter
+from hf_vbp.config.limits import Limits
+from hf_vbp.costs.widths import width_costs
+from hf_vbp.pruning.budget_cost import narrowest_widths
 
 
 @dataclass(frozen=True)
 class SiteRow:
-    """One MLP site and its share of the cost.
+    """One MLP site and its share of the model.
 
     Attributes:
         index: Position in the order of the forward pass.
         name: Name of the site.
-        intermediate_size: Its number of hidden neurons.
-        parameters: Share of the model's parameters that is removed with all hidden neurons.
-        macs: Share of the model's MACs that is removed with all hidden neurons.
+        intermediate_size: Number of its hidden neurons.
+        parameters: Share of the model's parameters that belong to its hidden neurons.
+        macs: Share of the model's MACs that belong to its hidden neurons.
     """
 
     index: int
@@ -26,57 +29,43 @@ class SiteRow:
     macs: float
 
 
-def inspect_model(model: Any) -> dict[str, Any]:
-    """Return the sites of a model, their shares, and the modules that are not pruned with the reason.
+def inspect_model(model: Any, limits: Limits | None = None) -> dict[str, Any]:
+    """Return the sites of a model, their shares, what is left out with the reason, and the most that can be reached.
 
     Args:
         model: A transformers model of a registered family.
+        limits: Floor and rounding of the widths; by default each MLP keeps one neuron.
 
     Returns:
-        ``{"model_type", "architecture", "parameters", "macs", "sites": [...], "left_out": {...}}``, ready for JSON.
+        ``{"model_type", "architecture", "parameters", "macs", "bytes", "sites": [...], "left_out": {...},
+        "reachable": {...}}``, ready for JSON. ``reachable`` holds the largest ``ratio`` that can be removed, and the
+        smallest shares of ``parameters``, ``macs`` and ``bytes`` that can be kept, with the ``minimum_width``.
 
     Raises:
         UnsupportedModelError: The model has no MLP sites, or one whose structure is not what its adapter describes.
-        NonFiniteError: The weights are NaN or infinite.
     """
-    from hf_vbp.costs.counts import count_macs, count_parameters
-
-    sites = prepare(model).sites
-    parameters, macs, tokens = count_parameters(model), count_macs(model), _tokens_per_image(model, sites)
+    limits = limits or Limits()
+    prepared = prepare(model)
+    costs = width_costs(prepared)
     rows = [
         SiteRow(
             site.index,
             site.name,
             site.intermediate_size,
-            site.intermediate_size * site.parameters_per_neuron / parameters,
-            site.intermediate_size * seen * (site.fc1.in_features + site.fc2.out_features) / macs,
+            *(site.intermediate_size * neuron[name] / costs.dense[name] for name in ("parameters", "macs")),
         )
-        for site, seen in zip(sites, tokens, strict=True)
+        for site, neuron in zip(prepared.sites, costs.per_neuron, strict=True)
     ]
+    narrowest = narrowest_widths(prepared.widths, limits)
     return {
-        "model_type": model.config.model_type,
-        "architecture": type(model).__name__,
-        "parameters": parameters,
-        "macs": macs,
+        "model_type": prepared.model.config.model_type,
+        "architecture": type(prepared.model).__name__,
+        **costs.dense,
         "sites": [asdict(row) for row in rows],
-        "left_out": get_adapter(model).left_out(model),
+        "left_out": get_adapter(prepared.model).left_out(prepared.model),
+        "reachable": {
+            "minimum_width": limits.minimum_width,
+            "ratio": 1 - sum(narrowest) / sum(prepared.widths),
+            **{name: costs.share(name, narrowest) for name in costs.dense},
+        },
     }
-
-
-def _tokens_per_image(model: Any, sites: Any) -> list[int]:
-    import torch
-
-    from hf_vbp.inputs.images import blank_images
-
-    seen: list[int] = []
-    handles = [
-        site.fc2.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].numel() // inputs[0].shape[-1]))
-        for site in sites
-    ]
-    try:
-        with torch.inference_mode():
-            model(pixel_values=blank_images(model))
-    finally:
-        for handle in handles:
-            handle.remove()
-    return seen

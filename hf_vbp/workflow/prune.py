@@ -11,18 +11,16 @@ from hf_vbp.adapters.prepared import PreparedModel, prepare
 from hf_vbp.calibration.collect import collect_statistics
 from hf_vbp.calibration.saliency import with_saliency
 from hf_vbp.config.vbp_config import VBPConfig
-from hf_vbp.costs.counts import describe_cost
+from hf_vbp.distributed import is_launched
 from hf_vbp.errors import ConfigurationError, DataError
 from hf_vbp.modeling.precision import outside_inference_mode, own_precision
 from hf_vbp.pruning.apply_plan import apply_fitted
+from hf_vbp.pruning.budget_cost import check_budget
+from hf_vbp.pruning.latency_search import check_latency
 from hf_vbp.pruning.make_plan import check_provided, fit_plan
-from hf_vbp.pruning.plan import PruningPlan
-from hf_vbp.results.base_model import describe_base_model
-from hf_vbp.results.plan import describe_plan
-from hf_vbp.results.record import SCHEMA_VERSION
-from hf_vbp.results.versions import versions
 from hf_vbp.statistics.activation_statistics import ActivationStatistics
-from hf_vbp.statistics.split_halves import halves_agreement
+from hf_vbp.workflow.describe import describe_dense, describe_pruning
+from hf_vbp.workflow.evaluate import check_classifier, evaluate
 from hf_vbp.workflow.pruning_result import PruningResult
 
 
@@ -33,6 +31,7 @@ def prune(
     config: VBPConfig | None = None,
     *,
     statistics: ActivationStatistics | None = None,
+    eval_data: Iterable[Mapping[str, Any]] | None = None,
     inplace: bool = False,
     limit: int | None = None,
     provenance: Mapping[str, Any] | None = None,
@@ -49,10 +48,12 @@ def prune(
             unless the criterion needs a pass of its own that they do not contain (``snip``).
         config: Method and budget.
         statistics: Statistics gathered earlier from this model.
+        eval_data: Labelled images to evaluate both models on afterwards, as for :func:`hf_vbp.evaluate`.
         inplace: Whether to change ``model`` itself instead of a copy.
         limit: Stop gathering after this many images.
         provenance: Describes the images, for the results file; by default the description of ``data``.
-        progress: Receives the number of finished images and, where it is known, of all.
+        progress: Receives the number of finished images and, where it is known, of all; for a latency budget also
+            the number of finished repetitions of each measurement.
 
     Returns:
         The pruned model with its plan, statistics and figures.
@@ -61,6 +62,7 @@ def prune(
         ConfigurationError: ``config`` is missing, has no budget, or does not fit the model.
         UnsupportedModelError: The model cannot be pruned as it is.
         BudgetError: Pruning the MLPs cannot meet the budget.
+        LatencyError: The times on this machine vary too much for a latency budget.
         DataError: Neither ``data`` nor ``statistics`` was given, or there are no images.
         StatisticsError: The images give no usable statistics, or ``statistics`` belong to another model.
 
@@ -75,49 +77,29 @@ def prune(
     """
     if config is None:
         raise ConfigurationError("prune needs a configuration with a budget, for instance VBPConfig(ratio=0.5).")
+    if eval_data is not None and inplace:
+        raise ConfigurationError("eval_data needs the dense model too, so it cannot be used with inplace=True.")
     prepared = check_request(model, config)
+    if eval_data is not None:
+        check_classifier(prepared.model)
     with own_precision(prepared.model):
         if statistics is None:
             if data is None:
                 raise DataError("Nothing to calibrate on: pass data (images), or statistics gathered earlier.")
+            if not is_launched():
+                # Several processes at once would only slow each other down.
+                check_latency(prepared, config, progress)
             options: dict[str, Any] = {"limit": limit, "progress": progress, "provenance": provenance}
             statistics = collect_statistics(prepared, data, config, **options)
         else:
             statistics = complete_statistics(prepared, statistics, config, data, limit=limit, progress=progress)
-        fitted = fit_plan(prepared, statistics, config)
-        base_model, dense_cost = describe_base_model(prepared.model), describe_cost(prepared.model)
+        fitted = fit_plan(prepared, statistics, config, progress=progress)
+        dense = describe_dense(prepared.model)
         pruned = apply_fitted(prepared.model, prepared.sites, fitted, inplace=inplace)
-        return make_result(pruned, fitted.plan, statistics, base_model=base_model, dense_cost=dense_cost)
-
-
-def make_result(
-    pruned: nn.Module,
-    plan: PruningPlan,
-    statistics: ActivationStatistics,
-    *,
-    base_model: Mapping[str, Any],
-    dense_cost: Mapping[str, Any],
-) -> PruningResult:
-    """Return a pruned model with everything that is known of it, in the form of ``vbp_results.json``.
-
-    Args:
-        pruned: The pruned model.
-        plan: The plan that was applied.
-        statistics: The statistics of the dense model.
-        base_model: Identity of the dense model.
-        dense_cost: Cost of the dense model.
-    """
-    results = {
-        "schema_version": SCHEMA_VERSION,
-        "base_model": dict(base_model),
-        "data": {"calibration": describe_calibration(statistics)},
-        "statistics": describe_statistics(statistics),
-        "plan": describe_plan(plan),
-        "predicted": dict(plan.predicted),
-        "cost": {"dense": dict(dense_cost), "pruned": describe_cost(pruned)},
-        "versions": versions(),
-    }
-    return PruningResult(pruned, plan, statistics, results)
+        results = describe_pruning(dense, pruned, fitted.plan, statistics)
+        kept = None if inplace else prepared.model
+        result = PruningResult(pruned, fitted.plan, statistics, results, kept)
+        return result if eval_data is None else evaluate(result, eval_data, progress=progress)
 
 
 def check_request(model: nn.Module | PreparedModel, config: VBPConfig) -> PreparedModel:
@@ -130,11 +112,13 @@ def check_request(model: nn.Module | PreparedModel, config: VBPConfig) -> Prepar
         UnsupportedModelError: The model has no MLP sites, or one whose structure is not what its adapter describes.
         NonFiniteError: The weights hold NaN or infinity.
         ConfigurationError: The configuration has no budget, or its compensation does not fit the model.
+        BudgetError: Pruning the MLPs cannot meet the budget. A latency budget is not checked here.
     """
     _ = config.budget
     prepared = prepare(model)
     prepared.check_requirements(f"criterion {config.criterion!r}", config.make_criterion().requires)
     prepared.check_requirements(f"compensation {config.compensation!r}", config.make_compensation().requires)
+    check_budget(prepared, config)
     return prepared
 
 
@@ -172,25 +156,3 @@ def complete_statistics(
     if data is not None and adds_saliency:
         statistics = with_saliency(prepared, statistics, data, limit=limit, progress=progress)
     return statistics
-
-
-def describe_calibration(statistics: ActivationStatistics) -> dict[str, Any]:
-    """Return the ``data.calibration`` part of the results."""
-    return {
-        "source": "unnamed batches",
-        **statistics.fingerprints["data"],
-        "images": statistics.images,
-        "tokens": statistics.tokens,
-    }
-
-
-def describe_statistics(statistics: ActivationStatistics) -> dict[str, Any]:
-    """Return the ``statistics`` part of the results: kind, dtype, and the agreement between halves of the images."""
-    agreement = halves_agreement(statistics)
-    described: dict[str, Any] = {
-        "moments": statistics.fingerprints["moments"],
-        "dtype": statistics.fingerprints["dtype"],
-    }
-    if agreement is not None:
-        described["halves"] = agreement.to_dict()
-    return described

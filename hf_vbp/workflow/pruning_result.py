@@ -6,12 +6,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hf_vbp.adapters.prepared import prepare
+from hf_vbp.adapters.registry import find_sites
 from hf_vbp.checkpoint.layout import PLAN, RESULTS
 from hf_vbp.checkpoint.receipt import Receipt
 from hf_vbp.checkpoint.saving import Content, save_checkpoint
+from hf_vbp.errors import PlanError
 from hf_vbp.pruning.plan import PruningPlan
 from hf_vbp.results.record import to_json
 from hf_vbp.statistics.activation_statistics import ActivationStatistics
+from hf_vbp.workflow.describe import describe_dense, describe_pruning
 
 if TYPE_CHECKING:
     from hf_vbp.hub.push_plan import PushResult
@@ -26,12 +30,48 @@ class PruningResult:
         plan: The kept neurons of every site, and the reason.
         statistics: The statistics of the dense model.
         results: The figures measured so far, in the form of ``vbp_results.json`` (docs/results.md).
+        dense: The dense model, for :func:`hf_vbp.evaluate`; None where it was pruned in place. It stays in memory as
+            long as the result refers to it.
     """
 
     model: Any
     plan: PruningPlan
     statistics: ActivationStatistics
     results: dict[str, Any] = field(default_factory=dict)
+    dense: Any = None
+
+    @classmethod
+    def from_parts(
+        cls, dense: Any, pruned: Any, plan: PruningPlan, statistics: ActivationStatistics
+    ) -> "PruningResult":
+        """Return the result for a model that was pruned in steps, so that it is saved and pushed with its results.
+
+        Args:
+            dense: The dense model.
+            pruned: Result of :func:`hf_vbp.apply_plan`, not in place.
+            plan: The plan.
+            statistics: The statistics of the dense model.
+
+        Raises:
+            PlanError: The plan belongs to another model.
+            StatisticsError: The statistics belong to another model.
+
+        Example:
+            >>> pruned = hf_vbp.apply_plan(model, plan, statistics)  # doctest: +SKIP
+            >>> result = hf_vbp.PruningResult.from_parts(model, pruned, plan, statistics)  # doctest: +SKIP
+            >>> result.save_pretrained("pruned")  # doctest: +SKIP
+        """
+        prepared = prepare(dense)
+        plan.check_model(prepared.fingerprint, [(site.name, site.intermediate_size) for site in prepared.sites])
+        statistics.check_model(prepared)
+        widths = [site.intermediate_size for site in find_sites(pruned)]
+        if widths != plan.widths:
+            raise PlanError(
+                f"The pruned model has MLPs of widths {widths}, but the plan has {plan.widths}. Pass the result of "
+                "apply_plan for this plan."
+            )
+        results = describe_pruning(describe_dense(prepared.model), pruned, plan, statistics)
+        return cls(pruned, plan, statistics, results, prepared.model)
 
     def save_pretrained(
         self,

@@ -16,6 +16,7 @@ from hf_vbp.workflow.requests import DataRequest, Reporter
 
 if TYPE_CHECKING:
     from hf_vbp.config.vbp_config import VBPConfig
+    from hf_vbp.costs.latency import LatencyOptions
     from hf_vbp.pruning.plan import PruningPlan
     from hf_vbp.statistics.activation_statistics import ActivationStatistics
 
@@ -75,12 +76,14 @@ def _gather_and_save(request: StatsRequest, reporter: Reporter) -> "ActivationSt
     from hf_vbp.adapters.prepared import prepare
     from hf_vbp.calibration.collect import collect_statistics, requirements_for, statistics_bytes
     from hf_vbp.config.requirements import Requirements
+    from hf_vbp.pruning.budget_cost import check_budget
     from hf_vbp.pruning.make_plan import precompute_scores
 
     reporter.say(f"Loading {request.model}")
     loaded = request.loading.load(request.model)
     images = request.data.open(loaded, "calibration")
     prepared = prepare(loaded.model)
+    check_budget(prepared, request.config)
     requires = requirements_for(prepared, request.config) | Requirements(halves=request.halves)
     size = statistics_bytes(prepared.sites, requires)
     check_file_space(request.output, size)
@@ -105,21 +108,36 @@ def _gather_and_save(request: StatsRequest, reporter: Reporter) -> "ActivationSt
 
 
 def run_plan(
-    model: str, statistics: Path, config: "VBPConfig", output: Path | None, *, loading: Loading, overwrite: bool
+    model: str,
+    statistics: Path,
+    config: "VBPConfig",
+    output: Path | None,
+    reporter: Reporter,
+    *,
+    loading: Loading,
+    latency: "LatencyOptions | None" = None,
+    threads: int | None = None,
+    overwrite: bool = False,
 ) -> "PruningPlan":
     """Make a plan from a file of statistics, and save it to ``output``.
 
     Args:
         model: Hub id, folder or ``sample``.
         statistics: File of statistics of this model.
-        config: What to remove and how, with a budget.
+        config: Method and budget.
         output: File of the plan; ``None`` saves nothing.
+        reporter: Receives progress updates.
         loading: How the model is loaded; its dtype is that of the statistics.
+        latency: Conditions under which the latency of the plan is measured; ``None`` measures it only for a latency
+            budget.
+        threads: Threads of the CPU while a latency budget is measured.
         overwrite: Whether to replace ``output``.
 
     Raises:
         HfVbpError: The statistics do not belong to the model, or the budget cannot be met.
     """
+    from hf_vbp.adapters.prepared import prepare
+    from hf_vbp.costs.latency import cpu_threads, latency_of_widths
     from hf_vbp.pruning.make_plan import make_plan
     from hf_vbp.statistics.activation_statistics import ActivationStatistics
 
@@ -127,9 +145,16 @@ def run_plan(
     with nullcontext() if output is None else output_file(output, overwrite, inputs):
         gathered = ActivationStatistics.load(statistics)
         loaded = replace(loading, dtype=str(gathered.fingerprints["dtype"])).load(model)
-        gathered.check_model(loaded.model)
+        prepared = prepare(loaded.model)
+        gathered.check_model(prepared)
         check_statistics(gathered, config, statistics, model=model)
-        plan = make_plan(loaded.model, gathered, config)
+        searches = config.budget.kind == "latency"
+        stage = reporter.stage("Latency of candidates") if searches else nullcontext()
+        with stage as progress, cpu_threads(threads):
+            plan = make_plan(prepared, gathered, config, progress=progress)
+        if latency is not None:
+            with reporter.stage("Latency of the plan") as progress:
+                plan = replace(plan, latency=latency_of_widths(prepared, plan.widths, latency, progress=progress))
         if output is not None:
             plan.save(output)
     return plan

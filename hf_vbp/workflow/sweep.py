@@ -1,57 +1,73 @@
 """Accuracy against the share of removed neurons, from one pass over the calibration images."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import reduce
+from operator import or_
 from typing import Any
 
 from torch import nn
 
 from hf_vbp._progress import Progress
 from hf_vbp.adapters.prepared import PreparedModel, prepare
-from hf_vbp.calibration.collect import collect_statistics
+from hf_vbp.calibration.collect import collect_statistics, requirements_for
+from hf_vbp.config.requirements import Requirements
 from hf_vbp.config.vbp_config import VBPConfig
 from hf_vbp.costs.counts import describe_cost
-from hf_vbp.errors import ConfigurationError, DataError
+from hf_vbp.costs.latency import LatencyOptions, measure_latency
+from hf_vbp.criteria.base import Ranking
+from hf_vbp.errors import ConfigurationError, DataError, LatencyError
 from hf_vbp.evaluation.models import evaluate_models
 from hf_vbp.pruning.apply_plan import apply_fitted
-from hf_vbp.pruning.make_plan import fit_plan, meet_budget, rank_sites
+from hf_vbp.pruning.budget_cost import check_budget
+from hf_vbp.pruning.make_plan import fit_plan, rank_sites
 from hf_vbp.statistics.activation_statistics import ActivationStatistics
+from hf_vbp.workflow.evaluate import check_classifier
 from hf_vbp.workflow.prune import complete_statistics
 
 MODELS_IN_MEMORY = 4
 """Pruned models that are evaluated together in one pass over the evaluation images."""
 
+Row = dict[str, Any]
+
 
 def sweep(
     model: nn.Module | PreparedModel,
     data: Iterable[Any] | None,
-    config: VBPConfig | None = None,
+    config: VBPConfig | Sequence[VBPConfig] | None = None,
     *,
     ratios: Sequence[float],
     eval_data: Iterable[Mapping[str, Any]],
     statistics: ActivationStatistics | None = None,
+    latency: LatencyOptions | None = None,
     limit: int | None = None,
     progress: Progress | None = None,
-) -> list[dict[str, Any]]:
+) -> list[Row]:
     """Prune at several ratios from one pass of statistics, and evaluate all models on the same images.
 
-    The calibration images are read once and the neurons are ranked once. At most four pruned models are in memory at a
-    time; the evaluation images are read once for each group of four.
+    The calibration images are read once and the neurons are ranked once per method. At most four pruned models are in
+    memory at a time; the evaluation images are read once for each group of four.
 
     Args:
         model: The dense model, a classifier; it is not changed.
         data: Calibration images, as for :func:`hf_vbp.prune`. Not needed with ``statistics``.
-        config: The method; its budget is not used. By default ``VBPConfig()``.
+        config: The method, or several; their budgets are not used. By default ``VBPConfig()``.
         ratios: Shares of hidden neurons to remove, in (0, 1).
         eval_data: Batches with ``pixel_values`` and ``labels``: the result of :func:`hf_vbp.load_images`, a
             ``DataLoader``, or any iterable of dicts that can be read more than once.
         statistics: Statistics gathered earlier from this model.
+        latency: Conditions under which the latency of each model is measured; by default it is not. Where the machine
+            is too noisy, a warning is issued and the rows lack it.
         limit: Stop gathering after this many images.
         progress: Receives the number of finished images and, where it is known, of all: first for the calibration
             images, then for the evaluation images, which count once for each time they are read.
 
     Returns:
-        One row per ratio, after a row for the dense model with ratio 0: ``ratio``, ``parameters``, ``macs``, ``bytes``
-        and the figures of :class:`hf_vbp.evaluation.models.Evaluation`, against the dense model.
+        A row for the dense model with ratio 0, then one row per method and ratio: ``ratio``, ``criterion``,
+        ``compensation``, ``scope``, ``parameters``, ``macs``, ``bytes`` and the figures of
+        :class:`hf_vbp.evaluation.models.Evaluation`, against the dense model. With ``latency`` also ``latency_ms``,
+        ``speedup``, ``speedup_interval`` and the conditions.
 
     Raises:
         ConfigurationError: A ratio is not between 0 and 1, or ``config`` does not fit the model.
@@ -69,55 +85,147 @@ def sweep(
         >>> [row["ratio"] for row in rows]
         [0.0, 0.25, 0.5]
     """
-    config = config or VBPConfig()
-    configs = _configs(config, ratios)
+    methods = [config or VBPConfig()] if config is None or isinstance(config, VBPConfig) else list(config)
+    tasks = sweep_tasks(methods, ratios)
     loader = getattr(eval_data, "loader", eval_data)
-    if iter(loader) is loader and len(ratios) > MODELS_IN_MEMORY:
+    if isinstance(loader, Iterator) and len(tasks) > MODELS_IN_MEMORY:
         raise DataError(
-            f"eval_data is read once for every {MODELS_IN_MEMORY} ratios, but an iterator can be read only once. Pass "
+            f"eval_data is read once for every {MODELS_IN_MEMORY} models, but an iterator can be read only once. Pass "
             "a list of batches, a DataLoader or the result of load_images."
         )
+    prepared = check_sweep(model, tasks)
+    gathered = sweep_statistics(prepared, methods, data, statistics, limit=limit, progress=progress)
+    rows: list[Row] = []
+    for group in sweep_rows(prepared, gathered, tasks, loader, latency=latency, progress=progress):
+        # The dense model is evaluated in each group.
+        rows += group[1:] if rows else group
+    return rows
+
+
+def sweep_tasks(methods: Sequence[VBPConfig], ratios: Sequence[float]) -> list[VBPConfig]:
+    """Return the configuration of every method at every ratio, each once.
+
+    Raises:
+        ConfigurationError: There is no method or no ratio.
+        BudgetError: A ratio is not between 0 and 1.
+    """
+    if not ratios or not methods:
+        raise ConfigurationError("A sweep needs a method and at least one ratio, for instance ratios=[0.25, 0.5].")
+    tasks: list[VBPConfig] = []
+    for method in methods:
+        for ratio in ratios:
+            task = method.with_budget(ratio=ratio)
+            if task not in tasks:
+                tasks.append(task)
+    return tasks
+
+
+def check_sweep(model: nn.Module | PreparedModel, tasks: Sequence[VBPConfig]) -> PreparedModel:
+    """Validate a model and all configurations before any image is read.
+
+    Raises:
+        ConfigurationError: A compensation does not fit the model.
+        BudgetError: A ratio cannot be reached.
+        UnsupportedModelError: The model cannot be pruned as it is, or gives no logits.
+    """
     prepared = prepare(model)
-    prepared.check_requirements(f"compensation {config.compensation!r}", config.make_compensation().requires)
+    for task in tasks:
+        prepared.check_requirements(f"compensation {task.compensation!r}", task.make_compensation().requires)
+        check_budget(prepared, task)
+    check_classifier(prepared.model)
+    return prepared
+
+
+def sweep_statistics(
+    prepared: PreparedModel,
+    methods: Sequence[VBPConfig],
+    data: Iterable[Any] | None,
+    statistics: ActivationStatistics | None,
+    *,
+    limit: int | None = None,
+    progress: Progress | None = None,
+) -> ActivationStatistics:
+    """Return statistics that serve all methods: those given, completed where that is possible, or new ones.
+
+    Raises:
+        DataError: Neither ``data`` nor ``statistics`` was given.
+        StatisticsError: ``statistics`` lack what a method needs, or belong to another model.
+    """
     if statistics is not None:
-        statistics = complete_statistics(prepared, statistics, config, data, limit=limit, progress=progress)
-    elif data is not None:
-        statistics = collect_statistics(prepared, data, config, limit=limit, progress=progress)
-    else:
+        for method in methods:
+            statistics = complete_statistics(prepared, statistics, method, data, limit=limit, progress=progress)
+        return statistics
+    if data is None:
         raise DataError("Nothing to calibrate on: pass data (images), or statistics gathered earlier.")
-    return list(_rows(prepared, statistics, configs, loader, progress))
+    requires = reduce(or_, (requirements_for(prepared.model, method) for method in methods), Requirements())
+    return collect_statistics(prepared, data, requires, limit=limit, progress=progress)
 
 
-def _configs(config: VBPConfig, ratios: Sequence[float]) -> list[VBPConfig]:
-    """Return the configuration of every ratio, which validates them."""
-    if not ratios:
-        raise ConfigurationError("A sweep needs at least one ratio, for instance ratios=[0.25, 0.5].")
-    return [config.with_budget(ratio=ratio) for ratio in ratios]
-
-
-def _rows(
+def sweep_rows(
     prepared: PreparedModel,
     statistics: ActivationStatistics,
-    configs: Sequence[VBPConfig],
+    tasks: Sequence[VBPConfig],
     loader: Iterable[Mapping[str, Any]],
-    progress: Progress | None,
-) -> Iterator[dict[str, Any]]:
-    rankings = rank_sites(prepared, statistics, configs[0])
-    for config in configs:
-        # A ratio that cannot be reached is reported before the first evaluation.
-        meet_budget(prepared, statistics, config, rankings)
-    groups = [configs[start : start + MODELS_IN_MEMORY] for start in range(0, len(configs), MODELS_IN_MEMORY)]
+    *,
+    latency: LatencyOptions | None = None,
+    progress: Progress | None = None,
+    on_noise: Callable[[LatencyError], None] = lambda error: warnings.warn(str(error), stacklevel=2),
+) -> Iterator[list[Row]]:
+    """Yield the rows of one group of models after the other, each with the row of the dense model first.
+
+    Args:
+        prepared: The dense model.
+        statistics: Statistics that serve all tasks.
+        tasks: The configurations.
+        loader: Batches to evaluate on.
+        latency: Conditions of the latency; None measures none.
+        progress: Receives the number of evaluated images in all groups.
+        on_noise: Receives the error where a latency cannot be measured.
+    """
+    rankings: dict[str, list[Ranking]] = {}
+    groups = [tasks[start : start + MODELS_IN_MEMORY] for start in range(0, len(tasks), MODELS_IN_MEMORY)]
     for index, group in enumerate(groups):
-        # Numbered, since the same ratio may be asked for twice.
-        models = {"dense": prepared.model}
-        for number, config in enumerate(group):
-            fitted = fit_plan(prepared, statistics, config, rankings=rankings)
-            models[f"pruned {number}"] = apply_fitted(prepared.model, prepared.sites, fitted)
-        found = evaluate_models(models, loader, progress=_of_all(progress, index, len(groups)))
-        ratios = [0.0, *(config.budget.asked for config in group)]
-        for (name, pruned), ratio in zip(models.items(), ratios, strict=True):
-            if index == 0 or ratio:
-                yield {"ratio": ratio, **describe_cost(pruned), **found[name].to_dict()}
+        models: dict[str, Any] = {"dense": prepared.model}
+        for number, task in enumerate(group):
+            key = repr((task.criterion, task.criterion_options))
+            if key not in rankings:
+                rankings[key] = rank_sites(prepared, statistics, task)
+            fitted = fit_plan(prepared, statistics, task, rankings=rankings[key])
+            models[str(number)] = apply_fitted(prepared.model, prepared.sites, fitted)
+        found = evaluate_models(models, loader, reference="dense", progress=_of_all(progress, index, len(groups)))
+        timed = {} if latency is None else _latency_columns(models, latency, on_noise)
+        described: list[Row] = [{"ratio": 0.0}, *map(describe_method, group)]
+        yield [
+            {**method, **describe_cost(pruned), **found[name].to_dict(), **timed.get(name, {})}
+            for method, (name, pruned) in zip(described, models.items(), strict=True)
+        ]
+
+
+def describe_method(task: VBPConfig) -> Row:
+    """Return the columns that identify the method and ratio of a row."""
+    return {
+        "ratio": task.budget.share,
+        "criterion": task.criterion,
+        "compensation": task.compensation,
+        "scope": task.scope,
+    }
+
+
+def _latency_columns(
+    models: Mapping[str, nn.Module], options: LatencyOptions, on_noise: Callable[[LatencyError], None]
+) -> dict[str, Row]:
+    try:
+        rows = measure_latency(models, options)
+    except LatencyError as error:
+        # The other figures of the rows are not lost with it.
+        on_noise(error)
+        return {}
+    columns: dict[str, Row] = {}
+    for row in rows:
+        speed: Row = {key: row[key] for key in ("speedup", "speedup_interval") if key in row}
+        conditions = {f"latency_{key}": row[key] for key in ("batch", "dtype", "threads", "device_name")}
+        columns[str(row["model"])] = {"latency_ms": row["median_ms"], **speed, **conditions}
+    return columns
 
 
 def _of_all(progress: Progress | None, index: int, passes: int) -> Progress | None:
@@ -132,3 +240,11 @@ def _of_all(progress: Progress | None, index: int, passes: int) -> Progress | No
             progress(index * total + done, passes * total)
 
     return report
+
+
+def with_method(config: VBPConfig, criterion: str, compensation: str) -> VBPConfig:
+    """Return a configuration with another method and the same scope and limits."""
+    none: dict[str, Any] = {}
+    return replace(
+        config, criterion=criterion, compensation=compensation, criterion_options=none, compensation_options=none
+    )

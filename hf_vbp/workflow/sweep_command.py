@@ -1,25 +1,37 @@
-"""``hf-vbp sweep``: a sweep of a checkpoint and images that are given by name, as a table and a plot."""
+"""``hf-vbp sweep``: a sweep of checkpoints and images that are given by name, to a CSV file and a plot."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from io import BytesIO, StringIO
+import math
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from hf_vbp.errors import ConfigurationError, OutputError
+from hf_vbp.adapters.prepared import PreparedModel
+from hf_vbp.config.presets import PRESETS
+from hf_vbp.config.vbp_config import VBPConfig
+from hf_vbp.costs.latency import LatencyOptions
+from hf_vbp.errors import ConfigurationError, DataError, OutputError
 from hf_vbp.files.atomic import atomic_write
-from hf_vbp.workflow.gather import gather
-from hf_vbp.workflow.loading import Loading
+from hf_vbp.pruning.make_plan import statistics_digest
+from hf_vbp.statistics.activation_statistics import ActivationStatistics
+from hf_vbp.workflow.gather import check_statistics, with_skipped
+from hf_vbp.workflow.loading import LoadedModel, Loading
 from hf_vbp.workflow.outputs import files_in_folder, input_sources
 from hf_vbp.workflow.requests import DataRequest, Reporter
-
-if TYPE_CHECKING:
-    from hf_vbp.config.vbp_config import VBPConfig
+from hf_vbp.workflow.sweep import (
+    MODELS_IN_MEMORY,
+    Row,
+    check_sweep,
+    sweep_rows,
+    sweep_statistics,
+    sweep_tasks,
+    with_method,
+)
+from hf_vbp.workflow.sweep_plot import INSTALL, can_draw, draw
+from hf_vbp.workflow.sweep_table import SweepTable, description_digest, flat, method_columns, model_digest
 
 TABLE_NAME, PLOT_NAME = "sweep.csv", "sweep.png"
-
-
 MOST_RATIOS = 1000
 
 
@@ -29,129 +41,204 @@ class SweepRequest:
 
     Attributes:
         model: Hub id, folder or ``sample``.
-        config: The method; its budget is not used.
+        methods: The methods; their budgets are not used.
         ratios: Shares of hidden neurons to remove.
-        data: Calibration images.
         evaluation: Labelled images.
+        output: Folder of the table and the plot.
+        data: Calibration images; not needed with ``statistics``.
+        statistics: File of statistics gathered earlier.
+        latency: Conditions under which latency is measured; None measures none.
+        overwrite: Whether the sweep of another model, or any other file of that name, may be replaced.
         loading: How the model is loaded.
     """
 
     model: str
-    config: "VBPConfig"
+    methods: Sequence[VBPConfig]
     ratios: Sequence[float]
-    data: DataRequest
     evaluation: DataRequest
+    output: Path
+    data: DataRequest | None = None
+    statistics: Path | None = None
+    latency: LatencyOptions | None = None
+    overwrite: bool = False
     loading: Loading = field(default_factory=Loading)
 
 
-def run_sweep(request: SweepRequest, reporter: Reporter) -> list[dict[str, Any]]:
-    """Run :func:`hf_vbp.sweep` on a checkpoint and images that are given by name.
+@dataclass(frozen=True)
+class SweepResult:
+    """Result of :func:`run_sweep`.
+
+    Attributes:
+        rows: The rows of the request, the dense model first, as the file holds them.
+        files: The files that were written.
+        continued: How many rows were already in the file.
+    """
+
+    rows: list[Row]
+    files: list[Path]
+    continued: int
+
+
+def run_sweep(request: SweepRequest, reporter: Reporter) -> SweepResult:
+    """Run :func:`hf_vbp.sweep` on a checkpoint and images that are given by name, and write a table and a plot.
+
+    The table is written after each group of models. Rows in it that belong to the same model, statistics, evaluation
+    images and method are kept and not computed again, so an interrupted sweep continues.
 
     Args:
         request: The parameters of the job.
         reporter: Receives progress updates.
 
-    Returns:
-        The rows of :func:`hf_vbp.sweep`.
+    Raises:
+        OutputError: The output cannot be written, or holds a sweep of another model and ``overwrite`` is false.
+        HfVbpError: The request cannot be carried out; before any expensive work where that can be known.
     """
-    from hf_vbp.adapters.prepared import prepare
-    from hf_vbp.workflow.sweep import MODELS_IN_MEMORY, sweep
+    if request.data is None and request.statistics is None:
+        raise DataError("Nothing to calibrate on: give --data, or --statistics from an earlier `hf-vbp stats`.")
+    tasks = sweep_tasks(request.methods, request.ratios)
+    inputs = input_sources(
+        model=request.model, data=request.data, evaluation=request.evaluation, statistics=request.statistics
+    )
+    names = (TABLE_NAME, PLOT_NAME)
+    earlier = _earlier(request)
+    with files_in_folder(request.output, names, request.overwrite or bool(earlier.rows), inputs):
+        if not can_draw():
+            reporter.say(f"No plot will be drawn: matplotlib is not installed. Install it with: {INSTALL}")
+        return _sweep(request, tasks, earlier, reporter)
 
+
+def _earlier(request: SweepRequest) -> SweepTable:
+    path = request.output / TABLE_NAME
+    return SweepTable(path) if request.overwrite or not path.is_file() else SweepTable.load(path)
+
+
+def _sweep(request: SweepRequest, tasks: list[VBPConfig], table: SweepTable, reporter: Reporter) -> SweepResult:
     loaded = request.loading.load(request.model)
-    prepared = prepare(loaded.model)
-    compensation = request.config.make_compensation()
-    prepared.check_requirements(f"compensation {compensation.name!r}", compensation.requires)
+    prepared = check_sweep(loaded.model, tasks)
     images = request.evaluation.open(loaded, "evaluation")
-    statistics = gather(prepared, loaded, request.config, reporter, data=request.data)
-    passes = -(-len(request.ratios) // MODELS_IN_MEMORY)
-    total = None if images.images is None else passes * images.images
-    with reporter.stage(f"Evaluation at {len(request.ratios)} ratios", total) as progress:
-        return sweep(
+    identity = {"weights": model_digest(loaded.model), "evaluation": description_digest(images.provenance)}
+    table.check_same(identity)
+    statistics = _statistics(request, loaded, prepared, table, reporter)
+    identity["statistics"] = statistics_digest(statistics)[:16]
+    table.check_same(identity)
+    missing = [task for task in tasks if table.find(task, request.latency) is None]
+    continued = len(tasks) - len(missing)
+    if continued:
+        reporter.say(f"{continued} of {len(tasks)} rows are kept from {table.path}.")
+    groups = -(-len(missing) // MODELS_IN_MEMORY)
+    total = None if images.images is None else groups * images.images
+    stage = reporter.stage(f"Evaluation of {len(missing)} models", total) if missing else nullcontext()
+    with stage as progress:
+        made = sweep_rows(
             prepared,
-            None,
-            request.config,
-            ratios=request.ratios,
-            eval_data=images,
-            statistics=statistics,
+            statistics,
+            missing,
+            images.loader,
+            latency=request.latency,
             progress=progress,
+            on_noise=lambda error: reporter.say(f"No latency for some rows. {error}"),
         )
+        for start, rows in zip(range(0, len(missing), MODELS_IN_MEMORY), made, strict=True):
+            methods: list[Row] = [{}, *map(method_columns, missing[start : start + MODELS_IN_MEMORY])]
+            named = {"model": Path(request.model).name, **identity}
+            table.add([flat(row, **method, **named) for row, method in zip(rows, methods, strict=True)])
+    with_skipped(images, reporter)
+    return SweepResult(_asked(table, tasks), [table.path, *_plot(request, table)], continued)
+
+
+def _statistics(
+    request: SweepRequest, loaded: LoadedModel, prepared: PreparedModel, table: SweepTable, reporter: Reporter
+) -> ActivationStatistics:
+    earlier = None if request.statistics is None else ActivationStatistics.load(request.statistics)
+    if earlier is not None:
+        earlier.check_model(prepared)
+        for method in request.methods:
+            check_statistics(
+                earlier,
+                method,
+                Path(str(request.statistics)),
+                model=loaded.source,
+                has_images=request.data is not None,
+            )
+        table.check_same({"statistics": statistics_digest(earlier)[:16]})
+    images = None if request.data is None else request.data.open(loaded, "calibration")
+    with reporter.stage("Statistics", None if images is None else images.images) as progress:
+        statistics = sweep_statistics(prepared, request.methods, images, earlier, progress=progress)
+    if images is None or earlier is not None:
+        return statistics
+    return replace(statistics, fingerprints={**statistics.fingerprints, "data": with_skipped(images, reporter)})
+
+
+def _asked(table: SweepTable, tasks: Sequence[VBPConfig]) -> list[Row]:
+    """Return the rows of a request: the dense model, then the tasks in their order."""
+    dense = [row for row in table.rows if row["ratio"] == 0]
+    found = [table.find(task, None) for task in tasks]
+    return [*dense, *(row for row in found if row is not None)]
+
+
+def _plot(request: SweepRequest, table: SweepTable) -> list[Path]:
+    if not can_draw():
+        return []
+    path = request.output / PLOT_NAME
+    try:
+        atomic_write(path, draw(table.rows, f"{Path(request.model).name}, no training"))
+    except OSError as error:
+        raise OutputError(f"{path} cannot be written: {error}. The table is in {table.path}.") from error
+    return [path]
 
 
 def parse_ratios(text: str) -> list[float]:
     """Read ratios in the form ``start:stop:step`` (stop included) or a list ``0.1,0.3,0.5``.
 
     Raises:
-        ConfigurationError: The text has another form, or a ratio is outside (0, 1).
+        ConfigurationError: The text has another form, a ratio is outside (0, 1), or there are more than 1000.
     """
+    form = f"--ratios takes start:stop:step or a list such as 0.1,0.3, got {text!r}."
     try:
-        if ":" in text:
-            start, stop, step = map(float, text.split(":"))
-            number = int((stop - start) / step + 1e-9) + 1 if step > 0 else 0
-            if number > MOST_RATIOS:
-                raise ConfigurationError(f"--ratios {text} are {number} ratios; at most {MOST_RATIOS} are swept.")
-            ratios = [round(start + index * step, 10) for index in range(number)]
-        else:
-            ratios = [float(part) for part in text.split(",")]
-    except ConfigurationError:
-        raise
-    except (ValueError, OverflowError) as error:
-        raise ConfigurationError(f"--ratios takes start:stop:step or a list such as 0.1,0.3, got {text!r}.") from error
-    if not ratios or not all(0 < ratio < 1 for ratio in ratios):
+        numbers = [float(part) for part in text.split(":" if ":" in text else ",")]
+    except ValueError as error:
+        raise ConfigurationError(form) from error
+    if not all(map(math.isfinite, numbers)) or (":" in text and len(numbers) != 3):
+        raise ConfigurationError(form)
+    if ":" in text:
+        start, stop, step = numbers
+        steps = (stop - start) / step + 1e-9 if step > 0 else -1
+        if steps >= MOST_RATIOS:
+            raise ConfigurationError(
+                f"--ratios {text} gives too many ratios; at most {MOST_RATIOS} are swept. Choose a larger step."
+            )
+        numbers = [round(start + index * step, 10) for index in range(int(steps) + 1)] if steps >= 0 else []
+    if not numbers or not all(0 < ratio < 1 for ratio in numbers):
         raise ConfigurationError(f"--ratios must be between 0 and 1, at least one of them; got {text!r}.")
-    return ratios
+    return numbers
 
 
-@contextmanager
-def sweep_output(request: SweepRequest, directory: Path, *, overwrite: bool = False) -> Iterator[Path]:
-    """Check the folder of a sweep before its work, and hold it until the block ends.
+def parse_methods(texts: Sequence[str], config: VBPConfig) -> list[VBPConfig]:
+    """Read methods in the form ``criterion+compensation``, or names of presets.
 
-    Raises:
-        OutputError: It cannot be written to, is an input, or has a sweep and ``overwrite`` is false.
-    """
-    inputs = input_sources(model=request.model, data=request.data, evaluation=request.evaluation)
-    with files_in_folder(directory, (TABLE_NAME, PLOT_NAME), overwrite, inputs) as folder:
-        yield folder
-
-
-def write_sweep(rows: list[dict[str, Any]], directory: Path, title: str) -> list[Path]:
-    """Write the rows as CSV and, where matplotlib is installed, as a plot; return the files.
+    Args:
+        texts: The methods; without any, the one of ``config``.
+        config: Scope and limits of all methods.
 
     Raises:
-        OutputError: A file cannot be written.
+        ConfigurationError: A text has another form, a name is unknown, or ``config`` has options of a method.
     """
-    import csv
-
-    text = StringIO(newline="")
-    names = [name for name in rows[-1] if name != "top1_interval"]
-    writer = csv.DictWriter(text, names, extrasaction="ignore")
-    writer.writeheader()
-    writer.writerows(rows)
-    table, plot = directory / TABLE_NAME, directory / PLOT_NAME
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        atomic_write(table, text.getvalue().encode("utf-8"))
-        drawn = _draw(rows, title)
-        if drawn is None:
-            return [table]
-        atomic_write(plot, drawn)
-    except OSError as error:
-        raise OutputError(f"{directory} cannot be written: {error}. Choose another output.") from error
-    return [table, plot]
-
-
-def _draw(rows: list[dict[str, Any]], title: str) -> bytes | None:
-    """Return the plot as PNG; None where matplotlib is not installed."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        return None
-    figure = Figure(figsize=(6, 4), layout="constrained")
-    axes = figure.add_subplot(xlabel="share of hidden neurons removed", ylabel="top-1", title=title)
-    shares, values = [row["ratio"] for row in rows], [row["top1"] for row in rows]
-    errors = [[abs(row["top1"] - row["top1_interval"][side]) for row in rows] for side in (0, 1)]
-    axes.errorbar(shares, values, yerr=errors, marker="o", capsize=3)
-    axes.set_ylim(0, 1)
-    axes.grid(alpha=0.3)
-    image = BytesIO()
-    figure.savefig(image, format="png", dpi=150)
-    return image.getvalue()
+    if not texts:
+        return [config]
+    if config.criterion_options or config.compensation_options:
+        raise ConfigurationError(
+            "--criterion-option and --compensation-option belong to one method; use --criterion and --compensation "
+            "in place of --method."
+        )
+    methods = []
+    for text in texts:
+        preset: dict[str, Any] | None = PRESETS.get(text)
+        criterion, plus, compensation = text.partition("+")
+        if preset is not None:
+            criterion, compensation = preset["criterion"], preset["compensation"]
+        elif not plus:
+            raise ConfigurationError(
+                f"--method takes criterion+compensation, or one of {', '.join(PRESETS)}; got {text!r}."
+            )
+        methods.append(with_method(config, criterion, compensation))
+    return methods

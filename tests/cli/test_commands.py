@@ -11,6 +11,7 @@ import pytest
 from hf_vbp.results.record import load_results, schema
 from tests.cli.helpers import Ran, run, save_images, save_tiny
 from tests.conftest import TINY
+from tests.costs.clock import Clock
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +33,10 @@ def hf_vbp(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -
     return call
 
 
-def test_prune_prints_its_results_alone_and_writes_them(hf_vbp: Any, shelf: Path, tmp_path: Path) -> None:
+def test_prune_prints_its_results_alone_and_writes_them(
+    hf_vbp: Any, shelf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Clock(lambda model, now: model.num_parameters() * 1e-6).install(monkeypatch)
     out = tmp_path / "pruned"
     ran = hf_vbp("prune", shelf / "model", "--data", shelf / "images", "--eval-data", shelf / "labelled",
                  "--ratio", "0.5", "--output", out, "--latency", "--json")  # fmt: skip
@@ -45,7 +49,12 @@ def test_prune_prints_its_results_alone_and_writes_them(hf_vbp: Any, shelf: Path
     assert results["evaluation"]["dense"]["images"] == results["evaluation"]["pruned"]["images"] == 10
     assert [row["way"] for row in results["receipt"]] == ["import", "remote_code"]
     assert all(row["max_abs_difference"] == 0 for row in results["receipt"])
-    assert {row["batch"] for row in results["latency"]} == {1, 16}
+    assert [(row["model"], row["batch"]) for row in results["latency"]] == [
+        ("dense", 1), ("pruned", 1), ("dense", 16), ("pruned", 16)
+    ]  # fmt: skip
+    cost = results["cost"]
+    speedup = cost["dense"]["parameters"] / cost["pruned"]["parameters"]
+    assert results["latency"][1]["speedup"] == pytest.approx(speedup)
     assert results["command"].startswith("hf-vbp prune")
     wanted = {"config.json", "model.safetensors", "modeling_hf_vbp.py", "plan.json", "preprocessor_config.json",
               "vbp_manifest.json", "vbp_results.json"}  # fmt: skip
@@ -217,7 +226,14 @@ def test_inspect_lists_the_sites_and_their_shares(hf_vbp: Any, shelf: Path) -> N
     found = json.loads(hf_vbp("inspect", shelf / "model", "--json").out)
     assert [site["intermediate_size"] for site in found["sites"]] == [48, 48, 48]
     assert 0 < sum(site["parameters"] for site in found["sites"]) < 1
-    assert "all MLPs" in hf_vbp("inspect", shelf / "model").out
+    shown = hf_vbp("inspect", shelf / "model").out
+    assert "all MLPs" in shown
+    # One of 48 neurons is left in each MLP.
+    assert found["reachable"]["ratio"] == pytest.approx(47 / 48)
+    assert "At most 97.9 % of the hidden neurons can be removed: each MLP keeps 1." in " ".join(shown.split())
+    for key in ("parameters", "macs"):
+        share = sum(site[key] for site in found["sites"])
+        assert found["reachable"][key] == pytest.approx(1 - share * 47 / 48)
 
 
 def test_evaluate_against_itself_agrees_fully(hf_vbp: Any, shelf: Path) -> None:
@@ -237,6 +253,38 @@ def test_sweep_writes_a_row_per_ratio_and_a_plot(hf_vbp: Any, shelf: Path, tmp_p
     assert [int(row["parameters"]) for row in rows] == sorted((int(row["parameters"]) for row in rows), reverse=True)
     assert (tmp_path / "sweep/sweep.png").stat().st_size > 1000
     assert "retention" in ran.out
+
+
+def test_plan_tells_how_small_and_how_fast_the_model_becomes(
+    hf_vbp: Any, shelf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock(lambda model, now: model.num_parameters() * 1e-6).install(monkeypatch)
+    stats, plan = tmp_path / "stats.safetensors", tmp_path / "plan.json"
+    hf_vbp("stats", shelf / "model", "--data", shelf / "images", "--output", stats)
+    ran = hf_vbp("plan", shelf / "model", "--statistics", stats, "--target-parameters", "0.8", "--output", plan,
+                 "--latency", "--latency-batch", "2", "--threads", "1")  # fmt: skip
+    made = json.loads(plan.read_text())
+    assert made["latency"]["batch"] == 2
+    assert made["latency"]["threads"] == 1
+    share = made["cost"]["pruned"]["parameters"] / made["cost"]["dense"]["parameters"]
+    assert made["latency"]["speedup"] == pytest.approx(1 / share, rel=1e-3)
+    shown = " ".join(ran.out.split())
+    for text in ("parameters", "MACs", "weights", "latency, batch 2, float32, 1 thread", "speed 1.2",
+                 "budget: parameters, 80.0 % asked, "):  # fmt: skip
+        assert text in shown
+    # A plan in a file is applied as it is.
+    hf_vbp("prune", shelf / "model", "--statistics", stats, "--plan", plan, "--output", tmp_path / "pruned")
+    results = load_results(tmp_path / "pruned")
+    assert results["cost"] == made["cost"]
+    assert results["plan"]["latency"] == made["latency"]
+    assert (tmp_path / "pruned/plan.json").read_text() == plan.read_text()
+    jsonschema.validate(results, schema())
+    # A time in milliseconds.
+    dense = made["cost"]["dense"]["parameters"] * 1e-3
+    clock.passes = 0
+    ran = hf_vbp("plan", shelf / "model", "--statistics", stats, "--target-latency", f"{0.8 * dense:.4f}ms", "--json")
+    made = json.loads(ran.out)
+    assert 0.77 * dense < made["latency"]["pruned_ms"] <= 0.8 * dense
 
 
 def test_version_and_help(hf_vbp: Any) -> None:

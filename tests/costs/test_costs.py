@@ -1,4 +1,4 @@
-"""Parameters and MACs against closed forms, and the side effects of latency measurements."""
+"""Parameters and MACs against closed forms."""
 
 import copy
 from typing import Any
@@ -8,8 +8,7 @@ import torch
 import transformers
 
 from hf_vbp.costs import counts as costs
-from hf_vbp.costs import latency
-from hf_vbp.errors import ConfigurationError, UnsupportedModelError
+from hf_vbp.errors import UnsupportedModelError
 from hf_vbp.inputs.images import blank_images
 from tests.conftest import make_model
 
@@ -93,42 +92,13 @@ def test_images_may_be_oblong(vit: Any) -> None:
     assert blank_images(vit, 2).shape == (2, 3, 32, 16)
 
 
-def test_latency_describes_itself_and_leaves_the_model_alone(vit: Any) -> None:
-    found = latency.measure_latency(vit.train(), batch=2, dtype=torch.bfloat16, repetitions=3, warmup=1)
-    assert vit.training
-    assert vit.dtype == torch.float32
-    assert {key: found[key] for key in ("device", "dtype", "batch", "repetitions")} == {
-        "device": "cpu",
-        "dtype": "bfloat16",
-        "batch": 2,
-        "repetitions": 3,
-    }
-    assert 0 < found["min_ms"] <= found["p10_ms"] <= found["median_ms"] <= found["p90_ms"]
-    assert found["images_per_second"] == pytest.approx(2e3 / found["median_ms"])
-    assert latency.measure_latency(vit, repetitions=1, warmup=0)["min_ms"] > 0
+def test_the_cost_of_widths_is_that_of_the_built_model(vit: Any) -> None:
+    from hf_vbp.adapters.prepared import prepare
+    from hf_vbp.costs.latency import _with_widths
+    from hf_vbp.costs.widths import width_costs
 
-
-def test_latency_of_widths_measures_a_model_of_those_widths_once(vit: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[list[int]] = []
-
-    def timed(models: Any, *_: Any) -> list[list[float]]:
-        from hf_vbp.adapters.registry import find_sites
-
-        seen.append([site.intermediate_size for site in find_sites(models[1])])
-        with torch.inference_mode():
-            models[1](pixel_values=torch.zeros(1, 3, 32, 32))
-        return [[1.0, 2.0, 4.0], [0.5, 1.0, 9.0]]
-
-    monkeypatch.setattr(latency, "_time_in_turn", timed)
-    fraction = latency.latency_of_widths(vit)
-    assert fraction([48, 10, 1]) == fraction((48, 10, 1)) == 0.5
-    assert seen == [[48, 10, 1]]
-    assert vit.vit is not None
-
-
-@pytest.mark.parametrize(("batch", "repetitions"), [(0, 5), (1, 0)])
-def test_measuring_nothing_is_refused(vit: Any, batch: int, repetitions: int) -> None:
-    with pytest.raises(ConfigurationError, match="must be at least 1"):
-        latency.measure_latency(vit, batch, repetitions=repetitions)
-    with pytest.raises(ConfigurationError, match="must be at least 1"):
-        latency.latency_of_widths(vit, batch, repetitions=repetitions)
+    prepared = prepare(vit.bfloat16())
+    closed = width_costs(prepared)
+    for widths in ([48, 48, 48], [48, 10, 1], [1, 1, 1]):
+        assert closed.of(widths) == costs.describe_cost(_with_widths(prepared, widths))
+    assert closed.share("macs", [48, 48, 48]) == 1

@@ -13,7 +13,15 @@ import hf_vbp
 from hf_vbp.config.registry import COMPENSATIONS, CRITERIA
 from hf_vbp.config.requirements import Requirements
 from hf_vbp.config.vbp_config import VBPConfig
-from hf_vbp.errors import ConfigurationError, DataError, NonFiniteError, StatisticsError, UnsupportedModelError
+from hf_vbp.costs.latency import LatencyOptions
+from hf_vbp.errors import (
+    BudgetError,
+    ConfigurationError,
+    DataError,
+    NonFiniteError,
+    StatisticsError,
+    UnsupportedModelError,
+)
 from hf_vbp.pruning.plan import PruningPlan
 from hf_vbp.results.record import schema
 from hf_vbp.workflow.prune import prune
@@ -69,16 +77,6 @@ def test_equal_sites_need_no_record(vit: Any, batches: Batches) -> None:
     assert result.plan.widths == [24, 24, 24]
     assert result.model.config.intermediate_size == 24
     assert not hasattr(result.model.config, "vbp")
-
-
-def test_a_latency_budget_is_met_as_measured(vit: Any, batches: Batches, monkeypatch: pytest.MonkeyPatch) -> None:
-    from hf_vbp.pruning import budget_cost
-
-    # A clock that runs with the widths, so that the test does not depend on this machine's.
-    monkeypatch.setattr(budget_cost, "latency_of_widths", lambda model: lambda widths: 0.4 + 0.6 * sum(widths) / 144)
-    plan = prune(vit, batches, VBPConfig(target_latency=0.7)).plan
-    assert sum(plan.widths) == 72
-    assert plan.achieved == pytest.approx(0.7)
 
 
 def test_a_pruned_model_can_be_pruned_again(vit: Any, batches: Batches) -> None:
@@ -186,3 +184,41 @@ def test_the_command_line_names_every_criterion() -> None:
     from hf_vbp.cli import groups
 
     assert ", ".join(sorted(CRITERIA)) == groups.CRITERIA
+
+
+def test_a_sweep_measures_several_methods_from_one_pass(
+    vit: Any, batches: Batches, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tests.costs.clock import Clock
+
+    Clock(lambda model, now: model.num_parameters() * 1e-6).install(monkeypatch)
+    passes: list[int] = []
+
+    class Counted:
+        def __iter__(self) -> Any:
+            passes.append(1)
+            return iter(batches)
+
+    methods = [VBPConfig(criterion="variance", compensation=name) for name in ("none", "mean", "linear")]
+    rows = hf_vbp.sweep(
+        vit, Counted(), methods, ratios=[0.25, 0.5], eval_data=batches, latency=LatencyOptions(batch=2)
+    )
+    assert len(passes) == 1
+    assert [(row["ratio"], row.get("compensation")) for row in rows] == [
+        (0.0, None), (0.25, "none"), (0.5, "none"), (0.25, "mean"), (0.5, "mean"), (0.25, "linear"), (0.5, "linear")
+    ]  # fmt: skip
+    for row in rows[1:]:
+        config = VBPConfig(criterion="variance", compensation=row["compensation"], ratio=row["ratio"])
+        alone = prune(vit, batches, config, eval_data=batches)
+        assert row["top1"] == alone.results["evaluation"]["pruned"]["top1"]
+        assert row["speedup"] == pytest.approx(rows[0]["parameters"] / row["parameters"])
+    Clock(lambda model, now: 1e-3, noise=3.0).install(monkeypatch)
+    with pytest.warns(UserWarning, match="too noisy"):
+        noisy = hf_vbp.sweep(vit, batches, ratios=[0.5], eval_data=batches, latency=LatencyOptions())
+    assert "top1" in noisy[1]
+    assert "latency_ms" not in noisy[1]
+
+
+def test_a_sweep_with_an_impossible_ratio_reads_no_image(vit: Any) -> None:
+    with pytest.raises(BudgetError, match=r"hidden neurons: 0.9 cannot be reached"):
+        hf_vbp.sweep(vit, Unread(), VBPConfig(minimum_width=20), ratios=[0.2, 0.9], eval_data=Unread())

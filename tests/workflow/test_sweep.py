@@ -25,7 +25,8 @@ def test_rows_are_those_of_single_prunes(config: VBPConfig, vit: Any, batches: A
     for row in rows[1:]:
         pruned = hf_vbp.prune(vit, batches, config.with_budget(ratio=row["ratio"])).model
         found = hf_vbp.evaluate_models({"dense": vit, "pruned": pruned}, batches)["pruned"]
-        assert row == {"ratio": row["ratio"], **describe_cost(pruned), **found.to_dict()}
+        method = {name: getattr(config, name) for name in ("criterion", "compensation", "scope")}
+        assert row == {"ratio": row["ratio"], **method, **describe_cost(pruned), **found.to_dict()}
 
 
 def test_statistics_replace_the_images(vit: Any, batches: Any) -> None:

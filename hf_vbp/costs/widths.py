@@ -1,0 +1,76 @@
+"""Parameters, multiply-accumulates and bytes as closed forms of the widths of the MLPs."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+
+from hf_vbp.adapters.prepared import PreparedModel
+from hf_vbp.costs.counts import describe_cost
+
+
+@dataclass(frozen=True)
+class WidthCosts:
+    """The cost of a model for any widths of its MLPs.
+
+    Attributes:
+        dense: ``{"parameters", "macs", "bytes"}`` of the dense model.
+        widths: The dense width of each site.
+        per_neuron: The same three of one hidden neuron, for each site.
+    """
+
+    dense: dict[str, int]
+    widths: tuple[int, ...]
+    per_neuron: tuple[dict[str, int], ...]
+
+    def of(self, widths: Sequence[int]) -> dict[str, int]:
+        """Return ``{"parameters", "macs", "bytes"}`` of the model with these widths, without building it.
+
+        Args:
+            widths: One width per site, in block order.
+        """
+        removed = [full - width for full, width in zip(self.widths, widths, strict=True)]
+        return {
+            name: total - sum(count * site[name] for count, site in zip(removed, self.per_neuron, strict=True))
+            for name, total in self.dense.items()
+        }
+
+    def share(self, name: str, widths: Sequence[int]) -> float:
+        """Return the share of the dense ``"parameters"``, ``"macs"`` or ``"bytes"`` that these widths keep."""
+        return self.of(widths)[name] / self.dense[name]
+
+
+def width_costs(prepared: PreparedModel) -> WidthCosts:
+    """Return the closed form of a model's cost, from one forward pass without data on the meta device.
+
+    Args:
+        prepared: The dense model; its config describes the size of the images.
+
+    Raises:
+        UnsupportedModelError: The config does not describe the size of the images.
+    """
+    tokens = [0] * len(prepared.sites)
+    handles = [
+        site.fc2.register_forward_pre_hook(partial(_count_tokens, tokens, index))
+        for index, site in enumerate(prepared.sites)
+    ]
+    try:
+        dense = describe_cost(prepared.model)
+    finally:
+        for handle in handles:
+            handle.remove()
+    per_neuron = tuple(
+        {
+            "parameters": site.parameters_per_neuron,
+            "macs": seen * (site.fc1.in_features + site.fc2.out_features),
+            "bytes": site.parameters_per_neuron * site.fc2.weight.element_size(),
+        }
+        for site, seen in zip(prepared.sites, tokens, strict=True)
+    )
+    return WidthCosts(dense, tuple(prepared.widths), per_neuron)
+
+
+def _count_tokens(tokens: list[int], index: int, module: Any, inputs: tuple[torch.Tensor, ...]) -> None:
+    tokens[index] += inputs[0].numel() // max(inputs[0].shape[-1], 1)

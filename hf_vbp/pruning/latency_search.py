@@ -1,0 +1,150 @@
+"""The widths that meet a latency budget, from few measurements."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from hf_vbp._progress import Progress
+from hf_vbp.adapters.prepared import PreparedModel
+from hf_vbp.config.budget import Budget
+from hf_vbp.config.vbp_config import VBPConfig
+from hf_vbp.costs.latency import LatencyOptions, describe_conditions, latency_of_widths
+from hf_vbp.costs.widths import WidthCosts, width_costs
+from hf_vbp.errors import BudgetError
+from hf_vbp.pruning.budget_cost import floor_sentence, narrowest_widths
+from hf_vbp.pruning.removal_order import RemovalOrder
+
+MOST_CANDIDATES = 6
+# A candidate that meets the budget is good enough if it is at most this share of the dense latency below it.
+TOLERANCE = 0.02
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A cut of the removal order and its latency.
+
+    Attributes:
+        cut: Number of removed neurons in the order.
+        removed: The share of MACs that it removes.
+        share: The measured share of the dense latency.
+        latency: The record of :func:`hf_vbp.costs.latency.latency_of_widths`; empty for the dense model.
+    """
+
+    cut: int
+    removed: float
+    share: float
+    latency: dict[str, Any]
+
+
+class _Search:
+    """Measures cuts of a removal order, and finds cuts by their MACs."""
+
+    def __init__(
+        self, prepared: PreparedModel, order: RemovalOrder, options: LatencyOptions, progress: Progress | None
+    ) -> None:
+        self.prepared, self.order, self.options, self.progress = prepared, order, options, progress
+        self.costs: WidthCosts = width_costs(prepared)
+
+    def measure(self, cut: int) -> Candidate:
+        widths = self.order.widths(cut)
+        latency = latency_of_widths(self.prepared, widths, self.options, progress=self.progress)
+        return Candidate(cut, self.removed(cut), 1 / latency["speedup"], latency)
+
+    def removed(self, cut: int) -> float:
+        return 1 - self.costs.share("macs", self.order.widths(cut))
+
+    def cut_at(self, removed: float) -> int:
+        """Return the smallest cut that removes this share of the MACs."""
+        cuts, low = self.order.cuts, 0
+        high = len(cuts) - 1
+        while low < high:
+            middle = (low + high) // 2
+            if self.removed(cuts[middle]) >= removed:
+                high = middle
+            else:
+                low = middle + 1
+        return cuts[low]
+
+
+def meet_latency(
+    prepared: PreparedModel, order: RemovalOrder, config: VBPConfig, progress: Progress | None = None
+) -> Candidate:
+    """Return a cut that meets a latency budget, with little removed beyond it.
+
+    The latency is nearly linear in the MACs. The search interpolates between a cut that meets the budget and one that
+    does not, on their MACs, and measures the cut in between: at most 7 measurements in total, each repeated until it
+    is certain. Noise can therefore shift the result by about the precision of a measurement, and no further.
+
+    Args:
+        prepared: The dense model.
+        order: The removal order.
+        config: The budget and the batch size of the measurement.
+        progress: Receives the number of finished repetitions of each measurement and an estimate of all.
+
+    Raises:
+        BudgetError: The budget cannot be met, or the dense model meets it already.
+        LatencyError: The times on this machine vary too much.
+    """
+    search = _Search(prepared, order, LatencyOptions(batch=config.latency_batch), progress)
+    fast = search.measure(order.cuts[-1])
+    target = _target(config.budget, fast, config)
+    # The dense model needs no measurement: its share is 1 by definition.
+    slow = Candidate(0, 0.0, 1.0, {})
+    for _ in range(MOST_CANDIDATES):
+        if fast.share >= target - TOLERANCE:
+            break
+        cut = search.cut_at(_interpolated(slow, fast, target))
+        if cut in (slow.cut, fast.cut):
+            break
+        measured = search.measure(cut)
+        if measured.share <= target:
+            fast = measured
+        else:
+            slow = measured
+    return fast
+
+
+def check_latency(prepared: PreparedModel, config: VBPConfig, progress: Progress | None = None) -> None:
+    """Refuse a latency budget that cannot be met, before any image is read; other budgets are not looked at.
+
+    Measures the dense model and the one whose MLPs have their minimum width.
+
+    Raises:
+        BudgetError: The budget cannot be met, or the dense model meets it already.
+        LatencyError: The times on this machine vary too much.
+    """
+    if not config.has_budget or config.budget.kind != "latency":
+        return
+    options, widths = LatencyOptions(batch=config.latency_batch), narrowest_widths(prepared.widths, config.limits)
+    latency = latency_of_widths(prepared, widths, options, progress=progress)
+    _target(config.budget, Candidate(0, 0.0, 1 / latency["speedup"], latency), config)
+
+
+def _target(budget: Budget, fastest: Candidate, config: VBPConfig) -> float:
+    """Return the share of the dense latency to keep, or refuse a budget that the fastest candidate does not meet."""
+    dense, pruned = fastest.latency["dense_ms"], fastest.latency["pruned_ms"]
+    measured = f"measured with {describe_conditions(fastest.latency)}"
+    target = budget.share if budget.milliseconds is None else budget.milliseconds / dense
+    if target >= 1:
+        raise BudgetError(
+            f"latency: the dense model takes {dense:.4g} ms, which meets {budget.asked} without pruning ({measured}). "
+            "Ask for less time."
+        )
+    if fastest.share > target:
+        # The share is that of the median ratio; the two medians are shown as they were measured.
+        time = "" if budget.milliseconds is None else f" ({dense * fastest.share:.4g} ms)"
+        raise BudgetError(
+            f"latency: {budget.asked} cannot be reached by pruning the MLPs; no less than a share of "
+            f"{fastest.share:.3f}{time} can be kept: {dense:.4g} ms dense, {pruned:.4g} ms pruned, {measured}. "
+            f"{floor_sentence(budget, config.limits)}"
+        )
+    return target
+
+
+def _interpolated(slow: Candidate, fast: Candidate, target: float) -> float:
+    """Return the share of MACs to remove next: where a line through both meets a point just below the target."""
+    aim = target - TOLERANCE / 2
+    fall = slow.share - fast.share
+    position = (slow.share - aim) / fall if fall > 0 else 0.5
+    # Away from both ends, so that each measurement narrows the range.
+    position = min(max(position, 0.05), 0.95)
+    return slow.removed + position * (fast.removed - slow.removed)

@@ -1,0 +1,77 @@
+"""The parts of ``vbp_results.json`` that follow from a model, its plan and its statistics."""
+
+from typing import Any
+
+from torch import nn
+
+from hf_vbp.costs.counts import describe_cost
+from hf_vbp.pruning.plan import PruningPlan
+from hf_vbp.results.base_model import describe_base_model
+from hf_vbp.results.plan import describe_plan
+from hf_vbp.results.record import SCHEMA_VERSION
+from hf_vbp.results.versions import versions
+from hf_vbp.statistics.activation_statistics import ActivationStatistics
+from hf_vbp.statistics.split_halves import halves_agreement
+
+UNNAMED = {"source": "unnamed batches"}
+
+
+def describe_dense(model: nn.Module) -> dict[str, Any]:
+    """Return the parts ``base_model`` and ``cost.dense`` of the results, from the model before it is changed."""
+    return {"base_model": describe_base_model(model), "cost": {"dense": describe_cost(model)}}
+
+
+def describe_pruning(
+    dense: dict[str, Any], pruned: nn.Module, plan: PruningPlan, statistics: ActivationStatistics
+) -> dict[str, Any]:
+    """Return the results of a pruning, in the form of ``vbp_results.json`` (docs/results.md).
+
+    Args:
+        dense: Result of :func:`describe_dense`.
+        pruned: The pruned model.
+        plan: Its plan.
+        statistics: The statistics of the dense model.
+    """
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "base_model": dense["base_model"],
+        "data": {"calibration": describe_calibration(statistics)},
+        "statistics": describe_statistics(statistics),
+        "plan": describe_plan(plan),
+        "predicted": dict(plan.predicted),
+        "cost": {**dense["cost"], "pruned": describe_cost(pruned)},
+        "versions": versions(),
+    }
+
+
+def describe_calibration(statistics: ActivationStatistics) -> dict[str, Any]:
+    """Return the ``data.calibration`` part of the results."""
+    return {
+        **UNNAMED,
+        **statistics.fingerprints["data"],
+        "images": statistics.images,
+        "tokens": statistics.tokens,
+    }
+
+
+def describe_statistics(statistics: ActivationStatistics) -> dict[str, Any]:
+    """Return the ``statistics`` part of the results: kind, dtype, and the agreement between halves of the images."""
+    agreement = halves_agreement(statistics)
+    described: dict[str, Any] = {
+        "moments": statistics.fingerprints["moments"],
+        "dtype": statistics.fingerprints["dtype"],
+    }
+    if agreement is not None:
+        described["halves"] = agreement.to_dict()
+    return described
+
+
+def describe_images(images: Any) -> dict[str, Any]:
+    """Return the description of images, with the names of those that could not be decoded.
+
+    Args:
+        images: The result of :func:`hf_vbp.load_images`, or any iterable of batches.
+    """
+    skipped = [bad.name for bad in getattr(images, "bad_images", ())]
+    described = dict(getattr(images, "provenance", UNNAMED))
+    return {**described, "skipped": len(skipped), "skipped_names": skipped[:20]} if skipped else described

@@ -1,0 +1,159 @@
+"""The CSV file of a sweep: written after each group of models, and read to continue an interrupted sweep."""
+
+import csv
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from hf_vbp.adapters.identity import tensor_bytes
+from hf_vbp.config.vbp_config import VBPConfig
+from hf_vbp.costs.latency import LatencyOptions
+from hf_vbp.errors import OutputError
+from hf_vbp.files.atomic import atomic_write
+from hf_vbp.workflow.sweep import Row, describe_method
+
+METHOD = ("ratio", "criterion", "compensation", "scope", "minimum_width", "round_to", "options")
+IDENTITY = {"weights": "another model", "statistics": "other statistics", "evaluation": "other evaluation images"}
+"""Columns that tell which inputs a row was made from, and what a difference means."""
+
+_FIGURES = ("parameters", "macs", "bytes", "images", "top1", "top1_low", "top1_high", "top5", "agreement", "kl",
+            "latency_ms", "speedup", "speedup_low", "speedup_high", "latency_batch", "latency_dtype",
+            "latency_threads", "latency_device_name")  # fmt: skip
+COLUMNS = (*METHOD, *_FIGURES, "model", *IDENTITY)
+_TEXTS = {"criterion", "compensation", "scope", "options", "latency_dtype", "latency_device_name", "model", *IDENTITY}
+_WHOLE = {"minimum_width", "round_to", "parameters", "macs", "bytes", "images", "latency_batch", "latency_threads"}
+
+
+@dataclass
+class SweepTable:
+    """The rows of one model, statistics and evaluation images, for any number of methods.
+
+    Attributes:
+        path: The CSV file.
+        rows: The rows, those of the file first.
+    """
+
+    path: Path
+    rows: list[Row] = field(default_factory=list)
+
+    @classmethod
+    def load(cls, path: Path) -> "SweepTable":
+        """Read the file of an earlier sweep; without a file the table is empty.
+
+        Raises:
+            OutputError: The file is not one of this version of ``hf-vbp sweep``.
+        """
+        if not path.exists():
+            return cls(path)
+        try:
+            reader = csv.DictReader(StringIO(path.read_text(encoding="utf-8")))
+            if tuple(reader.fieldnames or ()) != COLUMNS:
+                raise ValueError("other columns")
+            return cls(path, [_parsed(row) for row in reader])
+        except (OSError, ValueError, TypeError, csv.Error) as error:
+            raise OutputError(
+                f"{path} exists already and is not the table of a sweep that can be continued ({error}). Choose "
+                "another output or pass --overwrite."
+            ) from error
+
+    def check_same(self, identity: Mapping[str, str]) -> None:
+        """Refuse to add rows of other inputs.
+
+        Args:
+            identity: Some of the columns in ``IDENTITY``.
+
+        Raises:
+            OutputError: A row was made from another model, other statistics or other images.
+        """
+        for row in self.rows:
+            for name, digest in identity.items():
+                if row[name] != digest:
+                    raise OutputError(
+                        f"{self.path} holds a sweep of {row['model']} with {IDENTITY[name]} ({name} {row[name]}, now "
+                        f"{digest}); it is kept. Choose another output or pass --overwrite."
+                    )
+
+    def find(self, task: VBPConfig, latency: LatencyOptions | None) -> Row | None:
+        """Return the row of a configuration, with the latency where it is asked for."""
+        wanted = method_columns(task)
+        for row in self.rows:
+            if all(row.get(name) == value for name, value in wanted.items()) and _has_latency(row, latency):
+                return row
+        return None
+
+    def add(self, rows: Sequence[Row]) -> None:
+        """Add rows, in place of those of the same method and ratio, and write the file."""
+        for row in rows:
+            key = [row.get(name) for name in METHOD]
+            same = [index for index, old in enumerate(self.rows) if [old.get(name) for name in METHOD] == key]
+            if same:
+                self.rows[same[0]] = row
+            else:
+                self.rows.append(row)
+        self.write()
+
+    def write(self) -> None:
+        """Write the file in one step.
+
+        Raises:
+            OutputError: It cannot be written.
+        """
+        text = StringIO(newline="")
+        writer = csv.DictWriter(text, COLUMNS)
+        writer.writeheader()
+        writer.writerows({name: row.get(name) for name in COLUMNS} for row in self.rows)
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            atomic_write(self.path, text.getvalue().encode("utf-8"))
+        except OSError as error:
+            raise OutputError(f"{self.path} cannot be written: {error}. Choose another output.") from error
+
+
+def method_columns(task: VBPConfig) -> Row:
+    """Return the columns that identify the row of a configuration."""
+    options = {"criterion": dict(task.criterion_options), "compensation": dict(task.compensation_options)}
+    text = json.dumps({name: value for name, value in options.items() if value}, sort_keys=True)
+    limits = {"minimum_width": task.minimum_width, "round_to": task.round_to}
+    return {**describe_method(task), **limits, "options": None if text == "{}" else text}
+
+
+def flat(row: Row, **columns: Any) -> Row:
+    """Return a row of :func:`hf_vbp.sweep` with an interval in two columns, as the file holds it."""
+    made = {**row, **columns}
+    for name in ("top1", "speedup"):
+        low, high = made.pop(f"{name}_interval", (None, None))
+        made |= {f"{name}_low": low, f"{name}_high": high}
+    return {name: value for name, value in made.items() if value is not None}
+
+
+def model_digest(model: nn.Module) -> str:
+    """Return a short hash of all weights of a model."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
+        digest.update(tensor_bytes(tensor))
+    return digest.hexdigest()[:16]
+
+
+def description_digest(description: Mapping[str, Any]) -> str:
+    """Return a short hash of the description of images."""
+    return hashlib.sha256(json.dumps(description, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def _parsed(row: Mapping[str, str]) -> Row:
+    kinds = {name: str if name in _TEXTS else int if name in _WHOLE else float for name in COLUMNS}
+    return {name: kinds[name](value) for name, value in row.items() if value != ""}
+
+
+def _has_latency(row: Row, latency: LatencyOptions | None) -> bool:
+    if latency is None:
+        return True
+    dtype = None if latency.torch_dtype is None else str(latency.torch_dtype).removeprefix("torch.")
+    asked = {"latency_batch": latency.batch, "latency_dtype": dtype, "latency_threads": latency.threads}
+    return "latency_ms" in row and all(row[name] == value for name, value in asked.items() if value is not None)

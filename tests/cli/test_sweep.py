@@ -1,0 +1,170 @@
+"""``hf-vbp sweep``: several methods, a table that an interrupted sweep continues, a plot that shows the curve."""
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hf_vbp.errors import ConfigurationError
+from hf_vbp.workflow import sweep as sweep_module
+from hf_vbp.workflow import sweep_command, sweep_plot
+from hf_vbp.workflow.sweep_command import parse_ratios
+from tests.cli.helpers import run, save_images, save_tiny
+from tests.costs.clock import Clock
+
+
+@pytest.fixture
+def shelf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Path:
+    save_tiny(tmp_path / "model")
+    save_images(tmp_path / "images", each=2)
+    monkeypatch.chdir(tmp_path)
+    options = ["--criterion", "variance", "--compensation", "linear", "-q"]
+    assert (
+        run(["stats", "model", "--data", "images", "-o", "stats.safetensors", *options], capfd, monkeypatch).code == 0
+    )
+    return tmp_path
+
+
+@pytest.fixture
+def sweep(shelf: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Any:
+    def call(*options: Any, model: str = "model", quiet: bool = False) -> Any:
+        command = ["sweep", model, "--statistics", "stats.safetensors", "--eval-data", "images", "-o", "out"]
+        return run([*command, *options, *(["-q"] if quiet else [])], capfd, monkeypatch)
+
+    return call
+
+
+def rows_of(folder: Path) -> list[dict[str, str]]:
+    return list(csv.DictReader((folder / "out/sweep.csv").read_text().splitlines()))
+
+
+METHODS = ["--method", "variance+mean", "--method", "variance+linear", "--method", "paper"]
+
+
+def test_several_methods_agreement_kl_and_latency(sweep: Any, shelf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Clock(lambda model, now: model.num_parameters() * 1e-6, noise=0.02).install(monkeypatch)
+    ran = sweep("--ratios", "0.25,0.5", *METHODS, "--latency")
+    assert ran.code == 0, ran.err
+    rows = rows_of(shelf)
+    # The paper's method is variance with mean, and is not computed twice.
+    assert [(row["ratio"], row["criterion"], row["compensation"]) for row in rows] == [
+        ("0.0", "", ""),
+        ("0.25", "variance", "mean"),
+        ("0.5", "variance", "mean"),
+        ("0.25", "variance", "linear"),
+        ("0.5", "variance", "linear"),
+    ]
+    parameters = int(rows[0]["parameters"])
+    for row in rows[1:]:
+        assert float(row["speedup_low"]) <= float(row["speedup"]) <= float(row["speedup_high"])
+        assert float(row["speedup"]) == pytest.approx(parameters / int(row["parameters"]), rel=0.03)
+        assert 0 <= float(row["agreement"]) <= 1
+        assert float(row["kl"]) > 0
+    for column in ("method", "agreement", "KL", "speed-up", "retention"):
+        assert column in ran.out
+
+
+def test_an_interrupted_sweep_continues(sweep: Any, shelf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sweep_command, "MODELS_IN_MEMORY", 1)
+    monkeypatch.setattr(sweep_module, "MODELS_IN_MEMORY", 1)
+    evaluate, evaluated = sweep_module.evaluate_models, []
+
+    def interrupted(models: Any, *arguments: Any, **options: Any) -> Any:
+        evaluated.append(len(models) - 1)
+        if len(evaluated) == 3:
+            raise KeyboardInterrupt
+        return evaluate(models, *arguments, **options)
+
+    monkeypatch.setattr(sweep_module, "evaluate_models", interrupted)
+    assert sweep("--ratios", "0.2,0.4,0.6").code == 130
+    kept = rows_of(shelf)
+    assert [row["ratio"] for row in kept] == ["0.0", "0.2", "0.4"]
+    ran = sweep("--ratios", "0.2,0.4,0.6")
+    assert ran.code == 0, ran.err
+    assert "2 of 3 rows are kept" in ran.err
+    assert len(evaluated) == 4
+    assert rows_of(shelf)[:3] == kept
+    assert [row["ratio"] for row in rows_of(shelf)] == ["0.0", "0.2", "0.4", "0.6"]
+    # Another method of the same model is added, and the rows of the first stay.
+    assert sweep("--ratios", "0.2", "--method", "variance+mean").code == 0
+    assert len(rows_of(shelf)) == 5
+    assert len(evaluated) == 5
+    # All there: nothing is computed.
+    ran = sweep("--ratios", "0.2,0.6", "--json")
+    assert len(evaluated) == 5
+    assert [row["ratio"] for row in json.loads(ran.out)] == [0, 0.2, 0.6]
+
+
+def test_the_sweep_of_another_model_is_never_replaced_without_being_asked(
+    sweep: Any, shelf: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert sweep("--ratios", "0.5").code == 0
+    before = (shelf / "out/sweep.csv").read_bytes()
+    save_tiny(shelf / "other", seed=3)
+    ran = sweep("--ratios", "0.5", model="other")
+    assert ran.code == 2
+    assert "holds a sweep of model with another model" in " ".join(ran.err.split())
+    save_images(shelf / "more", each=1, seed=4)
+    ran = run(["sweep", "model", "--data", "more", "--eval-data", "images", "-o", "out", "-q"], capfd, monkeypatch)
+    assert ran.code == 2
+    assert "with other statistics" in " ".join(ran.err.split())
+    assert (shelf / "out/sweep.csv").read_bytes() == before
+    assert sweep("--ratios", "0.25", "--overwrite").code == 0
+    assert [row["ratio"] for row in rows_of(shelf)] == ["0.0", "0.25"]
+
+
+def test_a_missing_matplotlib_is_reported_before_the_work(
+    sweep: Any, shelf: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sweep_plot, "find_spec", lambda name: None)
+    ran = sweep("--ratios", "0.5")
+    assert ran.code == 0
+    said = " ".join(ran.err.split())
+    assert said.index("pip install 'hf-vbp[plot]'") < said.index("Statistics")
+    assert [path.name for path in (shelf / "out").iterdir()] == ["sweep.csv"]
+
+
+def test_impossible_ratios_and_methods_are_refused_before_the_images_are_read(
+    sweep: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sweep_command, "sweep_statistics", None)
+    for options, says in (
+        (["--ratios", "0.2,0.9", "--minimum-width", "20"], "hidden neurons: 0.9 cannot be reached"),
+        (["--method", "variance"], "--method takes criterion+compensation, or one of best, paper"),
+        (["--method", "paper", "--criterion-option", "metric=identity", "--criterion", "obs"], "belong to one method"),
+    ):
+        ran = sweep(*options)
+        assert ran.code == 2
+        assert says in " ".join(ran.err.split())
+
+
+@pytest.mark.parametrize("text", ["0.1:0.9:1e-9", "0.1:0.9:0", "nan", "0.1:inf:0.1", "0.1:0.2", "", "0.5,1", "a"])
+def test_bad_ratios_end_at_once(text: str) -> None:
+    with pytest.raises(ConfigurationError, match="--ratios"):
+        parse_ratios(text)
+
+
+def test_the_axis_shows_the_curve() -> None:
+    low, high = sweep_plot.limits([0.70, 0.72, 0.71])
+    assert 0.68 < low < 0.70
+    assert 0.72 < high < 0.74
+    assert sweep_plot.limits([0.0, 1.0]) == (-0.01, 1.01)
+
+
+def test_the_plot_has_a_curve_per_method_and_the_dense_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    import matplotlib.figure
+
+    made: list[Any] = []
+    monkeypatch.setattr(matplotlib.figure.Figure, "savefig", lambda figure, *_, **__: made.append(figure))
+    rows = [{"ratio": 0.0, "top1": 0.8}]
+    for name in ("mean", "linear"):
+        for ratio in (0.2, 0.4):
+            method = {"ratio": ratio, "criterion": "variance", "compensation": name, "scope": "global"}
+            rows.append({**method, "top1": 0.8 - ratio / 10})  # type: ignore[dict-item]
+    sweep_plot.draw(rows, "a model")
+    (axes,) = made[0].axes
+    labels = axes.get_legend_handles_labels()[1]
+    assert labels == ["dense", "variance + mean, global", "variance + linear, global"]
+    assert axes.get_ylim()[0] > 0.7

@@ -1,0 +1,146 @@
+"""A latency budget is met from few measurements, whatever the noise, and refused with what can be reached."""
+
+from typing import Any
+
+import pytest
+import torch
+
+import hf_vbp
+from hf_vbp.adapters.prepared import prepare
+from hf_vbp.adapters.registry import find_sites
+from hf_vbp.config.vbp_config import VBPConfig
+from hf_vbp.errors import BudgetError, LatencyError
+from hf_vbp.pruning import latency_search
+from hf_vbp.pruning.budget_cost import check_budget
+from hf_vbp.pruning.plan import PruningPlan
+from tests.costs.clock import Clock
+
+Batches = list[dict[str, torch.Tensor]]
+REST = 0.4  # The share of the latency outside the MLPs.
+
+
+def seconds(model: Any, now: float = 0.0) -> float:
+    """10 ms for the dense model, linear in the widths."""
+    return 0.01 * (REST + (1 - REST) * sum(site.intermediate_size for site in find_sites(model)) / 144)
+
+
+@pytest.fixture
+def statistics(vit: Any, batches: Batches) -> Any:
+    return hf_vbp.collect_statistics(vit, batches)
+
+
+def count_measurements(monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
+    measured: list[list[int]] = []
+    measure = latency_search.latency_of_widths
+
+    def counted(model: Any, widths: Any, *arguments: Any, **options: Any) -> dict[str, Any]:
+        measured.append(list(widths))
+        return measure(model, widths, *arguments, **options)
+
+    monkeypatch.setattr(latency_search, "latency_of_widths", counted)
+    return measured
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.2])
+@pytest.mark.parametrize("share", [0.5, 0.7, 0.9])
+def test_few_measurements_meet_the_budget_with_little_beyond_it(
+    vit: Any, statistics: Any, monkeypatch: pytest.MonkeyPatch, share: float, noise: float
+) -> None:
+    clock, measured = Clock(seconds, noise).install(monkeypatch), count_measurements(monkeypatch)
+    for seed in range(5):
+        clock.generator.seed(seed)
+        measured.clear()
+        plan = hf_vbp.make_plan(vit, statistics, VBPConfig(target_latency=share))
+        assert plan.achieved <= share
+        assert len(measured) <= 7
+        true = REST + (1 - REST) * sum(plan.widths) / 144
+        # The tolerance of the search, and twice the precision of a measurement.
+        assert share - 0.02 - 2 * 0.03 <= true <= share + 2 * 0.03
+
+
+def test_the_plan_records_what_was_measured(vit: Any, statistics: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    Clock(seconds).install(monkeypatch)
+    plan = hf_vbp.make_plan(vit, statistics, VBPConfig(target_latency=0.7, latency_batch=4))
+    assert plan.latency["dense_ms"] == pytest.approx(10)
+    assert plan.latency["pruned_ms"] == pytest.approx(10 * plan.achieved)
+    assert plan.latency["speedup"] == pytest.approx(1 / plan.achieved)
+    assert (plan.latency["batch"], plan.latency["dtype"], plan.latency["device"]) == (4, "float32", "cpu")
+    assert {"threads", "device_name", "repetitions", "speedup_interval"} <= set(plan.latency)
+    assert PruningPlan.from_dict(plan.to_dict()) == plan
+
+
+def test_a_time_in_milliseconds(vit: Any, statistics: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    Clock(seconds).install(monkeypatch)
+    config = VBPConfig(target_latency="7.5ms")
+    plan = hf_vbp.make_plan(vit, statistics, config)
+    assert 7.3 <= plan.latency["pruned_ms"] <= 7.5
+    assert PruningPlan.from_dict(plan.to_dict()) == plan
+    assert VBPConfig.from_dict(config.to_dict()) == config
+    assert plan.to_dict()["budget"]["asked"] == "7.5ms"
+
+
+@pytest.mark.parametrize("asked", ["12", "12s", "ms", "0ms", "-3ms", "1e3ms", "nanms"])
+def test_other_times_are_refused(asked: str) -> None:
+    with pytest.raises(BudgetError, match="share between 0 and 1 or a time such as '12ms'"):
+        VBPConfig(target_latency=asked)
+    with pytest.raises(BudgetError, match="must be between 0 and 1"):
+        VBPConfig(target_macs="12ms")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("asked", "says"),
+    [
+        (0.3, r"0.3 cannot be reached .*no less than a share of 0.41. can be kept: 10 ms dense, 4.1\d* ms pruned"),
+        ("3ms", r"3ms cannot be reached .*no less than a share of 0.41. \(4.1\d* ms\) can be kept: 10 ms dense"),
+        ("11ms", r"the dense model takes 10 ms, which meets 11ms without pruning"),
+    ],
+)
+def test_an_unreachable_latency_names_what_can_be_reached_before_the_images_are_read(
+    vit: Any, monkeypatch: pytest.MonkeyPatch, asked: Any, says: str
+) -> None:
+    Clock(seconds).install(monkeypatch)
+
+    class Unread:
+        def __iter__(self) -> Any:
+            raise AssertionError("the images were read")
+
+    with pytest.raises(BudgetError, match=says):
+        hf_vbp.prune(vit, Unread(), VBPConfig(target_latency=asked))
+
+
+def test_noise_is_an_error_and_never_a_plan(vit: Any, statistics: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    Clock(seconds, noise=2.0).install(monkeypatch)
+    with pytest.raises(LatencyError, match="too noisy"):
+        hf_vbp.make_plan(vit, statistics, VBPConfig(target_latency=0.7))
+
+
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [
+        ({"target_macs": 0.01}, r"MACs: 0.01 cannot be reached .*no less than a share of 0\.\d+ can be kept"),
+        ({"target_parameters": 0.01}, r"parameters: 0.01 cannot be reached .*no less than a share of 0\.\d+ can"),
+        ({"ratio": 0.9, "minimum_width": 40}, r"hidden neurons: 0.9 cannot be .*at most a share of 0.1666 can be"),
+    ],
+)
+def test_an_impossible_budget_is_refused_before_the_images_are_read(
+    vit: Any, fields: dict[str, Any], says: str
+) -> None:
+    class Unread:
+        def __iter__(self) -> Any:
+            raise AssertionError("the images were read")
+
+    with pytest.raises(BudgetError, match=says) as error:
+        hf_vbp.prune(vit, Unread(), VBPConfig(**fields))
+    if "ratio" not in fields:
+        # The share in the message can be reached.
+        reached = float(str(error.value).split("a share of ")[1].split()[0])
+        check_budget(prepare(vit), VBPConfig(**dict.fromkeys(fields, reached)))
+
+
+def test_a_plan_knows_its_cost(vit: Any, statistics: Any) -> None:
+    config = VBPConfig(target_parameters=0.7)
+    plan = hf_vbp.make_plan(vit, statistics, config)
+    pruned = hf_vbp.apply_plan(vit, plan, statistics)
+    assert plan.cost["pruned"]["parameters"] == sum(parameter.numel() for parameter in pruned.parameters())
+    assert plan.cost["pruned"]["parameters"] / plan.cost["dense"]["parameters"] == pytest.approx(plan.achieved)
+    assert PruningPlan.from_dict(plan.to_dict()) == plan
