@@ -5,6 +5,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
+from hf_vbp.checkpoint.layout import CONFIG
 from hf_vbp.checkpoint.manifest import is_checkpoint_file
 from hf_vbp.errors import CheckpointError, OutputError
 
@@ -78,7 +79,7 @@ def check_file_apart(output: str | os.PathLike[str], inputs: Mapping[str, Source
         if path is None:
             continue
         within = path.is_dir() and any(os.path.samefile(path, parent) for parent in file.parents)
-        is_own = not (path / "config.json").is_file() or is_checkpoint_file(file.name)
+        is_own = not (path / CONFIG).is_file() or is_checkpoint_file(file.name)
         if os.path.samefile(file, path) or (within and is_own):
             raise OutputError(
                 f"The output {output} is {label} of this run, or part of it, which must not be overwritten. "

@@ -10,11 +10,11 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from hf_vbp.checkpoint.layout import CONFIG
 from hf_vbp.files.atomic import OLD, flush, hidden_folder
 
 NEW = "new"
 _JOURNAL = "journal.json"
-_CONFIG = "config.json"
 # The folder itself cannot be renamed: a mount point, a lower layer of overlayfs, a sticky parent.
 _CANNOT_RENAME = {errno.EBUSY, errno.EXDEV, errno.EPERM, errno.EACCES}
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
@@ -108,7 +108,7 @@ def place_files(hidden: Path, folder: Path, replaceable: Sequence[str]) -> None:
         os.replace(folder / name, old / name)
     flush(folder)
     for name in _config_last(names):
-        if name == _CONFIG:
+        if name == CONFIG:
             flush(folder)
         os.replace(new / name, folder / name)
     flush(folder)
@@ -146,7 +146,7 @@ def flush_tree(folder: Path) -> None:
 
 
 def _config_last(names: Iterable[str]) -> list[str]:
-    return sorted(names, key=lambda name: name == _CONFIG)
+    return sorted(names, key=lambda name: name == CONFIG)
 
 
 def _discard(old: Path, folder: Path, names: Iterable[str]) -> None:

@@ -157,7 +157,7 @@ def sweep_statistics(
         return statistics
     if data is None:
         raise DataError("Nothing to calibrate on: pass data (images), or statistics gathered earlier.")
-    requires = reduce(or_, (requirements_for(prepared.model, method) for method in methods), Requirements())
+    requires = reduce(or_, (requirements_for(prepared, method) for method in methods), Requirements())
     return collect_statistics(prepared, data, requires, limit=limit, progress=progress)
 
 

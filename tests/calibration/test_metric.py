@@ -87,7 +87,7 @@ def test_gradients_that_are_not_finite_are_named(vit: Any) -> None:
 
 
 def test_a_model_without_labels_is_refused() -> None:
-    with pytest.raises(ConfigurationError, match="ViTModel returns no logits"):
+    with pytest.raises(ConfigurationError, match="ViTModel is none: it returns no logits"):
         collect_statistics(make_model("vit-backbone"), in_batches(images(2), 2), METRIC)
 
 

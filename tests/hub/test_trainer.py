@@ -82,7 +82,7 @@ def test_training_in_bfloat16_publishes_a_verified_model_measured_in_float32(
     assert done.returncode == 0, done.stderr
     results = json.loads(xet_hub.repositories["alice/tuned"].files()["vbp_results.json"])
     assert [row["max_abs_difference"] for row in results["receipt"]] == [0.0, 0.0]
-    assert results["finetuning"]["bf16"] is True
+    assert results["finetuning"]["precision"] == "bf16"
     finetuned = results["evaluation"]["finetuned"]
     assert finetuned["images"] == 8
     # Only evaluate_models measures the top-5 here: the metric of this Trainer gives top-1 alone, in bfloat16.
