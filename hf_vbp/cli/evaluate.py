@@ -4,7 +4,8 @@ from typing import Annotated
 
 from hf_vbp.cli import groups
 from hf_vbp.cli.console import Reporter, percent, print_json, print_table
-from hf_vbp.cli.groups import EVALUATION, ImageOptions, ModelOptions, option, with_groups
+from hf_vbp.cli.groups import EVALUATION, ModelOptions, option, with_groups
+from hf_vbp.cli.label_options import LabelledImageOptions
 
 
 @with_groups
@@ -12,7 +13,7 @@ def evaluate(
     model: groups.Model,
     data: groups.LabelledData,
     *,
-    images: ImageOptions,
+    images: LabelledImageOptions,
     base: Annotated[
         str | None, option(EVALUATION, "--base", help="Compare with this model on the same images.")
     ] = None,

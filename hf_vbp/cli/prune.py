@@ -13,13 +13,13 @@ from hf_vbp.cli.groups import (
     STATISTICS,
     BudgetOptions,
     EvaluationOptions,
-    ImageOptions,
     LatencyConditions,
     MethodOptions,
     ModelOptions,
     option,
     with_groups,
 )
+from hf_vbp.cli.label_options import LabelledImageOptions
 from hf_vbp.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def prune(
     model: groups.Model,
     *,
     data: groups.OptionalData = None,
-    images: ImageOptions,
+    images: LabelledImageOptions,
     statistics: Annotated[
         Path | None,
         option(

@@ -11,13 +11,13 @@ from hf_vbp.cli.groups import (
     METHOD,
     STATISTICS,
     EvaluationOptions,
-    ImageOptions,
     LatencyConditions,
     MethodOptions,
     ModelOptions,
     option,
     with_groups,
 )
+from hf_vbp.cli.label_options import LabelledImageOptions
 
 
 @with_groups
@@ -25,7 +25,7 @@ def sweep(
     model: groups.Model,
     *,
     data: groups.OptionalData = None,
-    images: ImageOptions,
+    images: LabelledImageOptions,
     statistics: Annotated[
         Path | None,
         option(STATISTICS, "--statistics", help="File of statistics from `hf-vbp stats`, in place of --data."),

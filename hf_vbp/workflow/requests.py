@@ -37,6 +37,8 @@ class DataRequest:
         limit: Use at most this many images.
         seed: Seed of the order.
         on_bad_image: ``"error"`` or ``"skip"``.
+        model_labels: File with the class names of the model in order of id, for labelled images.
+        label_map: File with a map from classes of the data set to labels or ids of the model.
     """
 
     source: str
@@ -50,6 +52,8 @@ class DataRequest:
     limit: int | None = None
     seed: int | None = None
     on_bad_image: Literal["error", "skip"] = "error"
+    model_labels: str | None = None
+    label_map: str | None = None
 
     def open(self, loaded: LoadedModel, purpose: Literal["calibration", "evaluation"]) -> Any:
         """Open the images for one purpose, ``"calibration"`` or ``"evaluation"``.
@@ -85,6 +89,8 @@ class DataRequest:
             limit=self.limit,
             seed=self.seed,
             on_bad_image=self.on_bad_image,
+            model_labels=self.model_labels if purpose == "evaluation" else None,
+            label_map=self.label_map if purpose == "evaluation" else None,
         )
         if purpose == "calibration" and images.images == 1:
             raise DataError(f"{self.source} gives 1 image, but a variance needs at least 2; some hundreds are usual.")

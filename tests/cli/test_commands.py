@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import jsonschema
 import pytest
 
 from hf_vbp.results.record import load_results, schema
-from tests.cli.helpers import Ran, run, save_images, save_tiny
+from tests.cli.helpers import NAMES, Ran, run, save_images, save_tiny
 from tests.conftest import TINY
 from tests.costs.clock import Clock
 
@@ -243,6 +244,34 @@ def test_evaluate_against_itself_agrees_fully(hf_vbp: Any, shelf: Path) -> None:
     assert found["model"]["kl"] == pytest.approx(0, abs=1e-12)
     assert found["model"]["top1"] == found["base"]["top1"]
     assert "interval" in hf_vbp("evaluate", shelf / "model", *options).out
+
+
+def test_labels_are_named_and_mapped_by_files(
+    hf_vbp: Any, shelf: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    figures = json.loads(hf_vbp("evaluate", shelf / "model", "--data", shelf / "labelled", "--json").out)
+    renamed = shutil.copytree(shelf / "labelled", tmp_path / "renamed")
+    for name in NAMES:
+        (renamed / name).rename(renamed / f"the {name}")
+    mapping = tmp_path / "map.json"
+    mapping.write_text(json.dumps({f"the {name}": name for name in NAMES}))
+    model = shutil.copytree(shelf / "model", tmp_path / "model")
+    config = json.loads((model / "config.json").read_text())
+    config |= {"id2label": {str(index): f"LABEL_{index}" for index in range(len(NAMES))},
+               "label2id": {f"LABEL_{index}": index for index in range(len(NAMES))}}  # fmt: skip
+    (model / "config.json").write_text(json.dumps(config))
+    (tmp_path / "names.txt").write_text("\n".join(NAMES))
+    refused = run(["evaluate", model, "--data", shelf / "labelled"], capfd, monkeypatch)
+    assert refused.code != 0
+    assert "--model-labels FILE" in " ".join(refused.err.split())
+    for arguments in (
+        [shelf / "model", "--data", renamed, "--label-map", mapping],
+        [model, "--data", shelf / "labelled", "--model-labels", tmp_path / "names.txt"],
+        [model, "--data", renamed, "--model-labels", tmp_path / "names.txt", "--label-map", mapping],
+    ):
+        found = json.loads(hf_vbp("evaluate", *arguments, "--json").out)
+        assert found["model"]["top1"] == figures["model"]["top1"]
+        assert found["model"]["top5"] == figures["model"]["top5"]
 
 
 def test_sweep_writes_a_row_per_ratio_and_a_plot(hf_vbp: Any, shelf: Path, tmp_path: Path) -> None:
