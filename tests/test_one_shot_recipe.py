@@ -1,4 +1,4 @@
-"""The recipe that others are to check the one-shot figures with: its commands, word for word, on the sample."""
+"""Run the commands of the one-shot recipe, word for word, on the built-in sample."""
 
 import csv
 import re

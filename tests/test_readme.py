@@ -1,4 +1,4 @@
-"""What the README and the guide show is run here, word for word, in a fresh process in an empty folder."""
+"""Run the examples of README and guide, word for word, in a fresh process in an empty folder."""
 
 import os
 import re
@@ -27,7 +27,7 @@ def test_every_python_block_runs(page: str, tmp_path: Path) -> None:
     assert (tmp_path / "pruned" / "vbp_results.json").is_file()
 
 
-def test_every_command_of_the_guide_is_there() -> None:
+def test_every_command_of_the_guide_exists() -> None:
     named = set(re.findall(r"^hf-vbp (\S+)", (ROOT / "docs/guide.md").read_text(encoding="utf-8"), flags=re.MULTILINE))
     shown = subprocess.run(
         [sys.executable, "-m", "hf_vbp", "--help"], capture_output=True, text=True, check=True
@@ -39,7 +39,7 @@ def test_every_command_of_the_guide_is_there() -> None:
 @pytest.mark.parametrize(
     "page", sorted(path.relative_to(ROOT).as_posix() for path in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
 )
-def test_links_lead_somewhere(page: str) -> None:
+def test_links_have_a_target(page: str) -> None:
     text = (ROOT / page).read_text(encoding="utf-8")
     for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", text):
         if "://" not in target:

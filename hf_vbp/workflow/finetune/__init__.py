@@ -1,1 +1,1 @@
-"""Fine-tuning of a pruned checkpoint from a recipe."""
+"""Fine-tune a pruned checkpoint from a recipe."""

@@ -1,4 +1,4 @@
-"""From a recipe to a checkpoint with its accuracy back."""
+"""Fine-tune a pruned checkpoint from a recipe."""
 
 import shutil
 from collections.abc import Iterator
@@ -30,7 +30,7 @@ from hf_vbp.workflow.requests import Reporter
 def run_finetune(
     recipe: Recipe, reporter: Reporter, *, resume: bool = False, overwrite: bool = False, command: str = ""
 ) -> dict[str, Any]:
-    """Fine-tune as a recipe says and write the checkpoint.
+    """Fine-tune by a recipe and write the checkpoint.
 
     Under ``accelerate launch`` every process calls this; the first one evaluates and writes.
 
@@ -154,8 +154,8 @@ def _training_images(recipe: Recipe, start: Start, args: DistillationArguments, 
 def _settle_length(args: DistillationArguments, training: TrainingImages) -> None:
     if training.images is None and args.max_steps <= 0:
         raise ConfigurationError(
-            f"{training.provenance['source']} is a stream that does not say how many images it has, so epochs cannot "
-            "be counted: set training.max_steps."
+            f"{training.provenance['source']} is a stream of unknown length, so epochs cannot be counted: set "
+            "training.max_steps."
         )
 
 

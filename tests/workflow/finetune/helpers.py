@@ -16,14 +16,14 @@ CLASSES = ("ash", "birch", "cedar", "elm", "fir")
 
 
 def make_images(folder: Path, *, each: int = 4, seed: int = 0) -> Path:
-    """Write images of 40 x 36 pixels, one folder for each class, whose colours tell the class."""
+    """Write images of 40 x 36 pixels, one folder for each class, whose color depends on the class."""
     draws = np.random.default_rng(seed)
-    colours = np.random.default_rng(9).integers(0, 255, size=(len(CLASSES), 3))
-    for colour, name in zip(colours, CLASSES):
+    colors = np.random.default_rng(9).integers(0, 255, size=(len(CLASSES), 3))
+    for color, name in zip(colors, CLASSES):
         (folder / name).mkdir(parents=True)
         for number in range(each):
             noise = draws.integers(-60, 60, size=(36, 40, 3))
-            pixels = np.clip(colour + noise, 0, 255).astype(np.uint8)
+            pixels = np.clip(color + noise, 0, 255).astype(np.uint8)
             Image.fromarray(pixels).save(folder / name / f"{number}.png")
     return folder
 
@@ -42,7 +42,7 @@ def make_dense(folder: Path, *, seed: int = 1, **changes: Any) -> Path:
 
 
 def make_pruned(folder: Path, dense: Path, *, dtype: torch.dtype = torch.float32) -> Path:
-    """Prune a dense checkpoint by half and save it with its results; not proved in a fresh process, to be quick."""
+    """Prune a dense checkpoint by half and save it with its results; not verified in a fresh process, to save time."""
     model = hf_vbp.from_pretrained(dense, dtype=dtype).eval()
     generator = torch.Generator().manual_seed(0)
     batches = [{"pixel_values": torch.randn(8, 3, 32, 32, generator=generator).to(dtype)}]
@@ -85,7 +85,7 @@ def make_work(folder: Path) -> Path:
 
 
 class Said:
-    """A reporter that keeps what it is told."""
+    """A reporter that keeps the updates it receives."""
 
     def __init__(self) -> None:
         self.lines: list[str] = []

@@ -1,4 +1,4 @@
-"""What ``training.report_to`` logs to."""
+"""Loggers of ``training.report_to``."""
 
 import json
 import os
@@ -68,7 +68,9 @@ def test_trackio_shows_the_parts_of_the_loss_and_leaves_the_output_alone(work: P
         assert sum(values) / len(values) == pytest.approx(epoch[name])
 
 
-def test_what_cannot_be_logged_to_is_said_before_anything_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unknown_and_uninstalled_reporters_are_refused_before_anything_is_loaded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     recipe = recipe_for(Path("nowhere"), report_to="tensorbord")
     with pytest.raises(ConfigurationError, match=r"tensorbord is not supported, only .*tensorboard"):
         make_recipe(recipe).arguments()
@@ -78,7 +80,7 @@ def test_what_cannot_be_logged_to_is_said_before_anything_is_loaded(monkeypatch:
         make_recipe(recipe).arguments()
 
 
-def test_what_a_reporter_prints_does_not_mix_with_the_results(
+def test_output_of_a_reporter_does_not_mix_with_the_results(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def run(*_: Any, **__: Any) -> dict[str, Any]:

@@ -35,11 +35,11 @@ def work(filled: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def unproved(monkeypatch: pytest.MonkeyPatch) -> None:
+def without_verification(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("hf_vbp.checkpoint.saving.take_receipt", lambda model, folder, **_: Receipt(Path(folder)))
 
 
-def test_a_recovered_checkpoint_is_as_from_prune(work: Path) -> None:
+def test_a_fine_tuned_checkpoint_has_the_form_of_a_pruned_one(work: Path) -> None:
     said = Said()
     results = run_finetune(make_recipe(recipe_for(work)), said, command="hf-vbp finetune x")
     jsonschema.validate(results, schema())
@@ -64,7 +64,7 @@ def test_a_recovered_checkpoint_is_as_from_prune(work: Path) -> None:
     assert [line.split(":")[0] for line in said.lines if line.startswith("Epoch")] == ["Epoch 1.00", "Epoch 2.00"]
 
 
-def test_pruning_first_is_pruning_and_then_fine_tuning(work: Path, unproved: None) -> None:
+def test_a_recipe_with_a_prune_section_prunes_before_training(work: Path, without_verification: None) -> None:
     tree = recipe_for(work)
     del tree["teacher"]
     tree |= {
@@ -81,7 +81,7 @@ def test_pruning_first_is_pruning_and_then_fine_tuning(work: Path, unproved: Non
     assert results["evaluation"]["pruned"]["agreement"] >= 0
 
 
-def test_labels_alone_need_no_teacher(work: Path, unproved: None) -> None:
+def test_training_on_labels_alone_needs_no_teacher(work: Path, without_verification: None) -> None:
     results = run_finetune(make_recipe({**recipe_for(work), "teacher": "none"}), Said())
     run = results["finetuning"]
     assert run["teacher"] == "none"
@@ -90,7 +90,7 @@ def test_labels_alone_need_no_teacher(work: Path, unproved: None) -> None:
     assert all("soft_loss" not in row for row in run["per_epoch"])
 
 
-def test_a_run_that_was_cut_off_goes_on(work: Path, unproved: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_run_resumes(work: Path, without_verification: None, monkeypatch: pytest.MonkeyPatch) -> None:
     tree = recipe_for(work)
     run_finetune(make_recipe({**tree, "output": str(work / "whole")}), Said())
 
@@ -112,7 +112,7 @@ def test_a_run_that_was_cut_off_goes_on(work: Path, unproved: None, monkeypatch:
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
 
 
-def test_weights_in_bfloat16_are_trained_in_float32_and_saved_as_they_were(work: Path, unproved: None) -> None:
+def test_bfloat16_weights_are_trained_in_float32_and_saved_in_bfloat16(work: Path, without_verification: None) -> None:
     make_pruned(work / "half", work / "dense", dtype=torch.bfloat16)
     tree = merge(recipe_for(work, learning_rate=1e-4), {"model": str(work / "half")})
     run_finetune(make_recipe(tree), Said())
@@ -128,7 +128,7 @@ def refused(work: Path, error: type[Exception], message: str, **changes: Any) ->
     assert not list(work.glob("out-run/checkpoint-*"))
 
 
-def test_what_cannot_be_done_is_refused_before_training(work: Path) -> None:
+def test_impossible_requests_are_refused_before_training(work: Path) -> None:
     refused(work, ConfigurationError, "folder named 'dense'. Set the teacher", teacher=None)
     refused(work, CheckpointError, "not a folder", model="./nowhere")
     refused(work, DataError, "no folder", data={"train": {"source": "./nowhere"}})
@@ -152,7 +152,7 @@ def test_a_teacher_with_other_labels_is_refused_with_the_difference(work: Path) 
     refused(work, LabelError, "2 is 'cedar' in the model and 'elm' in the teacher", teacher=str(work / "other"))
 
 
-def test_a_teacher_that_sees_other_images_is_refused(work: Path) -> None:
+def test_a_teacher_with_another_image_preparation_is_refused(work: Path) -> None:
     make_dense(work / "other")
     path = work / "other" / "preprocessor_config.json"
     settings = json.loads(path.read_text(encoding="utf-8"))
@@ -160,21 +160,23 @@ def test_a_teacher_that_sees_other_images_is_refused(work: Path) -> None:
     refused(work, ConfigurationError, r"image_mean \[0\.1", teacher=str(work / "other"))
 
 
-def test_a_teacher_that_is_not_the_pruned_model_is_not_taken_for_it(work: Path, unproved: None) -> None:
+def test_figures_of_another_teacher_are_not_reported_as_those_of_the_dense_model(
+    work: Path, without_verification: None
+) -> None:
     make_dense(work / "other", seed=8)
     results = run_finetune(make_recipe({**recipe_for(work), "teacher": str(work / "other")}), Said())
     assert "dense" not in results["evaluation"]
     assert results["finetuning"]["teacher"] == "other"
 
 
-def test_the_output_is_not_overwritten_unasked(work: Path) -> None:
+def test_the_output_is_not_overwritten_by_default(work: Path) -> None:
     (work / "out").mkdir()
     (work / "out" / "thesis.txt").write_text("two years of work", encoding="utf-8")
     with pytest.raises(CheckpointError, match="not empty"):
         run_finetune(make_recipe(recipe_for(work)), Said())
 
 
-def test_running_out_of_memory_says_what_to_set(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_message_for_too_little_memory_names_the_setting(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*args: Any, **options: Any) -> Any:
         raise torch.OutOfMemoryError("CUDA out of memory.")
 
@@ -182,7 +184,7 @@ def test_running_out_of_memory_says_what_to_set(work: Path, monkeypatch: pytest.
     refused(work, ConfigurationError, "batches of 10 images. Set training.auto_find_batch_size")
 
 
-def test_the_closing_table_tells_what_was_kept(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_closing_table_shows_the_kept_accuracy(capsys: pytest.CaptureFixture[str]) -> None:
     run = {"epochs": 2, "steps": 4, "images_per_step": 10, "seconds": 3.0}
     figures = {"dense": 0.8, "pruned": 0.4, "finetuned": 0.78}
     evaluation = {name: {"images": 10, "top1": value, "agreement": 0.5} for name, value in figures.items()}
@@ -192,7 +194,7 @@ def test_the_closing_table_tells_what_was_kept(capsys: pytest.CaptureFixture[str
         assert text in shown
 
 
-def test_epochs_are_told_by_what_was_logged_in_them() -> None:
+def test_logged_values_are_grouped_by_epoch() -> None:
     history = [
         {"epoch": 0.5, "loss": 3.0},
         {"epoch": 1.0, "loss": 2.0, "hard_loss": 1.0},
@@ -206,7 +208,7 @@ def test_epochs_are_told_by_what_was_logged_in_them() -> None:
     ]
 
 
-def test_the_script_is_the_command(work: Path) -> None:
+def test_the_script_behaves_as_the_command(work: Path) -> None:
     path = work / "recipe.yaml"
     path.write_text(yaml.safe_dump({**recipe_for(work), "teacher": None}), encoding="utf-8")
     script = Path(__file__).parents[3] / "recipes" / "finetune.py"
@@ -219,7 +221,7 @@ def test_the_script_is_the_command(work: Path) -> None:
 
 
 def test_the_teacher_is_the_base_model_at_the_revision_in_the_results(
-    work: Path, unproved: None, monkeypatch: pytest.MonkeyPatch
+    work: Path, without_verification: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from hf_vbp.workflow.finetune import start
     from hf_vbp.workflow.loading import load_model
@@ -243,7 +245,9 @@ def test_the_teacher_is_the_base_model_at_the_revision_in_the_results(
 
 
 @pytest.mark.real
-def test_a_real_model_gets_back_most_of_what_it_lost(real_assets: Path, tmp_path: Path, unproved: None) -> None:
+def test_a_real_model_recovers_most_of_its_accuracy(
+    real_assets: Path, tmp_path: Path, without_verification: None
+) -> None:
     folder = real_assets / "vit-cifar10"
     data = {
         "train": {"source": str(real_assets / "cifar10" / "train"), "limit": 1500},
