@@ -80,14 +80,14 @@ def run(app: typer.Typer, name: str) -> None:
         with _ended_by_sigterm():
             app()
     except _Terminated as end:
-        print_error(f"{name}: terminated; nothing half-written was left behind")
+        print_error(f"{name}: terminated; no partial output was left")
         sys.exit(end.code)
     except HfVbpError as error:
         _show_traceback()
         print_error(f"{name}: {one_line(error, _LONGEST_MESSAGE)}")
         sys.exit(2)
     except KeyboardInterrupt:
-        print_error(f"{name}: interrupted; nothing half-written was left behind")
+        print_error(f"{name}: interrupted; no partial output was left")
         sys.exit(130)
     except Exception as error:  # The last resort: a user sees one sentence, a developer asks for the traceback.
         _show_traceback()
@@ -123,7 +123,7 @@ def _ended_by_sigterm() -> Iterator[None]:
     try:
         yield
     finally:
-        # None stands for a handler that was not installed from Python.
+        # None is a handler that was not installed from Python.
         signal.signal(signal.SIGTERM, signal.SIG_DFL if before is None else before)
 
 

@@ -241,7 +241,7 @@ def read_options(flag: str, texts: Sequence[str] | None) -> dict[str, Any] | Non
     """Read options of the form ``NAME=VALUE``; a value is JSON where it can be, else text.
 
     Raises:
-        ConfigurationError: A text has another form, or a name stands twice.
+        ConfigurationError: A text has another form, or a name is repeated.
     """
     if not texts:
         return None

@@ -13,7 +13,7 @@ _AUTO_CLASSES = {
 
 
 def how_to_load(results: Mapping[str, Any], output: str) -> list[str]:
-    """Return the lines that say how a checkpoint is loaded, from the ways that its receipt verified.
+    """Return the lines that show how to load a checkpoint, by the ways that its receipt verified.
 
     Args:
         results: The results of the checkpoint, with its receipt.

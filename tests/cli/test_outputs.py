@@ -242,7 +242,7 @@ def test_a_command_that_is_ended_while_it_writes(
         assert len(list(here.glob(".out.*"))) == 2
     else:
         assert process.returncode == {signal.SIGTERM: 143, signal.SIGINT: 130}[signal.Signals(number)], said
-        assert number == signal.SIGINT or "terminated; nothing half-written was left behind" in said
+        assert number == signal.SIGINT or "terminated; no partial output was left" in said
         assert "Traceback" not in said
         assert not list(here.glob(".*"))
         assert os.listdir(here / "tmp") == []

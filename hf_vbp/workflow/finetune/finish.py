@@ -56,7 +56,7 @@ def check_kept(recipe: Recipe, *, resume: bool, overwrite: bool, leads: bool) ->
 
     Args:
         recipe: The recipe.
-        resume: Whether the run goes on from an earlier one.
+        resume: Whether the run continues an earlier one.
         overwrite: Whether an unverified model of an earlier run is removed.
         leads: Whether this process removes it.
 
@@ -106,7 +106,7 @@ def reopen(recipe: Recipe, reporter: Reporter, *, weight: float) -> Trained:
     """Load the model that an earlier run left unverified, with everything that its end needs.
 
     Args:
-        recipe: The recipe, as it was trained with.
+        recipe: The recipe of the training.
         reporter: Receives progress messages.
         weight: The weight of the labels in the loss.
 

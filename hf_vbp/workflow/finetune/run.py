@@ -39,12 +39,12 @@ def run_finetune(
         reporter: Receives progress updates.
         resume: Continue an earlier run: evaluate and save its trained model where the run ended before it was
             verified; otherwise train from its newest whole checkpoint, or from the beginning where there is none.
-        overwrite: Replace the checkpoint at the output, and what an earlier run left: its checkpoints and its
-            unverified model.
-        command: What reproduces this run, for the results.
+        overwrite: Replace the checkpoint at the output, and the checkpoints and the unverified model of an
+            earlier run.
+        command: Command line that reproduces this run, for the results.
 
     Returns:
-        The results, as ``vbp_results.json`` holds them. A model without such a file gets none next to its
+        The results, with the content of ``vbp_results.json``. A model without such a file gets none with its
         checkpoint, and only the parts about fine-tuning here.
 
     Raises:
