@@ -108,7 +108,7 @@ def decode(image: Any, name: str) -> "Image":
     """
     if isinstance(image, DamagedShard):
         raise UnreadableImageError(
-            f"The shard {name} is damaged ({image.reason}): fetch or write it again, or skip what is damaged with "
+            f"The shard {name} is damaged ({image.reason}): fetch or write it again, or skip it with "
             f'on_bad_image="skip".'
         ) from OSError(image.reason)
     with _readable(name):
@@ -278,6 +278,6 @@ def _from_32_bits(image: "Image") -> "Image":
         return PILImage.fromarray((values * 255).round().astype(np.uint8))
     span = f"from {values.min():g} to {values.max():g}" if values.size else "none"
     raise ValueError(
-        f"its pixels are 32-bit {kind} ({span}), which may stand for any brightness; convert it to 8 or 16 bits, or "
+        f"its pixels are 32-bit {kind} ({span}), whose range is not known; convert it to 8 or 16 bits, or "
         f"to floats from 0 to 1"
     )

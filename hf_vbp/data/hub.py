@@ -71,9 +71,9 @@ def _builder(path: str, config: str | None, revision: str | None) -> Any:
         ) from error
     except ValueError as error:
         wanted = f"configuration {config!r}" if config else "no configuration"
-        said = " ".join(str(error).split("Example of usage")[0].split())
+        reason = " ".join(str(error).split("Example of usage")[0].split())
         raise DataError(
-            f"The data set {path} cannot be opened with {wanted} ({said}): name one as {path}:CONFIGURATION."
+            f"The data set {path} cannot be opened with {wanted} ({reason}): name one as {path}:CONFIGURATION."
         ) from error
 
 

@@ -102,7 +102,7 @@ def _check_imagenet_order(class_names: Sequence[str], labels: dict[int, str], to
             class_names,
             total,
             labels,
-            f"are WordNet ids, which stand for the 1,000 classes of ImageNet-1k, but the model has {len(labels)}",
+            f"are WordNet ids, which are the 1,000 classes of ImageNet-1k, but the model has {len(labels)}",
         )
     table = _by_name(labels)
     for position, anchor in _ANCHORS.items():

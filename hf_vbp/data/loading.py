@@ -35,7 +35,7 @@ class ImageData:
         loader: A ``DataLoader`` of ``{"pixel_values": (b, 3, h, w) float32, "labels": (b,) int64}``, the latter only
             where labels were requested and exist. ``accelerator.prepare(loader)`` shares it among processes.
         provenance: Where the images come from and how they were chosen and prepared, as JSON.
-        images: How many there are, bad ones included; None for a stream that does not say.
+        images: The number of images, including bad ones; None for a stream of unknown length.
         labelled: Whether the batches have labels.
     """
 

@@ -12,7 +12,7 @@ _PREFERRED = {
 
 
 def plain_split(split: str) -> str:
-    """Return the name of a split without what selects a part of it (``train[:10%]``)."""
+    """Return the name of a split without the selection of a part of it (``train[:10%]``)."""
     return re.split(r"[\[+]", split)[0]
 
 

@@ -21,8 +21,8 @@ class TrainingImages:
 
     Attributes:
         dataset: Samples, dicts with ``pixel_values`` ``(3, h, w)`` float32 and ``labels``.
-        provenance: Where they come from, as JSON.
-        images: How many there are, None for a stream that does not say.
+        provenance: The description of their source, as JSON.
+        images: The number of images; None for a stream of unknown length.
     """
 
     dataset: Any
@@ -31,7 +31,7 @@ class TrainingImages:
 
 
 class _Epoch:
-    """The number of the epoch, seen by worker processes that live on from one epoch to the next."""
+    """The number of the epoch, shared with worker processes that persist from one epoch to the next."""
 
     def __init__(self) -> None:
         self._value = torch.zeros((), dtype=torch.int64)
@@ -45,12 +45,12 @@ class _Epoch:
 
 
 class AugmentedImages(Dataset[Sample]):
-    """Numbered images, augmented.
+    """Images with an index, augmented.
 
     Args:
         dataset: Samples whose pixels :meth:`Augmentation.prepare` of ``augmentation`` made.
-        augmentation: What is drawn for each image.
-        keep: Whether to keep the prepared images in memory, so that they are decoded once.
+        augmentation: The augmentation of each image.
+        keep: Whether to keep the prepared images in memory, so that each is decoded once.
     """
 
     def __init__(self, dataset: Any, augmentation: Augmentation, *, keep: bool = False) -> None:
@@ -60,7 +60,7 @@ class AugmentedImages(Dataset[Sample]):
         self._kept: dict[int, Sample] | None = {} if keep else None
 
     def set_epoch(self, epoch: int) -> None:
-        """Say which epoch is seen."""
+        """Set the epoch."""
         self._epoch.set(epoch)
 
     def __len__(self) -> int:
@@ -84,8 +84,8 @@ class AugmentedStream(IterableDataset[Sample]):
 
     Args:
         dataset: As for :class:`AugmentedImages`, but a stream.
-        augmentation: What is drawn for each image.
-        images: How many images an epoch has.
+        augmentation: The augmentation of each image.
+        images: The number of images of an epoch.
     """
 
     def __init__(self, dataset: Any, augmentation: Augmentation, images: int | None) -> None:
@@ -107,7 +107,7 @@ class AugmentedStream(IterableDataset[Sample]):
 
     def __iter__(self) -> Iterator[Sample]:
         worker = get_worker_info()
-        # The source decodes image n when it is asked for it, so what is drawn is settled just before.
+        # The source decodes image n when it is requested, so its draws are set just before.
         samples, position = iter(self._dataset), 0
         while True:
             self._augmentation.start(self._epoch.get(), 0 if worker is None else worker.id, position)

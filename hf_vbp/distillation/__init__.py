@@ -1,4 +1,4 @@
-"""Training a pruned model against the model it came from."""
+"""Train a pruned model against the dense model."""
 
 from hf_vbp.distillation.arguments import DistillationArguments
 from hf_vbp.distillation.checkpoints import last_checkpoint

@@ -20,9 +20,9 @@ class DistillationArguments(TrainingArguments):  # type: ignore[misc]
 
     Attributes:
         hard_label_weight: Weight of the labels in the loss, in [0, 1]; the teacher has the rest.
-        temperature: What both logits are divided by in the teacher's part of the loss.
+        temperature: Divides both logits in the teacher's part of the loss.
         soft_loss: ``"kl"`` or ``"cross_entropy"``, see :class:`~hf_vbp.distillation.DistillationLoss`.
-        teacher_dtype: What the teacher computes in; ``"auto"`` is bfloat16 where the accelerator has it, and
+        teacher_dtype: The dtype of the teacher; ``"auto"`` is bfloat16 where the accelerator has it, and
             otherwise the dtype of its checkpoint.
         cache_teacher_logits: Whether to run the teacher over the training images once and keep its logits
             (images x classes x 4 bytes). Refused where the images are augmented at random.
@@ -42,10 +42,10 @@ class DistillationArguments(TrainingArguments):  # type: ignore[misc]
         default=None, metadata={"help": "Names of the labels in a batch; by default labels."}
     )
     remove_unused_columns: bool | None = field(
-        default=False, metadata={"help": "Kept False: it would take labels and images that a transform needs away."}
+        default=False, metadata={"help": "Keep False: otherwise labels and images that a transform needs are removed."}
     )
     logging_nan_inf_filter: bool = field(
-        default=False, metadata={"help": "Kept False: a loss that is not finite stops the run with its step."}
+        default=False, metadata={"help": "Keep False: a loss that is not finite stops the run at its step."}
     )
     hard_label_weight: float = field(default=0.5, metadata={"help": "Weight of the labels in the loss, 0 to 1."})
     temperature: float = field(default=2.0, metadata={"help": "Temperature of the teacher's part of the loss."})
@@ -67,7 +67,7 @@ class DistillationArguments(TrainingArguments):  # type: ignore[misc]
 
     @property
     def loss(self) -> DistillationLoss:
-        """The loss that these settings describe."""
+        """The loss of these settings."""
         return DistillationLoss(self.hard_label_weight, self.temperature, self.soft_loss, self.label_smoothing_factor)
 
     def distillation(self) -> dict[str, Any]:

@@ -14,7 +14,7 @@ _COMPARED = 4
 
 
 class WithTeacherLogits(Dataset[dict[str, Any]]):
-    """A data set whose samples hold the teacher's logits besides.
+    """A data set whose samples also hold the teacher's logits.
 
     Args:
         dataset: Samples, dicts with ``pixel_values``.
@@ -33,14 +33,14 @@ class WithTeacherLogits(Dataset[dict[str, Any]]):
 
 
 def check_deterministic(dataset: Any) -> None:
-    """Refuse a data set that cannot be indexed, or that does not show the same images in every epoch.
+    """Refuse a data set that cannot be indexed, or that does not give the same images in every epoch.
 
     Raises:
-        ConfigurationError: As said; the message names what to change.
+        ConfigurationError: It does not; the message contains the setting to change.
     """
     if not hasattr(dataset, "__getitem__") or not hasattr(dataset, "__len__"):
         raise ConfigurationError(
-            "cache_teacher_logits needs images that can be numbered, not a stream; set it to false, or store the data."
+            "cache_teacher_logits needs images with an index, not a stream; set it to false, or store the data."
         )
     indices = range(min(_COMPARED, len(dataset)))
     shown = []
@@ -71,7 +71,7 @@ def compute_logits(
 
     Args:
         teacher: The teacher.
-        dataset: Samples, dicts with ``pixel_values``, that can be numbered.
+        dataset: Samples, dicts with ``pixel_values``, that can be indexed.
         batch_size: Images per batch.
         collate: Makes a batch of samples.
         device: Where to compute.

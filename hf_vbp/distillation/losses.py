@@ -1,4 +1,4 @@
-"""What a student is trained on: labels, and the outputs of a teacher. Pure tensors."""
+"""The loss of a student against labels and the outputs of a teacher. Pure tensors."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,12 +14,12 @@ Share = float | torch.Tensor
 
 @dataclass(frozen=True)
 class Heads:
-    """The logits of a model by what they are trained on; a model with one head has the same in all three.
+    """The logits of a model by the target of their training; a model with one head has the same in all three.
 
     Attributes:
         labels: ``(batch, classes)``, trained on the labels (DeiT's class token).
         teacher: ``(batch, classes)``, trained on the teacher (DeiT's distillation token).
-        final: ``(batch, classes)``, what the model predicts with (DeiT's mean of both).
+        final: ``(batch, classes)``, the prediction of the model (DeiT's mean of both).
     """
 
     labels: torch.Tensor
@@ -28,7 +28,7 @@ class Heads:
 
     @property
     def are_two(self) -> bool:
-        """Whether labels and teacher have heads of their own."""
+        """Whether labels and teacher have separate heads."""
         return self.labels is not self.teacher
 
 
@@ -50,7 +50,7 @@ def read_heads(outputs: Mapping[str, torch.Tensor]) -> Heads:
 
 @dataclass(frozen=True)
 class LossParts:
-    """The two parts of a loss before they are weighted, scalars in float32; None where a part has no weight."""
+    """The two parts of a loss before weighting, scalars in float32; None where a part has no weight."""
 
     hard: torch.Tensor | None
     soft: torch.Tensor | None
@@ -60,9 +60,10 @@ class LossParts:
 class DistillationLoss:
     """``w CE(student, labels) + (1 - w) T^2 D(teacher / T, student / T)``, means over the batch.
 
-    The form, weights and temperature that the paper of Variance-Based Pruning trained with are not known
-    (docs/finetuning.md); this is the usual form, with every choice open. The factor ``T^2`` keeps the gradients
-    of both parts comparable when the temperature changes.
+    The paper of Variance-Based Pruning does not give the form, weights and temperature of its loss
+    (docs/finetuning.md); this is the usual form, with every choice configurable. The factor ``T^2`` keeps the
+    gradients of both parts comparable when the temperature changes. For other problem types than one label per image
+    see :mod:`hf_vbp.distillation.tasks`.
 
     Attributes:
         hard_label_weight: ``w`` in [0, 1].

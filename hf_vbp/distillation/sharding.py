@@ -1,4 +1,4 @@
-"""What a launch under FSDP must not ask for, said before anything is loaded."""
+"""Refuse launches under FSDP that do not work, before anything is loaded."""
 
 import os
 from typing import Any
@@ -11,31 +11,31 @@ _TRUE = ("1", "true", "yes", "y", "on", "t")
 
 
 def check_launch(args: Any) -> None:
-    """Refuse a launch under FSDP that would train something else than what was asked for, without a sign.
+    """Refuse a launch under FSDP that would silently train something else than requested.
 
     Args:
-        args: The settings of the run; they know the processes.
+        args: The settings of the run, which contain the processes.
 
     Raises:
-        ConfigurationError: FSDP was asked for on CPUs, or with settings that it does not go with.
+        ConfigurationError: FSDP is requested on CPUs, or with incompatible settings.
     """
     if not (args.fsdp or _is_set("ACCELERATE_USE_FSDP")) or args.world_size == 1:
         return
     if args.distributed_state.distributed_type == DistributedType.MULTI_CPU:
         raise ConfigurationError(
-            "FSDP was asked for, but accelerate shards models on accelerators only; on CPUs every process would hold "
+            "FSDP is requested, but accelerate shards models on accelerators only; on CPUs every process would hold "
             "the whole model, as without FSDP. Launch with a configuration without FSDP."
         )
     if _is_set("FSDP_CPU_RAM_EFFICIENT_LOADING"):
-        # transformers then reads weights in the first process only. FSDP hands them on for the student, but nobody
-        # does for the teacher, which is not sharded: the other processes would learn from memory never written to.
+        # transformers then reads weights in the first process only. FSDP distributes those of the student, but not
+        # those of the teacher, which is not sharded: the other processes would use uninitialized memory.
         raise ConfigurationError(
             "fsdp_cpu_ram_efficient_loading is on, which leaves the teacher without weights in all processes but the "
             "first. Set it to false in the configuration of accelerate."
         )
     if args.auto_find_batch_size:
         raise ConfigurationError(
-            "auto_find_batch_size does not go with FSDP: the weights that a second attempt starts from are shared "
+            "auto_find_batch_size does not work with FSDP: the weights that a second attempt starts from are sharded "
             "among the processes. Set it to false, and per_device_train_batch_size lower."
         )
 

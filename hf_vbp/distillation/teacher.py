@@ -1,4 +1,4 @@
-"""The model that a student is trained against: checked, frozen for the caller, and never part of the student."""
+"""The model that a student is trained against: checked, without gradients, and never part of the student."""
 
 import copy
 from typing import Any
@@ -22,14 +22,14 @@ def check_teacher(student: Any, teacher: Any) -> None:
     Raises:
         UnsupportedModelError: The teacher has no classification head.
         LabelError: Its labels are not those of the student; the message holds the difference.
-        ConfigurationError: It takes other images, or holds the same weights as the student.
+        ConfigurationError: It takes images of another shape, or shares weights with the student.
     """
     if not hasattr(teacher, "config") or not getattr(teacher.config, "id2label", None):
         raise UnsupportedModelError(f"{type(teacher).__name__} has no labels; the teacher must be a classifier.")
     if teacher is student or _storages(teacher) & _storages(student):
         raise ConfigurationError(
-            "The teacher shares weights with the model that is trained, so it would change with it. Load it once "
-            "more, or prune a copy (inplace=False)."
+            "The teacher shares weights with the model that is trained, so it would change with it. Load it again, "
+            "or prune a copy (inplace=False)."
         )
     problem, other = problem_type(student.config), problem_type(teacher.config)
     if problem != other:
@@ -67,15 +67,15 @@ def _check_labels(student: dict[int, str], teacher: dict[int, str]) -> None:
 
 
 class Teacher:
-    """Gives the logits of a model in eval mode, without gradients, on the device of the images.
+    """Computes the logits of a model in eval mode, without gradients, on the device of the images.
 
     The model is never registered as a part of the student, so it is neither trained nor saved nor wrapped for
-    distributed training: every process holds the whole of it. A copy is made only where its dtype changes; the
-    caller's model is otherwise put on the device and in eval mode, and its parameters are left alone.
+    distributed training: every process holds a whole copy. The model is copied only where its dtype changes;
+    otherwise the caller's model is moved to the device and set to eval mode, and its parameters are not changed.
 
     Args:
         model: A classifier.
-        device: Where to compute.
+        device: The device to compute on.
         dtype: ``"auto"`` or the name of a torch dtype; see
             :class:`~hf_vbp.distillation.DistillationArguments`.
     """
@@ -96,7 +96,7 @@ class Teacher:
 
 
 def _auto_dtype(device: torch.device, own: torch.dtype) -> torch.dtype:
-    # The CPU computes bfloat16 on many machines more slowly than float32, so it is left to be asked for there.
+    # Many CPUs compute bfloat16 more slowly than float32, so it must be requested there.
     if own == torch.float32 and device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False):
         return torch.bfloat16
     return own

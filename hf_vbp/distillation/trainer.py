@@ -1,4 +1,4 @@
-"""A ``transformers.Trainer`` that trains a student against its teacher, and restores every weight that it saved."""
+"""A ``transformers.Trainer`` that trains a student against its teacher and restores every weight that it saved."""
 
 import functools
 from collections.abc import Iterator, Mapping
@@ -29,17 +29,17 @@ _LABELS = "labels"
 class DistillationTrainer(Trainer):  # type: ignore[misc]
     """``Trainer`` with a teacher.
 
-    Differences from ``Trainer``, besides the loss (:class:`~hf_vbp.distillation.DistillationLoss`):
+    Differences from ``Trainer``, in addition to the loss (:class:`~hf_vbp.distillation.DistillationLoss`):
 
-    - every image has the same weight in a step, however it is cut into micro-batches and shared among processes;
+    - every image has the same weight in a step, independent of micro-batches and processes;
       images with the label -100 count for the teacher only;
     - the loss follows ``config.problem_type``: one label per image, several labels (binary cross entropy) or
       regression (squared error);
-    - best-model restore and resume restore every weight; ``Trainer`` of transformers 5 leaves the encoder of ViT
-      and DeiT as it was (upstream issues 43701, 40187);
-    - ``resume_from_checkpoint=True`` takes the newest checkpoint that is whole;
+    - best-model restore and resume restore every weight; ``Trainer`` of transformers 5 does not restore the
+      encoder of ViT and DeiT (upstream issues 43701, 40187);
+    - ``resume_from_checkpoint=True`` uses the newest complete checkpoint;
     - models with two heads (``DeiTForImageClassificationWithTeacher``) train both, and predict with their mean;
-    - the parts of the loss are logged apart, as ``hard_loss`` and ``soft_loss``;
+    - the parts of the loss are logged separately, as ``hard_loss`` and ``soft_loss``;
     - a loss that is not finite stops the run;
     - evaluation computes in the dtype of the weights, not in mixed precision (except under FSDP);
     - ``auto_find_batch_size`` halves the batch when memory runs out and keeps the images per step.
@@ -48,7 +48,7 @@ class DistillationTrainer(Trainer):  # type: ignore[misc]
         model: The student, for instance a pruned model.
         args: The settings.
         teacher: The model that the student is trained against, with the same labels; None trains on labels alone.
-            It is put in eval mode on the device of the run and is otherwise left alone.
+            It is set to eval mode on the device of the run and is not changed otherwise.
         **options: Other arguments of ``Trainer``. By default ``compute_metrics`` gives the loss and, for one label per
             image, ``top1`` and ``top5``. With ``model_init`` in place of ``model``, every new student is checked
             against the teacher. ``compute_loss_func`` is refused.
@@ -63,8 +63,8 @@ class DistillationTrainer(Trainer):  # type: ignore[misc]
         >>> DistillationTrainer(pruned, args, teacher=dense, train_dataset=images).train()  # doctest: +SKIP
     """
 
-    # The loss is a mean over the micro-batch; left to itself Trainer takes it for one over the whole step,
-    # because vision heads accept any keyword, and the gradient is too large by the accumulation steps.
+    # The loss is a mean over the micro-batch. By default Trainer assumes a mean over the whole step, because vision
+    # heads accept any keyword, and the gradient is too large by the number of accumulation steps.
     loss_is_scaled_for_ga = False
     train_dataset: Any
 
@@ -119,17 +119,20 @@ class DistillationTrainer(Trainer):  # type: ignore[misc]
         """Train, as ``Trainer.train`` does.
 
         Args:
-            resume_from_checkpoint: A checkpoint, or True for the newest whole one in ``args.output_dir``.
-            **options: Passed on.
+            resume_from_checkpoint: A checkpoint, or True for the newest complete one in ``args.output_dir``.
+            **options: Other arguments of ``Trainer.train``.
 
         Raises:
-            CheckpointError: There is no whole checkpoint to resume from.
+            CheckpointError: There is no complete checkpoint to resume from.
             NonFiniteError: The loss became NaN or infinite.
         """
         if resume_from_checkpoint is True:
             found = last_checkpoint(self.args.output_dir)
             if found is None:
-                raise CheckpointError(f"{self.args.output_dir} holds no whole checkpoint to resume from.")
+                raise CheckpointError(
+                    f"{self.args.output_dir} holds no complete checkpoint to resume from; start without "
+                    "resume_from_checkpoint."
+                )
             resume_from_checkpoint = str(found)
         if self.args.cache_teacher_logits and not isinstance(self.train_dataset, WithTeacherLogits):
             self.train_dataset = self._with_logits(self.train_dataset)
@@ -254,15 +257,15 @@ class DistillationTrainer(Trainer):  # type: ignore[misc]
         return NonFiniteError(
             f"The loss is not finite at step {self.state.global_step + 1} ({shown}; learning rate "
             f"{self._get_learning_rate():g}). Try a lower learning_rate, warmup_steps, max_grad_norm=1, or bf16 in "
-            "place of fp16; if it is the first step, look for NaN in the images or the weights."
+            "place of fp16; at the first step, check the images and the weights for NaN."
         )
 
     # Saving and restoring.
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
-        # Trainer restores with a bare load_state_dict, which knows only the names of the modules in memory, but
-        # save_pretrained writes the names of earlier versions; what they do not share would silently stay as it
-        # is. So checkpoints of a run keep the names in memory; the final one is readable for 4.x.
+        # Trainer restores with a plain load_state_dict, which uses the names of the modules in memory, but
+        # save_pretrained writes the names of earlier versions; weights with other names would silently not be
+        # restored. So checkpoints of a run keep the names in memory; the final one is readable for 4.x.
         if not is_training_checkpoint(output_dir):
             super()._save(output_dir, state_dict)
             return
@@ -276,7 +279,7 @@ class DistillationTrainer(Trainer):  # type: ignore[misc]
         if unexpected or set(missing) - ignored:
             raise CheckpointError(
                 f"The checkpoint does not hold the weights of the model under their names: {len(missing)} are missing "
-                f"(first {missing[:1]}), {len(unexpected)} are not known (first {unexpected[:1]}). It was written by "
+                f"(first {missing[:1]}), {len(unexpected)} are unknown (first {unexpected[:1]}). It was written by "
                 "another Trainer or for another model; resume from one that DistillationTrainer wrote."
             )
 
@@ -298,7 +301,7 @@ class DistillationTrainer(Trainer):  # type: ignore[misc]
         if images % batch_size:
             raise ConfigurationError(
                 f"A batch of {batch_size} does not divide the {images} images of a step; resume with the settings of "
-                "the run that was cut off."
+                "the interrupted run."
             )
         start = {name: tensor.detach().cpu().clone() for name, tensor in self.model.state_dict().items()}
         tried = [batch_size]
@@ -309,7 +312,7 @@ class DistillationTrainer(Trainer):  # type: ignore[misc]
 
         def attempt(size: int) -> Any:
             if len(tried) > 1:
-                # Steps may have been taken before memory ran out; the run starts over as if they had not.
+                # Steps may have been taken before memory ran out; the run starts again from the first weights.
                 self.model.load_state_dict(start)
                 self.optimizer = self.lr_scheduler = None
             self.args.gradient_accumulation_steps = images // size

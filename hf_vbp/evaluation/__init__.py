@@ -1,4 +1,4 @@
-"""Accuracy of a model, and its distance from the model that it was made from.
+"""Accuracy of a model, and its distance from the dense model.
 
 The public names are listed once, in ``__init__.pyi``, and each is imported when it is first used, because the
 ``evaluate`` library takes a second to import.

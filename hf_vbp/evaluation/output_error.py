@@ -1,4 +1,4 @@
-"""How far the outputs of the MLPs really moved: what the predicted damage is to be held against."""
+"""The measured change of the outputs of the MLPs, to compare with the predicted output error."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -15,24 +15,27 @@ from hf_vbp.pruning.damage import Damage, SiteDamage
 class OutputErrors:
     """Compares the outputs of the MLPs of two models while both see the same batches, the dense one first.
 
-    Used as a context around :func:`hf_vbp.evaluation.evaluate_models`. Unlike what
-    :func:`hf_vbp.pruning.damage.predict_damage` tells, the inputs of the pruned MLPs are those of the pruned model, so
-    that errors of earlier sites count, and the images are others than those of the calibration.
+    Used as a context around :func:`hf_vbp.evaluation.evaluate_models`. In contrast to the predicted output error
+    (:mod:`hf_vbp.pruning.damage`), the inputs of the pruned MLPs are those of the pruned model, so that errors of
+    earlier sites count, and the images are not those of the calibration.
 
     Args:
         dense: The model before pruning.
         pruned: The model after it.
-        metrics: ``G`` ``(out, out)`` for each site, in which errors count; None for the identity.
+        metrics: ``G`` ``(out, out)`` for each site, which weighs its errors; None for the identity.
 
     Raises:
-        ConfigurationError: The two models, or the metrics, do not have as many sites.
+        ConfigurationError: The two models and the metrics have different numbers of sites.
     """
 
     def __init__(self, dense: nn.Module, pruned: nn.Module, metrics: Sequence[torch.Tensor | None]) -> None:
         before, after = find_sites(dense), find_sites(pruned)
         counts = {len(before), len(after), len(metrics)}
         if len(counts) > 1:
-            raise ConfigurationError(f"the models and the metrics have {sorted(counts)} MLPs; they must have as many")
+            raise ConfigurationError(
+                f"The models and the metrics have {sorted(counts)} MLPs: give models with as many MLPs, and one "
+                "metric for each."
+            )
         self.sites = list(zip(before, after, strict=True))
         self.metrics = list(metrics)
         self.errors = [0.0] * len(self.sites)
@@ -55,20 +58,20 @@ class OutputErrors:
         self._dense_outputs.clear()
 
     def to_dict(self) -> dict[str, Any]:
-        """Return ``relative_output_error`` and ``relative_output_error_by_site``, as of the predicted damage.
+        """Return ``relative_output_error`` and ``relative_output_error_by_site``, as the predicted damage.
 
         The squared error of the outputs over the variance of the dense outputs, both summed in the metric.
         """
         sites = []
         for index, (site, _) in enumerate(self.sites):
-            # Per token, since sites of hierarchical models see different numbers of them.
+            # Per token, because sites of hierarchical models have different numbers of tokens.
             tokens, total, metric = max(self.tokens[index], 1), self.sums[index], self.metrics[index]
             centre = 0.0 if total is None else _energy(total[None] / tokens, metric)
             energy = max(self.energies[index] / tokens - centre, 0.0)
             sites.append(SiteDamage(site.name, self.errors[index] / tokens, energy, exact=True))
         weighted = all(metric is not None for metric in self.metrics)
         described = Damage(tuple(sites), "gradient" if weighted else "identity").to_dict()
-        # Of what was measured there is nothing to say about how it was approximated.
+        # A measured value is not an approximation.
         del described["exact"]
         return described
 
@@ -77,7 +80,7 @@ class OutputErrors:
 
     def _compare(self, index: int, module: nn.Module, inputs: Any, output: torch.Tensor) -> None:
         dense = self._dense_outputs.pop(index)
-        # Products in float32: in float64 they would take longer than the models on many a GPU.
+        # Products in float32: in float64 they would take longer than the models on many GPUs.
         dense = dense.reshape(-1, dense.shape[-1]).float()
         rows = output.detach().reshape(-1, output.shape[-1]).float()
         self.errors[index] += _energy(rows - dense, self.metrics[index])

@@ -51,3 +51,10 @@ def test_labels_that_are_needed_but_missing() -> None:
     data = load_images([{"pixel_values": torch.zeros(3, 8, 8)}], id2label=ID2LABEL)
     with pytest.raises(DataError, match="Item 0 has no labels"):
         list(data.loader)
+
+
+def test_labels_that_are_not_class_ids() -> None:
+    items = [{"pixel_values": torch.zeros(3, 8, 8), "label": 0.7}]
+    with pytest.raises(DataError, match=r"Item 0 has labels of torch.float32; expected class ids"):
+        list(load_images(items, id2label=ID2LABEL).loader)
+    assert len(list(load_images(items).loader)) == 1

@@ -83,7 +83,7 @@ def test_what_does_not_go_with_fsdp_is_refused(monkeypatch: pytest.MonkeyPatch) 
     check_launch(run(DistributedType.MULTI_CPU, world_size=1))
     with pytest.raises(ConfigurationError, match="on CPUs every process would hold the whole"):
         check_launch(run(DistributedType.MULTI_CPU))
-    with pytest.raises(ConfigurationError, match="auto_find_batch_size does not go with FSDP"):
+    with pytest.raises(ConfigurationError, match="auto_find_batch_size does not work with FSDP"):
         check_launch(run(auto_find_batch_size=True))
     monkeypatch.setenv("FSDP_CPU_RAM_EFFICIENT_LOADING", "true")
     with pytest.raises(ConfigurationError, match="leaves the teacher without weights"):

@@ -196,7 +196,7 @@ def test_resuming_from_another_trainers_checkpoint_is_refused(tmp_path: Path) ->
 
 
 def test_there_must_be_something_to_resume_from(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="no whole checkpoint"):
+    with pytest.raises(CheckpointError, match="no complete checkpoint"):
         make_trainer(tmp_path).train(resume_from_checkpoint=True)
 
 
