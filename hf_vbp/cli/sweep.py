@@ -75,24 +75,26 @@ def sweep(
 
 
 def show(rows: list[dict[str, Any]], files: list[Path]) -> None:
-    """Print the table of a sweep."""
+    """Print one table per method, the dense model first, and the latency in a separate table."""
     dense = rows[0]
-    columns: dict[str, list[Any]] = {"removed": [percent(row["ratio"], 0) for row in rows]}
-    if len({(row.get("criterion"), row.get("compensation")) for row in rows[1:]}) > 1:
-        names = [f"{row['criterion']} + {row['compensation']}" if row["ratio"] else "dense" for row in rows]
-        columns = {"method": names, **columns}
-    columns["parameters"] = scaled(*(row["parameters"] for row in rows))
-    columns["MACs"] = scaled(*(row["macs"] for row in rows))
-    columns["top-1"] = [percent(row.get("top1")) for row in rows]
-    if dense.get("top1"):
-        columns["retention"] = [percent(row["top1"] / dense["top1"]) for row in rows]
-    columns["agreement"] = [percent(row.get("agreement")) for row in rows]
-    columns["KL"] = [None if "kl" not in row else f"{row['kl']:.3f}" for row in rows]
-    if any("latency_ms" in row for row in rows):
-        columns["ms"] = [None if "latency_ms" not in row else f"{row['latency_ms']:.2f}" for row in rows]
-        columns["speed-up"] = [_speedup(row) for row in rows]
-    title = ", ".join({f"{row['criterion']}, {row['compensation']}": None for row in rows[1:]})
-    print_table(f"{title}, no training", list(columns), list(zip(*columns.values(), strict=True)))
+    methods: dict[str, list[dict[str, Any]]] = {}
+    for row in rows[1:]:
+        methods.setdefault(f"{row['criterion']}, {row['compensation']}", [dense]).append(row)
+    for name, own in methods.items():
+        removed = [percent(row["ratio"], 0) for row in own]
+        columns: dict[str, list[Any]] = {"removed": removed}
+        columns["parameters"] = scaled(*(row["parameters"] for row in own))
+        columns["MACs"] = scaled(*(row["macs"] for row in own))
+        columns["top-1"] = [percent(row.get("top1")) for row in own]
+        if dense.get("top1"):
+            columns["retention"] = [percent(row["top1"] / dense["top1"]) for row in own]
+        columns["agreement"] = [percent(row.get("agreement")) for row in own]
+        columns["KL"] = [None if "kl" not in row else f"{row['kl']:.3f}" for row in own]
+        print_table(f"{name}, no training", list(columns), list(zip(*columns.values(), strict=True)))
+        if any("latency_ms" in row for row in own):
+            times = [f"{row['latency_ms']:.2f}" if "latency_ms" in row else None for row in own]
+            figures = list(zip(removed, times, map(_speedup, own), strict=True))
+            print_table(f"{name}, latency", ("removed", "ms", "speed-up"), figures)
     print_lines([f"Written: {', '.join(map(str, files))}"])
 
 

@@ -17,7 +17,7 @@ def can_draw() -> bool:
 def draw(rows: Sequence[Row], title: str) -> bytes:
     """Return the plot of accuracy against ratio as PNG: one curve per method, and the dense model as a line.
 
-    The axis covers the measured values with a margin, so that differences are visible.
+    The axis covers the measured values and their intervals with a margin, so that differences are visible.
 
     Args:
         rows: The rows of a sweep, as the CSV file holds them. Without labels, agreement is shown.
@@ -38,7 +38,8 @@ def draw(rows: Sequence[Row], title: str) -> bytes:
     dense = 1.0 if dense is None and measure == "agreement" else dense
     if dense is not None:
         axes.axhline(dense, color="black", linestyle="--", linewidth=1, label="dense")
-    shown = [row[measure] for row in rows if measure in row]
+    columns = (measure, f"{measure}_low", f"{measure}_high")
+    shown = [row[column] for row in rows for column in columns if column in row]
     axes.set_ylim(*limits(shown if dense is None else [*shown, dense]))
     axes.grid(alpha=0.3)
     axes.legend()

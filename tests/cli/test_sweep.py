@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from hf_vbp.cli import sweep as sweep_cli
 from hf_vbp.errors import ConfigurationError
 from hf_vbp.workflow import sweep as sweep_module
 from hf_vbp.workflow import sweep_command, sweep_plot
@@ -62,8 +63,29 @@ def test_several_methods_agreement_kl_and_latency(sweep: Any, shelf: Path, monke
         assert float(row["speedup"]) == pytest.approx(parameters / int(row["parameters"]), rel=0.03)
         assert 0 <= float(row["agreement"]) <= 1
         assert float(row["kl"]) > 0
-    for column in ("method", "agreement", "KL", "speed-up", "retention"):
+    for column in ("variance, linear, no training", "agreement", "KL", "speed-up", "retention"):
         assert column in ran.out
+
+
+def test_each_method_has_a_table_that_fits_a_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    figures = {"parameters": 865_700_000, "macs": 175_600_000_000, "top1": 1.0, "agreement": 1.0, "kl": 0.0}
+    dense: dict[str, Any] = {"ratio": 0.0, **figures, "latency_ms": 1234.56}
+    rows = [dense]
+    for name in ("mean", "linear"):
+        speed = {"speedup": 10.25, "speedup_low": 10.15, "speedup_high": 10.35}
+        rows += [{**dense, "criterion": "variance", "compensation": name, "ratio": r, **speed} for r in (0.25, 0.5)]
+    sweep_cli.show(rows, [Path("sweep.csv")])
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert [line for line in lines if "variance" in line] == [
+        f"variance, {name}, {what}" for name in ("mean", "linear") for what in ("no training", "latency")
+    ]
+    # One line for each model: no figure is folded.
+    assert sum("865.70 M" in line and "175.60 G" in line and "100.0 %" in line for line in lines) == 6
+    assert sum("10.25x (10.15 to 10.35)" in line and "1234.56" in line for line in lines) == 4
 
 
 def test_an_interrupted_sweep_continues(sweep: Any, shelf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -168,3 +190,16 @@ def test_the_plot_has_a_curve_per_method_and_the_dense_line(monkeypatch: pytest.
     labels = axes.get_legend_handles_labels()[1]
     assert labels == ["dense", "variance + mean, global", "variance + linear, global"]
     assert axes.get_ylim()[0] > 0.7
+
+
+def test_the_axis_of_the_plot_covers_the_intervals(monkeypatch: pytest.MonkeyPatch) -> None:
+    import matplotlib.figure
+
+    made: list[Any] = []
+    monkeypatch.setattr(matplotlib.figure.Figure, "savefig", lambda figure, *_, **__: made.append(figure))
+    method = {"criterion": "variance", "compensation": "mean", "scope": "global"}
+    row = {**method, "ratio": 0.2, "top1": 0.7, "top1_low": 0.5, "top1_high": 0.85}
+    sweep_plot.draw([{"ratio": 0.0, "top1": 0.75}, row], "a model")
+    low, high = made[0].axes[0].get_ylim()
+    assert low < 0.5
+    assert high > 0.85
