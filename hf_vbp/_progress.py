@@ -18,7 +18,7 @@ def one_line(error: BaseException, limit: int = 400) -> str:
 
 
 def shown(value: Any) -> str:
-    """Return a value for a message: at most about 100 characters, whatever it is."""
+    """Return any value for a message, in at most about 100 characters."""
     if isinstance(value, Mapping):
         return "a mapping"
     if isinstance(value, list | tuple):

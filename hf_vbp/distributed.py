@@ -13,8 +13,8 @@ from accelerate.utils import parse_flag_from_env
 def launched_state() -> PartialState:
     """Return Accelerate's state of the processes that a launcher started, also on CPUs.
 
-    Without these arguments, ``PartialState`` treats processes without an accelerator as single ones whatever the
-    launcher says, and unlike ``Accelerator`` it does not read ``ACCELERATE_USE_CPU``.
+    Without these arguments, ``PartialState`` treats processes without an accelerator as single ones, ignoring
+    the launcher, and unlike ``Accelerator`` it does not read ``ACCELERATE_USE_CPU``.
     """
     accelerator: Any = getattr(torch, "accelerator", torch.cuda)
     without = is_launched() and not accelerator.is_available()

@@ -1,8 +1,8 @@
 """Every error that hf_vbp raises on purpose.
 
 All derive from :class:`HfVbpError` and from a fitting builtin, so that callers may catch either. A message
-says what was given, what was expected and what to do next; the command line prints it as one sentence and
-exits with 2.
+states the given value, the expected one and the next step; the command line prints it as one sentence and exits
+with code 2.
 """
 
 
@@ -15,7 +15,7 @@ class ConfigurationError(HfVbpError, ValueError):
 
 
 class UnsupportedModelError(HfVbpError, TypeError):
-    """A model whose MLPs cannot be found or pruned as it is (text model, gated MLP, quantized, PEFT...)."""
+    """A model whose MLPs cannot be found or pruned in its present form (text model, gated MLP, quantized, PEFT...)."""
 
 
 class StatisticsError(HfVbpError, ValueError):

@@ -17,7 +17,7 @@ from hf_vbp.cli.groups import HELP
 from hf_vbp.errors import HfVbpError
 
 DEBUG = "HF_VBP_DEBUG"
-# Some messages repeat what a file holds.
+# Some messages repeat the content of a file.
 _LONGEST_MESSAGE = 2000
 
 
@@ -89,7 +89,7 @@ def run(app: typer.Typer, name: str) -> None:
     except KeyboardInterrupt:
         print_error(f"{name}: interrupted; no partial output was left")
         sys.exit(130)
-    except Exception as error:  # The last resort: a user sees one sentence, a developer asks for the traceback.
+    except Exception as error:  # The last resort: one sentence for users; developers can request the traceback.
         _show_traceback()
         print_error(
             f"{name}: unexpected {type(error).__name__}: {one_line(error)}. "
@@ -101,7 +101,7 @@ def run(app: typer.Typer, name: str) -> None:
 
 
 class _Terminated(SystemExit):
-    """SIGTERM as an exception, so that a command that is ended by a scheduler cleans up as after Ctrl-C."""
+    """SIGTERM as an exception, so that a command that a scheduler ends cleans up as after Ctrl-C."""
 
 
 @contextmanager
@@ -112,10 +112,10 @@ def _ended_by_sigterm() -> Iterator[None]:
     process = os.getpid()
 
     def end(number: int, frame: FrameType | None) -> None:
-        # Once is enough: a second signal must not interrupt the cleaning up.
+        # Only once: a second signal must not interrupt the cleanup.
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         if os.getpid() != process:
-            # A forked worker inherits the handler, but has nothing of its own to clean up.
+            # A forked worker inherits the handler, but has nothing to clean up.
             os._exit(128 + number)
         raise _Terminated(128 + number)
 

@@ -58,7 +58,7 @@ def print_json(value: Any) -> None:
 
 
 def print_json_text(text: str) -> None:
-    """Print JSON that is text already on standard output."""
+    """Print JSON text on standard output."""
     sys.stdout.write(text.translate(_JSON_ESCAPES))
 
 

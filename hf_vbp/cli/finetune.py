@@ -44,7 +44,7 @@ def finetune(
     read = load_recipe(recipe, data=data, evaluation=eval_data, output=output)
     flags = (("--data", data), ("--eval-data", eval_data), ("--output", output))
     given = [str(word) for flag, value in flags if value is not None for word in (flag, value)]
-    # The settings of the run tell the processes apart; without them a process on a CPU takes itself for the only one.
+    # The settings of the run identify the process; without them a process on a CPU assumes that it is the only one.
     silent = quiet or read.arguments().process_index != 0
     # Loggers of training.report_to may print (Trackio does); standard output is for the results.
     with without_progress_bars(), redirect_stdout(sys.stderr):

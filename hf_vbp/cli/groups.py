@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 MODEL_HELP = "A Hub id, a folder with a checkpoint, or 'sample'."
 DATA_HELP = "A Hub data set (name[:config]), an image folder, tar shards, or 'sample'."
 
-# Named here and not read from the registry, which would import torch; a test holds the two together.
+# Listed here and not read from the registry, which would import torch; a test compares the two.
 CRITERIA = "magnitude, obs, random, snip, variance, weighted-variance"
 COMPENSATIONS = "linear, mean, none"
 
@@ -78,7 +78,7 @@ OptionalEvalData = Annotated[
 ]
 Output = Annotated[Path, option(OUTPUT, "--output", "-o", help="Where to write.", callback=expanded)]
 OptionalOutput = Annotated[Path | None, option(OUTPUT, "--output", "-o", help="Where to write.", callback=expanded)]
-Overwrite = Annotated[bool, option(OUTPUT, "--overwrite", help="Replace what hf-vbp wrote at the output.")]
+Overwrite = Annotated[bool, option(OUTPUT, "--overwrite", help="Replace the files that hf-vbp wrote at the output.")]
 Json = Annotated[bool, option(OUTPUT, "--json", help="Print only JSON on standard output.")]
 Quiet = Annotated[bool, option(OUTPUT, "--quiet", "-q", help="Show no progress.")]
 TrustRemoteCode = Annotated[
@@ -86,7 +86,7 @@ TrustRemoteCode = Annotated[
     option(
         HUB,
         "--trust-remote-code",
-        help="Also run code of the checkpoint that is not a version of hf_vbp's own file.",
+        help="Also run code of the checkpoint that is not a version of the file of hf_vbp.",
     ),
 ]
 Device = Annotated[str | None, option(MODEL, "--device", help="Device of the computation, such as cuda or cpu.")]
@@ -210,7 +210,7 @@ class MethodOptions:
         return flags_of(self)
 
     def config(self, **budget: float | str | None) -> "VBPConfig":
-        """Return the configuration; raises what :class:`hf_vbp.VBPConfig` raises.
+        """Return the configuration; raises the errors of :class:`hf_vbp.VBPConfig`.
 
         Args:
             budget: Fields of the budget; none for gathering statistics and for sweeps.
@@ -276,7 +276,7 @@ class BudgetOptions:
         return flags_of(self)
 
     def config(self, method: MethodOptions, conditions: "LatencyConditions") -> "VBPConfig":
-        """Return the configuration; raises what :class:`hf_vbp.VBPConfig` raises.
+        """Return the configuration; raises the errors of :class:`hf_vbp.VBPConfig`.
 
         Args:
             method: The method.

@@ -1,4 +1,4 @@
-"""``hf-vbp inspect``: list what can be pruned in a model."""
+"""``hf-vbp inspect``: list the MLPs of a model that can be pruned."""
 
 from hf_vbp.cli import groups
 from hf_vbp.cli.console import percent, print_json, print_lines, print_table, scaled

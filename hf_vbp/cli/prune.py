@@ -37,7 +37,7 @@ def prune(
         option(
             STATISTICS,
             "--statistics",
-            help="File of statistics from `hf-vbp stats`, in place of --data; with both, --data adds what it lacks.",
+            help="File of statistics from `hf-vbp stats`, in place of --data; with both, --data adds missing ones.",
         ),
     ] = None,
     method: MethodOptions,

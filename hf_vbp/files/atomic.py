@@ -14,7 +14,7 @@ from hf_vbp.errors import CheckpointError, HfVbpError, OutputError
 from hf_vbp.files.locking import try_lock
 
 MARKER = "hf_vbp_unfinished.json"
-# In a hidden folder: what was at the output before. A folder that still has it is never removed.
+# In a hidden folder: the old content of the output. A hidden folder that still has it is never removed.
 OLD = "replaced"
 _FORMAT = "hf_vbp.unfinished"
 _UNNAMED = f"{MARKER}.new"
@@ -24,7 +24,7 @@ def atomic_write(path: str | os.PathLike[str], content: str | bytes | Callable[[
     """Write a file in full next to ``path``, force it to disk, and rename it to ``path``.
 
     A kill at any moment leaves the old file or the new one. A link is followed, and the permissions of a file that
-    is replaced are kept. What killed writes of the same file left is removed.
+    is replaced are kept. Files that killed writes of the same file left are removed.
 
     Args:
         path: The file.
@@ -89,7 +89,7 @@ def remove_leftovers(target: Path, place: Path, settle: Callable[[Path], None] |
     Args:
         target: The output.
         place: The folder in which they are looked for.
-        settle: Called with each before it is removed, to put back what it holds.
+        settle: Called with each before it is removed, to restore its content.
     """
     try:
         found = [path for path in place.iterdir() if is_hidden_folder(path, target)]
@@ -105,7 +105,7 @@ def remove_leftovers(target: Path, place: Path, settle: Callable[[Path], None] |
 
 
 def is_hidden_folder(path: Path, target: Path) -> bool:
-    """Tell whether ``path`` is a hidden folder of ours for the output ``target``."""
+    """Return whether ``path`` is a hidden folder of hf_vbp for the output ``target``."""
     name = re.escape(f".{_stem(target)}.") + r"[0-9a-f]{12}\.partial"
     if re.fullmatch(name, path.name) is None or path.is_symlink() or not path.is_dir():
         return False
@@ -114,7 +114,7 @@ def is_hidden_folder(path: Path, target: Path) -> bool:
             return False
         names = set(os.listdir(path))
         if names <= {_UNNAMED}:
-            # Its process ended before it had marked the folder.
+            # Its process ended before it marked the folder.
             return True
         content = json.loads((path / MARKER).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -154,7 +154,7 @@ def check_space(output: str | os.PathLike[str], place: Path, required: int, erro
 
 
 def readable_size(size: int) -> str:
-    """Return a number of bytes for people, such as ``"1.5 kB"``."""
+    """Return a readable number of bytes, such as ``"1.5 kB"``."""
     for unit, one in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
         if size >= one:
             return f"{size / one:.1f} {unit}"
@@ -226,7 +226,7 @@ def _remove(folder: Path) -> None:
     if (folder / OLD).exists():
         return
     with suppress(OSError):
-        # The marker goes last, so that a folder that was removed in part is still recognized.
+        # The marker is removed last, so that a partly removed folder is still recognized.
         for path in list(folder.iterdir()):
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path, ignore_errors=True)

@@ -11,12 +11,12 @@ from pathlib import Path
 from hf_vbp.errors import HfVbpError, OutputError
 
 _UNSUPPORTED = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL}
-# Who of this process holds which lock, so that a command and the saving within it do not exclude each other.
+# The locks of each thread of this process, so that a command and the saving within it do not exclude each other.
 _HELD: dict[Path, tuple[int, int]] = {}
 
 
 def try_lock(descriptor: int) -> bool | None:
-    """Lock an open file without waiting; the system releases the lock when the process ends, however it ends.
+    """Lock an open file without waiting; the system releases the lock when the process ends in any way.
 
     Returns:
         Whether the lock was obtained; None where the file system has no locks.
@@ -25,7 +25,7 @@ def try_lock(descriptor: int) -> bool | None:
         if sys.platform == "win32":
             import msvcrt
 
-            # A byte far behind the end, so that others can still read the content.
+            # A byte far after the end, so that other processes can still read the content.
             os.lseek(descriptor, 1 << 20, os.SEEK_SET)
             msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
         else:
