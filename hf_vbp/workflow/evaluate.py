@@ -28,7 +28,7 @@ def evaluate(
 ) -> PruningResult:
     """Evaluate the pruned and the dense model on the same images, and add the figures to the results.
 
-    What is saved or pushed afterwards holds the figures in ``vbp_results.json`` and in the model card.
+    Models that are saved or pushed afterwards have the figures in ``vbp_results.json`` and in the model card.
 
     Args:
         result: Result of :func:`hf_vbp.prune`, of a model for image classification.

@@ -31,15 +31,15 @@ def gather(
     Args:
         prepared: The validated model.
         loaded: The model with its processor.
-        config: Determines what is gathered.
+        config: Determines the statistics that are gathered.
         reporter: Receives progress updates.
-        data: Calibration images; with ``statistics`` they are read only for what the file lacks.
+        data: Calibration images; with ``statistics`` they are read only for statistics that the file lacks.
         statistics: File of statistics gathered earlier.
 
     Raises:
         DataError: Neither images nor statistics were given.
-        StatisticsError: The file cannot be read, belongs to another model, or lacks what the method needs and the
-            images do not add.
+        StatisticsError: The file cannot be read, belongs to another model, or lacks statistics of the method that
+            the images do not add.
     """
     from hf_vbp.calibration.collect import collect_statistics
     from hf_vbp.statistics.activation_statistics import ActivationStatistics
@@ -64,13 +64,13 @@ def gather(
 def check_statistics(
     statistics: "ActivationStatistics", config: "VBPConfig", file: Path, *, model: str, has_images: bool = False
 ) -> None:
-    """Refuse a file of statistics that lacks what the method needs, in the words of the command line.
+    """Refuse a file that lacks statistics of the method, with a message for the command line.
 
     Args:
         statistics: The content of the file.
         config: Names the method.
         file: The file.
-        model: What the user called the model.
+        model: The name of the model as the user gave it.
         has_images: Whether images are given, from which the saliency can be added.
 
     Raises:

@@ -1,4 +1,4 @@
-"""How a written checkpoint is loaded, in words for the closing line of a command."""
+"""The closing lines of a command: how to load the checkpoint."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -1,4 +1,4 @@
-"""What can be pruned of a model, and how small it can become; before any statistics are gathered."""
+"""The MLPs of a model and the smallest sizes that it can have, before any statistics are gathered."""
 
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -30,7 +30,7 @@ class SiteRow:
 
 
 def inspect_model(model: Any, limits: Limits | None = None) -> dict[str, Any]:
-    """Return the sites of a model, their shares, what is left out with the reason, and the most that can be reached.
+    """Return the sites of a model, their shares, the excluded modules with the reason, and the reachable budgets.
 
     Args:
         model: A transformers model of a registered family.
@@ -42,7 +42,7 @@ def inspect_model(model: Any, limits: Limits | None = None) -> dict[str, Any]:
         smallest shares of ``parameters``, ``macs`` and ``bytes`` that can be kept, with the ``minimum_width``.
 
     Raises:
-        UnsupportedModelError: The model has no MLP sites, or one whose structure is not what its adapter describes.
+        UnsupportedModelError: The model has no MLP sites, or one whose structure differs from that of its adapter.
     """
     limits = limits or Limits()
     prepared = prepare(model)

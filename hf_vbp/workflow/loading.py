@@ -22,7 +22,7 @@ class LoadedModel:
     """A model with its processor and its name.
 
     Attributes:
-        source: What the user named: a Hub id, a folder, or ``sample``.
+        source: The name that the user gave: a Hub id, a folder, or ``sample``.
         model: The model, in eval mode.
         processor: Its image processor with the Pillow backend, or ``None`` if the checkpoint has none.
     """
@@ -77,7 +77,7 @@ def load_model(
     Raises:
         CheckpointError: There is no such checkpoint, or it is damaged, or its config and weights disagree.
         UnsupportedModelError: No adapter supports its family, its class is not one of transformers, or it needs code
-            that comes with the checkpoint.
+            of the checkpoint.
         ConfigurationError: The dtype or the device is unknown.
     """
     checked_dtype = _check_dtype(dtype)
@@ -170,7 +170,7 @@ def _load_weights(path: str, hub: dict[str, Any], model_class: Any, dtype: Any) 
     if missing:
         raise CheckpointError(
             f"{path} lacks weights of {type(model).__name__} ({', '.join(missing[:3])}"
-            f"{', ...' if len(missing) > 3 else ''}), which would stay random. Save the complete model first."
+            f"{', ...' if len(missing) > 3 else ''}), which would be random. Save the complete model first."
         )
     return model.eval()
 

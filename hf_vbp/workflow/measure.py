@@ -17,8 +17,7 @@ def measure_both(
 ) -> list[dict[str, Any]]:
     """Return the ``latency`` part of the results: both models in turns, under each of the conditions.
 
-    A measurement that the machine is too noisy for is reported and left out, since it follows work that must not be
-    lost.
+    Where the machine is too noisy, the measurement is reported and left out, because earlier work must not be lost.
 
     Args:
         dense: The model before pruning.

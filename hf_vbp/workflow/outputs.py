@@ -23,7 +23,7 @@ def input_sources(
     evaluation: "DataRequest | None" = None,
     statistics: Source = None,
 ) -> dict[str, Source]:
-    """Return the inputs of a command by what they are."""
+    """Return the inputs of a command by their description."""
     return {
         "the model": model,
         "the folder of the images": None if data is None else data.source,

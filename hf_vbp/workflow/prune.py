@@ -45,7 +45,7 @@ def prune(
         model: A transformers ViT or DeiT, with any head, or a model of a registered family.
         data: Images without labels: the result of :func:`hf_vbp.load_images`, a ``DataLoader``, or any iterable of
             batches, dicts with ``pixel_values`` ``(batch, channels, height, width)``. Not needed with ``statistics``,
-            unless the criterion needs a pass of its own that they do not contain (``snip``).
+            unless the criterion needs a separate pass that they do not contain (``snip``).
         config: Method and budget.
         statistics: Statistics gathered earlier from this model.
         eval_data: Labelled images to evaluate both models on afterwards, as for :func:`hf_vbp.evaluate`.
@@ -87,7 +87,7 @@ def prune(
             if data is None:
                 raise DataError("Nothing to calibrate on: pass data (images), or statistics gathered earlier.")
             if not is_launched():
-                # Several processes at once would only slow each other down.
+                # Several processes at the same time would only slow each other down.
                 check_latency(prepared, config, progress)
             options: dict[str, Any] = {"limit": limit, "progress": progress, "provenance": provenance}
             statistics = collect_statistics(prepared, data, config, **options)
@@ -109,7 +109,7 @@ def check_request(model: nn.Module | PreparedModel, config: VBPConfig) -> Prepar
         The validated model, which every later step accepts in place of the model.
 
     Raises:
-        UnsupportedModelError: The model has no MLP sites, or one whose structure is not what its adapter describes.
+        UnsupportedModelError: The model has no MLP sites, or one whose structure differs from that of its adapter.
         NonFiniteError: The weights hold NaN or infinity.
         ConfigurationError: The configuration has no budget, or its compensation does not fit the model.
         BudgetError: Pruning the MLPs cannot meet the budget. A latency budget is not checked here.
@@ -133,8 +133,8 @@ def complete_statistics(
 ) -> ActivationStatistics:
     """Return statistics that hold everything a configuration needs, after another pass over the images if necessary.
 
-    Only what a separate pass can add is gathered (the saliency of ``snip``); other statistics that are missing are an
-    error, since they would have to be gathered together with those given.
+    Only statistics from a separate pass are added (the saliency of ``snip``). Other missing statistics are an error,
+    because they must be gathered together with those given.
 
     Args:
         prepared: The model that the statistics must belong to.
@@ -146,7 +146,7 @@ def complete_statistics(
 
     Raises:
         StatisticsMismatchError: The statistics belong to another model.
-        StatisticsError: They lack what the configuration needs, and no pass over ``data`` can add it.
+        StatisticsError: They lack statistics that the configuration needs, and no pass over ``data`` can add them.
     """
     statistics.check_model(prepared)
     adds_saliency = config.requires.saliency and not statistics.provides.saliency and data is not None

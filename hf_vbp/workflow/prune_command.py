@@ -36,9 +36,9 @@ class PruneRequest:
     Attributes:
         model: Hub id, folder or ``sample``.
         output: Folder of the pruned checkpoint.
-        config: What to remove and how; ``None`` with ``plan``.
+        config: Budget and method; ``None`` with ``plan``.
         plan: File of a plan to apply, in place of ``config``; needs the statistics that it was made from.
-        data: Calibration images; with ``statistics`` they are read only for what the file lacks.
+        data: Calibration images; with ``statistics`` they are read only for statistics that the file lacks.
         evaluation: Labelled images; without them nothing is evaluated.
         statistics: File of statistics gathered earlier.
         loading: How the model is loaded.
@@ -66,14 +66,14 @@ def run_prune(request: PruneRequest, reporter: Reporter) -> dict[str, Any]:
     """Prune a checkpoint and write the result.
 
     Args:
-        request: What to do.
+        request: The request.
         reporter: Receives progress updates.
 
     Returns:
-        The results, as ``vbp_results.json`` holds them; empty in all processes but the first.
+        The results, the content of ``vbp_results.json``; empty in all processes except the first.
 
     Raises:
-        HfVbpError: Anything that cannot be done, before any expensive work where that can be known.
+        HfVbpError: Any failure, raised before expensive work where that is possible.
     """
     plan, config = _plan_and_config(request)
     inputs = input_sources(

@@ -44,7 +44,7 @@ class PruningResult:
     def from_parts(
         cls, dense: Any, pruned: Any, plan: PruningPlan, statistics: ActivationStatistics
     ) -> "PruningResult":
-        """Return the result for a model that was pruned in steps, so that it is saved and pushed with its results.
+        """Return the result for a model that was pruned step by step, to save and push it with its results.
 
         Args:
             dense: The dense model.

@@ -50,7 +50,7 @@ def _title(readme: Path) -> str:
 
 
 def copy_recipes(names: Sequence[str], directory: Path, *, overwrite: bool = False) -> list[Path]:
-    """Copy recipes to a folder, each to a folder of its own name.
+    """Copy recipes to a folder, each to a subfolder with its name.
 
     Args:
         names: Names of recipes.

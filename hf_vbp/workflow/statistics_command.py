@@ -29,9 +29,9 @@ class StatsRequest:
         model: Hub id, folder or ``sample``.
         data: The images.
         output: File of the statistics.
-        config: Its criterion and compensation determine what is gathered.
+        config: Its criterion and compensation determine the statistics that are gathered.
         halves: Also gather the co-moments of one half of the images, for regularizations that need them.
-        precompute: Whether to run the expensive part of the criterion too, so that no plan has to.
+        precompute: Whether to run the expensive part of the criterion too, for all later plans.
         loading: How the model is loaded.
         overwrite: Whether to replace ``output``.
         resume: Folder for the state of the pass; a killed pass continues from it.
@@ -56,7 +56,7 @@ def run_stats(request: StatsRequest, reporter: Reporter) -> "ActivationStatistic
     """Gather statistics and save them; under ``accelerate launch`` the processes share the images.
 
     Raises:
-        HfVbpError: Anything that cannot be done, before the pass where that can be known.
+        HfVbpError: Any failure, raised before the pass where that is possible.
     """
     inputs = input_sources(model=request.model, data=request.data)
     _check_state_folder(request.output, request.resume)
@@ -69,7 +69,7 @@ def _check_state_folder(output: Path, state: Path | None) -> None:
         return
     file, folder = Path(os.path.realpath(output)), Path(os.path.realpath(state))
     if file in (folder, *folder.parents):
-        raise ConfigurationError(f"The output {output} would take the place of the folder of the state, {state}.")
+        raise ConfigurationError(f"The output {output} would replace the folder of the state, {state}.")
 
 
 def _gather_and_save(request: StatsRequest, reporter: Reporter) -> "ActivationStatistics":

@@ -149,7 +149,7 @@ def sweep_statistics(
 
     Raises:
         DataError: Neither ``data`` nor ``statistics`` was given.
-        StatisticsError: ``statistics`` lack what a method needs, or belong to another model.
+        StatisticsError: ``statistics`` lack data that a method needs, or belong to another model.
     """
     if statistics is not None:
         for method in methods:
@@ -171,7 +171,7 @@ def sweep_rows(
     progress: Progress | None = None,
     on_noise: Callable[[LatencyError], None] = lambda error: warnings.warn(str(error), stacklevel=2),
 ) -> Iterator[list[Row]]:
-    """Yield the rows of one group of models after the other, each with the row of the dense model first.
+    """Yield the rows of each group of models, with the row of the dense model first.
 
     Args:
         prepared: The dense model.
@@ -229,7 +229,7 @@ def _latency_columns(
 
 
 def _of_all(progress: Progress | None, index: int, passes: int) -> Progress | None:
-    """Return what receives the progress of pass ``index`` and reports that of all passes."""
+    """Return a receiver of the progress of pass ``index`` that reports the progress of all passes."""
     if progress is None:
         return None
 

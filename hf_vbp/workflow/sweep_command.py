@@ -1,4 +1,4 @@
-"""``hf-vbp sweep``: a sweep of checkpoints and images that are given by name, to a CSV file and a plot."""
+"""``hf-vbp sweep``: a sweep of a checkpoint and images given by name, written to a CSV file and a plot."""
 
 import math
 from collections.abc import Sequence
@@ -86,12 +86,12 @@ def run_sweep(request: SweepRequest, reporter: Reporter) -> SweepResult:
     images and method are kept and not computed again, so an interrupted sweep continues.
 
     Args:
-        request: The parameters of the job.
+        request: The request.
         reporter: Receives progress updates.
 
     Raises:
         OutputError: The output cannot be written, or holds a sweep of another model and ``overwrite`` is false.
-        HfVbpError: The request cannot be carried out; before any expensive work where that can be known.
+        HfVbpError: Any other failure, raised before expensive work where that is possible.
     """
     if request.data is None and request.statistics is None:
         raise DataError("Nothing to calibrate on: give --data, or --statistics from an earlier `hf-vbp stats`.")

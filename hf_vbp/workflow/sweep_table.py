@@ -20,7 +20,7 @@ from hf_vbp.workflow.sweep import Row, describe_method
 
 METHOD = ("ratio", "criterion", "compensation", "scope", "minimum_width", "round_to", "options")
 IDENTITY = {"weights": "another model", "statistics": "other statistics", "evaluation": "other evaluation images"}
-"""Columns that tell which inputs a row was made from, and what a difference means."""
+"""Columns that identify the inputs of a row, and the meaning of a difference."""
 
 _FIGURES = ("parameters", "macs", "bytes", "images", "top1", "top1_low", "top1_high", "top5", "agreement", "kl",
             "latency_ms", "speedup", "speedup_low", "speedup_high", "latency_batch", "latency_dtype",

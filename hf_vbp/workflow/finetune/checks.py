@@ -34,7 +34,7 @@ _TOKEN = re.compile(r"hf_[A-Za-z0-9]{16,}|://[^/\s:@]+:[^/\s@]+@")
 
 
 def shown(value: Any) -> str:
-    """Return a value of a recipe for a message: short, whatever it is."""
+    """Return any value of a recipe for a message, shortened."""
     return "a section" if isinstance(value, Mapping) else _progress.shown(value)
 
 
@@ -44,7 +44,7 @@ def check_range(value: Any, name: str, label: str) -> None:
     Args:
         value: The value; anything but a number is accepted.
         name: The name of the field.
-        label: What to call the field in the message.
+        label: Name of the field in the message.
 
     Raises:
         ConfigurationError: It is outside.

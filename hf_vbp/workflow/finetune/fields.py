@@ -81,8 +81,8 @@ def check_type(value: Any, expected: Any, label: str) -> Any:
 
     Args:
         value: The value in the recipe.
-        expected: ``bool``, ``int``, ``float``, ``str``; anything else is not checked.
-        label: What to call the field in the message.
+        expected: ``bool``, ``int``, ``float``, ``str``; other types are not checked.
+        label: Name of the field in the message.
 
     Raises:
         ConfigurationError: The value has another type.
@@ -104,8 +104,8 @@ def section_of(tree: Mapping[str, Any], name: str, *, required: bool = False, la
     Args:
         tree: The section that holds it.
         name: Its name.
-        required: Whether it must be there.
-        label: What to call it in the message; by default ``name``.
+        required: Whether it must be present.
+        label: Its name in the message; by default ``name``.
 
     Raises:
         ConfigurationError: It is required and missing, or it is not a section.

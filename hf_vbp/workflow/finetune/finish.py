@@ -1,4 +1,4 @@
-"""The end of a run: keep the trained model, evaluate it, write the checkpoint; also what ``--resume`` repeats."""
+"""The end of a run, which ``--resume`` can repeat: keep the trained model, evaluate it, write the checkpoint."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -34,14 +34,14 @@ _FREE_PREFIXES = ("training.dataloader_", "training.report_to", "training.per_de
 
 @dataclass(frozen=True)
 class Trained:
-    """A trained model with what its evaluation and its checkpoint need.
+    """A trained model with the inputs of its evaluation and its checkpoint.
 
     Attributes:
         model: The trained model in the dtype of its checkpoint, in eval mode.
-        start: What the run started from.
+        start: The start of the run.
         dense: The dense model, the reference of agreement and KL; None where it is not known.
         evaluation: The images to evaluate on, None for no evaluation.
-        results: The results so far: everything but the figures of the trained model.
+        results: The results so far: everything except the figures of the trained model.
     """
 
     model: Any
@@ -167,7 +167,7 @@ def finish(
         reporter: Receives progress messages.
         overwrite: Whether a checkpoint at the output is replaced.
         device: Where to evaluate.
-        failure: What ended the last evaluation of the run, where something did.
+        failure: The error of the last evaluation of the run, if any.
 
     Returns:
         The results.

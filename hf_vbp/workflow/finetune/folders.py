@@ -31,7 +31,7 @@ def finetune_output(recipe: Recipe, args: DistillationArguments, *, overwrite: b
         )
     _check_run_folder(run)
     if overwrite:
-        # An earlier run's checkpoints are removed then.
+        # The checkpoints of an earlier run are then removed.
         for folder in training_checkpoints(run):
             check_apart(folder, inputs)
     with output_folder(Path(recipe.output), overwrite, inputs, leads=args.process_index == 0):
@@ -39,7 +39,7 @@ def finetune_output(recipe: Recipe, args: DistillationArguments, *, overwrite: b
 
 
 def recipe_inputs(recipe: Recipe) -> dict[str, Source]:
-    """Return what a recipe reads, by what it is."""
+    """Return the inputs of a recipe by their description."""
     prune, data = recipe.prune, recipe.data
     inputs: dict[str, Source] = {
         "the model": recipe.model,

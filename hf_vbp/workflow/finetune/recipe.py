@@ -38,7 +38,7 @@ class PruneFirst:
 
     Attributes:
         model: The dense model: a Hub id, a folder, or ``sample``.
-        config: What to remove and how.
+        config: Budget and method.
         data: Calibration images.
         statistics: File of statistics gathered earlier, in place of ``data``.
         revision: Revision of the model.

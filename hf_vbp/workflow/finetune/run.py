@@ -35,10 +35,10 @@ def run_finetune(
     Under ``accelerate launch`` every process calls this; the first one evaluates and writes.
 
     Args:
-        recipe: What to do.
+        recipe: The recipe.
         reporter: Receives progress updates.
         resume: Continue an earlier run: evaluate and save its trained model where the run ended before it was
-            verified; otherwise train from its newest whole checkpoint, or from the beginning where there is none.
+            verified; otherwise train from its newest complete checkpoint, or from the beginning where there is none.
         overwrite: Replace the checkpoint at the output, and the checkpoints and the unverified model of an
             earlier run.
         command: Command line that reproduces this run, for the results.
@@ -50,7 +50,7 @@ def run_finetune(
     Raises:
         CheckpointError: The evaluation or the verification of the trained model failed. The model is kept in
             ``OUTPUT.unverified``, which the message names; ``resume`` finishes the run from there.
-        HfVbpError: Anything else that cannot be done, before any expensive work where that can be known.
+        HfVbpError: Any other failure, raised before expensive work where that is possible.
     """
     args = recipe.arguments()
     check_launch(args)
@@ -121,7 +121,7 @@ def _check_folder(args: DistillationArguments, *, resume: bool, overwrite: bool)
         return
     if not overwrite:
         raise CheckpointError(
-            f"{args.output_dir} holds {found[0].name} of an earlier run; go on from it with --resume, or start over "
+            f"{args.output_dir} holds {found[0].name} of an earlier run; continue it with --resume, or start over "
             "with --overwrite."
         )
     if args.process_index == 0:
@@ -182,7 +182,9 @@ def _train(
     trainer.add_callback(progress)
     checkpoint = last_checkpoint(args.output_dir) if resume else None
     if resume and checkpoint is None:
-        reporter.say(f"{args.output_dir} holds no whole checkpoint to resume from; training starts from the beginning")
+        reporter.say(
+            f"{args.output_dir} holds no complete checkpoint to resume from; training starts from the beginning"
+        )
     try:
         with _advice_on_memory(args):
             trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
@@ -196,7 +198,7 @@ def _train(
 
 
 def _took_last_step(trainer: DistillationTrainer) -> bool:
-    # Under FSDP the weights are put together by all processes, of which some may have failed and others not.
+    # Under FSDP all processes gather the weights, and some of them may have failed.
     return 0 < trainer.state.max_steps <= trainer.state.global_step and not trainer.is_fsdp_enabled
 
 

@@ -1,4 +1,4 @@
-"""Load what a recipe starts from: the model to train, its teacher, and the records of both."""
+"""Load the start of a run: the model to train, its teacher, and the records of both."""
 
 import json
 from collections.abc import Mapping
@@ -179,7 +179,7 @@ def _described(loaded: LoadedModel) -> dict[str, Any]:
 
 
 def _check_processors(student: LoadedModel, teacher: LoadedModel) -> None:
-    """Refuse a teacher whose images were prepared in another way than those of the student."""
+    """Refuse a teacher whose image preparation differs from that of the student."""
     if student.processor is None or teacher.processor is None:
         return
     for name in ("image_mean", "image_std"):

@@ -1,6 +1,6 @@
 """Read the YAML of a recipe: plain values only, and nothing that takes long or much memory.
 
-YAML lets a small text stand for a huge value (aliases of aliases) or for an object of Python. Both are refused on the
+In YAML a small text can be a huge value (aliases of aliases) or an object of Python. Both are refused on the
 graph of nodes, before any value is made.
 """
 
@@ -24,7 +24,7 @@ _PLAIN = {f"{_TAG}{name}" for name in ("str", "int", "float", "bool", "null", "s
 class _Loader(yaml.SafeLoader):  # type: ignore[misc]
     """Reads plain values as YAML 1.2 does, where ``1e-4`` is a number, and ``no`` and ``2026-01-01`` are text.
 
-    YAML 1.1 reads them as a text, as false and as a date, which is not what ``save_strategy: no`` means.
+    YAML 1.1 reads them as a text, as false and as a date, which is wrong for ``save_strategy: no``.
     """
 
     yaml_implicit_resolvers: ClassVar[dict[str, list[Any]]] = {}
@@ -84,11 +84,11 @@ def read_text(path: str | Path) -> str:
 
 
 def parse_yaml(text: str, where: str) -> Any:
-    """Return what a text in YAML holds.
+    """Return the fields in a text in YAML.
 
     Args:
         text: The text.
-        where: Where it is from, for the message.
+        where: Its origin, for the message.
 
     Raises:
         ConfigurationError: It is not YAML, is too large, or holds something other than plain values.
@@ -120,7 +120,7 @@ def parse_yaml(text: str, where: str) -> Any:
 
 
 def _check_node(node: Any, sizes: dict[int, int], where: str, *, depth: int) -> int:
-    """Return the number of values that a node stands for, aliases counted as often as they occur."""
+    """Return the number of values of a node; aliases count as often as they occur."""
     if depth > DEEPEST:
         raise ConfigurationError(f"{_at(where, node)}: values are nested too deeply; expected at most {DEEPEST}.")
     if node.tag not in _PLAIN:

@@ -105,7 +105,7 @@ def test_an_interrupted_run_resumes(work: Path, without_verification: None, monk
         with pytest.raises(KeyboardInterrupt):
             run_finetune(make_recipe(tree), Said())
     assert not (work / "out").exists()
-    with pytest.raises(CheckpointError, match=r"checkpoint-2 of an earlier run; go on from it with --resume"):
+    with pytest.raises(CheckpointError, match=r"checkpoint-2 of an earlier run; continue it with --resume"):
         run_finetune(make_recipe(tree), Said())
     run_finetune(make_recipe(tree), Said(), resume=True)
     whole, resumed = (hf_vbp.from_pretrained(work / name).state_dict() for name in ("whole", "out"))
