@@ -23,7 +23,7 @@ class BaseCard:
 
     @classmethod
     def of(cls, metadata: Mapping[str, Any]) -> "BaseCard":
-        """Return what the metadata of a card name; values of another type are left out."""
+        """Return the facts in the metadata of a card; values of another type are left out."""
         license = metadata.get("license")
         license = license[0] if isinstance(license, list) and license else license
         datasets = metadata.get("datasets") or []

@@ -47,10 +47,10 @@ class CardFacts:
         base_id: Hub id of the base model; None when it was loaded from a folder.
         base_name: Name of the base model in a sentence.
         base_revision: Commit of the base model.
-        base: The facts from the base model's own card; None when it could not be read.
+        base: The facts from the card of the base model; None when it could not be read.
         results: The results file that all figures come from.
         has_processor: Whether the checkpoint has an image processor.
-        remarks: Notes on what was left out of the card, and why.
+        remarks: Notes on the values left out of the card, with the reason.
     """
 
     name: str
@@ -131,7 +131,7 @@ class CardFacts:
 
     @property
     def headline(self) -> str:
-        """One sentence with the figures that a reader wants first, as far as they were measured."""
+        """One sentence with the main figures, if they were measured."""
         cost = self.results["cost"]
         saved = [
             f"{text.percent(1 - cost['pruned'][key] / cost['dense'][key])} fewer {name}"
@@ -251,7 +251,7 @@ class CardFacts:
 
     @property
     def statistics_table(self) -> Table | None:
-        """Agreement between the halves of the calibration images, as far as it was measured."""
+        """Agreement between the halves of the calibration images, if it was measured."""
         return _details(self.results.get("statistics", {}))
 
     @property

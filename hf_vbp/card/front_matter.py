@@ -17,7 +17,7 @@ _FENCE = "---\n"
 
 
 class _Loader(yaml.SafeLoader):  # type: ignore[misc]
-    """Safe YAML without aliases, which can stand for exponentially many values, and with limited depth."""
+    """Safe YAML without aliases, which can be exponentially many values, and with limited depth."""
 
     def __init__(self, stream: str) -> None:
         super().__init__(stream)

@@ -30,9 +30,9 @@ def make_facts(
         results: The content of the results file (docs/results.md).
         repo_id: Repository of the checkpoint on the Hub.
         base_model: Hub id of the base model, where the results do not name one (it was loaded from a folder).
-        base: The facts from the base model's own card.
+        base: The facts from the card of the base model.
         has_processor: Whether the checkpoint has an image processor.
-        remarks: Notes on what is already known to be left out.
+        remarks: Notes on values that were left out already.
 
     Raises:
         ConfigurationError: The results lack a required section, or ``repo_id`` or ``base_model`` is not the id of a

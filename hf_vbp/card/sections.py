@@ -56,7 +56,7 @@ def _find(body: str) -> list[tuple[str, int, int]]:
 
 
 def defects(body: str) -> list[str]:
-    """Return what is wrong with the marks of a card: sections that appear twice, and marks without a partner."""
+    """Return the defects of the marks of a card: sections that appear twice, and marks without a partner."""
     sections = _find(body)
     repeated = [name for name, times in Counter(name for name, _, _ in sections).items() if times > 1]
     found = [f"the section {name} appears more than once" for name in repeated]

@@ -1,4 +1,4 @@
-"""Format numbers and foreign text for Markdown. Knows nothing about results."""
+"""Format numbers and foreign text for Markdown. Independent of the results."""
 
 import re
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""``audit``: check a published model against its own receipt and results."""
+"""``audit``: check a published model against its receipt and results."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -89,9 +89,9 @@ def audit(
             points to.
         token: Passed on to huggingface_hub.
         check_load: Load the checkpoint in each applicable way, in a fresh process.
-        trust_remote_code: Whether foreign code may run, that is, code which is no version of this package's
-            modeling file. It runs in a process without access tokens. Without this option foreign code is a failed
-            check, and the checkpoint is not loaded.
+        trust_remote_code: Whether foreign code may run, that is, code that is not a version of the modeling
+            file of this package. It runs in a process without access tokens. Without this option foreign code is a
+            failed check, and the checkpoint is not loaded.
 
     Raises:
         HubError: The repository cannot be read, or is not a pruned checkpoint.
@@ -183,12 +183,12 @@ def check_fit(directory: Path, results: Mapping[str, Any]) -> Check:
 def check_code(code: RemoteCode, trust_remote_code: bool) -> Check:
     """Report foreign code, which fails the audit unless the user allowed it."""
     if not code.findings:
-        return Check("code", True, "a version of hf_vbp's file" if code.files else "none")
+        return Check("code", True, "a version of the file of hf_vbp" if code.files else "none")
     return Check("code", None if trust_remote_code else False, f"foreign: {code.summary}")
 
 
 def check_ways(directory: Path, results: Mapping[str, Any], code: RemoteCode, trust_remote_code: bool) -> list[Check]:
-    """Load the checkpoint in each applicable way and compare; foreign code only runs where it is allowed."""
+    """Load the checkpoint in each applicable way and compare; foreign code runs only where it is allowed."""
     if code.findings and not trust_remote_code:
         detail = "not run: the checkpoint has foreign code (read it, then allow it with trust_remote_code)"
         return [Check("loading", None, detail)]

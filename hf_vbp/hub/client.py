@@ -12,14 +12,14 @@ if TYPE_CHECKING:
 
 
 def make_api(token: str | bool | None = None) -> "HfApi":
-    """Return the client. It finds the token itself; this package neither reads nor keeps one."""
+    """Return the client. The client finds the token; this package neither reads nor stores one."""
     from huggingface_hub import HfApi
 
     return HfApi(token=token, library_name="hf_vbp", library_version=__version__)
 
 
 def full_repo_id(api: "HfApi", repo_id: str) -> str:
-    """Return ``repo_id`` with its namespace; only where it has none, the Hub is asked for it.
+    """Return ``repo_id`` with its namespace, which is requested from the Hub where it is missing.
 
     Raises:
         HubError: There is no token, or the name is not valid.

@@ -1,4 +1,4 @@
-"""One commit, tried again where that is safe."""
+"""Make one commit, and retry it where that is safe."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -66,10 +66,10 @@ class Committed:
 
 
 def commit_with_retries(api: "HfApi", commit: Commit, retries: Retries) -> Committed:
-    """Make a commit; after a transient failure, check whether it was made after all, and try again if not.
+    """Make a commit; after a transient failure, check whether it was made, and retry if not.
 
-    The answer to a commit can be lost after the Hub has made it. A second try then finds the own commit as a
-    foreign head (412), so the content of the repository decides, and not the last answer.
+    The answer to a commit can be lost after the Hub has made it. A second try then finds this commit as a
+    foreign head (412), so the content of the repository decides, not the last answer.
 
     Raises:
         HubError: It was not made, or (after a lost answer) this is unknown.

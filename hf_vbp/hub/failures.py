@@ -1,4 +1,4 @@
-"""Errors of the Hub, its client and the network, each turned into one sentence that says what to do."""
+"""Errors of the Hub, its client and the network, each turned into one sentence with the next step."""
 
 import json
 from importlib import import_module
@@ -108,7 +108,7 @@ def _reason(error: BaseException) -> str:
     if isinstance(error, TRANSPORT):
         note = without_home(" ".join(str(error).split()))[:160] or type(error).__name__
         return (
-            f"no connection, or it broke ({note}): check the network and try again; behind some proxies "
+            f"no connection, or an interrupted one ({note}): check the network and try again; behind some proxies "
             "HF_HUB_DISABLE_XET=1 helps"
         )
     return without_home(" ".join(str(error).split()))[:300] or type(error).__name__

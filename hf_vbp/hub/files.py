@@ -130,7 +130,7 @@ def checkpoint_names(directory: Path) -> list[str]:
     repository has the hashes of the receipt and of the Hub, and the card that is pushed is not the local one.
 
     Raises:
-        CheckpointError: A file that must be there is not.
+        CheckpointError: A required file is missing.
     """
     if not directory.is_dir():
         raise CheckpointError(f"{directory} is not a folder. Give the folder that `hf-vbp prune --output` wrote.")

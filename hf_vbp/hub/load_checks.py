@@ -30,7 +30,7 @@ def check_receipt(results: Mapping[str, Any], files: Sequence[PushFile]) -> None
     wrong = differing_files(results, files)
     if wrong:
         raise CheckpointError(
-            f"{', '.join(wrong)} differ from what the receipt in vbp_results.json records: the checkpoint was "
+            f"{', '.join(wrong)} differ from the receipt in vbp_results.json: the checkpoint was "
             "changed after it was saved and measured. Save it again, or restore the files."
         )
 

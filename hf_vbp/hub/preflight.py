@@ -57,7 +57,7 @@ def check_widths(config: Mapping[str, Any], results: Mapping[str, Any], shapes: 
     """Refuse a config whose widths differ from those of the weights or of the results.
 
     Names of modules differ between families and versions, so the matrices with each width on either side are
-    counted; only loading in a fresh process is the full proof.
+    counted; only loading in a fresh process verifies them fully.
 
     Raises:
         CheckpointError: They do not match; the message names the difference.
@@ -100,7 +100,7 @@ def check_secrets(files: Sequence[PushFile]) -> None:
     for file in files:
         if any(_TOKEN.search(text) for text in _texts(file)):
             raise CheckpointError(
-                f"{file.path} holds what looks like a Hub token; nothing was sent. Remove it, and revoke the token "
+                f"{file.path} seems to hold a Hub token; nothing was sent. Remove it, and revoke the token "
                 "if others have the file."
             )
 

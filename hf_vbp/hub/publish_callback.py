@@ -72,11 +72,11 @@ class PublishCallback(TrainerCallback):  # type: ignore[misc]
         self._plan = checked_path(self.pruned, PLAN).read_bytes()
 
     def on_init_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Take the pushing over from ``Trainer``."""
+        """Replace the pushes of ``Trainer``."""
         self._take_over(args, state)
 
     def on_train_begin(self, args: Any, state: Any, control: Any, *, model: Any = None, **_: Any) -> None:
-        """Take the pushing over where the callback was added later, and check the folder before the training.
+        """Replace the pushes where the callback was added later, and check the folder before the training.
 
         Raises:
             CheckpointError: The folder cannot or must not be written.
@@ -160,7 +160,7 @@ class PublishCallback(TrainerCallback):  # type: ignore[misc]
         has_processor = any((directory / name).is_file() for name in PROCESSORS)
         facts = make_facts(written, repo_id=args.hub_model_id, base_model=self.base_model, has_processor=has_processor)
         card = directory / CARD
-        # One that was there before was carried over; what its reader wrote in it stays.
+        # An earlier card was carried over; text of the user in it is kept.
         existing = card.read_text(encoding="utf-8") if card.is_file() else None
         atomic_write(card, render_card(facts, existing))
         return directory

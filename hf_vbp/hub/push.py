@@ -160,7 +160,7 @@ def check_visibility(remote: Remote, repo_id: str, private: bool | None) -> None
     if remote.exists and private is not None and private != remote.private:
         now, asked = ("private", "public") if remote.private else ("public", "private")
         raise HubError(
-            f"{repo_id} is {now}, but {asked} was asked for; nothing was sent. Change it on its settings page, or "
+            f"{repo_id} is {now}, but {asked} was requested; nothing was sent. Change it on its settings page, or "
             "leave the option out."
         )
 

@@ -26,7 +26,7 @@ def make_push_card(
     remote: Remote,
     retries: Retries,
 ) -> tuple[PushFile, list[str]]:
-    """Return the card to send, and notes on what was left out of it.
+    """Return the card to send, and notes on the values left out of it.
 
     The user's own sections come from the README.md of the folder, or else from the one in the repository.
 

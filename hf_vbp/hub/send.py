@@ -1,4 +1,4 @@
-"""Carry out the plan of a push: create what is missing, commit, read the commit back."""
+"""Carry out the plan of a push: create the repository and the branch if necessary, commit, read the commit back."""
 
 from typing import TYPE_CHECKING
 
@@ -17,7 +17,7 @@ def send_push(api: "HfApi", plan: PushPlan, message: str | None, retries: Retrie
     """Carry out a plan and compare the commit with it.
 
     Raises:
-        HubError: The Hub refused or did not answer, or the commit holds something else.
+        HubError: The Hub refused or did not answer, or the commit has other files.
     """
     page = f"{api.endpoint}/{plan.repo_id}"
     if plan.action == "nothing":
@@ -58,8 +58,8 @@ def create_missing(api: "HfApi", plan: PushPlan, retries: Retries) -> Remote:
         created = read_remote(api, plan.repo_id, retries=retries)
         if plan.private is not None and created.private != plan.private:
             raise HubError(
-                f"{plan.repo_id} was created, but is {'private' if created.private else 'public'}, which is not what "
-                "was asked for; no file was sent. Change it on its settings page and push again."
+                f"{plan.repo_id} was created, but is {'private' if created.private else 'public'}; the other "
+                "visibility was requested, and no file was sent. Change it on its settings page and push again."
             )
         if not created.is_blank:
             raise refuse_content(created, plan.repo_id)
@@ -79,7 +79,7 @@ def read_back(api: "HfApi", plan: PushPlan, done: Committed, retries: Retries) -
     """Compare the commit with the plan. A ``.gitignore`` in the repository drops files without an error.
 
     Raises:
-        HubError: It holds something else (the message names the files), or could not be read.
+        HubError: It has other files (the message names them), or could not be read.
     """
     doing = f"The commit {done.commit} was made, but reading it back"
     files = repeat(lambda: read_files(api, plan.repo_id, done.commit), doing, plan.repo_id, retries)
@@ -87,6 +87,7 @@ def read_back(api: "HfApi", plan: PushPlan, done: Committed, retries: Retries) -
     wrong = [file.path for file in found.changed(plan.files)] + sorted(set(plan.deleted) & set(found.files))
     if wrong:
         raise HubError(
-            f"Commit {done.commit} of {plan.repo_id} does not hold what was sent: {', '.join(wrong)} differ or are "
-            "missing. A .gitignore in the repository may drop them; delete it there and push again with --overwrite."
+            f"Commit {done.commit} of {plan.repo_id} differs from the files that were sent: {', '.join(wrong)} have "
+            "other content or are missing. A .gitignore in the repository may drop them; delete it there and push "
+            "again with --overwrite."
         )

@@ -1,1 +1,1 @@
-"""The types behind ``vbp_results.json``, their checks and schema, and the redaction of private text."""
+"""The types of ``vbp_results.json``, their checks and schema, and the redaction of private text."""

@@ -1,4 +1,4 @@
-"""The section ``finetuning``: the settings of a run and its course. ``hf-vbp finetune`` and the callback share it."""
+"""The section ``finetuning``: the settings of a run and its course, for ``hf-vbp finetune`` and the callback."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NotRequired, TypedDict
@@ -21,7 +21,7 @@ _SHARES = ("top1", "top5")
 
 @open_section
 class Epoch(TypedDict):
-    """Means of what was logged in one epoch, and the evaluation at its end."""
+    """Means of the values logged in one epoch, and the evaluation at its end."""
 
     epoch: Count
     loss: NotRequired[float]

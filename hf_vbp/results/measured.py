@@ -1,4 +1,4 @@
-"""Leave out what was not measured."""
+"""Leave out values that were not measured."""
 
 import math
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""The sections with what pruning changes: output error, cost, accuracy, latency, and the receipt."""
+"""The sections for the effects of pruning: output error, cost, accuracy, latency, and the receipt."""
 
 from typing import Annotated, Literal, NotRequired, TypedDict
 

@@ -84,7 +84,7 @@ def parse_results(text: str, name: str = RESULTS_NAME) -> Results:
 
     Args:
         text: Its content.
-        name: How to call the file in messages.
+        name: Name of the file in messages.
 
     Raises:
         CheckpointError: As for :func:`load_results`.

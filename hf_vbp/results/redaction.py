@@ -1,4 +1,4 @@
-"""Remove secrets and local paths from what can be published: the command, recipes, names of images, messages."""
+"""Remove secrets and local paths from texts that can be published: the command, recipes, names of images, messages."""
 
 import re
 import shlex

@@ -112,7 +112,7 @@ def test_an_audit_runs_what_is_allowed_without_the_token(
 def test_an_audit_reads_every_config(client: Client, xet_hub: LoopbackHub, checkpoint: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(checkpoint, tmp_path / "copy"))
     publish(client, xet_hub, checkpoint, folder)
-    assert audit(client, check_load=False)[1]["code"] == "ok       code: a version of hf_vbp's file"
+    assert audit(client, check_load=False)[1]["code"] == "ok       code: a version of the file of hf_vbp"
     change_json(folder / "preprocessor_config.json", auto_map={"AutoImageProcessor": "own.Processor"})
     repository = xet_hub.repositories[NAME]
     for name, data in (

@@ -170,7 +170,7 @@ def test_namespaces(client: Client, xet_hub: LoopbackHub, checkpoint: Path) -> N
 
 def test_another_visibility_is_refused(client: Client, xet_hub: LoopbackHub, checkpoint: Path) -> None:
     xet_hub.create("alice/open")
-    assert "is public, but private was asked for" in error_of(client.push(checkpoint, "alice/open", private=True))
+    assert "is public, but private was requested" in error_of(client.push(checkpoint, "alice/open", private=True))
     assert set(xet_hub.repositories["alice/open"].files()) == OWN
 
 
@@ -217,7 +217,7 @@ def test_a_gitignore_that_drops_weights_is_noticed(client: Client, xet_hub: Loop
     repository = xet_hub.create("alice/vit")
     repository.commit("refs/heads/main", {".gitignore": Entry(b"*.safetensors\n")}, "ignore", "", "alice")
     message = error_of(client.push(checkpoint, "alice/vit", overwrite=True))
-    assert "does not hold what was sent: model.safetensors" in message
+    assert "differs from the files that were sent: model.safetensors" in message
 
 
 def test_no_token(xet_hub: LoopbackHub, checkpoint: Path, tmp_path: Path) -> None:
@@ -286,7 +286,7 @@ def leave_hashes(folder: Path) -> None:
         (break_config, "not of one checkpoint"),
         (break_both, "does not belong to these weights"),
         (link_out, "outside of the folder"),
-        (leave_hashes, "differ from what the receipt"),
+        (leave_hashes, "differ from the receipt"),
         (lambda folder: (folder / "README.md").symlink_to("/etc/hostname"), "outside of the folder"),
     ],
 )
