@@ -1,4 +1,4 @@
-"""The output of a checkpoint: what may be written where, checked before the work and held during it."""
+"""The output folder of a checkpoint: checked before the work, and held during it."""
 
 import os
 import shutil
@@ -34,7 +34,7 @@ def check_output_directory(
         directory: Where the checkpoint is written. A link is followed.
         overwrite: Whether a checkpoint there may be replaced.
         required_bytes: The bytes that will be written, as far as they are known.
-        inputs: Files and folders that the run reads, by what they are. The output must not hold them.
+        inputs: Files and folders that the run reads, by their description. The output must not hold them.
 
     Returns:
         The folder as an absolute path without links.
@@ -67,7 +67,7 @@ def reserved(
 ) -> Iterator[Path]:
     """Check an output and hold it for this process until the block ends; see :func:`check_output_directory`.
 
-    What killed processes left for the same output is put back or removed first.
+    Files that killed processes left for the same output are first restored or removed.
 
     Raises:
         CheckpointError: As :func:`check_output_directory`, or another process writes to the same output.
@@ -83,7 +83,7 @@ def reserved(
 
 @contextmanager
 def staged(folder: Path, overwrite: bool = False) -> Iterator[Path]:
-    """Give a new folder whose files take the place of those in ``folder`` when the block ends.
+    """Yield a new folder whose files replace those in ``folder`` when the block ends.
 
     If the block fails, the new folder is removed and ``folder`` is not modified.
 
@@ -119,7 +119,7 @@ def staged(folder: Path, overwrite: bool = False) -> Iterator[Path]:
 
 
 def must_stay(folder: Path) -> bool:
-    """Tell whether a folder cannot be replaced as a whole, so that its files are replaced one by one.
+    """Return whether a folder cannot be replaced as a whole, so that its files are replaced one by one.
 
     It is a mount point, the current folder or one that contains it, or in a folder that cannot be written to.
     """

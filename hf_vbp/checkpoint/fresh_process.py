@@ -1,4 +1,4 @@
-"""Loads a checkpoint where hf_vbp is blocked, and measures how far its outputs are from the reference.
+"""Loads a checkpoint where hf_vbp is blocked, and measures the difference of its outputs from the reference.
 
 Run as a script in a separate process, with the path of a job file; see :mod:`hf_vbp.checkpoint.receipt`. It imports
 nothing of hf_vbp, which is blocked until the way "import" asks for it, and runs under every transformers from 4.57.

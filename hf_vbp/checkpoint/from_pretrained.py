@@ -40,7 +40,7 @@ def from_pretrained(path_or_id: str | os.PathLike[str], *, auto_class: Any = Non
     wants_info = kwargs.pop("output_loading_info", False)
     if not kwargs.pop("weights_only", True):
         raise ConfigurationError(
-            "weights_only=False runs code that a .bin file holds, expected True. Save the weights as safetensors."
+            "weights_only=False runs code in a .bin file, expected True. Save the weights as safetensors."
         )
     # None would make transformers ask on the terminal.
     kwargs.setdefault("trust_remote_code", False)

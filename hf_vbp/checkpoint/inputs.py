@@ -14,7 +14,7 @@ _PATTERN = re.compile(r"[*?\[{]")
 
 
 def local_path(source: Source) -> Path | None:
-    """Return where an input is on this machine; None where it is not, as for a name on the Hub.
+    """Return the path of an input on this machine; None for others, such as a name on the Hub.
 
     Args:
         source: A path, the pattern of tar shards, a name on the Hub, ``sample`` or None.
@@ -36,7 +36,7 @@ def check_apart(output: str | os.PathLike[str], inputs: Mapping[str, Source]) ->
 
     Args:
         output: The folder. Nothing is refused where it does not exist.
-        inputs: Paths or names by what they are, for instance ``{"the model": "vit"}``.
+        inputs: Paths or names by their description, for instance ``{"the model": "vit"}``.
 
     Raises:
         CheckpointError: Names the input.
@@ -62,11 +62,11 @@ def check_apart(output: str | os.PathLike[str], inputs: Mapping[str, Source]) ->
 def check_file_apart(output: str | os.PathLike[str], inputs: Mapping[str, Source]) -> None:
     """Refuse an output file that is an input of the same run, or part of one.
 
-    A file of its own next to those of a model is fine; one among images or in a data set is not.
+    A new file next to those of a model is accepted; one among images or in a data set is not.
 
     Args:
         output: The file. Nothing is refused where it does not exist.
-        inputs: Paths or names by what they are.
+        inputs: Paths or names by their description.
 
     Raises:
         OutputError: Names the input.

@@ -48,7 +48,7 @@ def isolated_environment(environment: Mapping[str, str], folder: Path) -> dict[s
         "HF_TOKEN_PATH": str(hub_home / "token"),
         "HF_STORED_TOKENS_PATH": str(hub_home / "stored_tokens"),
         "HF_HUB_DISABLE_IMPLICIT_TOKEN": "1",
-        # Remote code is copied to a cache; a cache of its own leaves the user's alone and finds nothing stale.
+        # Remote code is copied to a cache; a new one leaves that of the user unmodified and has no stale files.
         "HF_MODULES_CACHE": str(folder / "modules"),
     }
 
@@ -66,7 +66,7 @@ def copy_cached_code(repositories: Iterable[str], environment: Mapping[str, str]
             continue
         name = repo_folder_name(repo_id=repository, repo_type="model")
         source, target = Path(constants.HF_HUB_CACHE) / name, Path(environment["HF_HUB_CACHE"]) / name
-        # Snapshots hold links to blobs; the copies are files, so that nothing leads back to the user's cache.
+        # Snapshots hold links to blobs; the copies are files, so that nothing refers to the cache of the user.
         for path in [*source.glob("refs/**/*"), *source.glob("snapshots/**/*.py")]:
             if path.is_file():
                 copy = target / path.relative_to(source)

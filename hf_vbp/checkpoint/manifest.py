@@ -15,7 +15,7 @@ from hf_vbp.errors import CheckpointError
 from hf_vbp.files.atomic import is_hidden_folder, lock_path
 
 _FORMAT, _VERSION = "hf_vbp.manifest", 1
-# What the first version of hf_vbp wrote, which had no manifest: prune, finetune, save_checkpoint, PublishCallback.
+# The files of the first version of hf_vbp, which had no manifest: prune, finetune, save_checkpoint, PublishCallback.
 _FIRST_VERSION = re.compile(
     r"config\.json|model(-\d{5}-of-\d{5})?\.safetensors|model\.safetensors\.index\.json|modeling_hf_vbp\.py"
     r"|(pre)?processor_config\.json|plan\.json|recipe\.yaml|vbp_results\.json"
@@ -35,7 +35,7 @@ class FileRecord:
     sha256: str | None = None
 
     def matches(self, path: Path) -> bool:
-        """Tell whether a file has the recorded content, as far as it is recorded."""
+        """Return whether a file has the recorded content, as far as it is recorded."""
         if self.size is not None and path.stat().st_size != self.size:
             return False
         return self.sha256 is None or _sha256(path) == self.sha256
@@ -43,7 +43,7 @@ class FileRecord:
 
 @dataclass(frozen=True)
 class Contents:
-    """What a folder holds that may be replaced.
+    """The files of a folder that may be replaced.
 
     Attributes:
         replaceable: Names of the files that hf_vbp wrote, the manifest among them.
@@ -55,7 +55,7 @@ class Contents:
 
 
 def is_checkpoint_file(name: str) -> bool:
-    """Tell whether a name is that of a file of a checkpoint."""
+    """Return whether a name is that of a file of a checkpoint."""
     return name == MANIFEST or _FIRST_VERSION.fullmatch(name) is not None
 
 
@@ -96,10 +96,10 @@ def read_manifest(folder: Path) -> dict[str, FileRecord] | None:
 
 
 def replaceable_contents(folder: Path) -> Contents:
-    """Return what of a folder may be replaced, if that is all it holds.
+    """Return the replaceable files of a folder that has no other files.
 
-    Without a manifest the names count that the first version wrote, if the folder holds its results or its record
-    in the config; the hashes in its receipt are compared. README.md is never in the way: it is carried over.
+    Without a manifest, the file names of the first version count if the folder has its results or its record in the
+    config; the hashes in its receipt are compared. README.md is always accepted, because it is carried over.
 
     Raises:
         CheckpointError: There is a file that hf_vbp did not write, or that was changed since; names the first.
@@ -124,7 +124,7 @@ def replaceable_contents(folder: Path) -> Contents:
 
 
 def is_empty(folder: Path) -> bool:
-    """Tell whether a folder holds nothing but unfinished files of hf_vbp and what a new volume has."""
+    """Return whether a folder has only unfinished files of hf_vbp and the files of a new volume."""
     return next(_names(folder, folder), None) is None
 
 

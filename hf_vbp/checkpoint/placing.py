@@ -1,4 +1,4 @@
-"""Put a new checkpoint in the place of what was there, and repair what a killed process left half done."""
+"""Replace the content of an output by a new checkpoint, and repair the output of a killed process."""
 
 import ctypes
 import errno
@@ -52,7 +52,7 @@ def put_in_place(hidden: Path, folder: Path, replaceable: Sequence[str]) -> None
         replaceable: Names of the files in ``folder`` that are replaced.
 
     Raises:
-        OSError: It is not possible. :func:`settle` then restores what was there.
+        OSError: It is not possible. :func:`settle` then restores the old files.
     """
     if hidden.parent == folder:
         place_files(hidden, folder, replaceable)
@@ -66,7 +66,7 @@ def put_in_place(hidden: Path, folder: Path, replaceable: Sequence[str]) -> None
             try:
                 (inner / NEW).mkdir()
                 for path in (hidden / NEW).iterdir():
-                    # The user's own card is only a copy there, and stays where it is.
+                    # The card of the user is only a copy there; the original is not moved.
                     if path.name in replaceable or not (folder / path.name).exists():
                         shutil.move(path, inner / NEW / path.name)
                 flush_tree(inner / NEW)
@@ -95,7 +95,7 @@ def place_files(hidden: Path, folder: Path, replaceable: Sequence[str]) -> None:
 
     The old files go to the hidden folder first, beginning with config.json; the new ones come in with config.json
     as the last one. So at no moment is there a config.json with files of another checkpoint, and :func:`settle`
-    can undo a placing that was cut off.
+    can undo an interrupted placing.
     """
     new, old = hidden / NEW, hidden / OLD
     old.mkdir()
@@ -117,10 +117,10 @@ def place_files(hidden: Path, folder: Path, replaceable: Sequence[str]) -> None:
 def settle(hidden: Path, folder: Path) -> None:
     """Bring the output of a hidden folder to one of its two states, the old one or the new one.
 
-    Safe to call at any moment, after success too. The hidden folder can be removed then.
+    Safe to call at any time, also after success. The hidden folder can be removed then.
 
     Raises:
-        OSError: The old files cannot be put back; the hidden folder still holds them.
+        OSError: The old files cannot be restored; the hidden folder still holds them.
     """
     new, old = hidden / NEW, hidden / OLD
     if hidden.parent == folder:
@@ -150,8 +150,8 @@ def _config_last(names: Iterable[str]) -> list[str]:
 
 
 def _discard(old: Path, folder: Path, names: Iterable[str]) -> None:
-    """Delete the named files, and move to the new folder what came to the old one in the meantime."""
-    with suppress(OSError):  # The new checkpoint is in place; what is left of the old one goes with the next run.
+    """Delete the named files, and move files that were added to the old folder in the meantime to the new one."""
+    with suppress(OSError):  # The new checkpoint is in place; the next run removes the rest of the old one.
         for name in names:
             (old / name).unlink(missing_ok=True)
         for path in old.iterdir():

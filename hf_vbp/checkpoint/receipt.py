@@ -84,7 +84,7 @@ def verify_checkpoint(
 ) -> Receipt:
     """Load a checkpoint in a fresh, offline process by each way that applies, and compare its outputs.
 
-    The process has no access tokens. Code that comes with the checkpoint and is not this package's own is refused
+    The process has no access tokens. Code of the checkpoint that is not the file of this package is refused
     before anything is loaded, unless ``trust_remote_code`` allows it.
 
     Args:
@@ -247,7 +247,7 @@ def reference_outputs(model: Any, pixel_values: torch.Tensor) -> dict[str, torch
     with the forward of its class, also after ``accelerator.prepare(model)`` and inside an autocast region.
 
     Args:
-        model: Any vision model; the mode of each module is left as it was.
+        model: Any vision model; the mode of each module is not changed.
         pixel_values: ``(batch, channels, height, width)`` in the model's dtype.
 
     Raises:
@@ -266,7 +266,7 @@ def reference_outputs(model: Any, pixel_values: torch.Tensor) -> dict[str, torch
     if not outputs or not all(torch.isfinite(value).all() for value in outputs.values()):
         raise CheckpointError(
             f"{type(model).__name__} gives {'NaN or infinity' if outputs else 'no tensor'} for random images, so "
-            "what is saved cannot be compared with it. Check its weights, or save with verify=False."
+            "the saved model cannot be compared with it. Check its weights, or save with verify=False."
         )
     return outputs
 

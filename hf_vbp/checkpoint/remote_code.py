@@ -143,8 +143,8 @@ def _own_file(folder: Path) -> Iterator[Finding]:
     if digest not in known_hashes():
         yield Finding(
             MODELING_FILE,
-            f"{MODELING_FILE} is no version of the file that this hf_vbp knows (sha256 {digest}); if a newer hf_vbp "
-            "wrote it, upgrade",
+            f"{MODELING_FILE} is not a version of the file that this hf_vbp knows (sha256 {digest}); if a newer "
+            "hf_vbp wrote it, upgrade",
         )
 
 
@@ -210,7 +210,7 @@ def _references(value: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _show(value: Any) -> str:
-    # The text comes from the checkpoint and goes to terminals: no control characters, bounded length.
+    # The text comes from the checkpoint and is printed on terminals: no control characters, bounded length.
     text = ascii(value)
     return text if len(text) <= 80 else f"{text[:77]}..."
 

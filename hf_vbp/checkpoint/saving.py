@@ -1,4 +1,4 @@
-"""Saving a pruned model with everything that belongs to it, at once and proved."""
+"""Save a model with its files in one step, and verify the checkpoint."""
 
 import os
 from collections.abc import Callable, Mapping
@@ -27,11 +27,11 @@ def save_checkpoint(
     """Save a model, pruned or not, and verify that the checkpoint reloads with the same outputs.
 
     Everything is written to a hidden folder and moved to ``directory`` at the end: an interruption, a full disk or
-    a failed verification leaves ``directory`` as it was. ``vbp_manifest.json`` lists the files that were written.
+    a failed verification does not modify ``directory``. ``vbp_manifest.json`` lists the files that were written.
     The result is a stock checkpoint, see docs/checkpoints.md.
 
     Args:
-        model: A transformers model. Its config records its widths, which pruning sees to (:func:`write_widths`).
+        model: A transformers model. Its config records its widths, as pruning does (:func:`write_widths`).
         directory: A new or an empty folder.
         processor: The image processor, saved next to the model.
         files: Further files by name, for instance ``plan.json``: text, bytes, or a function that makes either
@@ -42,11 +42,11 @@ def save_checkpoint(
             wrote or changed it. Any other file that hf_vbp did not write, or that was changed since, is refused.
 
     Returns:
-        The receipt: how the checkpoint loads, and how far the outputs are from those in memory.
+        The receipt: the ways in which the checkpoint loads, and the difference of its outputs from those in memory.
 
     Raises:
         CheckpointError: The folder is taken, is the one that ``model`` was loaded from, or is being written by
-            another process, the disk is full, or the checkpoint did not prove right.
+            another process, the disk is full, or the verification failed.
         UnsupportedModelError: ``model`` is not a plain transformers model.
         ConfigurationError: ``files`` holds a name that is a path or belongs to the checkpoint itself.
 

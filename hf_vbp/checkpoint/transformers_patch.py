@@ -140,7 +140,7 @@ class _Wrapper:
         try:
             bound = self.signature.bind(*args, **kwargs).arguments
         except TypeError:
-            # The original raises an error of its own for these arguments.
+            # The original raises an error for these arguments.
             return None
         return {name: bound[name] for name in self.names}
 

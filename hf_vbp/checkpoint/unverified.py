@@ -1,4 +1,4 @@
-"""Keep a trained model whose checks failed: a complete checkpoint with a name that says that it is not verified."""
+"""Keep a trained model whose checks failed: a complete checkpoint whose name shows that it is not verified."""
 
 import json
 import os
@@ -12,12 +12,12 @@ from hf_vbp.checkpoint.saving import Content, save_checkpoint
 from hf_vbp.errors import CheckpointError, HfVbpError
 
 _VERSION = 1
-# What evaluating, saving and reopening a model raise; an interrupt is not among them.
+# Errors of evaluating, saving and reopening a model; interrupts are not included.
 FAILURES = (HfVbpError, OSError, RuntimeError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError)
 
 
 def unverified_path(directory: str | os.PathLike[str]) -> Path:
-    """Return where the trained model is kept until the checkpoint at ``directory`` is verified."""
+    """Return the folder in which the trained model is kept until the checkpoint at ``directory`` is verified."""
     folder = Path(directory).absolute()
     return folder.with_name(f"{folder.name}.unverified")
 
@@ -51,7 +51,7 @@ def keep_unverified(
         directory: The output that the model is trained for.
         processor: As for :func:`~hf_vbp.checkpoint.save_checkpoint`.
         files: As for :func:`~hf_vbp.checkpoint.save_checkpoint`.
-        state: What :func:`read_unverified` returns, as JSON.
+        state: The result of :func:`read_unverified`, as JSON.
 
     Returns:
         The folder.
@@ -85,7 +85,7 @@ def read_unverified(directory: str | os.PathLike[str]) -> dict[str, Any] | None:
 
 
 def discard_unverified(directory: str | os.PathLike[str]) -> None:
-    """Remove an unverified model; files that were added to its folder stay.
+    """Remove an unverified model; files that were added to its folder are kept.
 
     Raises:
         CheckpointError: Its marker cannot be read.
@@ -122,8 +122,8 @@ def named_on_failure(path: Path, advice: str) -> Iterator[None]:
     """Name the folder of the trained model in the error of a check that failed.
 
     Args:
-        path: What :func:`keep_unverified` returned.
-        advice: What to do next, one sentence.
+        path: The result of :func:`keep_unverified`.
+        advice: The next step, in one sentence.
 
     Raises:
         CheckpointError: A check failed.

@@ -42,7 +42,7 @@ def write_widths(
         extra: Further JSON values for ``config.vbp`` (criterion, compensation, ...).
 
     Raises:
-        ConfigurationError: The lists differ in length, are empty, or hold anything but widths.
+        ConfigurationError: The lists differ in length, are empty, or hold other values than widths.
     """
     _write(config, widths, dense_widths, modules, extra, has_intermediate_size(config, len(widths)))
 
@@ -72,7 +72,7 @@ def _write(
         record["modules"] = [list(pair) for pair in (modules if len(set(modules)) > 1 else modules[:1])]
     config.vbp = {**record, **{name: value for name, value in (extra or {}).items() if name not in _KEYS}}
     if real_width:
-        # Blocks that have the global value get no entry of their own, so it must be the dense width.
+        # Blocks that have the global value get no entry, so it must be the dense width.
         config.intermediate_size = max(dense_widths)
         config.per_layer_config = {index: {"intermediate_size": width} for index, width in enumerate(widths)}
 
@@ -125,7 +125,7 @@ def locate(model: nn.Module, linears: Sequence[tuple[str, str]]) -> list[MLPPair
     for include_all in (False, True):
         pairs = modeling_hf_vbp.search(model, names, include_all)
         missing = set(linears) - {(pair.fc1_name, pair.fc2_name) for pair in pairs}
-        # What loading does: it must find the same MLPs by the record.
+        # As in loading, which must find the same MLPs by the record.
         record = Record(tuple(pair.fc1.out_features for pair in pairs), tuple(pair.names for pair in pairs))
         if not missing and find_pairs(model, record) == pairs:
             return pairs

@@ -36,7 +36,7 @@ def outside_inference_mode(function: Callable[P, R]) -> Callable[P, R]:
 
 @contextmanager
 def own_precision(*models: nn.Module) -> Iterator[None]:
-    """Switch autocast off for every device type, and set accelerate's mixed-precision wrappers of models aside.
+    """Inside the block, turn autocast off for all device types and remove accelerate's mixed-precision wrappers.
 
     ``accelerator.prepare(model)``, which ``Trainer`` calls, replaces ``model.forward`` by a function that computes
     under autocast wherever it is called. Copies made inside the context have the forward of their class.
@@ -56,12 +56,12 @@ def own_precision(*models: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def forward_of_class(model: nn.Module) -> Iterator[None]:
-    """Set every ``forward`` that was assigned to a module aside, since a checkpoint does not hold it.
+    """Inside the block, remove every ``forward`` that was assigned to a module; a checkpoint does not hold it.
 
     Hooks of accelerate that move tensors between devices are kept: without them the modules cannot be called.
 
     Args:
-        model: The model; it is left as it was.
+        model: The model; it is restored.
     """
     replaced = [module for module in model.modules() if "forward" in vars(module) and not hasattr(module, "_hf_hook")]
     forwards = [vars(module).pop("forward") for module in replaced]
@@ -73,7 +73,7 @@ def forward_of_class(model: nn.Module) -> Iterator[None]:
 
 
 def remove_autocast_wrapper(model: nn.Module) -> None:
-    """Take accelerate's mixed-precision wrapper off a model for good.
+    """Remove the mixed-precision wrapper of accelerate from a model permanently.
 
     ``accelerator.unwrap_model(model, keep_fp32_wrapper=False)`` also removes the decorators of the class's own
     forward (accelerate 1.15), after which ``return_dict=False`` fails.
@@ -87,7 +87,7 @@ def remove_autocast_wrapper(model: nn.Module) -> None:
 
 
 def _unwrap(module: nn.Module) -> None:
-    """Restore what ``forward`` was before the wrapper: the method of the class, or what a user assigned."""
+    """Restore the ``forward`` from before the wrapper: the method of the class, or one that a user assigned."""
     original = vars(module).pop(_ORIGINAL)
     vars(module).pop("forward", None)
     if not _leads_to(original, type(module).forward):
