@@ -73,7 +73,7 @@ class Augmentation:
         return self.name != "paper"
 
     def start(self, epoch: int, *position: int) -> None:
-        """Set the image that comes next: its epoch, and its number, or its worker and number."""
+        """Set the next image: its epoch, and its number, or its worker and number."""
         self._draws = np.random.default_rng([self._seed, epoch, *position])
 
     def prepare(self, image: "Image") -> torch.Tensor:

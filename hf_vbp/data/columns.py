@@ -42,7 +42,7 @@ def image_column(features: Mapping[str, Any], asked: str | None, name: str) -> s
         return named[0]
     found = f"more than one ({', '.join(candidates)})" if candidates else "none"
     raise DataError(
-        f"The data set {name} has no one image column, found {found} among {_listed(features)}: name it with "
+        f"The data set {name} has no single image column, found {found} among {_listed(features)}: name it with "
         f"image_column."
     )
 

@@ -31,7 +31,7 @@ def open_dataset(
         provenance: A description of where it comes from.
         columns: The image column and the label column, None to find them.
         total: The number of examples of a stream, where it is known.
-        shuffle_buffer: How many examples of a stream are held ready to draw from when it is shuffled.
+        shuffle_buffer: Number of examples in the shuffle buffer of a stream.
 
     Raises:
         DataError: The data set is empty, or has no such columns, or several candidates.
@@ -49,7 +49,7 @@ def open_dataset(
     label = label_column(features, columns[1], image, name)
     prepared = image == PREPARED and not isinstance(features.get(image), datasets.Image)
     if isinstance(features.get(image), datasets.Image):
-        # Decoding is ours: so that all sources are decoded in the same way, and a bad image can be named.
+        # hf_vbp decodes, so that all sources are decoded in the same way, and a bad image can be named.
         dataset = dataset.cast_column(image, datasets.Image(decode=False))
     feature = features.get(label) if label else None
     names = tuple(feature.names) if isinstance(feature, datasets.ClassLabel) else None
@@ -128,7 +128,7 @@ class _StreamedRows(Iterable[Record]):
         self._fields = fields
 
     def reshuffle(self, epoch: int) -> None:
-        """Draw another order; ``datasets`` passes it on to worker processes that live on."""
+        """Draw another order; ``datasets`` passes it on to persistent worker processes."""
         self._dataset.set_epoch(epoch)
 
     def __iter__(self) -> Iterator[Record]:
@@ -155,8 +155,8 @@ class Stream:
         dataset: An ``IterableDataset``.
         fields: Its columns.
         provenance: A description of where it comes from.
-        shuffle_buffer: How many examples are held ready to draw from when it is shuffled.
-        names: The classes that numbers stand for, None where they are not known.
+        shuffle_buffer: Number of examples in the shuffle buffer.
+        names: The class names of the numbers; None where they are not known.
         prepared: Whether its images are ``pixel_values``.
     """
 
@@ -238,7 +238,7 @@ def own_split(dataset: Any, asked: str | None, name: str) -> str | None:
     """Return the split of a single data set, None where it has none.
 
     Raises:
-        DataError: Another split was asked for.
+        DataError: Another split was requested.
     """
     own = str(dataset.split) if dataset.split else None
     if asked is not None and own is not None and asked != own:

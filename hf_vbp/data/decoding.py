@@ -88,7 +88,7 @@ def _remove(path: str, owner: int) -> None:
 
 
 class DamagedShard:
-    """Stands for the images that could not be read from a damaged tar shard."""
+    """A record in place of the images that could not be read from a damaged tar shard."""
 
     def __init__(self, reason: str) -> None:
         self.reason = reason
@@ -138,7 +138,7 @@ def _readable(name: str) -> Iterator[None]:
     from PIL import Image as PILImage
 
     try:
-        # Pillow warns about pictures of more than 89 million pixels; twice that it refuses, and so do we.
+        # Pillow warns about images of more than 89 million pixels and refuses twice as many; hf_vbp does the same.
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", PILImage.DecompressionBombWarning)
             yield
@@ -231,7 +231,7 @@ def _open_bytes(data: bytes) -> "Image":
 def without_text(data: bytes) -> bytes | None:
     """Return the bytes of a PNG file without its texts and color profile; None where there is nothing to remove.
 
-    Pillow refuses sound images with much text or a large profile, such as image generators write. Neither is used
+    Pillow refuses valid images with much text or a large profile, such as image generators write. Neither is used
     here; the EXIF data, which may turn the image, is kept.
     """
     if not data.startswith(_PNG):
@@ -250,7 +250,7 @@ def without_text(data: bytes) -> bytes | None:
 
 
 def _upright_rgb(image: "Image") -> "Image":
-    """Turn the image as its EXIF data asks, as transformers' pipelines do, and convert it to RGB."""
+    """Rotate the image by its EXIF data, as the pipelines of transformers do, and convert it to RGB."""
     from PIL import Image as PILImage
     from PIL import ImageOps
 

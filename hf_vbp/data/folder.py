@@ -31,7 +31,7 @@ class FolderRecords(LazySequence[Record]):
         return Record(printable(str(path)), path, None if self._labels is None else self._labels[index])
 
     def check(self, indices: Sequence[int]) -> None:
-        """Refuse the first of the files that does not begin like an image."""
+        """Refuse files whose first bytes are not those of an image."""
         for index in indices:
             path = self._root / self._files[index]
             check_header(path, printable(str(path)))
@@ -42,8 +42,8 @@ def open_folder(
 ) -> ImageSource:
     """Find the images of a folder.
 
-    Their labels are in the column ``label`` of ``metadata.csv`` or ``metadata.jsonl`` where there is one, and else the
-    names of the folders directly under it.
+    Their labels are in the column ``label`` of ``metadata.csv`` or ``metadata.jsonl`` where there is one, otherwise
+    the names of the folders directly under it.
 
     Args:
         root: The folder.
@@ -86,7 +86,8 @@ def _no_images(directory: Path) -> DataError:
     found = f"only files like {', '.join(map(printable, others))}" if others else "no files"
     return DataError(
         f"The folder {printable(str(directory))} holds no images ({found}): give a folder with images, in one "
-        f"sub-folder per class or all together; files are known by their extension ({', '.join(sorted(EXTENSIONS))})."
+        f"sub-folder per class or all together; image files are recognized by their extension "
+        f"({', '.join(sorted(EXTENSIONS))})."
     )
 
 
@@ -115,7 +116,7 @@ def _labels(directory: Path, files: Sequence[str], column: str | None) -> list[A
 
 
 def _class_folders(files: Sequence[str]) -> list[Any] | None:
-    # A few pictures next to the class folders make the labels of the whole unknown, not only their own.
+    # A few images next to the class folders make the labels of the whole folder unknown, not only theirs.
     return [file.split("/", 1)[0] for file in files] if all("/" in file for file in files) else None
 
 
@@ -128,5 +129,5 @@ def _fingerprint(files: Sequence[str], sizes: Sequence[int]) -> str:
 
 
 def short_name(root: Path) -> str:
-    """Return the last two parts of a path: enough to recognize the data set, and nothing of where it is stored."""
+    """Return the last two parts of a path, which identify the data set without its location."""
     return printable("/".join(part for part in root.resolve().parts[-2:] if part != os.sep))

@@ -20,7 +20,7 @@ def read_model_labels(given: ModelLabels, expected: int | None) -> dict[int, str
     Args:
         given: The names in order of id, a mapping from id to name, or a file with either as JSON, or with one name
             per line.
-        expected: How many classes the model has; None where that is not known.
+        expected: The number of classes of the model; None where it is not known.
 
     Raises:
         LabelError: The file cannot be read, or the names are not those of so many classes.
@@ -61,7 +61,7 @@ def read_label_map(given: LabelMap) -> dict[str, str | int]:
         given: A mapping, or a file with one as a JSON object, or with a class, a tab and a label on each line.
 
     Raises:
-        LabelError: The file cannot be read, or holds something else.
+        LabelError: The file cannot be read, or has other content.
     """
     source = "label_map"
     value: Any = given
@@ -92,7 +92,7 @@ def _lines(text: str, source: str) -> dict[str, str]:
 
 
 def _read(given: str | os.PathLike[str], option: str) -> tuple[str, str]:
-    """Return how to call a file in an error, and its text."""
+    """Return the name of a file for an error, and its text."""
     path = Path(given).expanduser()
     source = f"{option} {path}"
     try:

@@ -1,7 +1,7 @@
 """Match the classes of a data set with the labels of a model: by name or WordNet id, never by position in a listing.
 
 An image folder numbers its classes in the order of its folders, and a subset of ImageNet-1k has fewer folders than the
-model has labels: numbers taken from such a listing are wrong without a sign. So names are matched, and a class that
+model has labels: numbers taken from such a listing are silently wrong. So names are matched, and a class that
 does not match is an error. Classes that are named by number, ``0`` to ``11``, are ids of the model by their value.
 """
 
@@ -26,7 +26,7 @@ LABEL_OPTIONS = (
     "rename the classes, give the class names of the model in order of id with model_labels (--model-labels FILE), or "
     "map classes to labels with label_map (--label-map FILE)"
 )
-"""What to do about classes that do not match."""
+"""Advice for classes that do not match."""
 
 
 @cache
@@ -44,8 +44,8 @@ def label_ids(
     Names are compared without regard to case, underscores, hyphens and spaces. A label may list synonyms, as
     ImageNet's do (``"tench, Tinca tinca"``): the whole text is compared first, then the synonyms. Class names
     that are WordNet ids (``n01440764``) are matched with the labels themselves where those are WordNet ids,
-    and else with the 1,000 classes of ImageNet-1k in their standard order. Classes that are named by number are the
-    ids of the model, see :func:`are_ids`.
+    and otherwise with the 1,000 classes of ImageNet-1k in their standard order. Classes that are named by number are
+    the ids of the model, see :func:`are_ids`.
 
     Args:
         class_names: The classes: names of folders or of a ``datasets.ClassLabel``.
@@ -156,8 +156,8 @@ def _candidates(name: str, whole: Mapping[str, set[int]], synonyms: Mapping[str,
 def _settle_by_position(candidates: list[set[int]], labels: int) -> list[set[int]]:
     """Settle shared names where the data set lists all classes of the model in the model's own order.
 
-    ImageNet-1k has two cranes. When every class with a name of its own is at its label's position, the
-    listing is the model's, and the position decides which crane it is.
+    ImageNet-1k has two cranes. When every class with a unique name is at the position of its label, the listing is
+    that of the model, and the position identifies the crane.
     """
     aligned = len(candidates) == labels and all(position in found for position, found in enumerate(candidates))
     return [{position} for position in range(labels)] if aligned else candidates

@@ -1,4 +1,4 @@
-"""A sequence whose items are made when they are asked for, one at a time."""
+"""A sequence whose items are made when they are read, one at a time."""
 
 from abc import abstractmethod
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ Item = TypeVar("Item")
 
 
 class LazySequence(Sequence[Item]):
-    """Everything of a sequence but its length and how one item is made; slices are lazy too."""
+    """Base class of sequences that define their length and how one item is made; slices are lazy too."""
 
     @abstractmethod
     def item(self, index: int) -> Item:

@@ -21,7 +21,7 @@ from hf_vbp.errors import ConfigurationError, DataError, LabelError
 
 Labels = Mapping[int, str] | Mapping[str, str]
 Purpose = Literal["calibration", "evaluation"]
-# The first bytes of up to so many files are read before any work; at about 0.1 ms each that takes a second.
+# The first bytes of at most this number of files are read before any work; at about 0.1 ms each this takes a second.
 _CHECKED_BEFOREHAND = 10_000
 
 
@@ -81,7 +81,7 @@ def load_images(
     require_labels: bool = False,
     purpose: Purpose = "calibration",
 ) -> ImageData:
-    """Open images and check everything that can be checked before the model runs.
+    """Open images from any source, and check everything that can be checked before the model runs.
 
     Args:
         source: ``"sample"``, a folder of images, WebDataset shards (a path, folder or pattern of tar files), a
@@ -111,7 +111,7 @@ def load_images(
         limit: The maximum number of images. They are drawn at random, so that a folder in the order of its
             classes does not give one class only: with ``seed``, or 0 where none is given.
         seed: Shuffles the images; recorded. Without ``seed`` and ``limit`` they keep their order.
-        shuffle_buffer: From how many examples at a time a stream is shuffled.
+        shuffle_buffer: Number of examples in the shuffle buffer of a stream.
         on_bad_image: ``"error"`` stops at a file that is not an image; ``"skip"`` skips it and lists it in
             ``bad_images``.
         require_labels: Refuse data without labels.

@@ -75,7 +75,7 @@ class Transform:
     def __init__(self, processor: Any) -> None:
         if not callable(processor):
             raise DataError(
-                f"A {type(processor).__name__} is no image processor: pass one from load_processor(...), or a "
+                f"A {type(processor).__name__} is not an image processor: pass one from load_processor(...), or a "
                 f"function from a Pillow image to a tensor."
             )
         self.processor = with_pil_backend(processor)

@@ -27,11 +27,11 @@ class ImageSource:
     Attributes:
         records: A sequence (map style) or an iterable (streaming) of :class:`Record`.
         labelled: Whether the records have labels.
-        class_names: The classes that numbers in ``label`` stand for, or all the names that ``label`` takes;
+        class_names: The class names of the numbers in ``label``, or all the names that ``label`` takes;
             None where they are not known beforehand.
         provenance: A description of the source: ``source``, ``kind``, ``split``, ``revision``, ``fingerprint``.
-        images: How many records there are, None where that is not known.
-        shards: How many workers can share a streaming source; None for map style.
+        images: The number of records; None where it is not known.
+        shards: Number of workers that can share a streaming source; None for map style.
         select: For a streaming source, how to shuffle and cut it: ``select(limit, seed)`` gives a new source.
         check: Cheap test of records, by index, before any work starts; raises DataError.
         prepared: Whether the images are prepared pixels, which are neither decoded nor processed.

@@ -36,7 +36,7 @@ def scan(root: Path) -> tuple[list[str], list[int]]:
     folders are followed.
 
     Raises:
-        DataError: A folder cannot be read, or a link leads back to a folder that contains it.
+        DataError: A folder cannot be read, or a link refers to a folder that contains it.
     """
     found = sorted(_walk(str(root), "", ()))
     return [name for name, _ in found], [size for _, size in found]
@@ -46,8 +46,7 @@ def _walk(directory: str, prefix: str, parents: tuple[tuple[int, int], ...]) -> 
     own = _identity(directory)
     if own in parents or len(parents) > _MOST_LEVELS:
         raise DataError(
-            f"The folder {printable(directory)} is a link that leads back to a folder that contains it: remove the "
-            f"link."
+            f"The folder {printable(directory)} is a link that refers to a folder that contains it: remove the link."
         )
     with os.scandir(directory) as entries:
         for entry in entries:
@@ -82,7 +81,7 @@ def _size(entry: "os.DirEntry[str]") -> int:
 def find_splits(files: Sequence[str]) -> dict[str, list[str]]:
     """Return the folders, by the folder above them, that are splits of one data set rather than classes.
 
-    Only folders with images count. They are taken for splits when all of them are named as splits (``train``,
+    Only folders with images count. They count as splits when all of them are named as splits (``train``,
     ``train2017``, ``test_set``), when two have exactly such a name, or when one with such a name holds folders of
     images, which the folders of classes do not.
 

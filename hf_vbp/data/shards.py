@@ -24,7 +24,7 @@ _MEMBER = re.compile(r"((?:.*/)?[^./]+)\.([^/]+)", re.DOTALL)
 _BRACES = re.compile(r"\{([^{}]*)\}")
 _NUMBERS = frozenset(("cls", "cls2", "index", "inx", "id"))
 _DAMAGE = (tarfile.TarError, OSError, EOFError, zlib.error)
-# A pattern such as {0..300000000} would fill the memory before the first file is looked for.
+# A pattern such as {0..300000000} would fill the memory before the first file is searched for.
 _MOST_SHARDS = 100_000
 
 
@@ -50,7 +50,7 @@ def open_shards(
         pattern: The shards.
         split: Must be None: shards have no splits.
         columns: The extensions of the images and of the labels, None to find them.
-        shuffle_buffer: How many images are held ready to draw from when the stream is shuffled.
+        shuffle_buffer: Number of images in the shuffle buffer of the stream.
 
     Raises:
         DataError: There are no such shards, or they are not in the WebDataset layout.
@@ -82,7 +82,7 @@ def find_shards(pattern: str) -> list[Path]:
     """Return the tar files that a path, a folder or a glob pattern (braces included) names, sorted.
 
     Raises:
-        DataError: There are none, or the pattern stands for too many.
+        DataError: There are none, or the pattern matches too many names.
     """
     path = Path(pattern).expanduser()
     if path.is_dir():
@@ -110,7 +110,7 @@ def expand_braces(pattern: str) -> list[str]:
     """Write out ``{000..012}`` and ``{a,b}``, as WebDataset users name their shards.
 
     Raises:
-        DataError: The pattern stands for more than 100,000 names.
+        DataError: The pattern has more than 100,000 names.
     """
     waiting, names = [pattern], []
     while waiting:
@@ -119,19 +119,18 @@ def expand_braces(pattern: str) -> list[str]:
         if found is None:
             names.append(text)
             continue
-        # Every text that waits stands for at least one name.
+        # Every pending text gives at least one name.
         parts = _brace_parts(found.group(1), _MOST_SHARDS - len(names) - len(waiting))
         if parts is None:
             raise DataError(
-                f"The pattern {pattern} stands for more than {_MOST_SHARDS:,} shards: name fewer, or give their "
-                f"folder."
+                f"The pattern {pattern} gives more than {_MOST_SHARDS:,} shards: name fewer, or give their folder."
             )
         waiting.extend(text[: found.start()] + part + text[found.end() :] for part in reversed(parts))
     return names
 
 
 def _brace_parts(body: str, most: int) -> list[str] | None:
-    """Return what a pair of braces stands for; None where it is more than ``most``."""
+    """Return the alternatives of a pair of braces; None where there are more than ``most``."""
     span = re.fullmatch(r"(\d{1,18})\.\.(\d{1,18})", body)
     if span is None:
         parts = body.split(",")
@@ -197,7 +196,7 @@ def samples(shard: str, wanted: Callable[[str], bool]) -> Iterator[tuple[str, di
             files[extension.lower()] = b"" if content is None else content.read()
         if current:
             yield printable(current), files
-        # tarfile takes a file that is cut between two members for a whole one.
+        # tarfile accepts a file that is cut between two members as complete.
         file: Any = tar.fileobj
         file.seek(tar.offset)
         if file.read(tarfile.BLOCKSIZE) != tarfile.NUL * tarfile.BLOCKSIZE:

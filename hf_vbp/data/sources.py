@@ -38,7 +38,7 @@ def open_source(
         streaming: Whether to read a data set of the Hub as a stream.
         purpose: ``"calibration"`` or ``"evaluation"``, which decides the split where none is named.
         columns: The image column and the label column, None to find them.
-        shuffle_buffer: From how many examples at a time a stream is shuffled.
+        shuffle_buffer: Number of examples in the shuffle buffer of a stream.
         wants_labels: Whether labels are needed, so that a table of labels in a folder is read.
 
     Returns:
@@ -115,7 +115,7 @@ def _open_object(source: Any, split: str | None, columns: Columns, shuffle_buffe
         return _open_one(source, own_split(source, split, name), columns, shuffle_buffer)
     if isinstance(source, Mapping) or not isinstance(source, Iterable):
         raise DataError(
-            f"A {type(source).__name__} is no source of images: give a path, the name of a data set, a data set, "
+            f"A {type(source).__name__} is not a source of images: give a path, the name of a data set, a data set, "
             f"or an iterable of dicts with pixel_values."
         )
     if split is not None:

@@ -160,7 +160,7 @@ def test_an_empty_dataset_and_what_is_no_source() -> None:
     with pytest.raises(DataError, match="has the splits train, test"):
         load_images(datasets.DatasetDict({"train": dataset(), "test": dataset()}), processor())
     for source in (3, {"pixel_values": 1}, None):
-        with pytest.raises(DataError, match="is no source of images"):
+        with pytest.raises(DataError, match="is not a source of images"):
             load_images(source, processor())
 
 
