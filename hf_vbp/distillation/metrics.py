@@ -82,5 +82,5 @@ def _read(prediction: Any) -> tuple[Tensor, Tensor]:
 
 def _mean_loss(losses: Tensor) -> dict[str, float]:
     if not len(losses):
-        raise LabelError(f"All labels of the evaluation images are {IGNORED}, which stands for unknown: give labels.")
+        raise LabelError(f"All labels of the evaluation images are {IGNORED}, which means unknown: give labels.")
     return {"loss": float(MeanLoss().compute(predictions=losses.tolist())["loss"])}

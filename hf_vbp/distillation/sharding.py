@@ -11,7 +11,7 @@ _TRUE = ("1", "true", "yes", "y", "on", "t")
 
 
 def check_launch(args: Any) -> None:
-    """Refuse a launch under FSDP that would silently train something else than requested.
+    """Refuse a launch under FSDP that would silently train another model than requested.
 
     Args:
         args: The settings of the run, which contain the processes.
@@ -30,8 +30,8 @@ def check_launch(args: Any) -> None:
         # transformers then reads weights in the first process only. FSDP distributes those of the student, but not
         # those of the teacher, which is not sharded: the other processes would use uninitialized memory.
         raise ConfigurationError(
-            "fsdp_cpu_ram_efficient_loading is on, which leaves the teacher without weights in all processes but the "
-            "first. Set it to false in the configuration of accelerate."
+            "fsdp_cpu_ram_efficient_loading is on, which leaves the teacher without weights in all processes except "
+            "the first. Set it to false in the configuration of accelerate."
         )
     if args.auto_find_batch_size:
         raise ConfigurationError(

@@ -1,4 +1,4 @@
-"""How much the images of a micro-batch count in their step, independent of how the step is cut."""
+"""The weights of the images of a micro-batch in their step, independent of the division of the step."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

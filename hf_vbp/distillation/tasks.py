@@ -129,7 +129,7 @@ def soft_losses(student: Tensor, teacher: Tensor, problem: ProblemType, temperat
         student: Logits ``(images, outputs)``.
         teacher: Logits of the teacher, likewise.
         problem: The problem type.
-        temperature: What both logits are divided by; the loss is multiplied by its square. Not used in a regression.
+        temperature: Divides both logits; the loss is multiplied by its square. Not used in a regression.
         kind: ``"kl"`` or ``"cross_entropy"``. Not used in a regression, where it is the squared difference.
 
     Returns:

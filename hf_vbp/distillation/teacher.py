@@ -35,7 +35,7 @@ def check_teacher(student: Any, teacher: Any) -> None:
     if problem != other:
         raise ConfigurationError(
             f"The problem type of the teacher is {other}, that of the model {problem}: set config.problem_type of "
-            f"both to what they were trained for."
+            f"both to the type of their training."
         )
     _check_labels(student.config.id2label, teacher.config.id2label)
     for name in ("image_size", "num_channels"):

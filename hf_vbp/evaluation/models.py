@@ -97,8 +97,8 @@ def evaluate_models(
 
     Args:
         models: The models by name. Their outputs must have ``logits`` ``(n, classes)`` for one label per image.
-        loader: Batches with ``pixel_values`` ``(n, 3, h, w)`` and optionally ``labels`` ``(n,)``: what
-            :func:`hf_vbp.load_images` returns, or any iterable of dicts.
+        loader: Batches with ``pixel_values`` ``(n, 3, h, w)`` and optionally ``labels`` ``(n,)``: the
+            result of :func:`hf_vbp.load_images`, or any iterable of dicts.
         reference: The model that agreement and KL compare with; it has neither itself. None for no comparison.
         progress: Receives the number of finished images and, where it is known, of all.
         device: The device to compute on; by default that of each model.
@@ -120,7 +120,7 @@ def evaluate_models(
         )
     for name, model in models.items():
         check_classifier(model, name)
-    # What load_images returns holds the loader, whose data set knows the number of images.
+    # The result of load_images holds the loader, whose data set has the number of images.
     loader = getattr(loader, "loader", loader)
     figures = {name: _Figures() for name in models}
     total, done = _total(loader), 0
