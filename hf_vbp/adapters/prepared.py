@@ -91,7 +91,7 @@ def prepare(model: nn.Module | PreparedModel, pixel_values: torch.Tensor | None 
             default one blank image of the size that the config describes.
 
     Raises:
-        UnsupportedModelError: The model has no MLP sites, or one whose structure is not what its adapter describes.
+        UnsupportedModelError: The model has no MLP sites, or one whose structure differs from that of its adapter.
         NonFiniteError: The weights hold NaN or infinity.
     """
     if isinstance(model, PreparedModel):

@@ -126,11 +126,11 @@ def _refuse_special_parameters(model: nn.Module) -> None:
         if kind is not None:
             raise UnsupportedModelError(
                 f"The weight {name} is a {kind}, expected a plain torch tensor. If the model is quantized, prune the "
-                "model as it was before that, and quantize the result."
+                "unquantized model, and quantize the result."
             )
         if parameter.is_inference():
             raise UnsupportedModelError(
-                f"The weight {name} was created inside torch.inference_mode(), so nothing can be differentiated "
+                f"The weight {name} was created inside torch.inference_mode(), so no gradient can be computed "
                 "through it. Load the model outside of that context."
             )
 
@@ -156,9 +156,9 @@ def _refuse_reparametrized(model: nn.Module) -> None:
 
 
 def _refuse_unknown_class(model: Any) -> None:
-    """Refuse a class of the user's own on a config of transformers: a checkpoint could not be loaded as it again."""
+    """Refuse a user's class on a config of transformers: a checkpoint could not be loaded as that class again."""
     cls = type(model)
-    # A family with a config class of its own is registered with transformers by its author. Classes of the file
+    # A family with a new config class is registered with transformers by its author. Classes of the file
     # that travels with pruned checkpoints have the names of those that they derive from.
     remote = cls.__module__.rpartition(".")[2] == "modeling_hf_vbp"
     if remote or _is_stock(cls) or not _is_stock(type(model.config)):

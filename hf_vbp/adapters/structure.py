@@ -35,7 +35,7 @@ def check_structure(model: nn.Module, sites: Sequence[MLPSite], pixel_values: to
         The output of the forward pass.
 
     Raises:
-        UnsupportedModelError: A site has another structure; the message names the site and what was found. Or the
+        UnsupportedModelError: A site has another structure; the message names the site and the finding. Or the
             forward pass is random in eval mode.
     """
     _check_shapes(model, sites)

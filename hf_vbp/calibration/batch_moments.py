@@ -39,7 +39,7 @@ class BatchMoments:
         count: Number of rows.
         mean: ``(hidden,)`` float64.
         m2: ``(hidden,)`` float64, about ``mean``.
-        shift: ``(hidden,)`` float64, what was subtracted from the rows before their products were computed.
+        shift: ``(hidden,)`` float64, subtracted from the rows before their products were computed.
         sound: ``()`` bool, whether everything is finite.
     """
 
@@ -59,7 +59,7 @@ class Workspace:
     def take(
         self, name: str, shape: tuple[int, ...], device: torch.device, dtype: torch.dtype = torch.float32
     ) -> torch.Tensor:
-        """Return uninitialized memory of ``shape``; it overwrites what was taken before under the same name."""
+        """Return uninitialized memory of ``shape``; it overwrites earlier memory of the same name."""
         size = math.prod(shape)
         buffer = self._buffers.get((name, dtype))
         if buffer is None or buffer.numel() < size or buffer.device != device:
@@ -178,7 +178,7 @@ def to_float64(values: torch.Tensor) -> torch.Tensor:
 
 @contextmanager
 def full_precision(device: torch.device) -> Iterator[None]:
-    """Compute products in float32 whatever the settings of the caller (TF32, bfloat16, autocast), and restore them."""
+    """Compute products in float32, whether or not the caller uses TF32, bfloat16 or autocast; restore its settings."""
     backends: Any = torch.backends
     backend: Any = backends.cuda.matmul if device.type == "cuda" else getattr(backends.mkldnn, "matmul", None)
     restore: Callable[[], None]

@@ -74,10 +74,10 @@ def collect_statistics(
         data: Batches with ``pixel_values`` ``(images, channels, height, width)``: the result of
             :func:`hf_vbp.load_images`, a torch ``DataLoader``, prepared by Accelerate or not, or any iterable of dicts
             that is the same in every process.
-        config: Its criterion and compensation determine what is gathered; by default those of ``VBPConfig()``. A
-            :class:`~hf_vbp.config.requirements.Requirements` names it directly. The budget is not used. With a
-            configuration, the output metric and the token weights, which need a classifier, are gathered from
-            classifiers only.
+        config: Its criterion and compensation determine the statistics that are gathered; by default those of
+            ``VBPConfig()``. A :class:`~hf_vbp.config.requirements.Requirements` names them directly. The budget is
+            not used. With a configuration, the output metric and the token weights, which need a classifier, are
+            gathered from classifiers only.
         limit: Stop after this many images of the whole set.
         seed: Seed of the labels drawn for the output metric. Labels are drawn image by image, so that they depend
             neither on batches nor on processes.
@@ -137,7 +137,7 @@ def collect_statistics(
 
 
 def requirements_for(model: nn.Module | PreparedModel, config: VBPConfig | Requirements | None) -> Requirements:
-    """Return what a pass over this model gathers for a configuration.
+    """Return the statistics that a pass over this model gathers for a configuration.
 
     Without a single-label classification head there are no labels to draw, so a :class:`VBPConfig` gathers neither
     the output metric nor token weights, and its criterion weighs all directions of the outputs equally.
@@ -147,8 +147,8 @@ def requirements_for(model: nn.Module | PreparedModel, config: VBPConfig | Requi
         config: As for :func:`collect_statistics`.
 
     Raises:
-        ConfigurationError: The criterion needs the loss of a single-label classifier, or ``Requirements`` name what
-            only such a model has.
+        ConfigurationError: The criterion needs the loss of a single-label classifier, or ``Requirements`` name
+            statistics that only such a model has.
     """
     prepared = prepare(model)
     name = type(prepared.model).__name__
@@ -172,7 +172,7 @@ def statistics_bytes(sites: Sequence[MLPSite], requires: Requirements) -> int:
 
     Args:
         sites: The MLP sites of the model.
-        requires: What is gathered.
+        requires: The statistics that are gathered.
     """
     matrices = requires.covariances + (requires.covariances and requires.halves) + requires.token_weights
     vectors = 4 + 2 * requires.token_weights

@@ -144,7 +144,7 @@ class HookedModel:
         return values.reshape(images, -1, values.shape[-1])
 
     def _check_finite(self, images: torch.Tensor) -> None:
-        # Every accumulator is asked, so that none keeps its findings for the next batch.
+        # Every accumulator is read, so that none keeps its findings for the next batch.
         unsound = [accumulator.site.name for accumulator in self.accumulators if not accumulator.sound()]
         if not unsound:
             return

@@ -43,7 +43,7 @@ def open_map_style_feed(dataloader: DataLoader[Any], processes: Processes, limit
     ):
         raise ConfigurationError(
             f"Accelerate wrapped the sampler in a {type(batches).__name__}, which hides the order of the images. Pass "
-            "the data loader as it was before accelerator.prepare."
+            "the data loader from before accelerator.prepare."
         )
     return MapStyleFeed(dataloader, processes, limit, batches, split)
 

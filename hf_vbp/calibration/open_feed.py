@@ -46,7 +46,7 @@ def open_feed(dataloader: Any, processes: Processes, limit: int | None) -> Feed:
     if processes.several and hasattr(dataloader, "gradient_state"):
         raise ConfigurationError(
             f"Accelerate made a {type(dataloader).__name__} that hides which images it repeats. Pass the data loader "
-            "as it was before accelerator.prepare."
+            "from before accelerator.prepare."
         )
     return ReadingFeed(dataloader, processes, limit)
 

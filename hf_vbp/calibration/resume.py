@@ -81,7 +81,7 @@ class SavedState:
 
         Raises:
             StatisticsError: The file is damaged.
-            StatisticsMismatchError: The state is that of another pass; names what differs.
+            StatisticsMismatchError: The state is that of another pass; names the difference.
         """
         if not self.path.exists():
             return Position.start()
@@ -102,7 +102,7 @@ class SavedState:
         return Position(position["batches"], position["images"], position["order"], sketch)
 
     def save(self, accumulators: Sequence[SiteAccumulator], position: Position) -> None:
-        """Replace the file by the current state; a kill at any moment leaves either the old or the new one.
+        """Replace the file by the current state; a kill at any time leaves either the old or the new one.
 
         Raises:
             StatisticsError: The disk is full or the folder does not exist any more.

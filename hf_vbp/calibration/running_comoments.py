@@ -21,7 +21,7 @@ class RunningComoments:
     ``S = sum_b [gram_b - n_b e_b e_b^T + n_b d_b d_b^T]``, with ``e_b`` the difference between the mean of batch b and
     its shift, and ``d_b`` the difference between that mean and the reference. The rank-one terms are queued and added
     by one product, and at the end the reference is replaced by the mean, all in float64. A batch therefore adds the
-    same numbers in whichever process it is, and the sums of several processes differ by float64 rounding only.
+    same numbers in any process, and the sums of several processes differ by float64 rounding only.
 
     Args:
         hidden: Number of hidden neurons.
@@ -68,7 +68,7 @@ class RunningComoments:
         return state
 
     def load_state(self, state: Mapping[str, torch.Tensor]) -> None:
-        """Continue from what :meth:`state` returned."""
+        """Continue from the result of :meth:`state`."""
         self.sums.copy_(state["sums"])
         self.reference = state["reference"].to(self.device) if "reference" in state else None
         self.pending = list(state["pending"].to(self.device)) if "pending" in state else []

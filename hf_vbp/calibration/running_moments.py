@@ -48,7 +48,7 @@ class RunningMoments:
         return state if self.comoments is None else {**state, **self.comoments.state()}
 
     def load_state(self, state: Mapping[str, torch.Tensor]) -> None:
-        """Continue from what :meth:`state` returned."""
+        """Continue from the result of :meth:`state`."""
         self.count = int(state["count"])
         self.mean.copy_(state["mean"])
         self.m2.copy_(state["m2"])

@@ -35,8 +35,8 @@ class SiteAccumulator:
     Args:
         site: The site.
         workspace: Scratch memory that all sites share.
-        requires: What is gathered: ``covariances``, ``halves`` (with covariances only), ``output_metric`` and
-            ``token_weights`` (with covariances and the metric only).
+        requires: The statistics that are gathered: ``covariances``, ``halves`` (with covariances only),
+            ``output_metric`` and ``token_weights`` (with covariances and the metric only).
     """
 
     def __init__(self, site: MLPSite, workspace: Workspace, requires: Requirements) -> None:
@@ -108,7 +108,7 @@ class SiteAccumulator:
         return state
 
     def load_state(self, state: Mapping[str, torch.Tensor]) -> None:
-        """Continue from what :meth:`state` returned."""
+        """Continue from the result of :meth:`state`."""
         self.metric_count = int(state["metric_count"])
         if self.metric is not None:
             self.metric.copy_(state["metric"])

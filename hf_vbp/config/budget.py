@@ -68,7 +68,7 @@ class Budget:
 
     @property
     def removes(self) -> bool:
-        """Whether the share counts what is removed; otherwise it counts what is kept."""
+        """Whether the share is of removed neurons; otherwise it is the share to keep."""
         return self.kind == "ratio"
 
     def is_met_by(self, achieved: float) -> bool:

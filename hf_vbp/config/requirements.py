@@ -17,7 +17,7 @@ class Requirements:
         token_weights: Co-moments in which tokens are weighted by the norm of their gradient, of the same size as
             ``covariances``. Gathered where the output metric is.
         halves: Co-moments of one half of the images, of the same size as ``covariances``.
-        saliency: Gradients of the loss with respect to a multiplier on each hidden neuron, from a pass of their own.
+        saliency: Gradients of the loss with respect to a multiplier on each hidden neuron, from a separate pass.
         bias: A bias on ``fc2``, to which the mean output of the removed neurons is added.
     """
 

@@ -14,7 +14,7 @@ def device_name(device: torch.device) -> str:
     """Return the name of a device, such as ``NVIDIA H100 80GB HBM3`` or ``AMD EPYC 7763 64-Core Processor``.
 
     Args:
-        device: The device. Everything but CUDA is named by its processor.
+        device: The device. All devices except CUDA are named by their processor.
     """
     if device.type == "cuda":
         return str(torch.cuda.get_device_name(device))

@@ -160,7 +160,7 @@ def summary(dense: Mapping[str, Any], pruned: Mapping[str, Any]) -> dict[str, An
 
 
 def describe_conditions(measured: Mapping[str, Any]) -> str:
-    """Return what a latency depends on in words: batch, dtype, threads and the device.
+    """Return the conditions of a latency as text: batch, dtype, threads and the device.
 
     Args:
         measured: A row of :func:`measure_latency`, or a record of :func:`latency_of_widths`.

@@ -16,7 +16,7 @@ from hf_vbp.modeling.precision import own_precision
 
 # With fewer values, no 95 % interval of a median exists.
 FEWEST = 6
-# Fast passes are repeated at least so often, since an interval of few values is narrow by chance now and then.
+# Fast passes are repeated at least this often, because an interval of few values can be narrow by chance.
 USUAL, SOON = 20, 10.0
 WARMUP_PASSES, WARMUP_SECONDS = 3, 2.0
 
@@ -67,7 +67,7 @@ class Times:
         return len(self.passes[-1])
 
     def compared(self) -> list[list[float]]:
-        """Return what must be certain: the ratios to the first model, or the times themselves of a single model."""
+        """Return the values to measure: the ratios to the first model, or the times of a single model."""
         if len(self.passes) == 1:
             return self.passes
         first = self.passes[0]
@@ -156,7 +156,7 @@ def _time_once(model: nn.Module, pixel_values: torch.Tensor) -> float:
 
 
 def _synchronize(device: torch.device) -> None:
-    """Wait until the device has finished: passes are only queued on anything but a CPU."""
+    """Wait until the device has finished: other devices than CPUs only queue the passes."""
     if device.type != "cpu":
         getattr(torch, device.type).synchronize()
 

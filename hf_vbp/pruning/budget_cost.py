@@ -53,7 +53,7 @@ def check_budget(prepared: PreparedModel, config: VBPConfig) -> None:
 
 
 def floor_sentence(budget: Budget, limits: Limits) -> str:
-    """Return the sentence that names the limit behind a budget that cannot be met, and the advice."""
+    """Return the sentence with the limit that makes a budget unreachable, and the advice."""
     advice = "lower minimum_width or the ratio" if budget.removes else "ask for a larger share"
     number = f"{limits.minimum_width} neuron{'' if limits.minimum_width == 1 else 's'}"
     return f"Each MLP keeps at least {number} (minimum_width); {advice}."

@@ -104,7 +104,7 @@ def meet_latency(
 
 
 def check_latency(prepared: PreparedModel, config: VBPConfig, progress: Progress | None = None) -> None:
-    """Refuse a latency budget that cannot be met, before any image is read; other budgets are not looked at.
+    """Refuse a latency budget that cannot be met, before any image is read; other budgets are ignored.
 
     Measures the dense model and the one whose MLPs have their minimum width.
 
@@ -130,7 +130,7 @@ def _target(budget: Budget, fastest: Candidate, config: VBPConfig) -> float:
             "Ask for less time."
         )
     if fastest.share > target:
-        # The share is that of the median ratio; the two medians are shown as they were measured.
+        # The share is that of the median ratio; the two medians are shown as measured.
         time = "" if budget.milliseconds is None else f" ({dense * fastest.share:.4g} ms)"
         raise BudgetError(
             f"latency: {budget.asked} cannot be reached by pruning the MLPs; no less than a share of "

@@ -66,7 +66,7 @@ def make_plan(
         The plan with the least removal that meets the budget.
 
     Raises:
-        BudgetError: Pruning the MLPs cannot meet the budget; the message reports what can be reached.
+        BudgetError: Pruning the MLPs cannot meet the budget; the message reports the share that can be reached.
         StatisticsError: The statistics are of one image only, belong to another model, or lack something that the
             criterion or the compensation needs.
         LatencyError: A latency budget cannot be measured: the times on this machine vary too much.

@@ -166,10 +166,10 @@ class PruningPlan:
         )
 
     def save(self, path: str | Path) -> Path:
-        """Write the plan as JSON and return its path; a file that is there is replaced in one step.
+        """Write the plan as JSON and return its path; an existing file is replaced in one step.
 
         Raises:
-            OutputError: It cannot be written; what was there is not modified.
+            OutputError: It cannot be written; an existing file is not modified.
         """
         path = Path(path)
         try:
@@ -205,7 +205,7 @@ class PruningPlan:
             digest: The :func:`hf_vbp.pruning.make_plan.statistics_digest` of the statistics.
 
         Raises:
-            PlanError: They are others.
+            PlanError: They differ.
         """
         if digest != self.statistics:
             raise PlanError(

@@ -119,7 +119,7 @@ class ActivationStatistics:
 
     @property
     def provides(self) -> Requirements:
-        """What was gathered at every site."""
+        """The statistics that every site has."""
         each = [site.provides for site in self.sites]
         return Requirements(*(all(getattr(entry, name) for entry in each) for name in vars(Requirements())))
 

@@ -11,7 +11,7 @@ from hf_vbp.statistics.moments import Moments
 
 # Up to here float64 holds whole numbers exactly.
 MAX_COUNT = 2**53
-# How far a co-moment may exceed the bound of Cauchy and Schwarz by the rounding of float32 products.
+# Allowed excess of a co-moment over the bound of Cauchy and Schwarz, from the rounding of float32 products.
 ROUNDING = 1e-3
 
 
@@ -110,7 +110,7 @@ class CheckedTensors:
         """Check that every tensor was read.
 
         Raises:
-            StatisticsError: A tensor is left over.
+            StatisticsError: A tensor was not read.
         """
         if self._tensors:
             raise self.error(f"unexpected tensors: {', '.join(sorted(self._tensors)[:3])}")

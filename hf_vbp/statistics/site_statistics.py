@@ -43,7 +43,7 @@ class SiteStatistics:
 
     @property
     def provides(self) -> Requirements:
-        """What was gathered at this site."""
+        """The statistics that this site has."""
         halves = self.halves is not None and self.halves[0].comoment is not None
         return Requirements(
             covariances=self.moments.comoment is not None,

@@ -1,4 +1,4 @@
-"""Agreement between two halves of one pass: were there enough images?"""
+"""Split-half agreement: the agreement between two halves of the images of one pass."""
 
 from __future__ import annotations
 
