@@ -62,7 +62,7 @@ class Judge:
         return cls(batches, torch.cat([batch["labels"] for batch in batches]), log_probabilities(model, batches))
 
     def __call__(self, model: Any) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return, by image, whether ``model`` is right and its KL divergence from the dense model."""
+        """Return, for each image, whether ``model`` is correct and its KL divergence from the dense model."""
         found = log_probabilities(model, self.batches)
         right = (found.argmax(-1) == self.labels).double()
         return right, (self.dense.exp() * (self.dense - found)).sum(-1).double()

@@ -17,7 +17,7 @@ LIST = Path(modeling_hf_vbp.__file__).with_name(MODELING_HASHES)
 
 
 def committed_versions(root: Path) -> list[tuple[bytes, str]]:
-    """Return (content, date) of every committed version of the modeling file, under every path it had."""
+    """Return (content, date) of every committed version of the modeling file, under all its paths."""
     log = _git(root, "log", "--format=%H %cs", "--reverse", "--", f":(glob)**/{MODELING_FILE}").decode()
     versions = []
     for commit, date in (line.split() for line in log.splitlines()):

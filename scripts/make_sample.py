@@ -1,8 +1,8 @@
-"""Make the built-in sample: a small trained ViT and two sets of images, all of it from handwritten digits.
+"""Make the built-in sample: a small trained ViT and two sets of images of handwritten digits.
 
 The digits are the 1,797 of the test part of "Optical Recognition of Handwritten Digits" (E. Alpaydin and
 C. Kaynak, UCI Machine Learning Repository, CC BY 4.0), as scikit-learn ships them: 8x8 pixels, 17 levels.
-Each is enlarged, turned, coloured and put somewhere on a 24x24 canvas with a sloping background, pieces of
+Each is enlarged, rotated, colored and placed at random on a 24x24 canvas with a sloping background, pieces of
 other digits, strokes and noise, so that the model has to find it first. No digit that appears in the
 evaluation images, whole or as a piece, appears in the training or in the calibration images.
 
@@ -68,7 +68,7 @@ def _colour(random: np.random.Generator, brightness: float) -> NDArray[np.float6
 
 
 def _background(random: np.random.Generator, brightness: float) -> NDArray[np.float64]:
-    """Return a canvas ``(CANVAS, CANVAS, 3)`` that slopes from one colour to another."""
+    """Return a canvas ``(CANVAS, CANVAS, 3)`` that slopes from one color to another."""
     angle = random.uniform(0, 2 * math.pi)
     rows, columns = np.mgrid[0:CANVAS, 0:CANVAS] / (CANVAS - 1) - 0.5
     slope = np.clip(0.5 + (rows * math.sin(angle) + columns * math.cos(angle)) * 0.8, 0, 1)[..., None]
@@ -80,13 +80,13 @@ def _stamp(
     ink: NDArray[np.float64],
     size: int,
     random: np.random.Generator,
-    colour: NDArray[np.float64],
+    color: NDArray[np.float64],
     spill: int,
     reach: float = 1.0,
 ) -> None:
-    """Paint ``ink`` ``(h, w)`` onto the canvas, about ``size`` pixels high, turned a little.
+    """Paint ``ink`` ``(h, w)`` onto the canvas, about ``size`` pixels high, slightly rotated.
 
-    It lands anywhere when ``reach`` is 1, in the middle when it is 0, and may leave the canvas by ``spill``.
+    With ``reach`` 1 its place is anywhere, with 0 in the middle; it may leave the canvas by ``spill``.
     """
     picture = PILImage.fromarray((ink * 255).astype(np.uint8), mode="L")
     width = max(2, round(size * ink.shape[1] / ink.shape[0] * random.uniform(0.85, 1.15)))
@@ -99,22 +99,22 @@ def _stamp(
         corner.append(round(middle + reach * random.uniform(-1, 1) * max(middle + spill, 0)))
     mask.paste(picture, (corner[0], corner[1]))
     alpha = np.asarray(mask, dtype=np.float64)[..., None] / 255
-    canvas[:] = canvas * (1 - alpha) + colour * alpha
+    canvas[:] = canvas * (1 - alpha) + color * alpha
 
 
-def _stroke(canvas: NDArray[np.float64], random: np.random.Generator, colour: NDArray[np.float64]) -> None:
+def _stroke(canvas: NDArray[np.float64], random: np.random.Generator, color: NDArray[np.float64]) -> None:
     mask = PILImage.new("L", (CANVAS, CANVAS))
     ends = [int(value) for value in random.integers(0, CANVAS, 4)]
     ImageDraw.Draw(mask).line(ends, fill=255, width=1)
     alpha = np.asarray(mask, dtype=np.float64)[..., None] / 255
-    canvas[:] = canvas * (1 - alpha) + colour * alpha
+    canvas[:] = canvas * (1 - alpha) + color * alpha
 
 
 def compose(digits: Digits, index: int, random: np.random.Generator, difficulty: float = 1.0) -> Pixels:
     """Return one image ``(CANVAS, CANVAS, 3)`` of the digit at ``index``, with pieces of the others.
 
     A ``difficulty`` below 1 keeps the digit near the middle and most of the clutter away: training starts
-    with such images, because a ViT this small finds no hold in the full task.
+    with such images, because a ViT of this size does not learn the full task from the start.
     """
     ground, contrast = random.uniform(0.15, 0.45), random.uniform(0.35, 0.6)
     canvas = _background(random, ground)
@@ -172,7 +172,7 @@ def as_tensor(pixels: Pixels) -> torch.Tensor:
 
 
 def new_model() -> ViTForImageClassification:
-    """Return the untrained model: 5 blocks, 48 wide, 288 hidden neurons each, more than will be needed."""
+    """Return the untrained model: 5 blocks, 48 wide, 288 hidden neurons each, more than needed."""
     model = ViTForImageClassification(
         ViTConfig(
             image_size=CANVAS,
@@ -189,7 +189,7 @@ def new_model() -> ViTForImageClassification:
         )
     )
     for name, parameter in model.named_parameters():
-        # Training is too short for hidden neurons to find means as far from 0 as large trained ViTs have them;
+        # Training is too short for hidden neurons to get means as far from 0 as those of large trained ViTs;
         # with biases that start at 0, pruning would move no mean, and there would be nothing to compensate.
         if name.endswith("fc1.bias"):
             torch.nn.init.constant_(parameter, 1.0)
@@ -200,8 +200,8 @@ def new_model() -> ViTForImageClassification:
 def without_idle_neurons(model: ViTForImageClassification, pixels: Pixels) -> ViTForImageClassification:
     """Return the model without the hidden neurons that weight decay has emptied, ``FINAL_WIDTH`` left per block.
 
-    A model with idle neurons would make pruning look free. The neurons with the highest variance stay, and the
-    mean of the others moves into the bias.
+    A model with idle neurons would make pruning look free. The neurons with the highest variance are kept, and the
+    mean of the others is added to the bias.
     """
     seen: dict[str, torch.Tensor] = {}
     hooks = [
@@ -232,7 +232,7 @@ def without_idle_neurons(model: ViTForImageClassification, pixels: Pixels) -> Vi
 def training_batches(
     digits: Digits, steps: int, batch_size: int, pool: int, seed: int, ramp: float
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Yield ``steps`` batches out of a pool of images that is composed anew every few epochs.
+    """Yield ``steps`` batches out of a pool of images that is composed again every few epochs.
 
     The difficulty grows over the share ``ramp`` of the steps.
     """
@@ -294,7 +294,7 @@ def accuracy(model: ViTForImageClassification, pixels: Pixels, labels: NDArray[n
 
 
 def main() -> None:
-    """Make the files, and say how good the model is on the evaluation images."""
+    """Make the files, and print the accuracy of the model on the evaluation images."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, required=True, help="folder to write into")
     parser.add_argument("--steps", type=int, default=3500, help="training steps of 128 images")
@@ -311,7 +311,7 @@ def main() -> None:
     held_out = write_images(arguments.output / "evaluation.parquet", pixels, labels)
 
     model = new_model()
-    # Strong weight decay empties the neurons that are not needed; these then go, and the rest settles.
+    # Strong weight decay empties unneeded neurons; these are removed, and the rest is trained further.
     train(model, training, arguments.steps, seed=seed, learning_rate=2e-3, weight_decay=1.0, ramp=0.4)
     model = without_idle_neurons(model, compose_many(training, CALIBRATION_IMAGES, seed=seed + 3_000_000)[0])
     train(model, training, SETTLING_STEPS, seed=seed + 4_000_000, learning_rate=3e-4, weight_decay=0.1)

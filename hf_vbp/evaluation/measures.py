@@ -61,10 +61,10 @@ def wilson_interval(successes: int, trials: int, confidence: float = 0.95) -> tu
     z = NormalDist().inv_cdf(0.5 + confidence / 2)
     share = successes / trials
     scale = 1 + z * z / trials
-    centre = (share + z * z / (2 * trials)) / scale
+    center = (share + z * z / (2 * trials)) / scale
     half = z / scale * math.sqrt(share * (1 - share) / trials + z * z / (4 * trials * trials))
     # Rounding must not put the ends beyond 0, 1 or the share itself.
     return (
-        0.0 if successes == 0 else min(share, centre - half),
-        1.0 if successes == trials else max(share, centre + half),
+        0.0 if successes == 0 else min(share, center - half),
+        1.0 if successes == trials else max(share, center + half),
     )

@@ -66,8 +66,8 @@ class OutputErrors:
         for index, (site, _) in enumerate(self.sites):
             # Per token, because sites of hierarchical models have different numbers of tokens.
             tokens, total, metric = max(self.tokens[index], 1), self.sums[index], self.metrics[index]
-            centre = 0.0 if total is None else _energy(total[None] / tokens, metric)
-            energy = max(self.energies[index] / tokens - centre, 0.0)
+            center = 0.0 if total is None else _energy(total[None] / tokens, metric)
+            energy = max(self.energies[index] / tokens - center, 0.0)
             sites.append(SiteDamage(site.name, self.errors[index] / tokens, energy, exact=True))
         weighted = all(metric is not None for metric in self.metrics)
         described = Damage(tuple(sites), "gradient" if weighted else "identity").to_dict()
