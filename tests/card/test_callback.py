@@ -35,7 +35,7 @@ def test_a_folder_that_must_not_be_written_is_refused_before_the_training(pruned
         PublishCallback(pruned).on_train_begin(args, STATE, None, model=model)
 
 
-def test_what_was_written_into_the_card_stays(pruned: Path, tmp_path: Path) -> None:
+def test_text_of_the_user_in_the_card_is_kept(pruned: Path, tmp_path: Path) -> None:
     args, model = arguments(tmp_path), hf_vbp.from_pretrained(pruned)
     card = tmp_path / "run" / "final" / "README.md"
     for _ in range(2):

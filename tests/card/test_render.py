@@ -102,7 +102,7 @@ def test_a_backbone_has_no_labels_to_print() -> None:
     assert "id2label" not in text
 
 
-def test_own_text_and_keys_are_kept() -> None:
+def test_text_and_keys_of_the_user_are_kept() -> None:
     first = card()
     edited = (
         first.replace("---\n<!--", "widget:\n- src: cat.jpg\n---\nMy foreword.\n\n<!--", 1) + "\n## Contact\n\nme\n"

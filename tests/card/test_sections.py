@@ -18,7 +18,7 @@ def test_without_a_card_nothing_is_added() -> None:
     assert sections.merge(body("a", "b"), "") == body("a", "b")
 
 
-def test_own_text_is_kept_after_the_section_it_followed() -> None:
+def test_text_of_the_user_is_kept_after_the_section_it_followed() -> None:
     old = "before\n\n" + body("a", "b").replace("<!-- hf_vbp:end a -->", "<!-- hf_vbp:end a -->\n\n## Mine\n\nafter a")
     merged = sections.merge(body("a", "c", "b", version=2), old + "\nat the end\n")
     own = [section.own.strip() for section in sections.split(merged)]

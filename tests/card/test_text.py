@@ -64,7 +64,7 @@ def test_the_chart_has_a_line_per_layer() -> None:
 
 
 @given(st.lists(st.tuples(st.integers(0, 9000), st.floats(0, 1)), min_size=1, max_size=40))
-def test_what_stays_is_drawn_in_proportion(sizes: list[tuple[int, float]]) -> None:
+def test_kept_neurons_are_drawn_in_proportion(sizes: list[tuple[int, float]]) -> None:
     dense = [width for width, _ in sizes]
     kept = [int(width * share) for width, share in sizes]
     for line, width, stays in zip(text.bar_chart(dense, kept).splitlines(), dense, kept, strict=True):

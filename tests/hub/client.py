@@ -1,7 +1,7 @@
 """Runs in a child process: reads one request per line, does it with the real client, answers with JSON.
 
-With ``--fork`` every request is done in a process of its own, forked from this one, which has imported the client
-but never used it. Its process id is told first; it begins when it is sent an empty line.
+With ``--fork`` every request is done in a separate process, forked from this one, which has imported the client
+but never used it. Its process id is sent first; it begins when it is sent an empty line.
 """
 
 import json
@@ -57,7 +57,7 @@ def answer(request: dict[str, Any]) -> None:
 
 
 def answer_in_a_fork(request: dict[str, Any]) -> None:
-    """Do one request in a process that can be killed, with an empty cache of its own."""
+    """Do one request in a process that can be killed, with its own empty cache."""
     home = request.pop("home")
     child = os.fork()
     if child == 0:
@@ -81,7 +81,7 @@ def main(fork: bool) -> None:
     import hf_vbp.hub  # noqa: F401 - what every request needs
 
     disable_progress_bars()
-    # The client's own back-off (1, 2, 4, 8, 8 s) passes at once: its waits are not what is tested.
+    # The client's own back-off (1, 2, 4, 8, 8 s) passes at once: its waits are not tested.
     http.time.sleep = lambda seconds: None  # type: ignore[assignment]
     while line := sys.stdin.readline():
         (answer_in_a_fork if fork else answer)(json.loads(line))

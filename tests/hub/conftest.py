@@ -43,7 +43,7 @@ class Site:
         return self._client
 
     def fresh(self) -> "Site":
-        """Forget what an earlier test did, and put the base model there."""
+        """Remove the repositories of earlier tests, and add the base model."""
         self.hub.reset()
         add_base_model(self.hub)
         return self
@@ -82,7 +82,7 @@ def alice(site: Site) -> User:
 
 @pytest.fixture
 def client(site: Site) -> Client:
-    """The real client, as alice, in a process of its own."""
+    """The real client, as alice, in a separate process."""
     return site.client
 
 

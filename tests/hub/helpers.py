@@ -115,7 +115,7 @@ def make_checkpoint(directory: Path, *, widths: list[int] | None = None, seed: i
 
 
 class Client:
-    """The real client in a process of its own; it does one thing per line it is sent and answers with JSON."""
+    """The real client in a separate process; it does one request per line and answers with JSON."""
 
     def __init__(self, hub: LoopbackHub, home: Path, token: str | None, *arguments: str, **environment: str) -> None:
         self.token = token

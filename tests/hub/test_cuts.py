@@ -1,4 +1,4 @@
-"""A cut at every single request of a push: the repository is as it was, or holds all, and the same command heals.
+"""A cut at every single request of a push: the repository is unchanged or complete, and the same command repairs it.
 
 A push without faults is counted first. Then, for each of its requests, from an empty Hub and with a new process: it
 is killed when the request arrives (``drop``) or when its work is done and only the answer is missing
@@ -64,13 +64,13 @@ class Stage:
         return self.client.receive()
 
     def state(self) -> dict[str, bytes]:
-        """Return what the repository holds, without what the Hub itself puts there."""
+        """Return the files of the repository, without those that the Hub adds."""
         repository = self.hub.repositories.get(NAME)
         files = repository.files() if repository else {}
         return {path: data for path, data in files.items() if path not in OWN}
 
     def is_whole(self) -> bool:
-        """Tell whether it holds the checkpoint, all of it and nothing of the old one."""
+        """Return whether it holds the whole checkpoint and nothing of the old one."""
         held = self.state()
         same = all(held.get(name) == (self.checkpoint / name).read_bytes() for name in FILES - {"README.md"})
         return same and set(held) == FILES

@@ -1,4 +1,4 @@
-"""Pushing and auditing run foreign code only when asked to, and then without the token of the user."""
+"""Pushing and auditing run foreign code only when it is allowed, and then without the token of the user."""
 
 import importlib
 import json
@@ -67,7 +67,7 @@ def test_a_push_that_loads_nothing_points_it_out(client: Client, foreign: Path, 
     assert not marker.exists()
 
 
-def test_a_push_runs_what_is_allowed_without_the_token(client: Client, foreign: Path, marker: Path) -> None:
+def test_a_push_runs_allowed_code_without_the_token(client: Client, foreign: Path, marker: Path) -> None:
     answer = client.push(foreign, NAME, check_load=True, dry_run=True, trust_remote_code=True)
     assert answer["status"] == "dry_run", answer
     assert_no_token(marker, client)
@@ -99,7 +99,7 @@ def test_an_audit_reports_foreign_code(
     assert not marker.exists()
 
 
-def test_an_audit_runs_what_is_allowed_without_the_token(
+def test_an_audit_runs_allowed_code_without_the_token(
     client: Client, xet_hub: LoopbackHub, checkpoint: Path, foreign: Path, marker: Path
 ) -> None:
     publish(client, xet_hub, checkpoint, foreign)

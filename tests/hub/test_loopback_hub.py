@@ -1,4 +1,4 @@
-"""The fixture itself: it must refuse what the Hub refuses, or the other tests prove nothing."""
+"""The fixture itself: it must refuse the same requests as the Hub, or the other tests show nothing."""
 
 import json
 import subprocess
@@ -23,7 +23,7 @@ def run(client: Client, code: str) -> Any:
     return answer.get("value", answer.get("error"))
 
 
-def test_a_file_goes_up_and_comes_down_equal(client: Client, hub: LoopbackHub) -> None:
+def test_an_uploaded_file_is_downloaded_unchanged(client: Client, hub: LoopbackHub) -> None:
     value = run(
         client,
         """

@@ -312,7 +312,7 @@ def test_a_uniform_checkpoint_needs_no_code(client: Client, xet_hub: LoopbackHub
     assert b"custom_code" not in files["README.md"]
 
 
-def test_own_text_is_kept_by_a_second_push(client: Client, xet_hub: LoopbackHub, copy: Path) -> None:
+def test_text_of_the_user_is_kept_by_a_second_push(client: Client, xet_hub: LoopbackHub, copy: Path) -> None:
     client.push(copy, "alice/vit")
     repository = xet_hub.repositories["alice/vit"]
     edited = repository.files()["README.md"] + b"\n## Written on the web page\n"

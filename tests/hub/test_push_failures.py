@@ -1,4 +1,4 @@
-"""Every failure of the Hub and of the network: one sentence with what to do, or a second try that succeeds."""
+"""Every failure of the Hub and of the network: one sentence with the next step, or a second try that succeeds."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""What was pruned, evaluated and saved from Python is pushed like what the command line wrote."""
+"""Models that were pruned, evaluated and saved from Python are pushed like those of the command line."""
 
 from pathlib import Path
 from typing import Any

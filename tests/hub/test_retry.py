@@ -1,4 +1,4 @@
-"""How long is waited before a commit is tried again."""
+"""The waits before a commit is retried."""
 
 from types import SimpleNamespace
 
@@ -36,7 +36,7 @@ def test_waits(error: Exception, attempt: int, seconds: float) -> None:
     assert waited == [seconds]
 
 
-def test_what_may_pass_and_what_may_not() -> None:
+def test_transient_and_permanent_failures() -> None:
     wrapped = RuntimeError("Error while uploading")
     wrapped.__cause__ = Answered(500)
     assert isinstance(cause_of(wrapped), Answered)

@@ -1,4 +1,4 @@
-"""``Trainer(push_to_hub=True)`` with the callback publishes what ``hf-vbp push`` would, and nothing else."""
+"""``Trainer(push_to_hub=True)`` with the callback publishes the same files as ``hf-vbp push``, and no others."""
 
 import json
 import subprocess

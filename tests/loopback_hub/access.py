@@ -1,4 +1,4 @@
-"""Who may do what: tokens, roles, namespaces, private and gated repositories."""
+"""Permissions: tokens, roles, namespaces, private and gated repositories."""
 
 from typing import TYPE_CHECKING
 
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 def caller(request: Request, *, needed: bool = False) -> "User | None":
-    """Return who asks, by the token; refuse unknown tokens, and nobody where somebody is needed."""
+    """Return the caller by the token; refuse unknown tokens, and anonymous callers where a user is required."""
     if request.token is None:
         if needed:
             raise Refusal(401, "Invalid username or password.")

@@ -18,7 +18,7 @@ NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,95}")
 
 @routes.add("GET", r"/api/whoami-v2")
 def whoami(request: Request) -> Response:
-    """Tell whose token it is."""
+    """Return the owner of the token."""
     user = caller(request, needed=True)
     assert user is not None
     organizations = [{"name": name, "type": "org"} for name in user.organizations]
@@ -96,7 +96,7 @@ def model_info(request: Request, repo_id: str, revision: str = "main") -> Respon
 
 @routes.add("GET", rf"/api/models/{ID}/auth-check(/(?P<action>write))?")
 def auth_check(request: Request, repo_id: str, action: str | None = None) -> Response:
-    """Tell whether the caller may read (or write)."""
+    """Answer whether the caller may read (or write)."""
     if action:
         writable(request, repo_id)
     else:
@@ -141,7 +141,7 @@ def tree(request: Request, repo_id: str, revision: str, folder: str | None = Non
 
 @routes.add("POST", rf"/api/models/{ID}/paths-info/(?P<revision>[^/]+)")
 def paths_info(request: Request, repo_id: str, revision: str) -> Response:
-    """Describe some paths of a revision; those that are not there are left out."""
+    """Describe some paths of a revision; missing ones are left out."""
     files = openable(request, repo_id).resolve(unquote(revision)).files
     form = (request.headers.get("Content-Type") or "").startswith("application/x-www-form-urlencoded")
     paths = parse_qs(request.body.decode()).get("paths", []) if form else request.json()["paths"]
@@ -185,7 +185,7 @@ def commits(request: Request, repo_id: str, revision: str) -> Response:
 
 @routes.add("POST", rf"/api/models/{ID}/branch/(?P<name>[^/]+)")
 def create_branch(request: Request, repo_id: str, name: str) -> Response:
-    """Create a branch, at the head of main or where it is told to."""
+    """Create a branch, at the head of main or at the given commit."""
     repository, _ = writable(request, repo_id)
     ref = f"refs/heads/{unquote(name)}"
     if ref in repository.refs:

@@ -1,4 +1,4 @@
-"""What the Hub refuses in the metadata of a model card."""
+"""The rules of the Hub for the metadata of a model card."""
 
 import json
 import re

@@ -1,6 +1,6 @@
 """The content-addressed store of Xet: xorbs and shards in, reconstructions and ranges of xorbs out.
 
-Names of xorbs are taken as they are given (checking them needs BLAKE3); the sha256 of every file that a shard
+Names of xorbs are accepted unchecked (checking them needs BLAKE3); the sha256 of every file that a shard
 registers is checked over the reconstructed bytes, so nothing wrong can be committed.
 """
 
@@ -53,14 +53,14 @@ def put_xorb(request: Request, name: str) -> Response:
 
 @routes.add("POST", r"/v1/shards")
 def put_shard(request: Request) -> Response:
-    """Register files: put each together and compare its sha256 with what the shard says."""
+    """Register files: assemble each and compare its sha256 with that in the shard."""
     _authorise(request, "write")
     hub = request.hub
     for recipe in read_shard(request.body):
         data = _assemble(request, recipe)
         digest = hashlib.sha256(data).hexdigest()
         if digest != (recipe.sha256 or digest):
-            raise Refusal(400, f"a file of the shard hashes to {digest}, which is not what it says")
+            raise Refusal(400, f"a file of the shard hashes to {digest}, which differs from the registered one")
         hub.xet_files[recipe.name] = recipe
         hub.xet_names[digest] = recipe.name
         hub.blobs[digest] = data
@@ -81,7 +81,7 @@ def _assemble(request: Request, recipe: FileRecipe) -> bytes:
 
 @routes.add("GET", r"/v1/reconstructions/(?P<name>[0-9a-f]{64})")
 def reconstruct(request: Request, name: str) -> Response:
-    """Tell which chunks of which xorbs make up a file, or the range of it that is asked for."""
+    """Return the chunks and xorbs that make up a file, or the requested range of it."""
     _authorise(request, "read")
     recipe = request.hub.xet_files.get(name)
     if recipe is None:

@@ -1,4 +1,4 @@
-"""Uploads: preupload, the LFS batch, the commit. Everything that the Hub refuses is refused here."""
+"""Uploads: preupload, the LFS batch, the commit. Requests that the Hub refuses are refused here."""
 
 import base64
 import binascii
@@ -36,7 +36,7 @@ def _ignored(path: str, patterns: list[str]) -> bool:
 
 @routes.add("POST", rf"/api/models/{ID}/preupload/(?P<revision>[^/]+)")
 def preupload(request: Request, repo_id: str, revision: str) -> Response:
-    """Tell for each file how it is to be sent, whether it is ignored, and what is there now."""
+    """Answer for each file how it is sent, whether it is ignored, and its present content."""
     repository, _ = writable(request, repo_id, pull_request=bool(request.query.get("create_pr")))
     files = repository.resolve(unquote(revision)).files
     body = request.json()
@@ -56,7 +56,7 @@ def preupload(request: Request, repo_id: str, revision: str) -> Response:
 
 @routes.add("POST", rf"/{ID}\.git/info/lfs/objects/batch")
 def lfs_batch(request: Request, repo_id: str) -> Response:
-    """Tell where each LFS object is to be put, or that it goes to Xet; nothing to do for those that are here.
+    """Answer where each LFS object is uploaded, or that Xet is used; existing objects need no upload.
 
     huggingface_hub 2 asks for Xet elsewhere; clients before it, and the one in JavaScript, ask here.
     """
@@ -102,7 +102,7 @@ def lfs_verify(request: Request, repo_id: str) -> Response:
 
 @dataclass
 class _Change:
-    """What a commit asks for."""
+    """The changes of a commit."""
 
     title: str = ""
     message: str = ""

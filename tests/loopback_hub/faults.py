@@ -1,4 +1,4 @@
-"""Faults: what goes wrong, and at which request."""
+"""Faults, and the requests at which they happen."""
 
 import re
 import threading
@@ -10,7 +10,7 @@ KINDS = ("status", "drop", "lose_answer", "cut_body", "meanwhile")
 
 @dataclass
 class Fault:
-    """Something that goes wrong at one request, or at several.
+    """A fault at one request, or at several.
 
     Attributes:
         kind: ``status`` answers with an error and does nothing; ``drop`` closes the connection before the
@@ -39,7 +39,7 @@ class Fault:
     happened: int = 0
 
     def strikes(self, origin: str, method: str, path: str) -> bool:
-        """Count one request and tell whether the fault happens at it."""
+        """Count one request and return whether the fault happens at it."""
         if (self.origin and origin != self.origin) or (self.method and method != self.method):
             return False
         if self.path and not re.search(self.path, path):
@@ -67,7 +67,7 @@ class FaultBook:
         return fault
 
     def clear(self) -> None:
-        """Take all faults away."""
+        """Remove all faults."""
         with self._lock:
             self._faults.clear()
 

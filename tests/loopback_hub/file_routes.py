@@ -1,4 +1,4 @@
-"""Downloads: what ``resolve`` answers for regular, LFS and Xet files."""
+"""Downloads: the answers of ``resolve`` for regular, LFS and Xet files."""
 
 from urllib.parse import quote, unquote
 

@@ -35,7 +35,7 @@ class Entry:
 
     @property
     def etag(self) -> str:
-        """What drives "nothing changed" in the client."""
+        """The value by which the client detects that nothing changed."""
         return self.sha256 if self.lfs else self.git_oid
 
 

@@ -17,7 +17,7 @@ from .xet_format import Chunk, FileRecipe
 
 @dataclass(frozen=True)
 class User:
-    """A user: the token is random per run, the role is what the token may do."""
+    """A user: the token is random per run, the role limits the token."""
 
     name: str
     token: str
@@ -25,7 +25,7 @@ class User:
     organizations: tuple[str, ...] = ()
 
     def owns(self, namespace: str) -> bool:
-        """Tell whether the user may write below ``namespace``."""
+        """Return whether the user may write below ``namespace``."""
         return namespace == self.name or namespace in self.organizations
 
 
@@ -98,7 +98,7 @@ class LoopbackHub:
             raise self.bugs[0]
 
     def reset(self, *, stores: bool = False) -> None:
-        """Forget repositories, faults and the log; users stay, and what the stores hold, unless ``stores``."""
+        """Forget repositories, faults and the log; users are kept, and the content of the stores unless ``stores``."""
         with self.lock:
             self.repositories.clear()
             self.log.clear()
@@ -107,7 +107,7 @@ class LoopbackHub:
                 store.clear()
 
     def new_secret(self, prefix: str) -> str:
-        """Return a random secret, without giving it to anybody."""
+        """Return a random secret that no user has."""
         alphabet = "abcdefghijkmnopqrstuvwxyzABCDEFGHJKLMNPQRSTUVWXYZ"
         return f"{prefix}_" + "".join(secrets.choice(alphabet) for _ in range(34))
 

@@ -72,7 +72,7 @@ class Response:
 
 
 class Refusal(Exception):
-    """An answer that says no, with the headers by which the client tells why."""
+    """A refusal, with the headers from which the client reads the reason."""
 
     def __init__(self, status: int, message: str, code: str | None = None, **more: Any) -> None:
         super().__init__(message)

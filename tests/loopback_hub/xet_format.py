@@ -19,7 +19,7 @@ def hash_name(raw: bytes) -> str:
 
 @dataclass(frozen=True)
 class Chunk:
-    """One chunk of a xorb: where it lies in the serialised xorb, and what it holds."""
+    """One chunk of a xorb: its position in the serialized xorb, and its content."""
 
     start: int
     end: int
@@ -38,7 +38,7 @@ class Term:
 
 @dataclass(frozen=True)
 class FileRecipe:
-    """How a file is put together, and the sha256 that it says it has."""
+    """The parts of a file, and its recorded sha256."""
 
     name: str
     terms: tuple[Term, ...]
@@ -46,7 +46,7 @@ class FileRecipe:
 
 
 def lz4_block(source: bytes, output: bytearray) -> None:
-    """Decode one LZ4 block and append it to ``output``; matches may reach back into what is there."""
+    """Decode one LZ4 block and append it to ``output``; matches may refer to earlier output."""
     position, end = 0, len(source)
     while position < end:
         token = source[position]
@@ -111,15 +111,15 @@ def ungroup(grouped: bytes) -> bytes:
     return bytes(output)
 
 
-def read_xorb(serialised: bytes) -> list[Chunk]:
-    """Return the chunks of a serialised xorb; a footer behind them is not needed and not read."""
+def read_xorb(serialized: bytes) -> list[Chunk]:
+    """Return the chunks of a serialized xorb; a footer after them is not needed and not read."""
     chunks, position = [], 0
-    while position + CHUNK_HEADER <= len(serialised) and serialised[position : position + 7] != b"XETBLOB":
-        version, kind = serialised[position], serialised[position + 4]
-        packed = int.from_bytes(serialised[position + 1 : position + 4], "little")
-        unpacked = int.from_bytes(serialised[position + 5 : position + 8], "little")
+    while position + CHUNK_HEADER <= len(serialized) and serialized[position : position + 7] != b"XETBLOB":
+        version, kind = serialized[position], serialized[position + 4]
+        packed = int.from_bytes(serialized[position + 1 : position + 4], "little")
+        unpacked = int.from_bytes(serialized[position + 5 : position + 8], "little")
         start, position = position, position + CHUNK_HEADER + packed
-        payload = serialised[start + CHUNK_HEADER : position]
+        payload = serialized[start + CHUNK_HEADER : position]
         if version != 0 or len(payload) != packed or kind > COMPRESSION_GROUPED_LZ4:
             raise ValueError("malformed chunk header in a xorb")
         data = payload if kind == COMPRESSION_NONE else lz4_frame(payload)
