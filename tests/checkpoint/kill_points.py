@@ -1,4 +1,4 @@
-"""Overwrites a checkpoint again and again, killed at one operation on files after the other; prints what is left.
+"""Overwrites a checkpoint repeatedly, killed at one file operation after another; prints the remaining files.
 
 Run with a new folder and how the checkpoint is put in place: ``exchange``, ``renames`` or ``files`` (in the current
 folder). Every attempt is a forked process that sends itself SIGKILL.

@@ -39,7 +39,7 @@ def check_outputs(model: Any, folder: Path) -> None:
 
 
 def check_whole(folder: Path, widths: list[int] | None) -> None:
-    """Assert that the widths are there, and every file that the config names."""
+    """Assert that the config has the widths, and that every file that it names exists."""
     config = json.loads((folder / "config.json").read_text())
     assert config.get("vbp", {}).get("widths") == widths
     assert "allow_global_per_layer_attribute_access" not in config
@@ -68,7 +68,7 @@ def check_round_trip(checkpoint: dict[str, Any], output: Path) -> None:
 
 
 def check_other_ways(folder: Path, output: Path) -> None:
-    """Try the ways in and out besides the plain one, on a ViT classifier in fp32."""
+    """Try the other ways of loading and saving, on a ViT classifier in fp32."""
     auto = transformers.AutoModelForImageClassification
     trusted = {"trust_remote_code": True}
     check_outputs(auto.from_pretrained(folder, device_map="auto", **trusted), folder)

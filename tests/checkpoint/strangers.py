@@ -1,4 +1,4 @@
-"""Checkpoints for a process without hf_vbp, and the checks of what it saved."""
+"""Checkpoints for a process without hf_vbp, and the checks of the files that it saved."""
 
 import json
 import os

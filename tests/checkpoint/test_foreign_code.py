@@ -1,4 +1,4 @@
-"""Code that comes with a checkpoint runs only when the user asks for it, and then without a token."""
+"""Code of a checkpoint runs only when the user allows it, and then without a token."""
 
 import json
 from pathlib import Path
@@ -57,7 +57,7 @@ def test_foreign_code_that_is_allowed_finds_no_token(foreign: Path, marker: Path
     assert str(foreign.parent / "user") not in seen
 
 
-def test_a_process_of_our_own_code_has_no_token_either(
+def test_a_process_with_the_packages_code_has_no_token_either(
     tmp_path: Path, marker: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, value in credentials(tmp_path / "user"):

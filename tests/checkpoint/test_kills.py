@@ -25,12 +25,12 @@ def test_a_kill_at_any_operation_leaves_the_old_or_the_new(tmp_path: Path, how: 
     attempts = json.loads(done.stdout)
     assert len(attempts) > 10
     assert [attempt["code"] for attempt in attempts] == [-9] * (len(attempts) - 1) + [0]
-    # By one step the name is never without a checkpoint; by several, no config.json says that there is one.
+    # In one step there is always a checkpoint; in several, a missing config.json shows that there is none.
     allowed = {"old", "new"} if how == "exchange" else {"old", "new", "none"}
     assert {attempt["after"] for attempt in attempts} <= allowed
     assert {"old", "new"} <= {attempt["after"] for attempt in attempts}
     for attempt in attempts:
-        # The next process settles what it finds, and removes what was left, also where it then refuses the folder.
+        # The next process restores the output and removes the remains, also where it then refuses the folder.
         assert attempt["settled"] in ("old", "new"), attempt
         assert attempt["last"] == 0, done.stderr[-3000:]
         assert (attempt["again"], attempt["last"], attempt["end"]) == (0, 0, "new"), attempt

@@ -1,4 +1,4 @@
-"""What --overwrite may replace: exactly the files that were written, and no other."""
+"""--overwrite replaces exactly the written files, and no other."""
 
 import json
 import os
@@ -34,7 +34,7 @@ def listing(folder: Path) -> dict[str, bytes | None]:
     }
 
 
-def test_the_manifest_lists_what_was_written(out: Path) -> None:
+def test_the_manifest_lists_the_written_files(out: Path) -> None:
     import hashlib
 
     content = json.loads((out / "vbp_manifest.json").read_text(encoding="utf-8"))
@@ -46,7 +46,7 @@ def test_the_manifest_lists_what_was_written(out: Path) -> None:
         assert entry["sha256"] == hashlib.sha256((out / name).read_bytes()).hexdigest()
 
 
-def test_what_was_written_is_replaced_and_nothing_of_it_stays(out: Path) -> None:
+def test_written_files_are_replaced_and_none_is_kept(out: Path) -> None:
     overwrite(out)
     expected = ["config.json", "model.safetensors", "modeling_hf_vbp.py", "new.json", "vbp_manifest.json"]
     assert sorted(os.listdir(out)) == expected
@@ -83,7 +83,7 @@ CHANGES: dict[str, tuple[str, Callable[[Path], object]]] = {
 
 
 @pytest.mark.parametrize("kind", CHANGES)
-def test_other_files_are_refused_by_name_and_stay(out: Path, kind: str) -> None:
+def test_other_files_are_refused_by_name_and_kept(out: Path, kind: str) -> None:
     name, change = CHANGES[kind]
     change(out)
     before = listing(out)
@@ -95,7 +95,7 @@ def test_other_files_are_refused_by_name_and_stay(out: Path, kind: str) -> None:
     assert os.listdir(out.parent) == ["out"]
 
 
-def test_files_that_come_during_the_work_are_refused_and_stay(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_that_appear_during_the_work_are_refused_and_kept(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = make_pruned()
     save = model.save_pretrained
 
@@ -122,7 +122,7 @@ def test_the_card_of_the_user_is_carried_over(tmp_path: Path, written: bool) -> 
         assert "README.md" not in json.loads((out / "vbp_manifest.json").read_text())["files"]
 
 
-def test_a_card_that_nobody_changed_is_replaced(tmp_path: Path) -> None:
+def test_an_unchanged_card_is_replaced(tmp_path: Path) -> None:
     save_checkpoint(make_pruned(seed=5), tmp_path / "out", files={"README.md": "old"}, verify=False)
     save_checkpoint(make_pruned(), tmp_path / "out", files={"README.md": "new"}, verify=False, overwrite=True)
     assert (tmp_path / "out" / "README.md").read_text() == "new"
@@ -151,7 +151,7 @@ class TestFirstVersion:
         add("preprocessor_config.json")(out)
         return out
 
-    def test_its_files_are_replaced_and_the_card_stays(self, first: Path) -> None:
+    def test_its_files_are_replaced_and_the_card_is_kept(self, first: Path) -> None:
         add("README.md")(first)
         overwrite(first)
         expected = ["config.json", "model.safetensors", "modeling_hf_vbp.py", "new.json", "README.md"]
@@ -184,7 +184,7 @@ class TestFirstVersion:
         with pytest.raises(CheckpointError, match=r"model\.safetensors, which was changed"):
             overwrite(first)
 
-    def test_a_checkpoint_of_somebody_else_is_refused(self, tmp_path: Path) -> None:
+    def test_a_checkpoint_of_another_program_is_refused(self, tmp_path: Path) -> None:
         make_model().save_pretrained(tmp_path / "theirs")
         before = listing(tmp_path)
         with pytest.raises(CheckpointError, match=r"holds config\.json, which hf_vbp did not write"):

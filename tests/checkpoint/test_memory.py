@@ -1,4 +1,4 @@
-"""The bound on memory, measured by the benchmark in a process of its own."""
+"""The bound on memory, measured by the benchmark in a separate process."""
 
 import json
 import subprocess

@@ -53,7 +53,7 @@ def test_custom_adapter_from_pruning_to_reload(batches: Any, tmp_path: Path) -> 
     assert again.model.config.vbp["dense_widths"] == [48, 48, 48]
 
 
-def test_the_table_alone_does_not_find_them(tmp_path: Path) -> None:
+def test_the_built_in_table_does_not_find_them(tmp_path: Path) -> None:
     model = make_pruned("sam-backbone")
     model.save_pretrained(tmp_path)
     record = dict(read_config(tmp_path)["vbp"])

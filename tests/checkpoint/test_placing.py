@@ -41,7 +41,7 @@ def overwrite(folder: Path | str) -> None:
 
 
 class TestLinks:
-    def test_the_target_is_written_and_the_link_stays(self, tmp_path: Path) -> None:
+    def test_the_target_is_written_and_the_link_is_kept(self, tmp_path: Path) -> None:
         save_old(tmp_path / "real")
         (tmp_path / "link").symlink_to("real")
         overwrite(tmp_path / "link")
@@ -139,7 +139,7 @@ def no_exchange(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class TestFoldersThatCannotBeRenamed:
-    """As the system refuses it for mounts that are not seen, and for folders of lower layers of overlayfs."""
+    """As the system refuses it for undetected mounts and for folders of lower layers of overlayfs."""
 
     @pytest.fixture(params=[errno.EBUSY, errno.EXDEV, errno.EPERM])
     def busy(self, request: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -155,7 +155,7 @@ class TestFoldersThatCannotBeRenamed:
             raise OSError(number, os.strerror(number))
 
         if number == errno.EXDEV:
-            # What the two hidden folders hold has to be copied then; shutil.move renames with this one.
+            # The content of the two hidden folders must then be copied; shutil.move renames with this one.
             monkeypatch.setattr(os, "rename", refuse_all)
 
         def refuse_exchange(first: Path, second: Path) -> bool:

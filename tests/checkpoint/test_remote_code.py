@@ -1,4 +1,4 @@
-"""What counts as foreign code, and that the list of our own versions is complete."""
+"""The classification of foreign code, and the completeness of the list of known versions."""
 
 import json
 import shutil
@@ -58,7 +58,7 @@ def test_a_version_is_added_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("ends", [b"\n", b"\r\n"])
-def test_our_own_code_is_no_finding(folder: Path, ends: bytes) -> None:
+def test_the_packages_code_is_not_a_finding(folder: Path, ends: bytes) -> None:
     (folder / "modeling_hf_vbp.py").write_bytes(OWN.read_bytes().replace(b"\n", ends))
     change_json(folder / "config.json", label2id={"auto_map": 0}, custom_pipelines={}, vision_config={"auto_map": {}})
     code = inspect_code(folder)
@@ -69,7 +69,7 @@ def test_our_own_code_is_no_finding(folder: Path, ends: bytes) -> None:
 
 
 @in_a_checkout
-def test_earlier_versions_are_our_own(folder: Path) -> None:
+def test_earlier_versions_are_the_packages_code(folder: Path) -> None:
     first = "f25d4aa4dc2f26abe17b434a010bbb2aaae44c85:hf_vbp/modeling_hf_vbp.py"
     shown = subprocess.run(["git", "-C", str(ROOT), "show", first], capture_output=True, check=False)
     if shown.returncode:

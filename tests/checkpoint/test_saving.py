@@ -25,7 +25,7 @@ from tests.conftest import make_model
 
 
 class Processor:
-    """Stands for an image processor."""
+    """A replacement of an image processor."""
 
     def save_pretrained(self, folder: Path) -> None:
         (Path(folder) / "preprocessor_config.json").write_text("{}", encoding="utf-8")
@@ -81,7 +81,7 @@ def failing_save(error: BaseException) -> Callable[..., None]:
     ],
 )
 @pytest.mark.parametrize("overwrite", [False, True])
-def test_interruption_leaves_what_was_there(
+def test_interruption_does_not_modify_the_output(
     tmp_path: Path, error: BaseException, raised: type[BaseException], overwrite: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tmp_path / "out"
@@ -172,7 +172,7 @@ class TestRefusals:
             save_checkpoint(make_pruned().to("meta"), tmp_path)
 
     @pytest.mark.parametrize("pruned_before", [False, True])
-    def test_widths_that_the_config_does_not_say(self, tmp_path: Path, pruned_before: bool) -> None:
+    def test_widths_that_the_config_does_not_record(self, tmp_path: Path, pruned_before: bool) -> None:
         model = make_pruned() if pruned_before else make_model()
         resize(model, [5, 6, 7])
         with pytest.raises(CheckpointError, match=r"\[5, 6, 7\], but its config records.*write_widths"):

@@ -115,7 +115,7 @@ class TestWaysIn:
     def test_other_head(self, folder: Path, trust: bool) -> None:
         model = AutoModelForMaskedImageModeling.from_pretrained(folder, trust_remote_code=trust)
         assert widths_of(model) == WIDTHS
-        # The pooler is new, and must not be taken for tied to the empty tensors of the MLP of width 0.
+        # The pooler is new, and must not be treated as tied to the empty tensors of the MLP of width 0.
         backbone = AutoModel.from_pretrained(folder, trust_remote_code=trust)
         assert backbone.pooler.dense.weight.shape == (32, 32)
         assert backbone.pooler.dense.weight.std() > 0
@@ -224,7 +224,7 @@ class TestModelInMemory:
 
 
 class TestOthersAreLeftAlone:
-    def test_dense_model_beside(self, pruned: Any, folder: Path, tmp_path: Path) -> None:
+    def test_dense_model_next_to_a_pruned_one(self, pruned: Any, folder: Path, tmp_path: Path) -> None:
         dense = make_model("vit", seed=3)
         dense.save_pretrained(tmp_path / "dense")
         assert sorted(path.name for path in (tmp_path / "dense").iterdir()) == ["config.json", "model.safetensors"]

@@ -1,4 +1,4 @@
-"""A trained model whose checks failed is kept under a name of its own, and nothing else is touched."""
+"""A trained model whose checks failed is kept under another name, and nothing else is modified."""
 
 import json
 import os

@@ -51,7 +51,7 @@ def test_records_are_replaced() -> None:
 @pytest.mark.parametrize("config_class", [SwinConfig, ConvNextConfig])
 @pytest.mark.parametrize("widths", [[8, 16, 24], [8, 8, 8]])
 def test_families_without_intermediate_size(config_class: Any, widths: list[int]) -> None:
-    # Three stages, so `num_hidden_layers` is an alias that says 3 too.
+    # Three stages, so `num_hidden_layers` is an alias that is 3 too.
     config = config_class(depths=[1, 1, 1])
     write_widths(config, widths, dense_widths=DENSE)
     saved = config.to_diff_dict()
