@@ -93,7 +93,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(data)
 
     def log_message(self, *_: object) -> None:
-        """Say nothing."""
+        """Log nothing."""
 
 
 def _entries(files: dict[str, bytes]) -> list[dict[str, Any]]:

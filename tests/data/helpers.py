@@ -1,4 +1,4 @@
-"""Small pictures in every form that images come in."""
+"""Small images in every supported form."""
 
 import io
 import json
@@ -24,7 +24,7 @@ def processor() -> Any:
 
 
 def picture(number: int, size: tuple[int, int] = (8, 8)) -> Image.Image:
-    """A picture of one colour that tells its number: red = number."""
+    """An image of one color that encodes its number: red = number."""
     return Image.new("RGB", size, (number, 100, 200))
 
 

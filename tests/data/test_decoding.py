@@ -120,7 +120,7 @@ def test_pictures_are_turned_upright() -> None:
 @pytest.mark.parametrize(
     "bad", [b"", b"text", encoded(picture(1))[:40], None, 3, {"bytes": None, "path": None}, "/none.png"]
 )
-def test_what_is_no_image_is_named(bad: Any) -> None:
+def test_files_that_are_not_images_are_named(bad: Any) -> None:
     with pytest.raises(UnreadableImageError, match=r"^photo 7 cannot be read as an image \("):
         decode(bad, "photo 7")
 
@@ -140,7 +140,7 @@ def test_errors_of_worker_processes_lose_the_traceback() -> None:
     assert str(StreamedLabelError("plain: text")) == "plain: text"
 
 
-def test_the_log_keeps_each_image_once_and_goes_with_its_file() -> None:
+def test_the_log_keeps_each_image_once_and_removes_its_file() -> None:
     log = BadImageLog()
     for name in ("b", "a", "b"):
         log.add(BadImage(name, "why\nnot"))
@@ -169,7 +169,7 @@ def test_another_backend_is_replaced_by_its_twin() -> None:
     assert twin.size == processor().size
 
 
-def test_a_function_can_stand_in_for_a_processor() -> None:
+def test_a_function_can_replace_a_processor() -> None:
     transform = Transform(lambda image: np.asarray(image, dtype=np.float32).transpose(2, 0, 1))
     assert transform(picture(1)).shape == (3, 8, 8)
     assert transform.describe()["backend"] == "function"

@@ -50,7 +50,7 @@ def test_a_limit_draws_from_all_classes_and_the_seed_is_recorded(tmp_path: Path)
     assert numbers(more)[:12] == numbers(data)  # a larger sample holds the smaller
 
 
-def test_a_seed_alone_shuffles_all(tmp_path: Path) -> None:
+def test_a_seed_without_a_limit_shuffles_all(tmp_path: Path) -> None:
     data = load_images(class_folder(tmp_path), processor(), seed=3)
     assert numbers(data) != list(range(12))
     assert sorted(numbers(data)) == list(range(12))
@@ -107,7 +107,7 @@ def test_nothing_but_bad_images_is_an_error_even_when_they_may_be_left_out(tmp_p
         load_images(tmp_path, processor(), on_bad_image="skip")
 
 
-def test_provenance_is_json_and_tells_nothing_of_where_the_folder_lies(tmp_path: Path) -> None:
+def test_provenance_is_json_without_the_location_of_the_folder(tmp_path: Path) -> None:
     folder = class_folder(tmp_path / "home" / "pets" / "train")
     data = load_images(folder, processor(), id2label=ID2LABEL)
     told = json.loads(json.dumps(data.provenance))
@@ -168,7 +168,7 @@ def test_splits_are_sub_folders_and_must_be_named(tmp_path: Path) -> None:
         (["train"], "train"),
     ],
 )
-def test_splits_are_never_mixed_whatever_else_the_folder_holds(tmp_path: Path, folders: list[str], named: str) -> None:
+def test_splits_are_never_mixed_in_any_folder(tmp_path: Path, folders: list[str], named: str) -> None:
     for folder in folders:
         (tmp_path / folder).mkdir(parents=True)
         if folder != "annotations":
@@ -266,7 +266,7 @@ def table(folder: Path, kind: str, rows: list[tuple[str, object]], column: str =
 
 
 @pytest.mark.parametrize("kind", ["csv", "jsonl"])
-def test_labels_are_read_from_a_table_beside_the_images(tmp_path: Path, kind: str) -> None:
+def test_labels_are_read_from_a_table_next_to_the_images(tmp_path: Path, kind: str) -> None:
     flat_folder(tmp_path / "images", 3)
     table(tmp_path, kind, [("images/002.png", "owl"), ("images/000.png", "cat"), ("images/001.png", "dog")])
     data = load_images(tmp_path, processor(), id2label=ID2LABEL, require_labels=True)
@@ -329,7 +329,7 @@ def test_bad_folders(tmp_path: Path) -> None:
         ({"require_labels": True}, "the labels of the model are not known: pass id2label, or model_labels"),
     ],
 )
-def test_options_that_cannot_be_meant(tmp_path: Path, options: dict[str, object], message: str) -> None:
+def test_invalid_options(tmp_path: Path, options: dict[str, object], message: str) -> None:
     with pytest.raises(ConfigurationError, match=message):
         load_images(flat_folder(tmp_path), processor(), **options)  # type: ignore[arg-type]
 

@@ -124,7 +124,7 @@ def test_a_stream_is_reshuffled_only_when_that_is_asked_for() -> None:
 
     data = opened(limit=10, seed=0)
     first = numbers(data)
-    # accelerate tells whatever has set_epoch before each pass; what is evaluated twice must be the same images.
+    # accelerate calls set_epoch, where it exists, before each pass; two evaluations must see the same images.
     prepared = Accelerator(cpu=True).prepare(data.loader)
     assert [numbers(prepared) for _ in range(2)] == [first, first]
     whole = opened(seed=0)
@@ -152,7 +152,7 @@ def test_a_stream_that_declares_nothing_is_asked_for_an_example() -> None:
         load_images(datasets.IterableDataset.from_generator(lambda: iter(())), processor())
 
 
-def test_an_empty_dataset_and_what_is_no_source() -> None:
+def test_an_empty_dataset_and_objects_that_are_not_sources() -> None:
     import datasets
 
     with pytest.raises(DataError, match="is empty"):
@@ -319,7 +319,7 @@ def test_a_repository_in_a_folder_with_brackets_is_refused(repository: Path) -> 
         load_images(str(folder), processor())
 
 
-def test_a_split_that_cannot_be_told_must_be_named(repository: Path) -> None:
+def test_an_ambiguous_split_must_be_named(repository: Path) -> None:
     (repository / "data" / "train-00000-of-00001.parquet").unlink()
     dataset(3).to_parquet(repository / "data" / "extra-00000-of-00001.parquet")
     with pytest.raises(ConfigurationError, match="Which split of the data set"):

@@ -103,6 +103,6 @@ def test_a_stream_takes_the_split_for_evaluation(answers: list[dict[str, Any]]) 
         (4, "has no split 'test': its splits are train, validation"),
     ],
 )
-def test_what_is_not_there_is_said_to_be_so(answers: list[dict[str, Any]], position: int, message: str) -> None:
+def test_missing_data_sets_are_reported(answers: list[dict[str, Any]], position: int, message: str) -> None:
     assert answers[position]["error"] == "DataError"
     assert message in answers[position]["message"]

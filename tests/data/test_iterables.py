@@ -11,7 +11,7 @@ from hf_vbp.errors import DataError
 from tests.data.helpers import ID2LABEL, labels, numbers, prepared
 
 
-def test_single_images_and_batches_are_batched_anew() -> None:
+def test_single_images_and_batches_are_batched_again() -> None:
     single = load_images(prepared(5), id2label=ID2LABEL, batch_size=2)
     assert (numbers(single), labels(single), single.images) == ([0, 1, 2, 3, 4], [0, 1, 2, 0, 1], 5)
     assert [len(batch["labels"]) for batch in single.loader] == [2, 2, 1]
@@ -42,7 +42,7 @@ def test_a_loader_is_kept_as_it_is() -> None:
         ([{"pixel_values": torch.zeros(2, 3, 8, 8), "labels": torch.zeros(3)}], "2 images but 3 labels"),
     ],
 )
-def test_what_is_no_prepared_image(items: list[Any], message: str) -> None:
+def test_items_that_are_not_prepared_images(items: list[Any], message: str) -> None:
     with pytest.raises(DataError, match=message):
         load_images(items)
 

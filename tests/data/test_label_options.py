@@ -37,7 +37,7 @@ def test_names_of_the_models_classes_are_given(tmp_path: Path, form: str) -> Non
     model = make_model(num_labels=3, image_size=8, patch_size=4)
     data = load_images(tmp_path / "x", processor(), model=model, purpose="evaluation", model_labels=value)
     assert labels(data)[0] == MODEL_ID["cat"]
-    # Calibration needs no labels, whatever is given.
+    # Calibration needs no labels, with any options.
     assert not load_images(tmp_path / "x", processor(), model=model, model_labels=value).labelled
 
 

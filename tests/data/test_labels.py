@@ -94,7 +94,7 @@ def test_a_mismatch_lists_the_first_names_of_both_sides() -> None:
     assert isinstance(caught.value, DataError)
 
 
-def test_placeholder_labels_are_said_to_be_that() -> None:
+def test_placeholder_labels_are_named_as_such() -> None:
     with pytest.raises(LabelError, match="placeholders"):
         label_ids(["cat"], {0: "LABEL_0", 1: "LABEL_1"})
 

@@ -1,4 +1,4 @@
-"""What load_images returns, as a caller uses it."""
+"""The result of load_images, as a caller uses it."""
 
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from tests.data.helpers import class_folder
 
 
 def pixels(image: Any) -> torch.Tensor:
-    """Return random pixels ``(3, 32, 32)`` that depend on the picture alone."""
+    """Return random pixels ``(3, 32, 32)`` that depend only on the image."""
     generator = torch.Generator().manual_seed(image.getpixel((0, 0))[0])
     return torch.randn(3, 32, 32, generator=generator)
 

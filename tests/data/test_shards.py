@@ -76,7 +76,7 @@ def test_shards_are_found_in_order(tmp_path: Path) -> None:
     "pattern",
     ["x/{0..300000000}.tar", "x/{0..9}{0..9}{0..9}{0..9}{0..9}{0..9}.tar", "{0.." + "9" * 18 + "}.tar"],
 )
-def test_a_pattern_that_stands_for_too_many_shards_is_refused_at_once(pattern: str) -> None:
+def test_a_pattern_with_too_many_shards_is_refused_at_once(pattern: str) -> None:
     with pytest.raises(DataError, match="gives more than 100,000 shards"):
         load_images(pattern, processor())
 

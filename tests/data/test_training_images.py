@@ -53,7 +53,7 @@ def same(first: list[torch.Tensor], second: list[torch.Tensor]) -> bool:
 
 
 @pytest.mark.parametrize("name", AUGMENTATIONS)
-def test_what_is_seen_depends_on_seed_and_epoch_alone(folder: Path, processor: Any, name: str) -> None:
+def test_augmented_images_depend_only_on_seed_and_epoch(folder: Path, processor: Any, name: str) -> None:
     first = shown(opened(folder, processor, name), 0)
     assert len(first) == 20
     assert {tuple(image.shape) for image in first} == {(3, 32, 32)}
@@ -69,7 +69,7 @@ def test_images_that_are_kept_are_the_same(folder: Path, processor: Any) -> None
         assert same(shown(kept, epoch), shown(read, epoch))
 
 
-def test_plain_is_a_shift_and_a_flip_of_what_the_processor_makes(processor: Any) -> None:
+def test_plain_is_a_shift_and_a_flip_of_the_processed_image(processor: Any) -> None:
     image, augmentation = picture(), Augmentation("plain", processor)
     prepared = processor(images=image, return_tensors="pt")["pixel_values"][0]
     assert torch.equal(augmentation.prepare(image), prepared)
@@ -77,7 +77,7 @@ def test_plain_is_a_shift_and_a_flip_of_what_the_processor_makes(processor: Any)
     for index in range(200):
         augmentation.start(0, index)
         varied = augmentation.vary(prepared)
-        # 8 pixels around the middle hold no mirrored border, so that the shift can be found there.
+        # 8 pixels around the middle have no mirrored border, so the shift can be found there.
         found = [
             (down, right, flipped)
             for flipped in (False, True)
@@ -95,7 +95,7 @@ def test_plain_is_a_shift_and_a_flip_of_what_the_processor_makes(processor: Any)
     assert 70 < flips[True] < 130
 
 
-def test_crops_have_the_shapes_that_are_said() -> None:
+def test_crops_have_the_documented_shapes() -> None:
     draws = np.random.default_rng(0)
     areas, ratios = [], []
     for _ in range(500):
@@ -110,7 +110,7 @@ def test_crops_have_the_shapes_that_are_said() -> None:
     assert crop_box(draws, 10, 1000)[2] == 10
 
 
-def test_a_crop_of_a_plain_colour_is_what_the_processor_makes_of_it(processor: Any) -> None:
+def test_a_crop_of_a_plain_color_equals_the_processed_image(processor: Any) -> None:
     image = Image.new("RGB", (50, 40), (10, 120, 250))
     augmentation = Augmentation("paper", processor, backend="pil")
     expected = processor(images=image, return_tensors="pt")["pixel_values"][0]
@@ -128,7 +128,7 @@ def test_a_model_of_one_channel_gets_one(name: str) -> None:
     assert torch.allclose(found, expected, atol=1e-6)
 
 
-def test_torchvision_and_pillow_take_the_same_parts(processor: Any) -> None:
+def test_torchvision_and_pillow_crop_the_same_parts(processor: Any) -> None:
     pytest.importorskip("torchvision")
     image = picture(64, 80).resize((320, 256))
     crops = []
@@ -195,7 +195,7 @@ def make_stream(folder: Path) -> Any:
     return datasets.Dataset.from_list(rows, features=features).to_iterable_dataset(num_shards=2)
 
 
-def test_streams_are_shuffled_anew_and_augmented_alike_in_every_run(folder: Path, processor: Any) -> None:
+def test_streams_are_shuffled_again_and_augmented_equally_in_every_run(folder: Path, processor: Any) -> None:
     from hf_vbp.data.loading import load_images
 
     def stream() -> AugmentedStream:
@@ -225,7 +225,7 @@ def test_a_stream_trains_by_epochs_where_its_length_is_known(tmp_path: Path, fol
     assert (trainer.state.global_step, trainer.state.epoch) == (4, 2.0)
 
 
-def test_a_run_that_goes_on_within_an_epoch_sees_the_same_augmented_images(
+def test_a_run_resumed_within_an_epoch_sees_the_same_augmented_images(
     tmp_path: Path, folder: Path, processor: Any
 ) -> None:
     settings: dict[str, Any] = {"per_device_train_batch_size": 5, "save_strategy": "steps", "save_steps": 6}

@@ -1,4 +1,4 @@
-"""A training run in a process of its own: ``python -m tests.distillation.run_training FOLDER JSON``.
+"""A training run in a separate process: ``python -m tests.distillation.run_training FOLDER JSON``.
 
 The JSON holds settings for :func:`tests.distillation.helpers.arguments` and, under ``kill_at``, the step at which the
 process kills itself with a signal that cannot be caught; under ``kill_while_saving``, the step whose checkpoint is cut
@@ -52,7 +52,7 @@ def main(folder: Path, settings: dict[str, Any]) -> None:
     parameters = parameters_of(trainer.model)
     sharded = sum(type(parameter).__name__ == "DTensor" for parameter in trainer.model.parameters())
     if trainer.is_fsdp_enabled:
-        # Every process takes part in putting the shards together, and in what follows from it.
+        # Every process takes part in gathering the shards and in the following steps.
         parameters = trainer.accelerator.get_state_dict(trainer.model)
         trainer.save_model(str(folder / "final"))
     if trainer.is_world_process_zero():

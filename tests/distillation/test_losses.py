@@ -19,7 +19,7 @@ def total(loss: DistillationLoss, heads: Heads, teacher: torch.Tensor | None, la
 
 @pytest.mark.parametrize("weight", [0.0, 0.3, 1.0])
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 4.0])
-def test_it_is_what_its_definition_says(weight: float, temperature: float) -> None:
+def test_it_equals_its_definition(weight: float, temperature: float) -> None:
     student = logits(0)
     found = total(DistillationLoss(weight, temperature), Heads(student, student, student), logits(1), LABELS)
     expected = loss_by_hand(student.double(), logits(1).double(), LABELS, weight, temperature)
@@ -47,7 +47,7 @@ def test_a_student_that_equals_its_teacher_has_no_soft_loss() -> None:
     assert abs(parts.soft.item()) < 1e-6
 
 
-def test_two_heads_are_trained_on_labels_and_teacher_apart() -> None:
+def test_two_heads_are_trained_separately_on_labels_and_teacher() -> None:
     outputs = {"logits": (logits(0) + logits(1)) / 2, "cls_logits": logits(0), "distillation_logits": logits(1)}
     parts = DistillationLoss(0.5, 1.0).parts(read_heads(outputs), logits(2), LABELS)
     one, two = logits(0), logits(1)
@@ -83,7 +83,7 @@ def test_labels_are_needed_only_where_they_have_a_weight() -> None:
         ({"soft_loss": "mse"}, "soft_loss is 'mse'; expected one of kl, cross_entropy"),
     ],
 )
-def test_what_cannot_be_meant_is_refused(changes: dict[str, object], named: str) -> None:
+def test_invalid_settings_are_refused(changes: dict[str, object], named: str) -> None:
     with pytest.raises(ConfigurationError, match=named):
         DistillationLoss(**changes)
 

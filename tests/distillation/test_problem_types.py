@@ -58,7 +58,7 @@ def first_loss(folder: Path, model: Any, teacher: Any, images: Any, **settings: 
         ({**SCORE, "problem_type": "regression"}, torch.ones(16, 1)),
     ],
 )
-def test_the_loss_against_labels_is_the_models_own(
+def test_the_loss_against_labels_is_that_of_the_model(
     tmp_path: Path, changes: dict[str, Any], targets: torch.Tensor
 ) -> None:
     model, images = make_model(**changes), Targets(targets)
@@ -205,7 +205,7 @@ def test_logits_for_each_pixel_are_refused(tmp_path: Path) -> None:
         make_trainer(tmp_path, model=Pixelwise(), teacher=None).train()
 
 
-def test_a_loss_of_the_callers_own_is_refused(tmp_path: Path) -> None:
+def test_a_loss_of_the_caller_is_refused(tmp_path: Path) -> None:
     from hf_vbp import DistillationTrainer
     from tests.distillation.helpers import arguments
 

@@ -18,7 +18,7 @@ from tests.distillation.test_processes import ROOT, launch, result
 
 FSDP = ("--config_file", str(ROOT / "recipes" / "accelerate" / "fsdp.yaml"))
 SETTINGS = {"per_device_train_batch_size": 4, "num_train_epochs": 2, "eval_strategy": "epoch"}
-# The first epoch is the "best", so that what is restored is not what was there anyway.
+# The first epoch is the "best", so that the restored weights differ from the last ones.
 BEST = {"load_best_model_at_end": True, "metric_for_best_model": "loss", "greater_is_better": True}
 SAVING = {"save_strategy": "epoch", **BEST}
 
@@ -57,7 +57,7 @@ def test_a_sharded_run_is_one_process_with_twice_the_accumulation(tmp_path: Path
 
 
 @pytest.mark.slow
-def test_a_sharded_run_that_was_cut_off_goes_on(tmp_path: Path) -> None:
+def test_an_interrupted_sharded_run_resumes(tmp_path: Path) -> None:
     saving = {"save_strategy": "epoch"}
     launch_sharded(tmp_path / "two", **saving)
     (tmp_path / "cut").mkdir()
@@ -75,7 +75,7 @@ def run(kind: DistributedType = DistributedType.MULTI_GPU, **settings: Any) -> A
     return SimpleNamespace(**{**defaults, **settings})
 
 
-def test_what_does_not_go_with_fsdp_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_settings_that_do_not_work_with_fsdp_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("FSDP_CPU_RAM_EFFICIENT_LOADING", raising=False)
     check_launch(run(DistributedType.MULTI_CPU, auto_find_batch_size=True))
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")

@@ -58,7 +58,7 @@ def train_by_hand(trainer: Any, order: list[list[int]], *, weight: float, temper
 
 
 @pytest.mark.parametrize(("batch", "accumulation"), [(16, 1), (4, 4), (8, 2)])
-def test_training_is_what_its_definition_says_however_a_step_is_cut(
+def test_training_equals_its_definition_for_any_division_of_a_step(
     tmp_path: Path, batch: int, accumulation: int
 ) -> None:
     trainer = make_trainer(
@@ -94,7 +94,7 @@ def test_the_parts_of_the_loss_are_logged_and_add_up(tmp_path: Path) -> None:
     assert [0.3 * h + 0.7 * s for h, s in zip(hard, soft, strict=True)] == pytest.approx(loss, rel=1e-5)
 
 
-def test_the_teacher_is_left_as_it_was_and_is_not_saved(tmp_path: Path) -> None:
+def test_the_teacher_is_not_changed_and_not_saved(tmp_path: Path) -> None:
     teacher = make_teacher()
     before = parameters_of(teacher)
     trainer = make_trainer(tmp_path, teacher=teacher)
@@ -135,7 +135,7 @@ def test_both_heads_are_trained_and_predict_with_their_mean(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("weight", [0, 1])
-def test_a_head_that_would_stay_untrained_is_refused(tmp_path: Path, weight: int) -> None:
+def test_a_head_that_would_not_be_trained_is_refused(tmp_path: Path, weight: int) -> None:
     with pytest.raises(ConfigurationError, match="head of DeiTForImageClassificationWithTeacher untrained"):
         make_trainer(tmp_path, kind="deit-teacher", hard_label_weight=weight)
 
@@ -169,7 +169,7 @@ def test_the_best_model_is_restored_whole(tmp_path: Path, kind: str) -> None:
     assert_same_parameters(trainer.model, seen[1])
 
 
-def test_a_run_that_goes_on_ends_as_one_that_was_not_cut(tmp_path: Path) -> None:
+def test_a_resumed_run_ends_as_an_uninterrupted_one(tmp_path: Path) -> None:
     whole = make_trainer(tmp_path / "whole")
     whole.train()
     options: dict[str, Any] = {"save_strategy": "steps", "save_steps": 3}
