@@ -1,4 +1,4 @@
-"""Runs the command line in this process, and makes the small checkpoints and folders that it is given."""
+"""Runs the command line in this process, and makes small checkpoints and folders for it."""
 
 import sys
 from dataclasses import dataclass

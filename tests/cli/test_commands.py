@@ -1,4 +1,4 @@
-"""Every command on files: its output, its results, and that the steps give the same as the whole."""
+"""Every command on files: its output, its results, and that the steps give the same as the whole command."""
 
 import csv
 import json
@@ -34,7 +34,7 @@ def hf_vbp(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -
     return call
 
 
-def test_prune_prints_its_results_alone_and_writes_them(
+def test_prune_prints_only_its_results_and_writes_them(
     hf_vbp: Any, shelf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     Clock(lambda model, now: model.num_parameters() * 1e-6).install(monkeypatch)
@@ -139,7 +139,7 @@ def table_rows(text: str) -> list[list[str]]:
     return [[cell.strip() for cell in line.split("│")[1:-1]] for line in text.splitlines() if line.startswith("│")]
 
 
-def test_a_bare_backbone_is_loaded_by_its_own_auto_class(hf_vbp: Any, shelf: Path, tmp_path: Path) -> None:
+def test_a_bare_backbone_is_loaded_by_its_auto_class(hf_vbp: Any, shelf: Path, tmp_path: Path) -> None:
     model = save_tiny(tmp_path / "backbone", kind="vit-backbone")
     ran = hf_vbp("prune", model, "--data", shelf / "images", "--ratio", "0.5", "--output", tmp_path / "out")
     assert f"import hf_vbp; AutoModel.from_pretrained('{tmp_path / 'out'}')" in ran.out
@@ -179,7 +179,7 @@ def test_options_of_methods_and_registered_methods_reach_the_plan(
 ) -> None:
     from hf_vbp.config.registry import CRITERIA
 
-    # What this test registers must not be seen by others in this process.
+    # Other tests in this process must not see the registrations of this one.
     CRITERIA.names()
     monkeypatch.setattr(CRITERIA, "_classes", dict(CRITERIA._classes))
     (tmp_path / "my_criteria.py").write_text(REGISTERED, encoding="utf-8")
@@ -284,7 +284,7 @@ def test_sweep_writes_a_row_per_ratio_and_a_plot(hf_vbp: Any, shelf: Path, tmp_p
     assert "retention" in ran.out
 
 
-def test_plan_tells_how_small_and_how_fast_the_model_becomes(
+def test_plan_shows_the_cost_and_the_latency_of_the_model(
     hf_vbp: Any, shelf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = Clock(lambda model, now: model.num_parameters() * 1e-6).install(monkeypatch)

@@ -55,7 +55,7 @@ def test_methods_in_the_help_are_the_built_in_ones() -> None:
         assert names == built_in
 
 
-def test_old_names_are_gone(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_old_names_are_unknown(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     assert run(["pull-check", "me/model"], capfd, monkeypatch).code == 2
     assert not {"--target-params", "--max-images"} & options_of("prune").keys()
 

@@ -208,7 +208,7 @@ def test_the_home_folder_of_an_output(
 
 
 def stopped(arguments: list[str], here: Path) -> subprocess.Popen[str]:
-    """Start the command line in a process of its own, and wait until it writes the checkpoint."""
+    """Start the command line in a separate process, and wait until it writes the checkpoint."""
     environment = {**os.environ, "TMPDIR": str(here / "tmp"), "PYTHONPATH": str(Path(__file__).parents[2])}
     (here / "tmp").mkdir(exist_ok=True)
     process = subprocess.Popen(
@@ -230,7 +230,7 @@ def test_a_command_that_is_ended_while_it_writes(
     command = [*PRUNE, "-o", "out", "--overwrite"]
     process = stopped(command, here)
     assert list(here.glob(".out.*.partial"))
-    # A second run to the same output ends with one sentence, and leaves the first one alone.
+    # A second run to the same output ends with one sentence, and does not affect the first one.
     ran = run(command, capfd, monkeypatch)
     assert ran.code == 2
     assert f"is being written by another process (pid {process.pid})" in " ".join(ran.err.split())
@@ -246,7 +246,7 @@ def test_a_command_that_is_ended_while_it_writes(
         assert "Traceback" not in said
         assert not list(here.glob(".*"))
         assert os.listdir(here / "tmp") == []
-    # The next run replaces the checkpoint, and what a killed one left is gone.
+    # The next run replaces the checkpoint and removes the files of a killed one.
     monkeypatch.setattr("hf_vbp.checkpoint.saving.take_receipt", lambda model, folder, **_: Receipt(folder))
     ran = run(command, capfd, monkeypatch)
     assert ran.code == 0, ran.err
@@ -254,7 +254,7 @@ def test_a_command_that_is_ended_while_it_writes(
     assert files(here / "out") != before
 
 
-def test_statistics_of_an_earlier_run_stay_when_the_pass_fails(
+def test_statistics_of_an_earlier_run_are_kept_when_the_pass_fails(
     here: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (here / "images" / "cat" / "0.png").write_text("no image")

@@ -13,7 +13,7 @@ from tests.cli.helpers import save_images, save_tiny
 
 
 def launch(processes: int, arguments: list[object]) -> str:
-    # Not `accelerate launch --cpu`, which starts one process whatever number it is given.
+    # Not `accelerate launch --cpu`, which starts one process for any number.
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
     command = [*launcher, "-m", "hf_vbp", *map(str, arguments)]
     environment = {
@@ -29,7 +29,7 @@ def launch(processes: int, arguments: list[object]) -> str:
 
 
 @pytest.mark.slow
-def test_two_processes_write_what_one_writes(tmp_path: Path) -> None:
+def test_two_processes_write_the_same_as_one(tmp_path: Path) -> None:
     model, images = save_tiny(tmp_path / "model"), save_images(tmp_path / "images")
     shown = []
     for processes in (1, 2):
@@ -39,5 +39,5 @@ def test_two_processes_write_what_one_writes(tmp_path: Path) -> None:
     assert one.images == two.images == 15
     for first, second in zip(one.sites, two.sites, strict=True):
         torch.testing.assert_close(first.moments.variance, second.moments.variance, rtol=1e-9, atol=0)
-    # One process prints, and neither took the other's work for its own.
+    # One process prints, and neither mistook the work of the other for its own.
     assert shown[1].count("vit.layers.0.mlp") == shown[0].count("vit.layers.0.mlp") > 0

@@ -1,4 +1,4 @@
-"""Output and exit codes of ``push`` and ``audit``; what they do is tested in tests/hub."""
+"""Output and exit codes of ``push`` and ``audit``; their effect is tested in tests/hub."""
 
 import json
 import sys
@@ -47,7 +47,7 @@ def test_push_shows_its_plan_and_its_result(
     assert not options["trust_remote_code"]
 
 
-def test_push_prints_json_alone(
+def test_push_prints_only_json(
     pushed: list[dict[str, Any]], capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found = json.loads(run(["push", "folder", NAME, "--json"], capfd, monkeypatch).out)

@@ -67,7 +67,7 @@ def test_finetuning_needs_no_file(
     assert (again.model, again.teacher, again.data.train.source, again.output) == ("pruned", "dense", "train", "out")
 
 
-def test_a_token_is_refused_and_written_nowhere(
+def test_a_token_is_refused_and_not_written(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)

@@ -109,11 +109,11 @@ def test_an_interrupted_sweep_continues(sweep: Any, shelf: Path, monkeypatch: py
     assert len(evaluated) == 4
     assert rows_of(shelf)[:3] == kept
     assert [row["ratio"] for row in rows_of(shelf)] == ["0.0", "0.2", "0.4", "0.6"]
-    # Another method of the same model is added, and the rows of the first stay.
+    # Another method of the same model is added, and the rows of the first are kept.
     assert sweep("--ratios", "0.2", "--method", "variance+mean").code == 0
     assert len(rows_of(shelf)) == 5
     assert len(evaluated) == 5
-    # All there: nothing is computed.
+    # All rows exist: nothing is computed.
     ran = sweep("--ratios", "0.2,0.6", "--json")
     assert len(evaluated) == 5
     assert [row["ratio"] for row in json.loads(ran.out)] == [0, 0.2, 0.6]

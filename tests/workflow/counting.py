@@ -1,4 +1,4 @@
-"""Counting the calls of functions, wherever a module holds them."""
+"""Count the calls of functions in all modules that hold them."""
 
 import sys
 from collections import Counter

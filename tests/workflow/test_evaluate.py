@@ -49,7 +49,7 @@ def test_prune_with_evaluation_images(vit: Any, batches: Batches, tmp_path: Path
     assert "| top-1" in card
 
 
-def test_what_cannot_be_evaluated_is_refused_before_the_images_are_read(vit: Any, batches: Batches) -> None:
+def test_models_that_cannot_be_evaluated_are_refused_before_the_images_are_read(vit: Any, batches: Batches) -> None:
     config = hf_vbp.VBPConfig(ratio=0.5)
     with pytest.raises(UnsupportedModelError, match="ViTModel has no logits"):
         hf_vbp.prune(make_model("vit-backbone"), Unread(), config, eval_data=Unread())

@@ -158,7 +158,7 @@ class TestStatisticsThatLackSomething:
         with pytest.raises(StatisticsError, match=r"'snip' needs saliency.*collect_statistics.*hf-vbp stats"):
             prune(vit, None, VBPConfig(ratio=0.5, criterion="snip", compensation="mean"), statistics=variances)
 
-    def test_what_a_further_pass_cannot_add_is_refused_before_it(self, vit: Any, variances: Any) -> None:
+    def test_statistics_that_a_further_pass_cannot_add_are_refused_before_it(self, vit: Any, variances: Any) -> None:
         config = VBPConfig(ratio=0.5, criterion="snip", compensation="linear")
         with pytest.raises(StatisticsError, match="compensation 'linear' needs covariances"):
             prune(vit, Unread(), config, statistics=variances)
@@ -170,7 +170,7 @@ class TestStatisticsThatLackSomething:
 
 @pytest.mark.parametrize("criterion", sorted(CRITERIA))
 @pytest.mark.parametrize("compensation", sorted(COMPENSATIONS))
-def test_every_criterion_goes_with_every_compensation(
+def test_every_criterion_works_with_every_compensation(
     criterion: str, compensation: str, vit: Any, batches: Batches
 ) -> None:
     result = prune(vit, batches, VBPConfig(ratio=0.5, criterion=criterion, compensation=compensation))

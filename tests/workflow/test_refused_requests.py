@@ -112,7 +112,7 @@ class TestOtherOutputs:
             ({"kind": "vit-backbone"}, "it returns no logits"),
         ],
     )
-    def test_what_needs_labels_is_refused_before_the_pass(self, changes: dict[str, Any], reason: str) -> None:
+    def test_methods_that_need_labels_are_refused_before_the_pass(self, changes: dict[str, Any], reason: str) -> None:
         model = make_model(**changes)
         snip = VBPConfig(ratio=0.5, criterion="snip")
         for call in (lambda: hf_vbp.prune(model, Unread(), snip), lambda: collect_statistics(model, snip)):

@@ -172,7 +172,7 @@ def test_a_folder_in_the_way_is_refused_before_training(work: Path) -> None:
 def test_resume_before_the_first_checkpoint_starts_from_the_beginning(work: Path) -> None:
     tree = recipe_for(work)
     run_finetune(make_recipe({**tree, "output": str(work / "whole")}), Said())
-    (work / "out-run" / "checkpoint-2").mkdir(parents=True)  # what a kill while saving may leave
+    (work / "out-run" / "checkpoint-2").mkdir(parents=True)  # possible remains of a kill while saving
     said = Said()
     run_finetune(make_recipe(tree), said, resume=True)
     assert [line for line in said.lines if "training starts from the beginning" in line]

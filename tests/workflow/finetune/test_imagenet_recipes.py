@@ -20,10 +20,10 @@ from tests.workflow.finetune.helpers import make_dense, make_pruned
 
 ROOT = Path(__file__).parents[3]
 RECIPES = ("deit-tiny", "deit-small", "deit-base", "vit-base")
-# Mixed precision and worker processes stay as shipped.
+# Mixed precision and worker processes are as shipped.
 ON_CPU = ("training.max_steps=2", "training.use_cpu=true", "training.logging_steps=1")
 CLASSES = tuple(f"class {number}, synonym {number}" for number in range(1000))
-# A folder with these classes, and what the model calls them: the position among all 1,000, not among the folders.
+# A folder with these classes, and their labels in the model: the position among all 1,000, not among the folders.
 SHOWN = (0, 7, 388, 999)
 CHILD = """
 import datasets, sys
@@ -66,7 +66,7 @@ def work(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("data", ["folder", "hub"])
 @pytest.mark.parametrize("name", RECIPES)
-def test_every_recipe_for_imagenet_takes_both_kinds_of_data(name: str, data: str) -> None:
+def test_every_recipe_for_imagenet_accepts_both_kinds_of_data(name: str, data: str) -> None:
     recipe = load_recipe([*recipe_files(name, data), *ON_CPU])
     streamed = data == "hub"
     assert recipe.data.evaluation is not None

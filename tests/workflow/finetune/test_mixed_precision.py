@@ -98,7 +98,7 @@ def test_a_model_that_is_pruned_after_training_is_saved(trainer: Any, tmp_path: 
 
 
 def cross_entropy(folder: Path, work: Path) -> float:
-    """The loss of a checkpoint on the test images, in float32, from the processor's own pixels."""
+    """The loss of a checkpoint on the test images, in float32, from the pixels of the processor."""
     model, total, count = hf_vbp.from_pretrained(folder).eval(), 0.0, 0
     images = hf_vbp.load_images(
         str(work / "test"), load_processor(work / "dense"), model=model, purpose="evaluation", batch_size=3

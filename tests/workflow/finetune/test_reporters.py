@@ -48,7 +48,7 @@ def test_tensorboard_shows_the_parts_of_the_loss(work: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(find_spec("trackio") is None, reason="trackio is not installed (pip install trackio)")
-def test_trackio_shows_the_parts_of_the_loss_and_leaves_the_output_alone(work: Path) -> None:
+def test_trackio_shows_the_parts_of_the_loss_and_does_not_change_the_output(work: Path) -> None:
     settings = recipe_for(work, report_to="trackio", project="pets", num_train_epochs=1)
     (work / "recipe.yaml").write_text(write_yaml(settings), encoding="utf-8")
     done = subprocess.run(
