@@ -26,7 +26,7 @@ _Path(MARKER).write_text(_json.dumps(_seen))
 
 
 def spy(marker: Path) -> str:
-    """Return a modeling file that records what it finds to ``marker``, and otherwise works as ours does."""
+    """Return a modeling file that records its findings to ``marker``, and otherwise works as that of hf_vbp."""
     return OWN.read_text(encoding="utf-8") + SPY.replace("MARKER", repr(str(marker)))
 
 

@@ -145,7 +145,7 @@ def test_no_modules_import_each_other_in_a_circle(imports: Imports) -> None:
     assert not found, "\n".join(" <-> ".join(component) for component in found)
 
 
-def test_the_checks_find_what_they_look_for(tmp_path: Path) -> None:
+def test_the_checks_find_violations(tmp_path: Path) -> None:
     files = {
         "hf_vbp/__init__.py": "from .workflow.run import go",
         "hf_vbp/workflow/__init__.py": "",

@@ -42,7 +42,7 @@ def test_huggingface_hub_finds_no_token(tmp_path: Path) -> None:
     for environment in (variables, isolated_environment(variables, tmp_path)):
         ran = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, check=True)
         found.append(json.loads(ran.stdout))
-    assert found[0][0] == TOKEN  # what is guarded against
+    assert found[0][0] == TOKEN  # the attack that is prevented
     assert found[1] == [None, str(tmp_path / "hf_home" / "token")]
 
 

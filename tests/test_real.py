@@ -1,4 +1,4 @@
-"""The main job on real weights and photographs, where they are at hand."""
+"""The main job on real weights and photographs, where they are available."""
 
 from pathlib import Path
 from typing import Any
@@ -45,6 +45,6 @@ def test_deit_tiny_on_photographs(real_assets: Path) -> None:
     photographs = real_assets / "nips17"
     found = accuracies(real_assets / "deit-tiny", photographs / "calibration", photographs / "validation")
     assert found["dense"] == pytest.approx(0.832, abs=0.004)
-    # Two standard errors of 500 images around what was measured elsewhere: 25.8 and 52.8 %.
+    # Two standard errors of 500 images around an independent measurement: 25.8 and 52.8 %.
     assert found["none"] == pytest.approx(0.258, abs=0.04)
     assert found["mean"] == pytest.approx(0.528, abs=0.045)

@@ -90,14 +90,14 @@ class TestWrapped:
         refused(vit, r"classifier.weight is distributed over processes \(DTensor")
 
     def test_partitioned_by_deepspeed(self, vit: Any) -> None:
-        # What ZeRO 3 leaves of a parameter: no elements, and its number.
+        # A parameter under ZeRO 3: no elements, and its number.
         weight = vit.vit.layers[0].mlp.fc1.weight
         weight.ds_id, weight.data = 3, torch.empty(0)
         refused(vit, "DeepSpeed ZeRO")
 
 
 class Int8Tensor(torch.Tensor):
-    """A tensor subclass with other storage than its dtype says, as torchao's."""
+    """A tensor subclass whose storage differs from its dtype, as those of torchao."""
 
     @staticmethod
     def __new__(cls, values: torch.Tensor) -> "Int8Tensor":

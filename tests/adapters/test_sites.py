@@ -31,7 +31,7 @@ def test_sites_are_the_mlps_in_the_order_of_the_forward_pass(kind: str) -> None:
     assert all(model.get_submodule(site.fc1_name) is site.fc1 for site in sites)
 
 
-def test_parameters_per_neuron_is_what_removing_one_saves(vit: Any) -> None:
+def test_parameters_per_neuron_is_the_saving_of_removing_one(vit: Any) -> None:
     site = find_sites(vit)[0]
     before = sum(p.numel() for p in (*site.fc1.parameters(), *site.fc2.parameters()))
     after = sum(p.numel() for p in (*nn.Linear(32, 47).parameters(), *nn.Linear(47, 32).parameters()))
@@ -65,7 +65,7 @@ def test_register_adapter_opens_another_family(monkeypatch: pytest.MonkeyPatch) 
         register_adapter("ijepa", LinearPairAdapter())
 
 
-def test_register_adapter_refuses_what_is_no_adapter() -> None:
+def test_register_adapter_refuses_other_objects() -> None:
     with pytest.raises(ConfigurationError, match="find_sites, left_out"):
         register_adapter("x", object())  # type: ignore[arg-type]
     with pytest.raises(ConfigurationError, match=r"is the class LinearPairAdapter; pass an instance, LinearPairAda.*"):
@@ -94,7 +94,7 @@ class TestAdaptersOfOtherDistributions:
         install(tmp_path, monkeypatch, "hf_vbp.adapters", name="ijepa", installed="ijepa_two", ijepa_two=source)
         assert len(find_sites(ijepa)) == TINY["num_hidden_layers"]
 
-    def test_a_broken_one_affects_its_own_family_only(
+    def test_a_broken_entry_point_affects_only_its_family(
         self, ijepa: Any, vit: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         install(tmp_path, monkeypatch, "hf_vbp.adapters", name="ijepa", installed="no_such_module:adapter")

@@ -28,7 +28,7 @@ def test_accepts_the_real_families(kind: str) -> None:
         (nn.Sequential(nn.GELU(), nn.Linear(48, 48)), "may mix neurons|its own weights"),
     ],
 )
-def test_refuses_what_mixes_neurons(vit: Any, activation: nn.Module, reason: str) -> None:
+def test_refuses_modules_that_mix_neurons(vit: Any, activation: nn.Module, reason: str) -> None:
     vit.vit.layers[1].mlp.activation_fn = activation
     with pytest.raises(UnsupportedModelError, match=reason):
         check_structure(vit, find_sites(vit))

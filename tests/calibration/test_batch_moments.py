@@ -99,7 +99,7 @@ def test_values_that_are_not_finite_are_reported(bad: float) -> None:
     assert bool(batch_moments(rows(50, 3), Workspace()).sound)
 
 
-def test_squares_beyond_float32_are_taken_in_float64() -> None:
+def test_squares_beyond_float32_are_computed_in_float64() -> None:
     values = 1e25 * rows(50, 3)
     batch = batch_moments(values, Workspace())
     assert bool(batch.sound)
@@ -109,7 +109,7 @@ def test_squares_beyond_float32_are_taken_in_float64() -> None:
 def test_the_computation_on_devices_agrees() -> None:
     values = 1e4 + rows(3152, 16)
     handed: list[torch.Tensor] = []
-    batch = kernels._device_moments(values, lambda centred: handed.append(centred.clone()))
+    batch = kernels._device_moments(values, lambda centered: handed.append(centered.clone()))
     assert relative_error(batch.m2, values) < 1e-6
     assert bool(batch.sound)
     assert torch.equal(handed[0].double() + batch.shift, values.double())

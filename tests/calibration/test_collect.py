@@ -117,7 +117,7 @@ def test_runs_in_eval_and_inference_mode(vit: Any, batches: Batches) -> None:
 
 
 @pytest.mark.parametrize("requires", [DIAGONAL, METRIC, EVERYTHING])
-def test_an_error_leaves_no_hook_behind(vit: Any, batches: Batches, requires: Requirements) -> None:
+def test_an_error_leaves_no_hook(vit: Any, batches: Batches, requires: Requirements) -> None:
     vit.train()
     broken = [*batches[:1], {"pixel_values": torch.randn(2, 3, 16, 16)}]
     with pytest.raises(ValueError, match="size"):
@@ -159,7 +159,7 @@ def test_float64_models_are_computed_in_float64(mean: float) -> None:
             site.fc2.bias.sub_(site.fc2.weight.sum(1) * mean)
     batches = in_batches(images(40).double(), 8)
     statistics = collect_statistics(model, batches, FULL)
-    # Rounding of the means, relative to the deviations, is what float64 itself leaves.
+    # The tolerance is the float64 rounding of the means, relative to the deviations.
     tolerance = 1e-12 + 100 * 2**-52 * mean
     for site, rows in zip(statistics.sites, capture(model, batches), strict=True):
         expected = Moments.of(rows, comoment=True)
@@ -244,7 +244,7 @@ def test_memory_does_not_grow_with_the_images(vit: Any, requires: Requirements) 
             yield {"pixel_values": images(2, seed=number)}
 
     gc.collect()
-    gc.freeze()  # only what the pass makes is to be counted
+    gc.freeze()  # count only what the pass allocates
     try:
         collect_statistics(vit, stream(), requires, progress=count)
     finally:

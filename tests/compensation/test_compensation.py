@@ -1,4 +1,4 @@
-"""Compensations against sample-by-sample least squares and against what they must be equal to."""
+"""Compensations against sample-by-sample least squares and against their known special cases."""
 
 import warnings
 
@@ -141,7 +141,7 @@ def test_a_site_without_neurons():
         assert fc2_bias.tolist() == [1.0, 1.0, 1.0]
 
 
-def test_mean_needs_variances_only_and_linear_says_what_it_lacks():
+def test_mean_needs_variances_only_and_linear_names_missing_statistics():
     site, weights = random_site()
     site = site.without_covariances()
     compensate("mean", weights, KEPT, site)

@@ -28,9 +28,9 @@ def few_tokens(seed=0, tokens=24, hidden=30):
 def test_oas_agrees_with_scikit_learn():
     # Wide enough that the terms in 2 / hidden, which scikit-learn leaves out, do not matter.
     samples = random_samples(80, 300, seed=1)
-    centred = samples - samples.mean(0)
-    biased = centred.T @ centred / len(samples)
-    expected, _ = oas(centred.numpy(), assume_centered=True)
+    centered = samples - samples.mean(0)
+    biased = centered.T @ centered / len(samples)
+    expected, _ = oas(centered.numpy(), assume_centered=True)
     torch.testing.assert_close(
         Regularization("oas", 1.0).apply(biased, len(samples)), torch.from_numpy(expected), rtol=0.02, atol=0.02
     )
@@ -41,9 +41,9 @@ def test_two_halves_give_the_shrinkage_of_ledoit_and_wolf():
     shares = []
     for seed in range(8):
         samples = random_samples(40, 160, seed=seed)
-        centred = samples - samples.mean(0)
-        covariance = centred.T @ centred / len(samples)
-        _, expected = ledoit_wolf(centred.numpy(), assume_centered=True)
+        centered = samples - samples.mean(0)
+        covariance = centered.T @ centered / len(samples)
+        _, expected = ledoit_wolf(centered.numpy(), assume_centered=True)
         halves = [torch.cov(half.T) for half in samples.split(80)]
         regularized = Regularization("ledoit-wolf", 1.0).apply(covariance, 160, noise=sampling_noise(*halves))
         share = 1 - regularized[0, 1] / covariance[0, 1]
@@ -59,7 +59,7 @@ def test_ledoit_and_wolf_need_the_halves():
         compensate("linear", weights, KEPT, site, regularization="ledoit-wolf", ridge=1.0)
 
 
-def test_the_second_half_is_what_the_first_leaves():
+def test_the_second_half_is_the_total_minus_the_first():
     site, weights = random_site(30, 5, tokens=400)
     both = full_halves(site)
     errors = choose_regularization(site, weights, KEPT)[1]

@@ -65,7 +65,7 @@ def test_the_real_shapes_count_not_the_config(vit: Any) -> None:
     assert before["bytes"] - after["bytes"] == 4 * 38 * 65
 
 
-def test_counting_leaves_the_model_as_it_was(vit: Any) -> None:
+def test_counting_does_not_change_the_model(vit: Any) -> None:
     vit.train()
     before = {name: value.clone() for name, value in vit.state_dict().items()}
     costs.describe_cost(vit)

@@ -34,7 +34,7 @@ def test_the_interval_holds_the_true_median_in_95_percent_of_skewed_samples() ->
     assert hits / 2000 == pytest.approx(0.957, abs=0.015)
 
 
-def test_a_row_describes_the_measurement_and_the_model_is_left_alone(
+def test_a_row_describes_the_measurement_and_the_model_is_not_changed(
     vit: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     Clock(lambda model, now: 0.01, noise=0.1, runs=True).install(monkeypatch)
@@ -53,7 +53,7 @@ def test_a_row_describes_the_measurement_and_the_model_is_left_alone(
 
 
 def test_a_clock_that_drifts_does_not_change_the_speedup(vit: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    # Ten times slower after a minute, as a machine that gets hot or busy. In turns, both models see it.
+    # Ten times slower after a minute, like a hot or busy machine. In turns, both models are affected.
     Clock(lambda model, now: width_of(model) * 1e-3 * (1 + 9 * now / 60), noise=0.1).install(monkeypatch)
     found = latency_of_widths(vit, [24, 24, 24])
     assert found["speedup"] == pytest.approx(2, rel=0.04)

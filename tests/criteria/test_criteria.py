@@ -60,7 +60,7 @@ def test_magnitude_is_the_norm_of_all_weights_of_the_neuron(sites):
             assert ranking.scores[j].item() == pytest.approx(torch.cat(parts).norm().item(), rel=1e-12)
 
 
-def test_random_depends_on_the_seed_alone(sites):
+def test_random_depends_only_on_the_seed(sites):
     statistics, weights = sites
     first, again, other = (rank("random", statistics, weights, seed=seed) for seed in (3, 3, 4))
     assert all(torch.equal(a.scores, b.scores) for a, b in zip(first, again, strict=True))

@@ -160,7 +160,7 @@ def test_bad_input_is_refused():
 
 
 @pytest.mark.slow
-def test_rounding_errors_stay_small_at_the_width_of_deit_base():
+def test_rounding_errors_are_small_at_the_width_of_deit_base():
     hidden, out = 3072, 768
     samples = random_samples(hidden, 2 * hidden, seed=3, rank=600).float()
     samples = samples.double() + torch.randn(samples.shape, generator=torch.Generator().manual_seed(4)) * 0.1

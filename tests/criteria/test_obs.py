@@ -88,7 +88,7 @@ def test_progress_counts_sites():
     assert calls == [(1, 3), (2, 3), (3, 3)]
 
 
-def test_errors_name_what_is_missing():
+def test_errors_name_the_missing_statistics():
     statistics, weights = sites(metric=False)
     with pytest.raises(StatisticsError, match="no output metric"):
         rank("obs", statistics, weights, metric="gradient")

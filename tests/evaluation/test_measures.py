@@ -29,7 +29,7 @@ def test_kl_is_the_textbook_sum(pairs: list[tuple[float, float]]) -> None:
     assert found >= 0
 
 
-def test_kl_of_a_model_with_itself_is_zero_and_does_not_see_shifts() -> None:
+def test_kl_of_a_model_with_itself_is_zero_and_independent_of_shifts() -> None:
     logits = torch.randn(5, 7, generator=torch.Generator().manual_seed(0))
     assert kl_divergences(logits, logits).max() == 0
     assert kl_divergences(logits.double(), logits.double() + 3).max() < 1e-14
@@ -53,7 +53,7 @@ def test_top_k_counts_the_labels_rank(k: int, seed: int) -> None:
 
 
 def test_the_wilson_interval_solves_its_equation() -> None:
-    # Its ends are the shares p0 for which the observed share lies z standard errors, taken at p0, away.
+    # Its ends are the shares p0 from which the observed share differs by z standard errors, taken at p0.
     z = 1.959963984540054
     for successes, trials in ((83, 100), (416, 500), (1, 7), (0, 10), (10, 10)):
         share = successes / trials
@@ -68,7 +68,7 @@ def test_the_wilson_interval_of_a_published_example() -> None:
 
 
 @given(st.integers(1, 10_000).flatmap(lambda trials: st.tuples(st.integers(0, trials), st.just(trials))))
-def test_the_wilson_interval_holds_the_share_and_stays_within_bounds(counts: tuple[int, int]) -> None:
+def test_the_wilson_interval_contains_the_share_and_is_within_bounds(counts: tuple[int, int]) -> None:
     low, high = wilson_interval(*counts)
     assert 0 <= low <= counts[0] / counts[1] <= high <= 1
 

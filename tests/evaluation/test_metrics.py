@@ -21,7 +21,7 @@ def logits(seed: int, classes: int = 7) -> torch.Tensor:
     return torch.randn(20, classes, generator=torch.Generator().manual_seed(seed))
 
 
-def test_they_are_metrics_and_give_what_evaluate_models_gives(tmp_path: Path, batches: Any) -> None:
+def test_they_are_metrics_and_agree_with_evaluate_models(tmp_path: Path, batches: Any) -> None:
     dense, other = make_model(num_labels=7), make_model(seed=1, num_labels=7)
     found = evaluate_models({"dense": dense, "other": other}, batches)["other"]
     metrics = [metric(cache_dir=str(tmp_path)) for metric in (Top1Accuracy, Top5Accuracy, Agreement, KLDivergence)]

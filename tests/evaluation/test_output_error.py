@@ -1,4 +1,4 @@
-"""The observed output error against a computation by hand, and against what was predicted."""
+"""The observed output error against a computation by hand, and against the prediction."""
 
 from typing import Any
 
@@ -46,9 +46,9 @@ def test_agrees_with_outputs_held_in_memory(vit: Any, gradient: bool) -> None:
     errors, energies = [], []
     for before, after, metric in zip(outputs(vit, held_out), outputs(result.model, held_out), metrics, strict=True):
         weight = torch.eye(before.shape[1], dtype=torch.float64) if metric is None else metric
-        centred, change = before - before.mean(0), after - before
+        centered, change = before - before.mean(0), after - before
         errors.append(float(((change @ weight) * change).sum()))
-        energies.append(float(((centred @ weight) * centred).sum()))
+        energies.append(float(((centered @ weight) * centered).sum()))
     expected = [error / energy for error, energy in zip(errors, energies, strict=True)]
     assert found["relative_output_error_by_site"] == pytest.approx(expected, rel=1e-4)
     assert found["relative_output_error"] == pytest.approx(sum(errors) / sum(energies), rel=1e-4)

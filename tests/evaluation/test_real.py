@@ -13,7 +13,7 @@ from hf_vbp.evaluation.models import evaluate_models
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("model_name", "folder", "top1"),
-    # Measured apart from this package: plain Pillow and normalisation, and the Pillow backend of transformers.
+    # Measured without this package: plain Pillow and normalization, and the Pillow backend of transformers.
     [("vit-cifar10", "cifar10/test", 0.7415), ("deit-tiny", "nips17/validation", 0.832)],
 )
 def test_accuracies_of_real_models(real_assets: Path, model_name: str, folder: str, top1: float) -> None:

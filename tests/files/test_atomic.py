@@ -1,4 +1,4 @@
-"""Files are written in full or not at all, and what killed processes left is removed, but nothing else."""
+"""Files are written in full or not at all, and only the files of killed processes are removed."""
 
 import errno
 import os
@@ -112,7 +112,7 @@ for point in range(1000):
     assert os.listdir(tmp_path) == ["plan.json"]
 
 
-def test_what_a_killed_process_left_is_removed_and_what_a_running_one_has_is_not(tmp_path: Path) -> None:
+def test_files_of_a_killed_process_are_removed_and_those_of_a_running_one_are_not(tmp_path: Path) -> None:
     target = tmp_path / "out"
     holder = Holder(target)
     left = next(tmp_path.glob(".out.*.partial"))
@@ -159,7 +159,7 @@ def test_long_names(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["folder", "device", "missing"])
-def test_what_is_no_file_is_refused(tmp_path: Path, kind: str) -> None:
+def test_outputs_that_are_not_files_are_refused(tmp_path: Path, kind: str) -> None:
     path = {"folder": tmp_path, "device": Path("/dev/null"), "missing": tmp_path / "a" / "b"}[kind]
     with pytest.raises(OutputError):
         make_plan().save(path)

@@ -1,6 +1,6 @@
-"""Reads many damaged variants of one kind of input; a program of its own, so that limits hold for it alone.
+"""Reads many damaged variants of one kind of input; a separate program, so that limits apply only to it.
 
-``python -m tests.fuzz.single_changes KIND FOLDER`` prints one line for each variant that ends in anything but
+``python -m tests.fuzz.single_changes KIND FOLDER`` prints one line for each variant that ends in anything except
 success or an error of this package with a short message, and then the number of variants.
 """
 
@@ -120,7 +120,7 @@ def plan(folder: Path) -> int:
     def read(content: Any) -> None:
         path.write_text(json.dumps(content))
         loaded = PruningPlan.load(path)
-        # Whatever is read can be written, and has the properties that the other commands use.
+        # Everything that is read can be written, and has the properties that the other commands use.
         again = PruningPlan.from_dict(json.loads(loaded.to_json()))
         assert again.widths == loaded.widths
         assert 0 <= again.ratio <= 1
@@ -187,7 +187,7 @@ def recipe(folder: Path) -> int:
     total = count_failures(tree, make_recipe)
     for text in ("1" * 5000, "[" * 1000, "a: &a [x]\nb: *a", "", "\x00", "!!python/object:x {}"):
         total += count_failures({}, lambda _, text=text: (path.write_text(text), load_recipe([path])))
-    # What was accepted is read again from its own text.
+    # Accepted input is read again from its own text.
     assert parse_yaml(make_recipe(tree).to_yaml(), "recipe")["output"] == "recovered"
     return total
 

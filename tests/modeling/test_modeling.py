@@ -1,4 +1,4 @@
-"""The file that travels with checkpoints: finding MLPs, resizing them, reading the record."""
+"""The file that is saved with checkpoints: finding MLPs, resizing them, reading the record."""
 
 import copy
 import pickle
@@ -137,7 +137,7 @@ def test_dense_reads_end_with_the_block_and_with_an_error() -> None:
     assert config.to_json_string() == before
 
 
-def test_dense_reads_leave_other_configs_alone() -> None:
+def test_dense_reads_do_not_change_other_configs() -> None:
     config = make_model().config
     before = dict(vars(config))
     with DenseReads(config):

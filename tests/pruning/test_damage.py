@@ -18,7 +18,7 @@ def sites(**changes):
 
 @pytest.mark.parametrize("metric", [False, True])
 @pytest.mark.parametrize("compensation", ["none", "mean", "linear"])
-def test_prediction_is_what_is_observed_on_the_calibration_samples(compensation, metric):
+def test_prediction_equals_the_observation_on_the_calibration_samples(compensation, metric):
     statistics, weights = sites(metric=metric)
     damage = predict_damage(compensation, statistics, weights, KEPT)
     assert damage.metric == ("gradient" if metric else "identity")
@@ -48,7 +48,7 @@ def test_predicted_damage_falls_from_none_to_mean_to_linear():
     assert none > mean > linear
 
 
-def test_variances_alone_give_the_sum_over_neurons():
+def test_variances_without_covariances_give_the_sum_over_neurons():
     statistics, weights = sites()
     statistics = [site.without_covariances() for site in statistics]
     damage = predict_damage("mean", statistics, weights, KEPT)

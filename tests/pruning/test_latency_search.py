@@ -1,4 +1,4 @@
-"""A latency budget is met from few measurements, whatever the noise, and refused with what can be reached."""
+"""A latency budget is met from few measurements at any noise, and refused with the latency that can be reached."""
 
 from typing import Any
 
@@ -58,7 +58,7 @@ def test_few_measurements_meet_the_budget_with_little_beyond_it(
         assert share - 0.02 - 2 * 0.03 <= true <= share + 2 * 0.03
 
 
-def test_the_plan_records_what_was_measured(vit: Any, statistics: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_plan_records_the_measurement(vit: Any, statistics: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     Clock(seconds).install(monkeypatch)
     plan = hf_vbp.make_plan(vit, statistics, VBPConfig(target_latency=0.7, latency_batch=4))
     assert plan.latency["dense_ms"] == pytest.approx(10)
@@ -95,7 +95,7 @@ def test_other_times_are_refused(asked: str) -> None:
         ("11ms", r"the dense model takes 10 ms, which meets 11ms without pruning"),
     ],
 )
-def test_an_unreachable_latency_names_what_can_be_reached_before_the_images_are_read(
+def test_an_unreachable_latency_names_the_reachable_one_before_the_images_are_read(
     vit: Any, monkeypatch: pytest.MonkeyPatch, asked: Any, says: str
 ) -> None:
     Clock(seconds).install(monkeypatch)

@@ -84,7 +84,7 @@ def test_a_site_keeps_its_minimum_width() -> None:
     assert order.widths(3) == [2, 3]
 
 
-def test_a_budget_that_cannot_be_met_reports_what_can() -> None:
+def test_a_budget_that_cannot_be_met_reports_the_reachable_one() -> None:
     order = RemovalOrder(rankings_for([4, 4]), limits=Limits(minimum_width=2))
     with pytest.raises(BudgetError, match=r"0.9 cannot be reached by pruning the MLPs; at most a share of 0.5 can be"):
         order.cut_for(Budget("ratio", 0.9), lambda kept: removed_share(kept, [4, 4]))

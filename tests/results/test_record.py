@@ -208,7 +208,7 @@ def changed(results: dict[str, Any], path: tuple[Any, ...], value: Any) -> dict[
 
 
 def use(results: Any) -> None:
-    """Do everything that is done with the results of somebody else."""
+    """Use the results of another author in every way."""
     card = render_card(make_facts(results, repo_id="me/x"))
     metadata, _ = split_card(card)
     figures_of_index(metadata)
@@ -237,7 +237,7 @@ def test_every_single_change_is_read_or_refused_by_name() -> None:
             candidate = changed(results, path, value)
             message = refusal(candidate)
             read, refused = read + (message is None), refused + (message is not None)
-            # What no schema can express, and numbers that jsonschema takes for integers.
+            # Rules that no schema can express, and numbers that jsonschema treats as integers.
             is_shape = path[0] == "plan" and "plan." in (message or "")
             is_size = isinstance(value, int | float) and value >= 2**63
             assert (message is None) == validator.is_valid(candidate) or is_shape or is_size, (path, value, message)
