@@ -1,4 +1,4 @@
-# Everything from nothing, and fast on what is there: make demo, make test.
+# Each target creates the environment first, if it does not exist: make demo, make test.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -25,7 +25,7 @@ test: $(STAMP) lint ## the whole suite
 coverage: $(STAMP) ## the suite with line and branch coverage, child processes included
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not slow and not compat" --cov
 
-test-slow: $(STAMP) ## what needs longer than the suite allows
+test-slow: $(STAMP) ## tests that take too long for the suite
 	$(BIN)/python -m pytest -m slow
 
 lint: $(STAMP) ## formatting, lint, types
@@ -33,11 +33,11 @@ lint: $(STAMP) ## formatting, lint, types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-format: $(STAMP) ## put the code in order
+format: $(STAMP) ## format the code and apply the fixes of ruff
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-# The file that travels with checkpoints must run where hf_vbp does not: one environment for each old transformers.
+# The modeling file of checkpoints must run where hf_vbp does not: one environment for each old transformers.
 COMPAT_VERSIONS := 4.57.6 5.2.0
 COMPAT_STAMPS := $(foreach version,$(COMPAT_VERSIONS),.venv-compat/$(version)/.installed)
 
