@@ -279,7 +279,7 @@ def leave_hashes(folder: Path) -> None:
         (lambda folder: (folder / "model.safetensors").unlink(), "only safetensors"),
         (lambda folder: (folder / "modeling_hf_vbp.py").unlink(), "modeling_hf_vbp.py is missing"),
         (lambda folder: (folder / "model.safetensors.index.json").write_text("{}"), "holds both"),
-        (lambda folder: (folder / "plan.json").write_text(f'"hf_{"a" * 34}"'), "looks like a Hub token"),
+        (lambda folder: (folder / "plan.json").write_text(f'"hf_{"a" * 34}"'), "seems to hold a Hub token"),
         (lambda folder: (folder / "README.md").write_text("---\na: [\n---\n"), "not YAML"),
         (lambda folder: (folder / "README.md").write_text("---\nbase_model: /home/me/x\ntags: [a]\n---\n"), None),
         (break_weights, "is damaged or truncated"),
@@ -353,7 +353,7 @@ def escaped_token_in_metadata(folder: Path) -> None:
 def test_hidden_tokens_are_found(client: Client, xet_hub: LoopbackHub, copy: Path, hide: Any) -> None:
     hide(copy)
     message = error_of(client.push(copy, "alice/vit"))
-    assert "looks like a Hub token" in message
+    assert "seems to hold a Hub token" in message
     assert "aaaa" not in message
     assert xet_hub.log == []
 
