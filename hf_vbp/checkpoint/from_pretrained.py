@@ -11,6 +11,8 @@ from hf_vbp.errors import CheckpointError, ConfigurationError, HfVbpError
 from hf_vbp.modeling.config_record import read_widths
 
 _SHOWN = 3
+# Upstream puts what to do next at the end of texts of up to this length.
+_LONGEST = 1000
 
 
 def from_pretrained(path_or_id: str | os.PathLike[str], *, auto_class: Any = None, **kwargs: Any) -> Any:
@@ -49,7 +51,7 @@ def from_pretrained(path_or_id: str | os.PathLike[str], *, auto_class: Any = Non
         except HfVbpError:
             raise
         except load_errors() as error:
-            reason = one_line(error) + (f". Note that {problem}." if problem else "")
+            reason = one_line(error, _LONGEST) + (f". Note that {problem}." if problem else "")
             raise CheckpointError(f"{path_or_id} cannot be loaded: {reason}") from error
     _check_widths(model, path_or_id)
     _check_complete(model, info, path_or_id, kwargs.get("ignore_mismatched_sizes", False))
