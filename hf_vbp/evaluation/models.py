@@ -12,6 +12,7 @@ from hf_vbp._progress import Progress
 from hf_vbp.errors import ConfigurationError, DataError, LabelError, NonFiniteError, UnsupportedModelError
 from hf_vbp.evaluation.measures import kl_divergences, top_classes
 from hf_vbp.evaluation.metrics import Agreement, KLDivergence, Top1Accuracy, Top5Accuracy
+from hf_vbp.inputs.fit import images_of
 from hf_vbp.inputs.images import blank_images
 from hf_vbp.modeling.precision import own_precision
 
@@ -227,7 +228,8 @@ def _check_labels(labels: torch.Tensor, classes: int, name: str) -> None:
 def _logits(model: nn.Module, name: str, pixel_values: torch.Tensor) -> torch.Tensor:
     """Return the logits ``(n, classes)`` float64 on the CPU."""
     parameter = next(model.parameters())
-    outputs = model(pixel_values=pixel_values.to(parameter.device, parameter.dtype))
+    with images_of(model, pixel_values):
+        outputs = model(pixel_values=pixel_values.to(parameter.device, parameter.dtype))
     logits = _check_logits(model, name, outputs, len(pixel_values))
     logits = logits.cpu().double()
     if not bool(torch.isfinite(logits).all()):

@@ -42,6 +42,8 @@ class Loading:
         device: Device of the model; by default the device that Accelerate gives this process.
         cache_dir: Cache of the files from the Hub.
         token: Access token for the Hub; by default the one that huggingface_hub finds.
+        interpolate_pos_encoding: Whether to adapt the position embeddings to the size of the image processor, see
+            :func:`hf_vbp.interpolate_position_embeddings`.
     """
 
     revision: str | None = None
@@ -49,6 +51,7 @@ class Loading:
     device: "str | torch.device | None" = None
     cache_dir: str | Path | None = None
     token: str | bool | None = None
+    interpolate_pos_encoding: bool = False
 
     def load(self, source: str) -> LoadedModel:
         """Load a model; see :func:`load_model`."""
@@ -63,6 +66,7 @@ def load_model(
     device: "str | torch.device | None" = None,
     cache_dir: str | Path | None = None,
     token: str | bool | None = None,
+    interpolate_pos_encoding: bool = False,
 ) -> LoadedModel:
     """Load a dense or pruned vision transformer as the class that it was saved from.
 
@@ -73,12 +77,13 @@ def load_model(
         device: As in :class:`Loading`.
         cache_dir: As in :class:`Loading`.
         token: As in :class:`Loading`.
+        interpolate_pos_encoding: As in :class:`Loading`.
 
     Raises:
         CheckpointError: There is no such checkpoint, or it is damaged, or its config and weights disagree.
         UnsupportedModelError: No adapter supports its family, its class is not one of transformers, or it needs code
-            that comes with the checkpoint.
-        ConfigurationError: The dtype or the device is unknown.
+            that comes with the checkpoint, or it cannot interpolate its position embeddings.
+        ConfigurationError: The dtype or the device is unknown, or the size of the processor is not.
     """
     checked_dtype = _check_dtype(dtype)
     path = _path_of(source)
@@ -90,7 +95,22 @@ def load_model(
             "For another vision transformer, register an adapter with hf_vbp.register_adapter, see docs/adapters.md."
         )
     model = _load_weights(path, hub, _model_class(source, config), checked_dtype)
-    return LoadedModel(source, _to_device(model, device), _load_processor(path, hub))
+    processor = _load_processor(path, hub)
+    if interpolate_pos_encoding:
+        model = _of_processor_size(source, model, processor)
+    return LoadedModel(source, _to_device(model, device), processor)
+
+
+def _of_processor_size(source: str, model: Any, processor: Any) -> Any:
+    from hf_vbp.inputs.position_embeddings import interpolate_position_embeddings, size_of_processor
+
+    size = size_of_processor(processor)
+    if size is None:
+        raise ConfigurationError(
+            f"--interpolate-pos-encoding adapts a model to the size of its image processor, and {source} has none "
+            'with a height and a width. Save one with it, with size={"height": ..., "width": ...}.'
+        )
+    return interpolate_position_embeddings(model, size)
 
 
 def _check_dtype(dtype: "str | torch.dtype") -> "str | torch.dtype":

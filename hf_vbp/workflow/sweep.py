@@ -19,6 +19,7 @@ from hf_vbp.costs.latency import LatencyOptions, measure_latency
 from hf_vbp.criteria.base import Ranking
 from hf_vbp.errors import ConfigurationError, DataError, LatencyError
 from hf_vbp.evaluation.models import check_classifier, evaluate_models
+from hf_vbp.inputs.fit import check_first_image
 from hf_vbp.pruning.apply_plan import apply_fitted
 from hf_vbp.pruning.budget_cost import check_budget
 from hf_vbp.pruning.make_plan import fit_plan, rank_sites
@@ -93,6 +94,7 @@ def sweep(
             "a list of batches, a DataLoader or the result of load_images."
         )
     prepared = check_sweep(model, tasks)
+    check_first_image(prepared.model, loader)
     gathered = sweep_statistics(prepared, methods, data, statistics, limit=limit, progress=progress)
     rows: list[Row] = []
     for group in sweep_rows(prepared, gathered, tasks, loader, latency=latency, progress=progress):
