@@ -20,6 +20,7 @@ from .errors import HfVbpError as HfVbpError
 from .evaluation.models import evaluate_models as evaluate_models
 from .hub.audit import audit as audit
 from .hub.push import push_to_hub as push_to_hub
+from .inputs.position_embeddings import interpolate_position_embeddings as interpolate_position_embeddings
 from .pruning.apply_plan import apply_plan as apply_plan
 from .pruning.make_plan import make_plan as make_plan
 from .pruning.make_plan import precompute_scores as precompute_scores

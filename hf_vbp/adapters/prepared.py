@@ -1,7 +1,7 @@
 """One model, validated once."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -30,11 +30,13 @@ class PreparedModel:
         model: The dense model; it is not changed.
         sites: Its MLP sites, in block order.
         not_single_label: Why its output is not the logits of a single-label classifier; None where it is.
+        latencies: Measurements that a later step takes over, by widths and conditions.
     """
 
     model: Any
     sites: tuple[MLPSite, ...]
     not_single_label: str | None = None
+    latencies: dict[Hashable, dict[str, Any]] = field(default_factory=dict, repr=False)
 
     @cached_property
     def fingerprint(self) -> str:

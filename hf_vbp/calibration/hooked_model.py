@@ -13,6 +13,7 @@ from torch import nn
 from hf_vbp.calibration.batch_moments import arithmetic_dtype
 from hf_vbp.calibration.site_accumulator import SiteAccumulator, half_spans
 from hf_vbp.errors import ConfigurationError, NonFiniteError, StatisticsError
+from hf_vbp.inputs.fit import images_of
 
 # Keeps the small gradients of float16 models out of the subnormal range; divided out in float32.
 HALF_PRECISION_SCALE = 1024.0
@@ -83,12 +84,16 @@ class HookedModel:
 
     def _run_without_gradients(self, images: torch.Tensor) -> None:
         with torch.inference_mode():
-            self.model(pixel_values=images)
+            self._forward(images)
+
+    def _forward(self, images: torch.Tensor) -> Any:
+        with images_of(self.model, images):
+            return self.model(pixel_values=images)
 
     def _run_with_gradients(self, images: torch.Tensor, seed: int) -> None:
         with torch.enable_grad(), ExitStack() as stack:
             stack.callback(self._held.clear)
-            logits = getattr(self.model(pixel_values=images), "logits", None)
+            logits = getattr(self._forward(images), "logits", None)
             # Before the backward pass, whose gradients would be reported in place of their cause.
             self._check_finite(images)
             if logits is None or logits.dim() != 2 or self._first_output is None:

@@ -19,6 +19,7 @@ from hf_vbp.calibration.open_feed import open_feed
 from hf_vbp.calibration.processes import Processes
 from hf_vbp.config.requirements import Requirements
 from hf_vbp.errors import ConfigurationError, DataError, NonFiniteError
+from hf_vbp.inputs.fit import images_of
 from hf_vbp.modeling.precision import outside_inference_mode
 from hf_vbp.statistics.activation_statistics import ActivationStatistics
 
@@ -158,7 +159,8 @@ class _Recorder:
     def _loss(self, images: Tensor, batch: LocalBatch) -> Tensor:
         if self.labels == "given" and batch.labels is None:
             raise DataError("labels='given' needs batches with 'labels', but they have none; use labels='self'.")
-        logits = getattr(self.model(pixel_values=images), "logits", None)
+        with images_of(self.model, images):
+            logits = getattr(self.model(pixel_values=images), "logits", None)
         if logits is None or logits.dim() != 2:
             raise ConfigurationError(
                 f"The saliency needs a model that predicts labels, but {type(self.model).__name__} returns no logits "

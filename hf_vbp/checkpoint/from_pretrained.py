@@ -1,16 +1,18 @@
 """Load a pruned or an ordinary checkpoint strictly."""
 
 import os
-import pickle
 from collections.abc import Iterable
 from typing import Any
 
 from hf_vbp._progress import one_line
+from hf_vbp.checkpoint.load_errors import load_errors
 from hf_vbp.checkpoint.transformers_patch import patched
 from hf_vbp.errors import CheckpointError, ConfigurationError, HfVbpError
 from hf_vbp.modeling.config_record import read_widths
 
 _SHOWN = 3
+# Upstream puts what to do next at the end of texts of up to this length.
+_LONGEST = 1000
 
 
 def from_pretrained(path_or_id: str | os.PathLike[str], *, auto_class: Any = None, **kwargs: Any) -> Any:
@@ -33,7 +35,6 @@ def from_pretrained(path_or_id: str | os.PathLike[str], *, auto_class: Any = Non
         CheckpointError: There is no readable checkpoint, its weights do not fit its config, or weights are missing.
         ConfigurationError: ``weights_only=False`` was given, which would run code from a ``.bin`` file.
     """
-    from safetensors import SafetensorError
     from transformers import AutoModelForImageClassification
 
     auto_class = auto_class or AutoModelForImageClassification
@@ -49,8 +50,8 @@ def from_pretrained(path_or_id: str | os.PathLike[str], *, auto_class: Any = Non
             model, info = auto_class.from_pretrained(path_or_id, output_loading_info=True, **kwargs)
         except HfVbpError:
             raise
-        except (OSError, ValueError, RuntimeError, SafetensorError, pickle.UnpicklingError) as error:
-            reason = one_line(error, 1000) + (f". Note that {problem}." if problem else "")
+        except load_errors() as error:
+            reason = one_line(error, _LONGEST) + (f". Note that {problem}." if problem else "")
             raise CheckpointError(f"{path_or_id} cannot be loaded: {reason}") from error
     _check_widths(model, path_or_id)
     _check_complete(model, info, path_or_id, kwargs.get("ignore_mismatched_sizes", False))

@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from hf_vbp._progress import one_line
 from hf_vbp.errors import CheckpointError
 
 _MODELING_UTILS = "transformers.modeling_utils"
@@ -239,7 +240,7 @@ def _record(config: Any) -> Any:
     try:
         return read_record(config)
     except ValueError as error:
-        raise CheckpointError(f"{_source(config)}: {error}") from error
+        raise CheckpointError(f"{_source(config)}: {one_line(error)}") from error
 
 
 def _source(config: Any) -> str:

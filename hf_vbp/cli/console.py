@@ -79,6 +79,10 @@ class Reporter:
         if not self._quiet:
             self._console.print(literal(text), soft_wrap=True)
 
+    def warn(self, text: str) -> None:
+        """Print a warning, also where progress is not shown."""
+        self._console.print(literal(f"Warning: {text}"), soft_wrap=True)
+
     @contextmanager
     def stage(self, title: str, total: int | None = None) -> Iterator[Progress]:
         """Show one stage; yields a function that takes the number of finished items and, where known, of all."""

@@ -112,6 +112,12 @@ class SourceOptions:
     cache_dir: Annotated[
         Path | None, typer.Option(help="Cache of the files from the Hub, by default that of huggingface_hub.")
     ] = None
+    interpolate_pos_encoding: Annotated[
+        bool,
+        typer.Option(
+            "--interpolate-pos-encoding", help="Adapt the position embeddings to the size of the image processor."
+        ),
+    ] = False
     import_: Import = None
 
     def loading(self) -> "Loading":

@@ -2,6 +2,7 @@
 
 import io
 import json
+import math
 import os
 import stat
 import struct
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 _WORKER_PREFIX = "Caught "
+_BYTE, _WORD = 255, 65535
+_DARKEST = 8
 _PNG = b"\x89PNG\r\n\x1a\n"
 
 
@@ -104,7 +107,7 @@ def decode(image: Any, name: str) -> "Image":
 
     Raises:
         UnreadableImageError: The file is missing, is not an image, is cut short, or holds values whose range is not
-            known (32-bit integers; floats beyond 0 to 1).
+            known (32-bit values that are neither floats from 0 to 1 nor values of 8 or 16 bits).
     """
     if isinstance(image, DamagedShard):
         raise UnreadableImageError(
@@ -268,14 +271,23 @@ def _upright_rgb(image: "Image") -> "Image":
 
 
 def _from_32_bits(image: "Image") -> "Image":
-    """Return a picture of floats from 0 to 1 in 8 bits; other 32-bit values have no known range."""
+    """Return a picture of 32-bit values in 8 bits, or refuse values whose range is not known.
+
+    Floats are from 0 to 1 or from 0 to 255, integers of 8 or 16 bits. A picture without a pixel of an eighth of the
+    full brightness rather has another range, such as 12 bits or overexposed floats, and would be nearly black.
+    """
     import numpy as np
     from PIL import Image as PILImage
 
-    values = np.asarray(image)
-    kind = "floats" if image.mode == "F" else "integers"
-    if image.mode == "F" and values.size and values.min() >= 0 and values.max() <= 1:
+    values, is_float = np.asarray(image), image.mode == "F"
+    highest = float(values.max()) if values.size and values.min() >= 0 else math.nan
+    if is_float and highest <= 1:
         return PILImage.fromarray((values * 255).round().astype(np.uint8))
+    if highest == 0 or _BYTE / _DARKEST <= highest <= _BYTE:
+        return PILImage.fromarray(values.round().astype(np.uint8))
+    if not is_float and _WORD / _DARKEST <= highest <= _WORD:
+        return PILImage.fromarray((values // 256).astype(np.uint8))
+    kind = "floats" if is_float else "integers"
     span = f"from {values.min():g} to {values.max():g}" if values.size else "none"
     raise ValueError(
         f"its pixels are 32-bit {kind} ({span}), whose range is not known; convert it to 8 or 16 bits, or "

@@ -1,5 +1,7 @@
 """Images in data sets of the Hub, and in local folders that ``datasets`` reads."""
 
+import glob
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -58,7 +60,7 @@ def _builder(path: str, config: str | None, revision: str | None) -> Any:
     import datasets
 
     try:
-        return datasets.load_dataset_builder(path, config, revision=revision)
+        return datasets.load_dataset_builder(path, config, revision=revision, **_escaped_files(path))
     except datasets.exceptions.DatasetNotFoundError as error:
         raise DataError(
             f"There is no data set {path} on the Hub, or you have no access to it, and no such folder here: "
@@ -75,6 +77,36 @@ def _builder(path: str, config: str | None, revision: str | None) -> Any:
         raise DataError(
             f"The data set {path} cannot be opened with {wanted} ({reason}): name one as {path}:CONFIGURATION."
         ) from error
+
+
+def _escaped_files(path: str) -> dict[str, Any]:
+    """Return the files of a local folder whose path ``datasets`` would take for a pattern, with their splits.
+
+    Raises:
+        DataError: The folder's card names its files, which cannot be combined with such a path.
+    """
+    import datasets
+    from datasets.data_files import get_data_patterns
+
+    folder = str(Path(path).resolve())
+    if not Path(path).is_dir() or glob.escape(folder) == folder:
+        return {}
+    card = Path(path) / "README.md"
+    if card.is_file() and re.search(r"^(configs|dataset_info):", card.read_text(encoding="utf-8"), re.M):
+        raise DataError(
+            f"The data set in {path} has a card that describes its files, and its path has characters of a pattern "
+            "([, * or ?). Rename the folder, or move it."
+        )
+    try:
+        patterns = get_data_patterns(glob.escape(folder))
+    except (FileNotFoundError, datasets.exceptions.DatasetsError):
+        # Reported when the folder is opened.
+        return {}
+    escaped = {
+        str(split): [os.path.join(glob.escape(folder), pattern) for pattern in found]
+        for split, found in patterns.items()
+    }
+    return {"data_files": escaped}
 
 
 def _resolved_revision(builder: Any, split: str) -> str | None:

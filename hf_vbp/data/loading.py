@@ -10,7 +10,6 @@ from torch.utils.data import DataLoader
 
 from hf_vbp.data.batches import Batch, Encoder, MapImages, Reordered, Sample, StreamedImages, make_loader
 from hf_vbp.data.decoding import BadImage, BadImageLog, UnreadableImageError
-from hf_vbp.data.fit import check_fit
 from hf_vbp.data.iterables import PreparedImages, count_images
 from hf_vbp.data.label_files import LabelMap, ModelLabels, read_label_map, read_model_labels
 from hf_vbp.data.label_table import LabelTable
@@ -18,6 +17,7 @@ from hf_vbp.data.processing import Transform, load_processor
 from hf_vbp.data.records import ImageSource
 from hf_vbp.data.sources import open_source
 from hf_vbp.errors import ConfigurationError, DataError, LabelError
+from hf_vbp.inputs.fit import check_first_image, check_fit
 
 Labels = Mapping[int, str] | Mapping[str, str]
 Purpose = Literal["calibration", "evaluation"]
@@ -144,6 +144,8 @@ def load_images(
         wants_labels=id2label is not None,
     )
     if opened is None:
+        if model is not None:
+            check_first_image(model, source)
         return _prepared(source, labelled=id2label is not None, batch_size=batch_size, limit=limit)
     labels = _labels(opened, id2label, require_labels, class_names, label_map)
     transform = None if opened.prepared else _transform(processor, model, opened.name)

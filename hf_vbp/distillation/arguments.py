@@ -1,13 +1,15 @@
 """The settings of a fine-tuning run: those of transformers, with the paper's recipe as defaults, and distillation."""
 
+import copy
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 
 from transformers import TrainingArguments
 
 from hf_vbp.distillation.losses import SOFT_LOSSES, DistillationLoss
 from hf_vbp.errors import ConfigurationError
 
+_SECRETS = ("hub_token", "push_to_hub_token")
 TEACHER_DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
@@ -17,6 +19,8 @@ class DistillationArguments(TrainingArguments):  # type: ignore[misc]
 
     The defaults that differ from transformers' are the paper's recipe: AdamW, learning rate 1.5e-5 with a cosine
     schedule per step, weight decay 0.01, batch 32, 10 epochs.
+
+    Pickles hold no token (``hub_token``): ``Trainer`` writes one to every checkpoint, as ``training_args.bin``.
 
     Attributes:
         hard_label_weight: Weight of the labels in the loss, in [0, 1]; the teacher has the rest.
@@ -64,6 +68,23 @@ class DistillationArguments(TrainingArguments):  # type: ignore[misc]
             # Not derived from the model's signature: DeiT with two heads does not take labels.
             self.label_names = ["labels"]
         super().__post_init__()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return the state for a pickle, without tokens."""
+        return {name: None if name in _SECRETS else value for name, value in vars(self).items()}
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        """Return a copy with the tokens."""
+        copied = object.__new__(type(self))
+        memo[id(self)] = copied
+        copied.__dict__.update(copy.deepcopy(self.__dict__, memo))
+        return copied
+
+    def __copy__(self) -> Self:
+        """Return a shallow copy with the tokens."""
+        copied = object.__new__(type(self))
+        copied.__dict__.update(self.__dict__)
+        return copied
 
     @property
     def loss(self) -> DistillationLoss:

@@ -41,9 +41,10 @@ def check_teacher(student: Any, teacher: Any) -> None:
     for name in ("image_size", "num_channels"):
         expected, given = getattr(student.config, name, None), getattr(teacher.config, name, None)
         if expected is not None and given is not None and expected != given:
+            way = ", or adapt its position embeddings (hf_vbp.interpolate_position_embeddings)"
             raise ConfigurationError(
                 f"The teacher has {name} {given}, the model {expected}; both see the same images, so choose a teacher "
-                f"with {name} {expected}."
+                f"with {name} {expected}{way if name == 'image_size' else ''}."
             )
 
 

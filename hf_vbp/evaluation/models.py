@@ -12,6 +12,8 @@ from hf_vbp._progress import Progress
 from hf_vbp.errors import ConfigurationError, DataError, LabelError, NonFiniteError, UnsupportedModelError
 from hf_vbp.evaluation.measures import kl_divergences, top_classes
 from hf_vbp.evaluation.metrics import Agreement, KLDivergence, Top1Accuracy, Top5Accuracy
+from hf_vbp.inputs.fit import images_of
+from hf_vbp.inputs.images import blank_images
 from hf_vbp.modeling.precision import own_precision
 
 
@@ -119,7 +121,7 @@ def evaluate_models(
             f"one of them, or pass reference=None."
         )
     for name, model in models.items():
-        check_classifier(model, name)
+        _check_task(model, name)
     # The result of load_images holds the loader, whose data set has the number of images.
     loader = getattr(loader, "loader", loader)
     figures = {name: _Figures() for name in models}
@@ -137,19 +139,27 @@ def evaluate_models(
     return {name: found.result() for name, found in figures.items()}
 
 
-def check_classifier(model: Any, name: str = "The model") -> None:
-    """Refuse a model whose config describes anything else than one label per image.
+def check_classifier(model: nn.Module, name: str = "The model") -> None:
+    """Refuse a model that cannot be evaluated, before any work; runs it on one blank image.
 
-    The figures of an evaluation have no meaning for regression and for several labels per image. Configs do not
-    describe the shape of the logits: that of other models is refused with the first batch.
+    The figures of an evaluation have no meaning for regression, for several labels per image, and for outputs that are
+    not ``(images, classes)``.
 
     Args:
-        model: The model.
+        model: A vision model of transformers.
         name: The name of the model for the message.
 
     Raises:
-        UnsupportedModelError: It is a regression or multi-label model.
+        UnsupportedModelError: The model does not choose one of several classes for each image.
     """
+    _check_task(model, name)
+    with own_precision(model), _evaluating(model, None), torch.inference_mode():
+        images = blank_images(model)
+        _check_logits(model, name, model(pixel_values=images), len(images))
+
+
+def _check_task(model: Any, name: str) -> None:
+    """Refuse a model whose config describes anything else than one label per image."""
     config = getattr(model, "config", None)
     problem, labels = getattr(config, "problem_type", None), getattr(config, "num_labels", None)
     if problem in ("regression", "multi_label_classification") or labels == 1:
@@ -159,6 +169,20 @@ def check_classifier(model: Any, name: str = "The model") -> None:
             f"top-1, agreement and KL are defined for models that choose one of several classes. Measure it on your "
             f"own task, without evaluation images here."
         )
+
+
+def _check_logits(model: nn.Module, name: str, outputs: Any, images: int) -> torch.Tensor:
+    """Return the logits ``(images, classes)`` of an output, or refuse the model."""
+    logits = getattr(outputs, "logits", None)
+    advice = "evaluate a model for image classification, or prune without evaluation images."
+    if not isinstance(logits, torch.Tensor):
+        raise UnsupportedModelError(f"{name} is a {type(model).__name__}, which gives no logits: {advice}")
+    if logits.ndim != 2 or len(logits) != images or logits.shape[1] < 2:
+        raise UnsupportedModelError(
+            f"{name} is a {type(model).__name__}, whose logits have the shape {tuple(logits.shape)} for "
+            f"{images} images; expected (images, classes): {advice}"
+        )
+    return logits
 
 
 def _add_batch(
@@ -204,17 +228,9 @@ def _check_labels(labels: torch.Tensor, classes: int, name: str) -> None:
 def _logits(model: nn.Module, name: str, pixel_values: torch.Tensor) -> torch.Tensor:
     """Return the logits ``(n, classes)`` float64 on the CPU."""
     parameter = next(model.parameters())
-    outputs = model(pixel_values=pixel_values.to(parameter.device, parameter.dtype))
-    logits = getattr(outputs, "logits", None)
-    if not isinstance(logits, torch.Tensor):
-        raise UnsupportedModelError(
-            f"{name} is a {type(model).__name__}, which gives no logits: evaluate a model for image classification."
-        )
-    if logits.ndim != 2 or len(logits) != len(pixel_values) or logits.shape[1] < 2:
-        raise UnsupportedModelError(
-            f"{name} is a {type(model).__name__}, whose logits have the shape {tuple(logits.shape)} for "
-            f"{len(pixel_values)} images; expected (images, classes): evaluate a model for image classification."
-        )
+    with images_of(model, pixel_values):
+        outputs = model(pixel_values=pixel_values.to(parameter.device, parameter.dtype))
+    logits = _check_logits(model, name, outputs, len(pixel_values))
     logits = logits.cpu().double()
     if not bool(torch.isfinite(logits).all()):
         raise NonFiniteError(f"{name} gives logits that are NaN or infinite: its weights or images are damaged.")

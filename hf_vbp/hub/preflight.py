@@ -15,6 +15,7 @@ _TOKEN = re.compile(r"(hf_|api_org_)[A-Za-z0-9]{30,}")
 # Characters as JSON and YAML may write them.
 _ESCAPED = re.compile(r"\\(?:u([0-9A-Fa-f]{4})|x([0-9A-Fa-f]{2})|U0000([0-9A-Fa-f]{4}))")
 Shape = tuple[int, ...]
+_MOST_MLPS = 10_000
 
 
 def tensor_shapes(path: Path) -> dict[str, Shape]:
@@ -57,7 +58,8 @@ def check_widths(config: Mapping[str, Any], results: Mapping[str, Any], shapes: 
     """Refuse a config whose widths differ from those of the weights or of the results.
 
     Names of modules differ between families and versions, so the matrices with each width on either side are
-    counted; only loading in a fresh process verifies them fully.
+    counted; only loading in a fresh process verifies them fully. The results hold the MLPs that were pruned, and the
+    config all MLPs of the same names.
 
     Raises:
         CheckpointError: They do not match; the message names the difference.
@@ -69,19 +71,32 @@ def check_widths(config: Mapping[str, Any], results: Mapping[str, Any], shapes: 
         recorded = [config["intermediate_size"]] * len(measured)
     if recorded is None:
         return
-    if recorded != measured:
+    if recorded != measured and not _is_partly_pruned(record, measured):
         raise CheckpointError(
             f"{CONFIG} records the widths {_shown(recorded)}, but the results file {_shown(measured)}: the two are "
             "not of one checkpoint. Save it again."
         )
     matrices = [shape for shape in shapes if len(shape) == 2]
     outputs, inputs = (Counter(shape[axis] for shape in matrices) for axis in (0, 1))
-    for width, times in Counter(measured).items():
+    for width, times in Counter(recorded).items():
         if width and min(outputs[width], inputs[width]) < times:
             raise CheckpointError(
                 f"{CONFIG} records {times} MLPs of width {width}, but the weights hold fewer matrices of that width. "
                 "The config does not belong to these weights. Save the checkpoint again."
             )
+
+
+def _is_partly_pruned(record: Any, measured: Sequence[int]) -> bool:
+    """Return whether a record holds the measured widths in their order, and otherwise MLPs of their dense width."""
+    widths, dense_widths = ([record.get(key) for key in ("widths", "dense_widths")]) if record else ([], [])
+    if not all(isinstance(found, list) and len(measured) < len(found) < _MOST_MLPS for found in (widths, dense_widths)):
+        return False
+    # The numbers of measured widths that the first entries of the record can account for.
+    explained = {0}
+    for width, dense in zip(widths, dense_widths, strict=False):
+        pruned = {count + 1 for count in explained if count < len(measured) and measured[count] == width}
+        explained = pruned | explained if width == dense else pruned
+    return len(widths) == len(dense_widths) and len(measured) in explained
 
 
 def _shown(value: Any) -> str:

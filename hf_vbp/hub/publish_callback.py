@@ -30,7 +30,8 @@ class PublishCallback(TrainerCallback):  # type: ignore[misc]
     ``Trainer`` alone pushes its whole output folder at every save: pickled arguments, no plan, no results, a card
     without figures. With this callback it pushes nothing itself; at the end of training, one checkpoint with plan,
     results, receipt and card is saved to ``directory`` and pushed in one commit. The settings of ``Trainer`` apply:
-    ``hub_model_id``, ``hub_token``, ``hub_private_repo``, ``hub_revision``. The settings of the run, and those of the
+    ``hub_model_id``, ``hub_token``, ``hub_private_repo``, ``hub_revision``. The callback takes ``hub_token`` out of
+    the arguments, which ``Trainer`` pickles into every checkpoint. The settings of the run, and those of the
     loss of a :class:`hf_vbp.DistillationTrainer`, are recorded in the results and shown in the card.
 
     Args:
@@ -67,6 +68,7 @@ class PublishCallback(TrainerCallback):  # type: ignore[misc]
         self.teacher = None if teacher is None else {"teacher": name_of_path(teacher)}
         self.overwrite, self.verify = overwrite, verify
         self.pushes = False
+        self._token: str | None = None
         self.result: Any = None
         self._results = load_results(self.pruned)
         self._plan = checked_path(self.pruned, PLAN).read_bytes()
@@ -103,7 +105,7 @@ class PublishCallback(TrainerCallback):  # type: ignore[misc]
                 self.result = push_to_hub(
                     directory,
                     _repo_id(args),
-                    token=args.hub_token,
+                    token=self._token,
                     private=args.hub_private_repo,
                     revision=args.hub_revision,
                     overwrite=self.overwrite,
@@ -115,6 +117,10 @@ class PublishCallback(TrainerCallback):  # type: ignore[misc]
                 raise HubError(f"{error} {later}") from error
 
     def _take_over(self, args: Any, state: Any) -> None:
+        if args.hub_token is not None:
+            # Trainer pickles its arguments into every checkpoint, and never reads the token after its construction
+            # unless it pushes.
+            args.hub_token, self._token = None, args.hub_token
         if not args.push_to_hub:
             return
         # Trainer reads its arguments at every save and at the end.
@@ -122,7 +128,7 @@ class PublishCallback(TrainerCallback):  # type: ignore[misc]
         if state.is_world_process_zero:
             check_push_target(
                 _repo_id(args),
-                token=args.hub_token,
+                token=self._token,
                 private=args.hub_private_repo,
                 revision=args.hub_revision,
                 overwrite=self.overwrite,

@@ -5,6 +5,7 @@ from typing import Any
 
 from torch import nn
 
+from hf_vbp._progress import one_line
 from hf_vbp.errors import CheckpointError, ConfigurationError, UnsupportedModelError
 from hf_vbp.modeling import modeling_hf_vbp
 from hf_vbp.modeling.modeling_hf_vbp import RECORD_VERSION, MLPPair, Record, find_pairs, read_record
@@ -161,7 +162,7 @@ def read_widths(config: Any) -> list[int] | None:
     try:
         record = read_record(config)
     except ValueError as error:
-        raise CheckpointError(f"{getattr(config, 'name_or_path', '') or 'This config'}: {error}") from error
+        raise CheckpointError(f"{getattr(config, 'name_or_path', '') or 'This config'}: {one_line(error)}") from error
     return None if record is None else list(record.widths)
 
 

@@ -1,7 +1,10 @@
 """The widths that meet a latency budget, from few measurements."""
 
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+import torch
 
 from hf_vbp._progress import Progress
 from hf_vbp.adapters.prepared import PreparedModel
@@ -46,7 +49,10 @@ class _Search:
 
     def measure(self, cut: int) -> Candidate:
         widths = self.order.widths(cut)
-        latency = latency_of_widths(self.prepared, widths, self.options, progress=self.progress)
+        # Measured already where the budget was checked before the images were read.
+        latency = self.prepared.latencies.pop(_conditions(widths, self.options), None)
+        if latency is None:
+            latency = latency_of_widths(self.prepared, widths, self.options, progress=self.progress)
         return Candidate(cut, self.removed(cut), 1 / latency["speedup"], latency)
 
     def removed(self, cut: int) -> float:
@@ -106,7 +112,8 @@ def meet_latency(
 def check_latency(prepared: PreparedModel, config: VBPConfig, progress: Progress | None = None) -> None:
     """Refuse a latency budget that cannot be met, before any image is read; other budgets are ignored.
 
-    Measures the dense model and the one whose MLPs have their minimum width.
+    Measures the dense model and the one whose MLPs have their minimum width; :func:`meet_latency` takes the figures
+    over.
 
     Raises:
         BudgetError: The budget cannot be met, or the dense model meets it already.
@@ -117,6 +124,11 @@ def check_latency(prepared: PreparedModel, config: VBPConfig, progress: Progress
     options, widths = LatencyOptions(batch=config.latency_batch), narrowest_widths(prepared.widths, config.limits)
     latency = latency_of_widths(prepared, widths, options, progress=progress)
     _target(config.budget, Candidate(0, 0.0, 1 / latency["speedup"], latency), config)
+    prepared.latencies[_conditions(widths, options)] = latency
+
+
+def _conditions(widths: Sequence[int], options: LatencyOptions) -> Hashable:
+    return tuple(widths), options, torch.get_num_threads()
 
 
 def _target(budget: Budget, fastest: Candidate, config: VBPConfig) -> float:

@@ -4,15 +4,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
-import torch
 from torch import nn
 
 from hf_vbp._progress import Progress
-from hf_vbp.errors import ConfigurationError, UnsupportedModelError
-from hf_vbp.evaluation.models import evaluate_models
+from hf_vbp.errors import ConfigurationError
+from hf_vbp.evaluation.models import check_classifier, evaluate_models
 from hf_vbp.evaluation.output_error import OutputErrors
-from hf_vbp.inputs.images import blank_images
-from hf_vbp.modeling.precision import own_precision
 from hf_vbp.workflow.describe import describe_images
 from hf_vbp.workflow.loading import Loading
 from hf_vbp.workflow.pruning_result import PruningResult
@@ -42,7 +39,7 @@ def evaluate(
 
     Raises:
         ConfigurationError: The dense model is not known.
-        UnsupportedModelError: The models have no logits.
+        UnsupportedModelError: The models do not choose one of several classes for each image.
         DataError: There are no images.
         LabelError: A label is not among the classes of the model.
 
@@ -75,26 +72,6 @@ def evaluate(
     parts = {"evaluation": measured, "observed": observed.to_dict()}
     data_part = {**result.results.get("data", {}), "evaluation": described}
     return replace(result, results={**result.results, "data": data_part, **parts})
-
-
-def check_classifier(model: Any) -> None:
-    """Refuse a model whose outputs cannot be evaluated, before any work; runs it on one blank image.
-
-    Raises:
-        UnsupportedModelError: Its output has no logits of one row per image.
-    """
-    training = model.training
-    model.eval()
-    try:
-        with torch.inference_mode(), own_precision(model):
-            logits = getattr(model(pixel_values=blank_images(model)), "logits", None)
-    finally:
-        model.train(training)
-    if not isinstance(logits, torch.Tensor) or logits.ndim != 2:
-        raise UnsupportedModelError(
-            f"{type(model).__name__} has no logits of one row per image, so it cannot be evaluated. Evaluate a model "
-            "for image classification, or prune without evaluation images."
-        )
 
 
 def run_evaluate(

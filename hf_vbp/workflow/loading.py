@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hf_vbp._progress import one_line
+from hf_vbp._progress import one_line, shown
 from hf_vbp.adapters.registry import registered_model_types
 from hf_vbp.checkpoint.layout import CONFIG
 from hf_vbp.errors import CheckpointError, ConfigurationError, DataError, UnsupportedModelError
@@ -42,6 +42,8 @@ class Loading:
         device: Device of the model; by default the device that Accelerate gives this process.
         cache_dir: Cache of the files from the Hub.
         token: Access token for the Hub; by default the one that huggingface_hub finds.
+        interpolate_pos_encoding: Whether to adapt the position embeddings to the size of the image processor, see
+            :func:`hf_vbp.interpolate_position_embeddings`.
     """
 
     revision: str | None = None
@@ -49,6 +51,7 @@ class Loading:
     device: "str | torch.device | None" = None
     cache_dir: str | Path | None = None
     token: str | bool | None = None
+    interpolate_pos_encoding: bool = False
 
     def load(self, source: str) -> LoadedModel:
         """Load a model; see :func:`load_model`."""
@@ -63,6 +66,7 @@ def load_model(
     device: "str | torch.device | None" = None,
     cache_dir: str | Path | None = None,
     token: str | bool | None = None,
+    interpolate_pos_encoding: bool = False,
 ) -> LoadedModel:
     """Load a dense or pruned vision transformer as the class that it was saved from.
 
@@ -73,12 +77,13 @@ def load_model(
         device: As in :class:`Loading`.
         cache_dir: As in :class:`Loading`.
         token: As in :class:`Loading`.
+        interpolate_pos_encoding: As in :class:`Loading`.
 
     Raises:
         CheckpointError: There is no such checkpoint, or it is damaged, or its config and weights disagree.
         UnsupportedModelError: No adapter supports its family, its class is not one of transformers, or it needs code
-            of the checkpoint.
-        ConfigurationError: The dtype or the device is unknown.
+            that comes with the checkpoint, or it cannot interpolate its position embeddings.
+        ConfigurationError: The dtype or the device is unknown, or the size of the processor is not.
     """
     checked_dtype = _check_dtype(dtype)
     path = _path_of(source)
@@ -86,11 +91,26 @@ def load_model(
     config = _load_config(path, hub)
     if config.model_type not in registered_model_types():
         raise UnsupportedModelError(
-            f"{source} is a {config.model_type!r} model; hf_vbp prunes {', '.join(registered_model_types())}. "
+            f"{source} is a {shown(config.model_type)} model; hf_vbp prunes {', '.join(registered_model_types())}. "
             "For another vision transformer, register an adapter with hf_vbp.register_adapter, see docs/adapters.md."
         )
     model = _load_weights(path, hub, _model_class(source, config), checked_dtype)
-    return LoadedModel(source, _to_device(model, device), _load_processor(path, hub))
+    processor = _load_processor(path, hub)
+    if interpolate_pos_encoding:
+        model = _of_processor_size(source, model, processor)
+    return LoadedModel(source, _to_device(model, device), processor)
+
+
+def _of_processor_size(source: str, model: Any, processor: Any) -> Any:
+    from hf_vbp.inputs.position_embeddings import interpolate_position_embeddings, size_of_processor
+
+    size = size_of_processor(processor)
+    if size is None:
+        raise ConfigurationError(
+            f"--interpolate-pos-encoding adapts a model to the size of its image processor, and {source} has none "
+            'with a height and a width. Save one with it, with size={"height": ..., "width": ...}.'
+        )
+    return interpolate_position_embeddings(model, size)
 
 
 def _check_dtype(dtype: "str | torch.dtype") -> "str | torch.dtype":
@@ -123,12 +143,13 @@ def _path_of(source: str) -> str:
 
 
 def _load_config(path: str, hub: dict[str, Any]) -> Any:
-    from huggingface_hub.errors import StrictDataclassError
     from transformers import AutoConfig
+
+    from hf_vbp.checkpoint.load_errors import load_errors
 
     try:
         return AutoConfig.from_pretrained(path, trust_remote_code=False, **hub)
-    except (OSError, ValueError, KeyError, TypeError, StrictDataclassError) as error:
+    except load_errors() as error:
         if "trust_remote_code" in str(error):
             raise UnsupportedModelError(
                 f"{path} loads only with code that comes with it, which hf_vbp does not run. Expected a checkpoint of "
@@ -143,28 +164,21 @@ def _model_class(source: str, config: Any) -> Any:
 
     if not config.architectures:
         return transformers.AutoModelForImageClassification
-    name = config.architectures[0]
+    name = config.architectures[0] if isinstance(config.architectures, list) else config.architectures
     found = getattr(transformers, name, None) if isinstance(name, str) else None
     if not isinstance(found, type) or not issubclass(found, transformers.PreTrainedModel):
         raise UnsupportedModelError(
-            f"{source} was saved from the class {name!r} (architectures in config.json), which transformers "
+            f"{source} was saved from the class {shown(name)} (architectures in config.json), which transformers "
             f"{transformers.__version__} does not have. Expected a checkpoint of a class of transformers."
         )
     return found
 
 
 def _load_weights(path: str, hub: dict[str, Any], model_class: Any, dtype: Any) -> Any:
-    from safetensors import SafetensorError
-
     from hf_vbp.checkpoint.from_pretrained import from_pretrained
 
-    try:
-        with without_progress_bars():
-            model, info = from_pretrained(path, auto_class=model_class, dtype=dtype, output_loading_info=True, **hub)
-    except CheckpointError:
-        raise
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        raise CheckpointError(f"The weights of {path} cannot be loaded: {one_line(error)}") from error
+    with without_progress_bars():
+        model, info = from_pretrained(path, auto_class=model_class, dtype=dtype, output_loading_info=True, **hub)
     # A pooler is not pruned or evaluated, and many backbones are published without one.
     missing = sorted(key for key in info["missing_keys"] if "pooler" not in key.split("."))
     if missing:

@@ -5,7 +5,8 @@ from typing import Any
 
 from torch import nn
 
-from hf_vbp.costs.latency import LatencyOptions, measure_latency
+from hf_vbp.adapters.prepared import PreparedModel
+from hf_vbp.costs.latency import LatencyOptions, latency_of_widths, measure_latency
 from hf_vbp.errors import LatencyError
 from hf_vbp.workflow.requests import Reporter
 
@@ -31,5 +32,24 @@ def measure_both(
             try:
                 rows += measure_latency({"dense": dense, "pruned": pruned}, options, progress=progress)
             except LatencyError as error:
-                reporter.say(f"No latency at batch {options.batch}. {error}")
+                reporter.warn(f"The latency at batch {options.batch} is left out. {error}")
     return rows
+
+
+def measure_plan(
+    prepared: PreparedModel, widths: Sequence[int], options: LatencyOptions, reporter: Reporter
+) -> dict[str, Any] | None:
+    """Return the latency of a plan, or None and a warning where the machine is too noisy.
+
+    Args:
+        prepared: The dense model.
+        widths: The widths of the plan.
+        options: The conditions of the measurement.
+        reporter: Receives progress updates and remarks.
+    """
+    with reporter.stage("Latency of the plan") as progress:
+        try:
+            return latency_of_widths(prepared, widths, options, progress=progress)
+        except LatencyError as error:
+            reporter.warn(f"The latency of the plan is left out. {error}")
+            return None

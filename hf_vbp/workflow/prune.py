@@ -13,6 +13,8 @@ from hf_vbp.calibration.saliency import with_saliency
 from hf_vbp.config.vbp_config import VBPConfig
 from hf_vbp.distributed import is_launched
 from hf_vbp.errors import ConfigurationError, DataError
+from hf_vbp.evaluation.models import check_classifier
+from hf_vbp.inputs.fit import check_first_image
 from hf_vbp.modeling.precision import outside_inference_mode, own_precision
 from hf_vbp.pruning.apply_plan import apply_fitted
 from hf_vbp.pruning.budget_cost import check_budget
@@ -20,7 +22,7 @@ from hf_vbp.pruning.latency_search import check_latency
 from hf_vbp.pruning.make_plan import check_provided, fit_plan
 from hf_vbp.statistics.activation_statistics import ActivationStatistics
 from hf_vbp.workflow.describe import describe_dense, describe_pruning
-from hf_vbp.workflow.evaluate import check_classifier, evaluate
+from hf_vbp.workflow.evaluate import evaluate
 from hf_vbp.workflow.pruning_result import PruningResult
 
 
@@ -82,6 +84,7 @@ def prune(
     prepared = check_request(model, config)
     if eval_data is not None:
         check_classifier(prepared.model)
+        check_first_image(prepared.model, eval_data)
     with own_precision(prepared.model):
         if statistics is None:
             if data is None:

@@ -10,6 +10,7 @@ from hf_vbp.config.vbp_config import VBPConfig
 from hf_vbp.costs.latency import LatencyOptions, cpu_threads
 from hf_vbp.distributed import is_launched, is_main_process
 from hf_vbp.errors import CheckpointError, ConfigurationError, DataError, PlanError
+from hf_vbp.evaluation.models import check_classifier
 from hf_vbp.files.atomic import check_space
 from hf_vbp.pruning.apply_plan import apply_plan
 from hf_vbp.pruning.latency_search import check_latency
@@ -18,7 +19,7 @@ from hf_vbp.pruning.plan import PruningPlan
 from hf_vbp.results.base_model import describe_base_model
 from hf_vbp.results.redaction import redacted_command
 from hf_vbp.statistics.activation_statistics import ActivationStatistics
-from hf_vbp.workflow.evaluate import check_classifier, evaluate
+from hf_vbp.workflow.evaluate import evaluate
 from hf_vbp.workflow.gather import gather, with_skipped
 from hf_vbp.workflow.loading import Loading, without_progress_bars
 from hf_vbp.workflow.measure import measure_both

@@ -16,6 +16,10 @@ class Reporter(Protocol):
         """Show one remark."""
         ...
 
+    def warn(self, text: str) -> None:
+        """Show what the user did not ask for, such as a figure that is left out."""
+        ...
+
     def stage(self, title: str, total: int | None = None) -> AbstractContextManager[Progress]:
         """Open a stage; its value is called with the number of finished items and, where known, of all."""
         ...

@@ -129,7 +129,7 @@ def run_plan(
         reporter: Receives progress updates.
         loading: How the model is loaded; its dtype is that of the statistics.
         latency: Conditions under which the latency of the plan is measured; ``None`` measures it only for a latency
-            budget.
+            budget. On a machine that is too noisy it is left out with a warning.
         threads: Threads of the CPU while a latency budget is measured.
         overwrite: Whether to replace ``output``.
 
@@ -137,9 +137,10 @@ def run_plan(
         HfVbpError: The statistics do not belong to the model, or the budget cannot be met.
     """
     from hf_vbp.adapters.prepared import prepare
-    from hf_vbp.costs.latency import cpu_threads, latency_of_widths
+    from hf_vbp.costs.latency import cpu_threads
     from hf_vbp.pruning.make_plan import make_plan
     from hf_vbp.statistics.activation_statistics import ActivationStatistics
+    from hf_vbp.workflow.measure import measure_plan
 
     inputs = input_sources(model=model, statistics=statistics)
     with nullcontext() if output is None else output_file(output, overwrite, inputs):
@@ -153,8 +154,7 @@ def run_plan(
         with stage as progress, cpu_threads(threads):
             plan = make_plan(prepared, gathered, config, progress=progress)
         if latency is not None:
-            with reporter.stage("Latency of the plan") as progress:
-                plan = replace(plan, latency=latency_of_widths(prepared, plan.widths, latency, progress=progress))
+            plan = replace(plan, latency=measure_plan(prepared, plan.widths, latency, reporter) or plan.latency)
         if output is not None:
             plan.save(output)
     return plan

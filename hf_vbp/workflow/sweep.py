@@ -18,12 +18,12 @@ from hf_vbp.costs.counts import describe_cost
 from hf_vbp.costs.latency import LatencyOptions, measure_latency
 from hf_vbp.criteria.base import Ranking
 from hf_vbp.errors import ConfigurationError, DataError, LatencyError
-from hf_vbp.evaluation.models import evaluate_models
+from hf_vbp.evaluation.models import check_classifier, evaluate_models
+from hf_vbp.inputs.fit import check_first_image
 from hf_vbp.pruning.apply_plan import apply_fitted
 from hf_vbp.pruning.budget_cost import check_budget
 from hf_vbp.pruning.make_plan import fit_plan, rank_sites
 from hf_vbp.statistics.activation_statistics import ActivationStatistics
-from hf_vbp.workflow.evaluate import check_classifier
 from hf_vbp.workflow.prune import complete_statistics
 
 MODELS_IN_MEMORY = 4
@@ -72,7 +72,7 @@ def sweep(
     Raises:
         ConfigurationError: A ratio is not between 0 and 1, or ``config`` does not fit the model.
         DataError: Neither ``data`` nor ``statistics`` was given, or there are no images to evaluate on.
-        UnsupportedModelError: The model cannot be pruned as it is, or gives no logits.
+        UnsupportedModelError: The model cannot be pruned as it is, or is no classifier.
         BudgetError: Pruning the MLPs cannot remove as large a share as one of ``ratios``.
         StatisticsError: The images give no usable statistics, or ``statistics`` belong to another model.
 
@@ -94,6 +94,7 @@ def sweep(
             "a list of batches, a DataLoader or the result of load_images."
         )
     prepared = check_sweep(model, tasks)
+    check_first_image(prepared.model, loader)
     gathered = sweep_statistics(prepared, methods, data, statistics, limit=limit, progress=progress)
     rows: list[Row] = []
     for group in sweep_rows(prepared, gathered, tasks, loader, latency=latency, progress=progress):
@@ -126,7 +127,7 @@ def check_sweep(model: nn.Module | PreparedModel, tasks: Sequence[VBPConfig]) ->
     Raises:
         ConfigurationError: A compensation does not fit the model.
         BudgetError: A ratio cannot be reached.
-        UnsupportedModelError: The model cannot be pruned as it is, or gives no logits.
+        UnsupportedModelError: The model cannot be pruned as it is, or is no classifier.
     """
     prepared = prepare(model)
     for task in tasks:

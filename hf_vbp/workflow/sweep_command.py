@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from hf_vbp.adapters.prepared import PreparedModel
 from hf_vbp.config.presets import PRESETS
@@ -28,6 +28,7 @@ from hf_vbp.workflow.sweep import (
     sweep_tasks,
     with_method,
 )
+from hf_vbp.workflow.sweep_kept import KEPT_NAME, KeptStatistics
 from hf_vbp.workflow.sweep_plot import INSTALL, can_draw, draw
 from hf_vbp.workflow.sweep_table import SweepTable, description_digest, flat, method_columns, model_digest
 
@@ -83,7 +84,8 @@ def run_sweep(request: SweepRequest, reporter: Reporter) -> SweepResult:
     """Run :func:`hf_vbp.sweep` on a checkpoint and images that are given by name, and write a table and a plot.
 
     The table is written after each group of models. Rows in it that belong to the same model, statistics, evaluation
-    images and method are kept and not computed again, so an interrupted sweep continues.
+    images and method are kept and not computed again, so an interrupted sweep continues. Statistics that the sweep
+    gathers are kept in the same folder, so that it does not repeat the pass either.
 
     Args:
         request: The request.
@@ -136,7 +138,7 @@ def _sweep(request: SweepRequest, tasks: list[VBPConfig], table: SweepTable, rep
             images.loader,
             latency=request.latency,
             progress=progress,
-            on_noise=lambda error: reporter.say(f"No latency for some rows. {error}"),
+            on_noise=lambda error: reporter.warn(f"The latency of some rows is left out. {error}"),
         )
         for start, rows in zip(range(0, len(missing), MODELS_IN_MEMORY), made, strict=True):
             methods: list[Row] = [{}, *map(method_columns, missing[start : start + MODELS_IN_MEMORY])]
@@ -149,24 +151,43 @@ def _sweep(request: SweepRequest, tasks: list[VBPConfig], table: SweepTable, rep
 def _statistics(
     request: SweepRequest, loaded: LoadedModel, prepared: PreparedModel, table: SweepTable, reporter: Reporter
 ) -> ActivationStatistics:
-    earlier = None if request.statistics is None else ActivationStatistics.load(request.statistics)
+    if request.statistics is not None:
+        return _given(request, request.statistics, loaded, prepared, table, reporter)
+    images = cast(DataRequest, request.data).open(loaded, "calibration")
+    kept = KeptStatistics(request.output / KEPT_NAME, request.overwrite)
+    earlier = kept.load(prepared, request.methods, images.provenance)
+    keeps = kept.check_space(prepared, request.methods, reporter)
     if earlier is not None:
-        earlier.check_model(prepared)
-        for method in request.methods:
-            check_statistics(
-                earlier,
-                method,
-                Path(str(request.statistics)),
-                model=loaded.source,
-                has_images=request.data is not None,
-            )
-        table.check_same({"statistics": statistics_digest(earlier)[:16]})
+        reporter.say(f"The statistics are those of the earlier run, {kept.path}.")
+    with reporter.stage("Statistics", images.images) as progress:
+        statistics = sweep_statistics(prepared, request.methods, images, earlier, progress=progress)
+    if statistics is earlier:
+        return statistics
+    if earlier is None:
+        described = {**statistics.fingerprints, "data": with_skipped(images, reporter)}
+        statistics = replace(statistics, fingerprints=described)
+    if keeps:
+        kept.save(statistics, reporter)
+    return statistics
+
+
+def _given(
+    request: SweepRequest,
+    file: Path,
+    loaded: LoadedModel,
+    prepared: PreparedModel,
+    table: SweepTable,
+    reporter: Reporter,
+) -> ActivationStatistics:
+    """Return the statistics of ``--statistics``, with what a separate pass over ``--data`` adds."""
+    statistics = ActivationStatistics.load(file)
+    statistics.check_model(prepared)
+    for method in request.methods:
+        check_statistics(statistics, method, file, model=loaded.source, has_images=request.data is not None)
+    table.check_same({"statistics": statistics_digest(statistics)[:16]})
     images = None if request.data is None else request.data.open(loaded, "calibration")
     with reporter.stage("Statistics", None if images is None else images.images) as progress:
-        statistics = sweep_statistics(prepared, request.methods, images, earlier, progress=progress)
-    if images is None or earlier is not None:
-        return statistics
-    return replace(statistics, fingerprints={**statistics.fingerprints, "data": with_skipped(images, reporter)})
+        return sweep_statistics(prepared, request.methods, images, statistics, progress=progress)
 
 
 def _asked(table: SweepTable, tasks: Sequence[VBPConfig]) -> list[Row]:

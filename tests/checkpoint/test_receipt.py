@@ -43,6 +43,17 @@ def test_uniform_checkpoint_is_stock(tmp_path: Path) -> None:
     assert [row["way"] for row in receipt.to_list()] == ["import", "stock"]
 
 
+@pytest.mark.parametrize("widths", [WIDTHS, UNIFORM], ids=["global", "layer"])
+def test_a_backbone_without_a_pooler(tmp_path: Path, widths: list[int]) -> None:
+    """As ``ViTModel(config, add_pooling_layer=False)``; an auto class builds one, which changes no other output."""
+    model = make_pruned("vit-backbone", widths)
+    model.pooler = None
+    receipt = save_checkpoint(model, tmp_path / "out")
+    assert [entry.max_abs_difference for entry in receipt.entries] == [ZERO, ZERO]
+    assert not any("pooler" in key for key in load_file(tmp_path / "out" / "model.safetensors"))
+    assert verify_checkpoint(tmp_path / "out").ways == receipt.ways
+
+
 def test_other_weights_are_detected_and_nothing_is_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = make_pruned()
     save = model.save_pretrained

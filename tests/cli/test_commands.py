@@ -160,6 +160,43 @@ def test_a_head_that_is_not_a_classifier_is_kept(hf_vbp: Any, shelf: Path, tmp_p
         assert tensor.equal(pruned.decoder.state_dict()[name])
 
 
+def test_a_processor_of_another_size(
+    hf_vbp: Any, shelf: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+    from transformers import AutoModelForImageClassification, ViTImageProcessorPil
+
+    model, out = shutil.copytree(shelf / "model", tmp_path / "model"), tmp_path / "out"
+    ViTImageProcessorPil(size={"height": 48, "width": 64}).save_pretrained(model)
+    command = ["prune", model, "--data", shelf / "images", "--eval-data", shelf / "labelled",
+               "--preset", "paper", "--ratio", "0.5", "--output", out]  # fmt: skip
+    refused = run(command, capfd, monkeypatch)
+    assert refused.code == 2
+    assert "or adapt the position embeddings to another size with --interpolate-pos-encoding" in refused.err
+    hf_vbp(*command, "--interpolate-pos-encoding")
+    results = load_results(out)
+    assert results["data"]["calibration"]["tokens"] == 20 * (6 * 8 + 1)
+    assert all(row["max_abs_difference"] == 0 for row in results["receipt"])
+    dense = AutoModelForImageClassification.from_pretrained(model)
+    with torch.no_grad():
+        predicted = [
+            dense(batch["pixel_values"], interpolate_pos_encoding=True).logits.argmax(-1) == batch["labels"]
+            for batch in _images(shelf / "labelled", model)
+        ]
+    assert results["evaluation"]["dense"]["top1"] == pytest.approx(float(torch.cat(predicted).float().mean()))
+    inspected = json.loads(hf_vbp("inspect", model, "--interpolate-pos-encoding", "--json").out)
+    assert inspected["macs"] == results["cost"]["dense"]["macs"]
+    again = json.loads(hf_vbp("evaluate", out, "--data", shelf / "labelled", "--json").out)
+    assert again["model"]["top1"] == results["evaluation"]["pruned"]["top1"]
+
+
+def _images(folder: Path, model: Path) -> Any:
+    from hf_vbp.data.loading import load_images
+    from hf_vbp.data.processing import load_processor
+
+    return load_images(folder, load_processor(model), id2label=dict(enumerate(NAMES)), purpose="evaluation")
+
+
 def test_statistics_are_available_as_json(hf_vbp: Any, shelf: Path, tmp_path: Path) -> None:
     stats = tmp_path / "stats.safetensors"
     gathered = hf_vbp("stats", shelf / "model", "--data", shelf / "images", "--halves", "--output", stats, "--json")

@@ -2,15 +2,16 @@
 
 import csv
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from hf_vbp.cli import sweep as sweep_cli
-from hf_vbp.errors import ConfigurationError
+from hf_vbp.errors import ConfigurationError, OutputError
 from hf_vbp.workflow import sweep as sweep_module
-from hf_vbp.workflow import sweep_command, sweep_plot
+from hf_vbp.workflow import sweep_command, sweep_kept, sweep_plot
 from hf_vbp.workflow.sweep_command import parse_ratios
 from tests.cli.helpers import run, save_images, save_tiny
 from tests.costs.clock import Clock
@@ -117,6 +118,106 @@ def test_an_interrupted_sweep_continues(sweep: Any, shelf: Path, monkeypatch: py
     ran = sweep("--ratios", "0.2,0.6", "--json")
     assert len(evaluated) == 5
     assert [row["ratio"] for row in json.loads(ran.out)] == [0, 0.2, 0.6]
+
+
+def test_an_interrupted_sweep_does_not_repeat_the_pass_over_the_images(
+    shelf: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = ["sweep", "model", "--data", "images", "--eval-data", "images", "-o", "out", "--ratios", "0.25,0.5"]
+    passes: list[Any] = []
+    gather = sweep_module.collect_statistics
+
+    def counted(prepared: Any, data: Any, requires: Any, **options: Any) -> Any:
+        passes.append(requires)
+        return gather(prepared, data, requires, **options)
+
+    def dying(*_: Any, **__: Any) -> Any:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sweep_module, "collect_statistics", counted)
+    with monkeypatch.context() as patch:
+        patch.setattr(sweep_command, "sweep_rows", dying)
+        assert run([*command, *METHODS], capfd, monkeypatch).code != 0
+    assert not (shelf / "out/sweep.csv").exists()
+    ran = run([*command, *METHODS], capfd, monkeypatch)
+    assert (ran.code, len(passes)) == (0, 1), ran.err
+    assert "The statistics are those of the earlier run, out/statistics.safetensors" in ran.err
+    rows = rows_of(shelf)
+    # The same as of statistics that were never in a file.
+    fresh = [*command[:-4], "-o", "fresh", *command[-2:], *METHODS]
+    assert run(fresh, capfd, monkeypatch).code == 0
+    assert list(csv.DictReader((shelf / "fresh/sweep.csv").read_text().splitlines())) == rows
+    # What is lacking is added: the saliency in a pass of its own, the rest by a new one.
+    assert run([*command, "--method", "snip+linear"], capfd, monkeypatch).code == 0
+    assert len(passes) == 2
+    assert run([*command, "--method", "obs+linear"], capfd, monkeypatch).code == 0
+    assert len(passes) == 3
+    assert passes[-1].output_metric
+    assert run([*command, "--method", "obs+linear"], capfd, monkeypatch).code == 0
+    assert len(passes) == 3
+    assert run(["stats", "show", "out/statistics.safetensors"], capfd, monkeypatch).code == 0
+
+
+def test_kept_statistics_of_something_else_are_not_used_or_replaced(
+    shelf: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_tiny(shelf / "other", seed=9)
+    save_images(shelf / "images2", each=1, seed=3)
+
+    def sweep(model: str, data: str, *options: str) -> Any:
+        command = ["sweep", model, "--data", data, "--eval-data", "images", "-o", "out", "--ratios", "0.5"]
+        return run([*command, "--preset", "paper", *options], capfd, monkeypatch)
+
+    assert sweep("model", "images").code == 0
+    kept = shelf / "out/statistics.safetensors"
+    (shelf / "out/sweep.csv").unlink()
+    (shelf / "out/sweep.png").unlink(missing_ok=True)
+    before = kept.read_bytes()
+    for model, data, said in (("model", "images2", "other calibration images"), ("other", "images", "other weights")):
+        ran = sweep(model, data)
+        assert ran.code == 2
+        assert f"out/statistics.safetensors {'holds' if 'images' in said else 'would be replaced'}" in ran.err
+        assert "Choose another output or pass --overwrite." in ran.err
+        assert kept.read_bytes() == before
+    kept.write_text("notes of the user")
+    assert sweep("model", "images").code == 2
+    assert kept.read_text() == "notes of the user"
+    assert sweep("model", "images2", "--overwrite").code == 0
+    assert kept.read_bytes() != before
+
+
+def test_statistics_that_do_not_fit_on_the_disk_are_not_kept(
+    shelf: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path, required: int) -> None:
+        assert required > 3 * 48 * 8
+        raise OutputError(f"{path} needs more.")
+
+    monkeypatch.setattr(sweep_kept, "check_file_space", full)
+    command = ["sweep", "model", "--data", "images", "--eval-data", "images", "-o", "out", "--ratios", "0.5", "-q"]
+    ran = run(command, capfd, monkeypatch)
+    assert ran.code == 0
+    assert "Warning: The statistics are not kept, so a sweep that is interrupted repeats the pass." in ran.err
+    assert sorted(path.name for path in (shelf / "out").iterdir() if path.suffix == ".safetensors") == []
+
+
+def test_a_noisy_machine_leaves_latencies_out_of_every_command(
+    sweep: Any, shelf: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Clock(lambda model, now: 1e-3, noise=3.0).install(monkeypatch)
+    method = ["--criterion", "variance", "--compensation", "linear", "--ratio", "0.5", "--latency"]
+    plan = ["plan", "model", "--statistics", "stats.safetensors", *method, "-o", "plan.json"]
+    prune = ["prune", "model", "--statistics", "stats.safetensors", *method, "-o", "pruned"]
+    for ran in (
+        run(plan, capfd, monkeypatch),
+        run([*prune, "-q"], capfd, monkeypatch),
+        sweep("--ratios", "0.5", *METHODS[:2], "--latency", quiet=True),
+    ):
+        assert ran.code == 0, ran.err
+        assert re.search(r"Warning: The latency .* is left out. This machine is too noisy", " ".join(ran.err.split()))
+    assert "latency" not in json.loads((shelf / "plan.json").read_text())
+    assert json.loads((shelf / "pruned/vbp_results.json").read_text())["latency"] == []
+    assert {row["latency_ms"] for row in rows_of(shelf)} == {""}
 
 
 def test_the_sweep_of_another_model_is_never_replaced_without_being_asked(

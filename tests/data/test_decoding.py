@@ -30,9 +30,21 @@ def test_every_form_of_an_image_gives_the_same_pixels(tmp_path: Path) -> None:
         assert np.array_equal(np.asarray(decode(form, "x")), np.asarray(picture(7)))
 
 
-@pytest.mark.parametrize("mode", ["L", "LA", "P", "RGBA", "CMYK", "1"])
+@pytest.mark.parametrize("mode", ["L", "LA", "P", "RGBA", "CMYK", "1", "I", "F"])
 def test_all_modes_become_rgb(mode: str) -> None:
     assert decode(picture(7).convert(mode), "x").mode == "RGB"
+
+
+@pytest.mark.parametrize("mode", ["I", "F"])
+@pytest.mark.parametrize("as_file", [False, True])
+def test_32_bit_pictures_keep_their_brightness(mode: str, as_file: bool) -> None:
+    gray = np.asarray(picture(7).convert("L")).astype(int)
+    image = picture(7).convert("L").convert(mode)
+    found = decode(encoded(image, "TIFF") if as_file else image, "x")
+    assert np.array_equal(np.asarray(found)[..., 0], gray)
+    # In full precision, the gray values of a colored picture are no whole numbers.
+    exact = decode(picture(7).convert(mode), "x")
+    assert np.abs(np.asarray(exact)[..., 0] - gray).max() <= 1
 
 
 def test_sixteen_bits_are_scaled_not_clipped() -> None:
@@ -54,12 +66,33 @@ def test_floats_from_0_to_1_are_scaled() -> None:
 
 
 @pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        (np.arange(256, dtype=np.int32), range(256)),
+        (np.arange(256, dtype=np.int32) * 256 + 255, range(256)),
+        (np.array([65535, 65534, 256, 255, 0, 200 * 256], dtype=np.int32), [255, 255, 1, 0, 0, 200]),
+        (np.arange(256, dtype=np.float32), range(256)),
+        (np.zeros(4, dtype=np.int32), [0, 0, 0, 0]),
+    ],
+)
+def test_32_bit_values_of_8_and_16_bits_are_scaled(values: Any, expected: Any) -> None:
+    for image in (Image.fromarray(values[None]), encoded(Image.fromarray(values[None]), "TIFF")):
+        assert np.asarray(decode(image, "x"))[0, :, 2].tolist() == list(expected)
+
+
+@pytest.mark.parametrize(
     ("values", "described"),
     [
-        (np.full((4, 4), 200.0, dtype=np.float32), r"32-bit floats \(from 200 to 200\)"),
+        (np.full((4, 4), 256.5, dtype=np.float32), r"32-bit floats \(from 256.5 to 256.5\)"),
+        # Overexposed, on the scale of 0 to 1.
+        (np.array([[0, 1.2]], dtype=np.float32), "from 0 to 1.2"),
         (np.array([[-0.5, 0.5]], dtype=np.float32), "from -0.5 to 0.5"),
         (np.array([[np.nan, 0.5]], dtype=np.float32), "32-bit floats"),
-        (np.full((4, 4), 200, dtype=np.int32), "32-bit integers"),
+        (np.array([[np.inf, 0.5]], dtype=np.float32), "32-bit floats"),
+        (np.array([[0, 4095]], dtype=np.int32), r"32-bit integers \(from 0 to 4095\)"),
+        (np.array([[0, 7]], dtype=np.int32), r"32-bit integers \(from 0 to 7\)"),
+        (np.array([[-1, 200]], dtype=np.int32), "32-bit integers"),
+        (np.array([[0, 65536]], dtype=np.int32), "32-bit integers"),
     ],
 )
 def test_other_32_bit_values_are_refused_rather_than_black(values: Any, described: str) -> None:

@@ -330,3 +330,20 @@ def test_an_ambiguous_split_must_be_named(repository: Path) -> None:
 def test_a_name_that_the_hub_does_not_know(name: str) -> None:
     with pytest.raises(DataError, match="nothing cannot be fetched from the Hub, and there is no such folder"):
         load_images(name, processor())
+
+
+@pytest.mark.parametrize("layout", ["data", ""])
+@pytest.mark.parametrize("name", ["pets [1]", "all*{a,b}/[x]?"])
+def test_brackets_in_the_path_of_parquet_files(repository: Path, layout: str, name: str) -> None:
+    folder = repository.parent / name
+    (folder / layout).mkdir(parents=True)
+    for file in sorted((repository / "data").iterdir()):
+        file.rename(folder / layout / file.name)
+    train, test = (load_images(folder, processor(), id2label=ID2LABEL, split=split) for split in ("train", "test"))
+    assert (train.images, test.images) == (12, 6)
+    assert numbers(train) == list(range(12))
+    assert labels(test) == [MODEL_ID[CLASSES[i % 3]] for i in range(6)]
+    assert train.provenance["source"] == folder.name
+    (folder / "README.md").write_text("---\nconfigs:\n- config_name: small\n  data_files: data/train-*\n---\n")
+    with pytest.raises(DataError, match="has a card that describes its files"):
+        load_images(folder, processor())

@@ -1,4 +1,6 @@
+import copy
 import math
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -314,3 +316,19 @@ def test_the_student_keeps_its_widths(tmp_path: Path) -> None:
     trainer = make_trainer(tmp_path)
     trainer.train()
     assert trainer.model.config.vbp["dense_widths"] == DENSE
+
+
+def test_the_token_reaches_no_file_and_no_pickle_but_copies(tmp_path: Path) -> None:
+    token = "hf_" + "a1" * 17
+    trainer = make_trainer(tmp_path, num_train_epochs=1, save_strategy="epoch", hub_token=token)
+    trainer.train()
+    trainer.save_model()
+    written = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert {"training_args.bin", "trainer_state.json"} <= {path.name for path in written}
+    assert [path for path in written if token.encode() in path.read_bytes()] == []
+    assert trainer.args.hub_token == token
+    restored = pickle.loads(pickle.dumps(trainer.args))
+    assert restored.hub_token is None
+    assert restored.learning_rate == trainer.args.learning_rate
+    assert copy.deepcopy(trainer.args).hub_token == copy.copy(trainer.args).hub_token == token
+    assert copy.deepcopy(trainer.args) == trainer.args

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -26,7 +27,8 @@ rows = [{"pixel_values": torch.randn(3, 32, 32), "labels": index % 5} for index 
 accuracy = lambda result: {"top1": float((result.predictions.argmax(-1) == result.label_ids).mean())}
 args = TrainingArguments("run", push_to_hub=True, hub_model_id="alice/tuned", max_steps=2, eval_strategy="steps",
                          eval_steps=1, save_steps=1, per_device_train_batch_size=4, use_cpu=True, report_to="none",
-                         disable_tqdm=True, dataloader_pin_memory=False, bf16="bf16" in sys.argv)
+                         disable_tqdm=True, dataloader_pin_memory=False, bf16="bf16" in sys.argv,
+                         hub_token=next((argument for argument in sys.argv if argument.startswith("hf_")), None))
 callback = PublishCallback(pruned, verify=verify)
 if fail:
     from hf_vbp.checkpoint import saving
@@ -103,6 +105,17 @@ def test_a_model_that_does_not_verify_is_kept_and_not_published(
     assert (kept / "plan.json").is_file()
     assert not (tmp_path / "run" / "final").exists()
     assert "alice/tuned" not in xet_hub.repositories or len(xet_hub.repositories["alice/tuned"].commits) == 1
+
+
+def test_the_token_of_the_arguments_is_used_and_reaches_no_file(
+    xet_hub: LoopbackHub, alice: User, checkpoint: Path, tmp_path: Path
+) -> None:
+    done = train(xet_hub, replace(alice, token=""), checkpoint, tmp_path, "quick", alice.token)
+    assert done.returncode == 0, done.stderr
+    assert set(xet_hub.repositories["alice/tuned"].files()) == FILES | OWN
+    written = [path for path in (tmp_path / "run").rglob("*") if path.is_file()]
+    assert {"training_args.bin", "vbp_results.json", "README.md"} <= {path.name for path in written}
+    assert [path for path in written if alice.token.encode() in path.read_bytes()] == []
 
 
 @pytest.mark.slow

@@ -49,9 +49,31 @@ def test_prune_with_evaluation_images(vit: Any, batches: Batches, tmp_path: Path
     assert "| top-1" in card
 
 
-def test_models_that_cannot_be_evaluated_are_refused_before_the_images_are_read(vit: Any, batches: Batches) -> None:
+@pytest.mark.parametrize(
+    ("changes", "described"),
+    [
+        ({"num_labels": 1}, "predicts a number per image"),
+        ({"num_labels": 3, "problem_type": "regression"}, "predicts a number per image"),
+        ({"problem_type": "multi_label_classification"}, "predicts several labels per image"),
+    ],
+)
+def test_other_tasks_are_refused_before_the_images_are_read(changes: dict[str, Any], described: str) -> None:
+    model, config = make_model(**changes), hf_vbp.VBPConfig(ratio=0.5)
+    with pytest.raises(UnsupportedModelError, match=described):
+        hf_vbp.prune(model, Unread(), config, eval_data=Unread())
+    with pytest.raises(UnsupportedModelError, match=described):
+        hf_vbp.sweep(model, Unread(), ratios=[0.5], eval_data=Unread())
+
+
+def test_a_replaced_head_of_one_output_is_refused_before_the_images_are_read(vit: Any) -> None:
+    vit.classifier = torch.nn.Linear(32, 1)
+    with pytest.raises(UnsupportedModelError, match=r"logits have the shape \(1, 1\)"):
+        hf_vbp.prune(vit, Unread(), hf_vbp.VBPConfig(ratio=0.5), eval_data=Unread())
+
+
+def test_what_cannot_be_evaluated_is_refused_before_the_images_are_read(vit: Any, batches: Batches) -> None:
     config = hf_vbp.VBPConfig(ratio=0.5)
-    with pytest.raises(UnsupportedModelError, match="ViTModel has no logits"):
+    with pytest.raises(UnsupportedModelError, match="is a ViTModel, which gives no logits"):
         hf_vbp.prune(make_model("vit-backbone"), Unread(), config, eval_data=Unread())
     with pytest.raises(ConfigurationError, match="inplace=True"):
         hf_vbp.prune(vit, Unread(), config, eval_data=Unread(), inplace=True)

@@ -1,5 +1,6 @@
 """One ``prune`` does each kind of expensive work once."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,10 +14,15 @@ from hf_vbp.calibration.collect import collect_statistics
 from hf_vbp.compensation.linear import Linear
 from hf_vbp.config.vbp_config import VBPConfig
 from hf_vbp.criteria.elimination import eliminate
+from hf_vbp.pruning import latency_search
 from hf_vbp.workflow.prune import prune
+from hf_vbp.workflow.prune_command import PruneRequest, run_prune
+from hf_vbp.workflow.requests import DataRequest
 from hf_vbp.workflow.sweep import sweep
 from tests.conftest import make_model
+from tests.costs.clock import Clock
 from tests.workflow.counting import Calls
+from tests.workflow.finetune.helpers import Said
 
 MLPS = 5
 
@@ -67,3 +73,27 @@ def test_a_sweep_ranks_once_and_fits_once_per_ratio(calls: Calls, batches: Any) 
         "structure check": 1,
         "hash of all weights": 1,
     }
+
+
+@pytest.mark.parametrize("command", [False, True])
+def test_a_latency_budget_measures_the_minimum_widths_once(
+    command: bool, batches: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    Clock(lambda model, now: model.num_parameters() * 1e-6).install(monkeypatch)
+    measured: list[list[int]] = []
+    measure = latency_search.latency_of_widths
+
+    def counted(prepared: Any, widths: Any, *arguments: Any, **options: Any) -> Any:
+        measured.append(list(widths))
+        return measure(prepared, widths, *arguments, **options)
+
+    monkeypatch.setattr(latency_search, "latency_of_widths", counted)
+    if command:
+        data = DataRequest("sample")
+        config = VBPConfig.preset("paper", target_latency=0.8)
+        run_prune(PruneRequest("sample", tmp_path / "out", config=config, data=data), Said())
+    else:
+        prune(make_model(), batches, VBPConfig.preset("paper", target_latency=0.8))
+    assert len(measured) > 1
+    assert len(set(measured[0])) == 1
+    assert len([widths for widths in measured if sum(widths) <= sum(measured[0])]) == 1

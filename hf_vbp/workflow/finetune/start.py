@@ -8,6 +8,7 @@ from typing import Any
 
 from hf_vbp.checkpoint.layout import PLAN, RESULTS
 from hf_vbp.errors import CheckpointError, ConfigurationError
+from hf_vbp.inputs.position_embeddings import interpolate_position_embeddings
 from hf_vbp.results.base_model import describe_base_model
 from hf_vbp.results.record import load_results
 from hf_vbp.workflow.finetune.recipe import NO_TEACHER, PruneFirst, Recipe
@@ -169,6 +170,10 @@ def _base(start: Start) -> TeacherChoice:
             f"(teacher=/path/to/{base['id']}), or train on labels alone (teacher={NO_TEACHER})."
         )
     loaded = load_model(base["id"], revision=base.get("revision"))
+    size = getattr(start.student.model.config, "image_size", None)
+    if size is not None and size != getattr(loaded.model.config, "image_size", None):
+        # It was pruned after its position embeddings were adapted to another size.
+        interpolate_position_embeddings(loaded.model, size)
     return TeacherChoice(loaded, _described(loaded), is_base=True)
 
 

@@ -91,6 +91,9 @@ class Said:
         self.lines: list[str] = []
         self.stages: list[str] = []
 
+    def warn(self, text: str) -> None:
+        self.say(text)
+
     def say(self, text: str) -> None:
         self.lines.append(text)
 

@@ -14,11 +14,13 @@ from hf_vbp.checkpoint.receipt import Receipt
 from hf_vbp.cli.finetune import show
 from hf_vbp.distillation.trainer import DistillationTrainer
 from hf_vbp.errors import CheckpointError, ConfigurationError, DataError, LabelError
+from hf_vbp.results.base_model import describe_base_model
 from hf_vbp.results.finetuning import per_epoch
 from hf_vbp.results.record import load_results, schema
 from hf_vbp.workflow.finetune.fields import merge
 from hf_vbp.workflow.finetune.recipe import make_recipe
 from hf_vbp.workflow.finetune.run import run_finetune
+from hf_vbp.workflow.finetune.start import choose_teacher, open_start
 from tests.workflow.finetune.helpers import Said, make_dense, make_pruned, make_work, recipe_for
 
 
@@ -264,3 +266,20 @@ def test_a_real_model_recovers_most_of_its_accuracy(
     assert dense - pruned > 0.05
     assert finetuned - pruned > 0.5 * (dense - pruned)
     assert measured["finetuned"]["kl"] < measured["pruned"]["kl"]
+
+
+def test_the_base_of_a_student_of_another_size_is_adapted_as_the_student_was(tmp_path: Path) -> None:
+    dense = hf_vbp.from_pretrained(hf_vbp.sample_model_path())
+    adapted = hf_vbp.interpolate_position_embeddings(hf_vbp.from_pretrained(hf_vbp.sample_model_path()), (48, 64))
+    result = hf_vbp.prune(adapted, [{"pixel_values": torch.randn(4, 3, 48, 64)}], hf_vbp.VBPConfig(ratio=0.5))
+    result.results["base_model"] = describe_base_model(adapted, "sample")
+    result.save_pretrained(tmp_path / "pruned", verify=False)
+    fields = {"model": str(tmp_path / "pruned"), "data": {"train": {"source": "sample"}}, "output": str(tmp_path)}
+    recipe = make_recipe(fields)
+    choice = choose_teacher(recipe, open_start(recipe, Said()), weight=0.5)
+    assert choice.is_base
+    assert choice.loaded is not None
+    pixels = torch.randn(2, 3, 48, 64)
+    with torch.no_grad():
+        expected = dense(pixels, interpolate_pos_encoding=True).logits
+        assert torch.equal(choice.loaded.model(pixels).logits, expected)

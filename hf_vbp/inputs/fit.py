@@ -1,0 +1,102 @@
+"""Check that a model can take images."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader, RandomSampler, SequentialSampler
+
+from hf_vbp._progress import one_line
+from hf_vbp.errors import DataError, HfVbpError, UnsupportedModelError
+from hf_vbp.inputs.images import image_shape
+
+
+@contextmanager
+def images_of(model: Any, pixels: torch.Tensor, name: str = "") -> Iterator[None]:
+    """Report the failure of a forward pass on images of another shape than the model's config describes.
+
+    Args:
+        model: A vision model of transformers, which runs in the block.
+        pixels: Its images ``(images, channels, height, width)``.
+        name: The name of the data set for the message.
+
+    Raises:
+        DataError: The model cannot take images of this shape.
+    """
+    try:
+        yield
+    except (HfVbpError, torch.OutOfMemoryError):
+        raise
+    except (ValueError, RuntimeError) as error:
+        expected, found = _expected(model), tuple(pixels.shape[1:])
+        if expected is None or found == expected:
+            raise
+        channels, height, width = expected
+        raise DataError(
+            f"The images{f' of {name}' if name else ''} are prepared with the shape {found}, but "
+            f"{type(model).__name__} takes {expected} ({one_line(error, 200).rstrip('.')}): use a processor with "
+            f"{channels} channel(s) and the size {height} x {width}, and save it with the model, or adapt the "
+            "position embeddings to another size with --interpolate-pos-encoding "
+            "(hf_vbp.interpolate_position_embeddings)."
+        ) from error
+
+
+def check_fit(model: Any, pixels: torch.Tensor, name: str = "") -> None:
+    """Refuse images that a model cannot take, by running it on one image of another shape than its config describes.
+
+    Args:
+        model: A vision model of transformers.
+        pixels: The first image ``(channels, height, width)``.
+        name: The name of the data set for the message.
+
+    Raises:
+        DataError: The model cannot take the image.
+    """
+    if _expected(model) in (None, tuple(pixels.shape)):
+        return
+    parameter = next(model.parameters())
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        with torch.no_grad(), images_of(model, pixels[None], name):
+            model(pixel_values=pixels[None].to(parameter.device, parameter.dtype))
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def check_first_image(model: Any, data: Any) -> None:
+    """Refuse images that a model cannot take, where the first of them can be read without using it up.
+
+    That holds for sequences of dicts with ``pixel_values``, and for a ``DataLoader`` of a data set with indices. The
+    first batch of a pass checks all others.
+
+    Args:
+        model: A vision model of transformers.
+        data: Batches of images, in any form.
+
+    Raises:
+        DataError: The model cannot take the first image.
+    """
+    item = _first_item(getattr(data, "loader", data))
+    pixels = item.get("pixel_values") if isinstance(item, Mapping) else None
+    if isinstance(pixels, torch.Tensor) and pixels.ndim in (3, 4) and pixels.is_floating_point():
+        check_fit(model, pixels if pixels.ndim == 3 else pixels[0])
+
+
+def _first_item(data: Any) -> Any:
+    if isinstance(data, list | tuple):
+        return data[0] if data else None
+    if isinstance(data, DataLoader) and data.batch_sampler is not None:
+        # Iterating it would change the state of its random number generator, and with it the order of the pass.
+        indexed = isinstance(data.sampler, SequentialSampler | RandomSampler)
+        return data.collate_fn([data.dataset[0]]) if indexed and len(data.sampler) else None
+    return None
+
+
+def _expected(model: Any) -> tuple[int, int, int] | None:
+    try:
+        return image_shape(model.config)
+    except (AttributeError, UnsupportedModelError):
+        return None

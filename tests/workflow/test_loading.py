@@ -1,0 +1,131 @@
+"""Checkpoints that cannot be loaded: one sentence of limited length, whatever upstream raises."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import transformers
+
+import hf_vbp
+from hf_vbp.errors import CheckpointError, HfVbpError
+from hf_vbp.workflow.loading import load_model
+from tests.conftest import make_model
+
+LONG = "x" * 100_000
+
+
+@pytest.fixture(autouse=True)
+def quiet() -> Any:
+    """Keep the loading reports of transformers out of the output of the tests."""
+    before = transformers.logging.get_verbosity()
+    transformers.logging.set_verbosity_error()
+    yield
+    transformers.logging.set_verbosity(before)
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    make_model().save_pretrained(tmp_path)
+    return tmp_path
+
+
+def refused(folder: Path) -> list[str]:
+    """Check that a checkpoint is refused by both ways of loading, and return the messages."""
+    messages = []
+    for load in (load_model, hf_vbp.from_pretrained):
+        with pytest.raises(HfVbpError) as caught:
+            load(str(folder))
+        messages.append(str(caught.value))
+    assert all("\n" not in message and len(message) < 1200 for message in messages)
+    return messages
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"hidden_size": "32"},
+        {"num_hidden_layers": None},
+        {"intermediate_size": 48.5},
+        {"num_attention_heads": 0},
+        {"patch_size": 0},
+        {"id2label": ["cat"]},
+        {"id2label": {"first": "cat"}},
+        {"hidden_act": "unknown"},
+        {"hidden_act": LONG},
+        {"model_type": LONG},
+        {"model_type": 3},
+        {"auto_map": 3},
+        {"per_layer_config": 3},
+        {"per_layer_config": {"0": {"intermediate_size": "48"}}},
+        {"vbp": {"version": 1, "widths": LONG}},
+        {"quantization_config": {"quant_method": "bitsandbytes", "load_in_4bit": True}},
+        {"quantization_config": {"quant_method": "gptq", "bits": 4}},
+        {"quantization_config": "4 bits"},
+        {"attn_implementation": "flash_attention_2"},
+    ],
+    ids=lambda fields: ", ".join(f"{name}={str(value)[:30]}" for name, value in fields.items()),
+)
+def test_wrong_fields_and_missing_packages(checkpoint: Path, fields: dict[str, Any]) -> None:
+    config = checkpoint / "config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text(encoding="utf-8")), **fields}), encoding="utf-8")
+    refused(checkpoint)
+
+
+@pytest.mark.parametrize("text", ["[]", '"vit"', "{", "3", "null"])
+def test_a_config_that_is_none(checkpoint: Path, text: str) -> None:
+    (checkpoint / "config.json").write_text(text, encoding="utf-8")
+    refused(checkpoint)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"no pickle" * 100, b"PK\x03\x04 no archive", b"\x80\x02cos\nsystem\n(S'true'\ntR."],
+    ids=["empty", "text", "archive", "code"],
+)
+def test_a_damaged_bin_file(checkpoint: Path, content: bytes) -> None:
+    (checkpoint / "model.safetensors").unlink()
+    (checkpoint / "pytorch_model.bin").write_bytes(content)
+    refused(checkpoint)
+
+
+@pytest.mark.parametrize("kept", [0, 7, 5000])
+def test_truncated_weights(checkpoint: Path, kept: int) -> None:
+    weights = checkpoint / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:kept])
+    refused(checkpoint)
+
+
+@pytest.mark.parametrize("index", ["{}", "[]", '{"weight_map": {"a": "missing.safetensors"}}'])
+def test_a_damaged_index(checkpoint: Path, index: str) -> None:
+    (checkpoint / "model.safetensors").unlink()
+    (checkpoint / "model.safetensors.index.json").write_text(index, encoding="utf-8")
+    refused(checkpoint)
+
+
+@pytest.mark.parametrize("architectures", [[LONG], 3, [3], ["Linear"]], ids=["long", "number", "numbers", "other"])
+def test_a_class_that_does_not_exist(checkpoint: Path, architectures: Any) -> None:
+    config = checkpoint / "config.json"
+    content = {**json.loads(config.read_text(encoding="utf-8")), "architectures": architectures}
+    config.write_text(json.dumps(content), encoding="utf-8")
+    with pytest.raises(HfVbpError, match="was saved from the class") as caught:
+        load_model(str(checkpoint))
+    assert len(str(caught.value)) < 700
+
+
+def test_the_reason_is_kept(checkpoint: Path) -> None:
+    config = checkpoint / "config.json"
+    content = {**json.loads(config.read_text(encoding="utf-8")), "hidden_size": "32"}
+    config.write_text(json.dumps(content), encoding="utf-8")
+    for message in refused(checkpoint):
+        assert "hidden_size" in message
+
+
+def test_what_to_do_next_at_the_end_of_a_long_text_is_kept() -> None:
+    class Refusing:
+        @staticmethod
+        def from_pretrained(*args: Any, **kwargs: Any) -> Any:
+            raise OSError("word " * 180 + "pip install flash-attn")
+
+    with pytest.raises(CheckpointError, match=r"pip install flash-attn$"):
+        hf_vbp.from_pretrained("somewhere", auto_class=Refusing)
