@@ -54,6 +54,10 @@ class Loading:
         """Load a model; see :func:`load_model`."""
         return load_model(source, **vars(self))
 
+    def structure(self, source: str) -> Any:
+        """Return a model without weights; see :func:`load_structure`."""
+        return load_structure(source, revision=self.revision, cache_dir=self.cache_dir, token=self.token)
+
 
 def load_model(
     source: str,
@@ -83,14 +87,61 @@ def load_model(
     checked_dtype = _check_dtype(dtype)
     path = _path_of(source)
     hub = {"revision": revision, "cache_dir": cache_dir, "token": token}
+    config = _supported_config(source, path, hub)
+    model = _load_weights(path, hub, _model_class(source, config), checked_dtype)
+    return LoadedModel(source, _to_device(model, device), _load_processor(path, hub))
+
+
+def load_structure(
+    source: str,
+    *,
+    revision: str | None = None,
+    cache_dir: str | Path | None = None,
+    token: str | bool | None = None,
+) -> Any:
+    """Build a model on the meta device from its config; weights are neither needed nor read.
+
+    Args:
+        source: As in :func:`load_model`; a folder needs only its ``config.json``.
+        revision: As in :class:`Loading`.
+        cache_dir: As in :class:`Loading`.
+        token: As in :class:`Loading`.
+
+    Raises:
+        CheckpointError: There is no such checkpoint, or its config describes no model.
+        UnsupportedModelError: As in :func:`load_model`.
+    """
+    import torch
+
+    from hf_vbp.checkpoint.transformers_patch import patched
+
+    path = _path_of(source)
+    config = _supported_config(source, path, {"revision": revision, "cache_dir": cache_dir, "token": token})
+    model_class = _model_class(source, config)
+    try:
+        with patched(), torch.device("meta"):
+            if hasattr(model_class, "from_config"):
+                model = model_class.from_config(config, trust_remote_code=False)
+            else:
+                model = model_class(config)
+    except CheckpointError:
+        raise
+    except (ValueError, KeyError, TypeError, AttributeError, RuntimeError, ArithmeticError) as error:
+        raise CheckpointError(
+            f"The config of {source} describes no {model_class.__name__} that can be built: {one_line(error)}"
+        ) from error
+    return model.to(config.dtype or torch.float32).eval()
+
+
+def _supported_config(source: str, path: str, hub: dict[str, Any]) -> Any:
+    """Return the config of a checkpoint whose family has an adapter."""
     config = _load_config(path, hub)
     if config.model_type not in registered_model_types():
         raise UnsupportedModelError(
             f"{source} is a {config.model_type!r} model; hf_vbp prunes {', '.join(registered_model_types())}. "
             "For another vision transformer, register an adapter with hf_vbp.register_adapter, see docs/adapters.md."
         )
-    model = _load_weights(path, hub, _model_class(source, config), checked_dtype)
-    return LoadedModel(source, _to_device(model, device), _load_processor(path, hub))
+    return config
 
 
 def _check_dtype(dtype: "str | torch.dtype") -> "str | torch.dtype":
