@@ -5,6 +5,7 @@ import pickle
 from collections.abc import Iterable
 from typing import Any
 
+from hf_vbp._packages import missing_package
 from hf_vbp._progress import one_line
 from hf_vbp.checkpoint.transformers_patch import patched
 from hf_vbp.errors import CheckpointError, ConfigurationError, HfVbpError
@@ -32,6 +33,7 @@ def from_pretrained(path_or_id: str | os.PathLike[str], *, auto_class: Any = Non
     Raises:
         CheckpointError: There is no readable checkpoint, its weights do not fit its config, or weights are missing.
         ConfigurationError: ``weights_only=False`` was given, which would run code from a ``.bin`` file.
+        MissingPackageError: The checkpoint needs a package that is not installed (bitsandbytes, flash attention, ...).
     """
     from safetensors import SafetensorError
     from transformers import AutoModelForImageClassification
@@ -49,6 +51,8 @@ def from_pretrained(path_or_id: str | os.PathLike[str], *, auto_class: Any = Non
             model, info = auto_class.from_pretrained(path_or_id, output_loading_info=True, **kwargs)
         except HfVbpError:
             raise
+        except ImportError as error:
+            raise missing_package(error, str(path_or_id)) from error
         except (OSError, ValueError, RuntimeError, SafetensorError, pickle.UnpicklingError) as error:
             reason = one_line(error, 1000) + (f". Note that {problem}." if problem else "")
             raise CheckpointError(f"{path_or_id} cannot be loaded: {reason}") from error

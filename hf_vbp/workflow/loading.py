@@ -6,10 +6,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hf_vbp._packages import missing_package
 from hf_vbp._progress import one_line
 from hf_vbp.adapters.registry import registered_model_types
 from hf_vbp.checkpoint.layout import CONFIG
-from hf_vbp.errors import CheckpointError, ConfigurationError, DataError, UnsupportedModelError
+from hf_vbp.errors import (
+    CheckpointError,
+    ConfigurationError,
+    DataError,
+    MissingPackageError,
+    UnsupportedModelError,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -83,12 +90,20 @@ def load_model(
         UnsupportedModelError: No adapter supports its family, its class is not one of transformers, or it needs code
             that comes with the checkpoint.
         ConfigurationError: The dtype or the device is unknown.
+        MissingPackageError: It needs a package that is not installed.
     """
     checked_dtype = _check_dtype(dtype)
     path = _path_of(source)
     hub = {"revision": revision, "cache_dir": cache_dir, "token": token}
     config = _supported_config(source, path, hub)
-    model = _load_weights(path, hub, _model_class(source, config), checked_dtype)
+    try:
+        model = _load_weights(path, hub, _model_class(source, config), checked_dtype)
+    except MissingPackageError as error:
+        if getattr(config, "quantization_config", None) is None:
+            raise
+        raise MissingPackageError(
+            f"{error} The model is quantized, so it cannot be pruned: name the checkpoint that was quantized."
+        ) from error
     return LoadedModel(source, _to_device(model, device), _load_processor(path, hub))
 
 
@@ -126,6 +141,8 @@ def load_structure(
                 model = model_class(config)
     except CheckpointError:
         raise
+    except ImportError as error:
+        raise missing_package(error, source) from error
     except (ValueError, KeyError, TypeError, AttributeError, RuntimeError, ArithmeticError) as error:
         raise CheckpointError(
             f"The config of {source} describes no {model_class.__name__} that can be built: {one_line(error)}"
