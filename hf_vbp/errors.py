@@ -14,6 +14,10 @@ class ConfigurationError(HfVbpError, ValueError):
     """Invalid argument, option or file of settings."""
 
 
+class MissingPackageError(HfVbpError, ImportError):
+    """A package that hf_vbp does not depend on, but that a model or an option needs, is not installed."""
+
+
 class UnsupportedModelError(HfVbpError, TypeError):
     """A model whose MLPs cannot be found or pruned in its present form (text model, gated MLP, quantized, PEFT...)."""
 

@@ -16,6 +16,7 @@ ORDER = (
     "errors",
     "_version",
     "_progress",
+    "_packages",
     "distributed",
     "files",
     "modeling",

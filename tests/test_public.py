@@ -10,6 +10,7 @@ import pytest
 
 import hf_vbp
 from hf_vbp import errors
+from hf_vbp.config.registry import CRITERIA
 
 
 def test_all_lists_the_exported_names() -> None:
@@ -51,3 +52,19 @@ def test_the_api_reference_matches_the_docstrings() -> None:
     root = Path(__file__).parents[1]
     script = runpy.run_path(str(root / "scripts" / "make_api_reference.py"))
     assert (root / "docs" / "api.md").read_text(encoding="utf-8") == script["page"](), "run the script"
+
+
+def test_the_api_reference_shows_types_and_defaults_of_methods_and_extensions() -> None:
+    page = (Path(__file__).parents[1] / "docs" / "api.md").read_text(encoding="utf-8")
+    for shown in (
+        "ratio: float | None = None,",  # VBPConfig
+        "ridge: float = 0.001,",  # an option of a criterion
+        "precision: float = 0.03,",  # LatencyOptions
+        "pairs: tuple[tuple[str, str], ...] = (('mlp.fc1', 'mlp.fc2'), ('intermediate.dense', 'output.dense')),",
+        "- `save(path: str | Path) -> Path`: ",
+        "- `requires: Requirements`: ",
+    ):
+        assert shown in page, shown
+    for criterion in map(CRITERIA.get, CRITERIA):
+        if criterion.__module__.startswith("hf_vbp."):
+            assert f"### `{criterion.__name__}`" in page

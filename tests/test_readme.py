@@ -1,5 +1,6 @@
-"""Run the examples of README and guide, word for word, in a fresh process in an empty folder."""
+"""Run the examples of README and docs, word for word, in a fresh process in an empty folder."""
 
+import json
 import os
 import re
 import subprocess
@@ -17,14 +18,46 @@ def python_blocks(page: str) -> str:
     return "\n".join(re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL))
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/guide.md"])
+# The pages, each with the checkpoints that its examples write and the method that these record.
+PAGES = {
+    "README.md": {"pruned": ("obs", "linear")},
+    "docs/guide.md": {"pruned": ("obs", "linear")},
+    "docs/extending.md": {
+        "mean-square": ("mean-square", "mean"),
+        "swin-pruned": ("obs", "linear"),
+        "every-second": ("obs", "linear"),
+    },
+    "docs/adapters.md": {},
+    "docs/beyond_the_paper.md": {},
+    "docs/data.md": {},
+}
+
+
+@pytest.mark.parametrize("page", PAGES)
 def test_every_python_block_runs(page: str, tmp_path: Path) -> None:
+    assert python_blocks(page)
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
     ran = subprocess.run(
         [sys.executable, "-c", python_blocks(page)], cwd=tmp_path, env=environment, capture_output=True, text=True
     )
     assert ran.returncode == 0, ran.stderr[-3000:]
-    assert (tmp_path / "pruned" / "vbp_results.json").is_file()
+    written = {path.parent.name: json.loads(path.read_text()) for path in tmp_path.glob("*/vbp_results.json")}
+    methods = {name: (found["plan"]["criterion"], found["plan"]["compensation"]) for name, found in written.items()}
+    assert methods == PAGES[page]
+    # Also where an adapter of the page is not registered: in the processes that verified the checkpoints.
+    for name, found in written.items():
+        ways = {row["way"]: row["max_abs_difference"] for row in found["receipt"]}
+        assert ways.get("import") == 0.0, name
+        assert set(ways.values()) == {0.0}, name
+    if page == "docs/extending.md":
+        plan = json.loads((tmp_path / "every-second" / "plan.json").read_text())
+        assert [site["name"] for site in plan["sites"]] == [f"vit.layers.{index}.mlp" for index in (0, 2, 4)]
+
+
+def test_every_python_block_of_the_docs_is_run_or_listed() -> None:
+    pushed_or_of_a_larger_program = {"docs/hub.md", "docs/checkpoints.md", "docs/statistics.md"}
+    pages = [path.relative_to(ROOT).as_posix() for path in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]]
+    assert {page for page in pages if python_blocks(page)} == PAGES.keys() | pushed_or_of_a_larger_program
 
 
 def test_every_command_of_the_guide_exists() -> None:

@@ -11,8 +11,8 @@ from torch import nn
 from hf_vbp.adapters.base import MLPSite
 from hf_vbp.adapters.identity import model_identity, sites_fingerprint
 from hf_vbp.adapters.outputs import why_not_single_label
-from hf_vbp.adapters.prunable import check_finite_weights
-from hf_vbp.adapters.registry import find_sites
+from hf_vbp.adapters.prunable import check_finite_weights, check_prunable
+from hf_vbp.adapters.registry import find_sites, sites_of
 from hf_vbp.adapters.site_weights import WeightsOfSites
 from hf_vbp.adapters.structure import check_structure
 from hf_vbp.config.requirements import Requirements
@@ -100,6 +100,23 @@ def prepare(model: nn.Module | PreparedModel, pixel_values: torch.Tensor | None 
         return model
     sites: Sequence[MLPSite] = find_sites(model)
     check_finite_weights(tuple(sites))
+    return _verified(model, sites, pixel_values)
+
+
+def prepare_structure(model: nn.Module) -> PreparedModel:
+    """Find and verify the MLP sites of a model on the meta device, for steps that read no weights.
+
+    Args:
+        model: A whole, plain transformers model without weights.
+
+    Raises:
+        UnsupportedModelError: The model has no MLP sites, or one whose structure is not what its adapter describes.
+    """
+    check_prunable(model, without_weights=True)
+    return _verified(model, sites_of(model), None)
+
+
+def _verified(model: nn.Module, sites: Sequence[MLPSite], pixel_values: torch.Tensor | None) -> PreparedModel:
     output = check_structure(model, sites, pixel_values)
     # A pruned model that could not be rebuilt from its config could not be saved.
     locate(model, [(site.fc1_name, site.fc2_name) for site in sites])

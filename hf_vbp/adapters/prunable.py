@@ -12,11 +12,12 @@ from hf_vbp.errors import NonFiniteError, UnsupportedModelError
 _PLAIN = (nn.Parameter, torch.Tensor)
 
 
-def check_prunable(model: Any) -> None:
+def check_prunable(model: Any, *, without_weights: bool = False) -> None:
     """Refuse a model that is not a whole, plain transformers model. The model is only read.
 
     Args:
         model: The model to prune.
+        without_weights: Whether a model on the meta device is accepted, of which only the structure is used.
 
     Raises:
         UnsupportedModelError: Not a transformers model, or one that is compiled, wrapped for distributed training,
@@ -41,7 +42,7 @@ def check_prunable(model: Any) -> None:
             "quantization_config, prune it, and quantize the pruned model."
         )
     _refuse_adapters(model)
-    _refuse_spread(model)
+    _refuse_spread(model, without_weights)
     _refuse_special_parameters(model)
     _refuse_reparametrized(model)
     _refuse_unknown_class(model)
@@ -92,10 +93,10 @@ def _refuse_adapters(model: nn.Module) -> None:
         )
 
 
-def _refuse_spread(model: nn.Module) -> None:
+def _refuse_spread(model: nn.Module, without_weights: bool) -> None:
     devices = {str(parameter.device) for parameter in model.parameters()}
     mapped = {str(device) for device in (getattr(model, "hf_device_map", None) or {}).values()}
-    if "meta" in devices or "disk" in mapped:
+    if ("meta" in devices and not without_weights) or "disk" in mapped:
         raise UnsupportedModelError(
             "Some weights of the model are not in memory (meta or offloaded). Load it without offloading to prune it."
         )

@@ -71,6 +71,18 @@ def get_adapter(model: nn.Module) -> Adapter:
         UnsupportedModelError: The model is wrapped, quantized or sharded, or its family has no adapter.
     """
     check_prunable(model)
+    return adapter_of(model)
+
+
+def adapter_of(model: nn.Module) -> Adapter:
+    """Return the adapter of a model that :func:`check_prunable` accepted.
+
+    Args:
+        model: The model.
+
+    Raises:
+        UnsupportedModelError: Its family has no adapter.
+    """
     model_type = str(getattr(model.config, "model_type", ""))
     if model_type not in _ADAPTERS:
         installed = load_entry_point(ENTRY_POINTS, model_type)
@@ -98,7 +110,20 @@ def find_sites(model: nn.Module) -> tuple[MLPSite, ...]:
     Raises:
         UnsupportedModelError: The model cannot be pruned as it is, or has no MLP where its family has them.
     """
-    sites = tuple(get_adapter(model).find_sites(model))
+    check_prunable(model)
+    return sites_of(model)
+
+
+def sites_of(model: nn.Module) -> tuple[MLPSite, ...]:
+    """Return the MLP sites of a model that :func:`check_prunable` accepted; see :func:`find_sites`.
+
+    Args:
+        model: The model.
+
+    Raises:
+        UnsupportedModelError: Its family has no adapter, or it has no MLP where its family has them.
+    """
+    sites = tuple(adapter_of(model).find_sites(model))
     model_type = getattr(model.config, "model_type", None)
     if not sites:
         raise UnsupportedModelError(

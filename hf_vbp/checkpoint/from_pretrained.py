@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterable
 from typing import Any
 
+from hf_vbp._packages import missing_package
 from hf_vbp._progress import one_line
 from hf_vbp.checkpoint.load_errors import load_errors
 from hf_vbp.checkpoint.transformers_patch import patched
@@ -34,6 +35,7 @@ def from_pretrained(path_or_id: str | os.PathLike[str], *, auto_class: Any = Non
     Raises:
         CheckpointError: There is no readable checkpoint, its weights do not fit its config, or weights are missing.
         ConfigurationError: ``weights_only=False`` was given, which would run code from a ``.bin`` file.
+        MissingPackageError: The checkpoint needs a package that is not installed (bitsandbytes, flash attention, ...).
     """
     from transformers import AutoModelForImageClassification
 
@@ -50,6 +52,8 @@ def from_pretrained(path_or_id: str | os.PathLike[str], *, auto_class: Any = Non
             model, info = auto_class.from_pretrained(path_or_id, output_loading_info=True, **kwargs)
         except HfVbpError:
             raise
+        except ImportError as error:
+            raise missing_package(error, str(path_or_id)) from error
         except load_errors() as error:
             reason = one_line(error, _LONGEST) + (f". Note that {problem}." if problem else "")
             raise CheckpointError(f"{path_or_id} cannot be loaded: {reason}") from error

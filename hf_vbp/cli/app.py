@@ -8,9 +8,11 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import NoReturn
 
 import typer
 
+from hf_vbp._packages import is_missing_package, missing_package
 from hf_vbp._progress import one_line
 from hf_vbp.cli.console import escaped, print_error
 from hf_vbp.cli.groups import HELP
@@ -83,21 +85,26 @@ def run(app: typer.Typer, name: str) -> None:
         print_error(f"{name}: terminated; no partial output was left")
         sys.exit(end.code)
     except HfVbpError as error:
-        _show_traceback()
-        print_error(f"{name}: {one_line(error, _LONGEST_MESSAGE)}")
-        sys.exit(2)
+        _end(name, one_line(error, _LONGEST_MESSAGE))
     except KeyboardInterrupt:
         print_error(f"{name}: interrupted; no partial output was left")
         sys.exit(130)
     except Exception as error:  # The last resort: one sentence for users; developers can request the traceback.
-        _show_traceback()
-        print_error(
-            f"{name}: unexpected {type(error).__name__}: {one_line(error)}. "
-            f"Run the command again with {DEBUG}=1 to see the traceback, and report it with the versions in use."
+        if isinstance(error, ImportError) and is_missing_package(error):
+            _end(name, str(missing_package(error, "This command")))
+        _end(
+            name,
+            f"unexpected {type(error).__name__}: {one_line(error)}. "
+            f"Run the command again with {DEBUG}=1 to see the traceback, and report it with the versions in use.",
         )
-        sys.exit(2)
     finally:
         _leave_process_group()
+
+
+def _end(name: str, sentence: str) -> NoReturn:
+    _show_traceback()
+    print_error(f"{name}: {sentence}")
+    sys.exit(2)
 
 
 class _Terminated(SystemExit):

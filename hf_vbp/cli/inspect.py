@@ -7,10 +7,14 @@ from hf_vbp.cli.groups import SourceOptions, with_groups
 
 @with_groups
 def inspect(model: groups.Model, source: SourceOptions, json: groups.Json = False) -> None:
-    """List the MLPs of a model, their shares of parameters and MACs, and the most that can be removed."""
+    """List the MLPs of a model, their shares of parameters and MACs, and the most that can be removed.
+
+    Only the config of the model is read, no weights.
+    """
+    from hf_vbp.adapters.prepared import prepare_structure
     from hf_vbp.workflow.inspect import inspect_model
 
-    found = inspect_model(source.loading().load(model).model)
+    found = inspect_model(prepare_structure(source.loading().structure(model)))
     if json:
         print_json(found)
         return

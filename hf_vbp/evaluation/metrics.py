@@ -25,6 +25,9 @@ _NUMBER = datasets.Value("float64")
 class PerImageMetric(evaluate.Metric):  # type: ignore[misc]
     """Base of the metrics: keeps its values in memory, so that no file is left in the user's cache.
 
+    A subclass sets ``_columns`` (the values of one image, as features of the ``datasets`` library), ``_what`` and
+    ``_inputs`` (one sentence each), and defines ``_compute``; see docs/extending.md.
+
     Args:
         config_name: As in ``evaluate.Metric``.
         keep_in_memory: Whether to keep the values in memory; by default unless ``cache_dir`` is given.

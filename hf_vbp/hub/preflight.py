@@ -78,7 +78,8 @@ def check_widths(config: Mapping[str, Any], results: Mapping[str, Any], shapes: 
         )
     matrices = [shape for shape in shapes if len(shape) == 2]
     outputs, inputs = (Counter(shape[axis] for shape in matrices) for axis in (0, 1))
-    for width, times in Counter(recorded).items():
+    counts: Counter[int] = Counter(recorded)
+    for width, times in counts.items():
         if width and min(outputs[width], inputs[width]) < times:
             raise CheckpointError(
                 f"{CONFIG} records {times} MLPs of width {width}, but the weights hold fewer matrices of that width. "
@@ -89,7 +90,8 @@ def check_widths(config: Mapping[str, Any], results: Mapping[str, Any], shapes: 
 def _is_partly_pruned(record: Any, measured: Sequence[int]) -> bool:
     """Return whether a record holds the measured widths in their order, and otherwise MLPs of their dense width."""
     widths, dense_widths = ([record.get(key) for key in ("widths", "dense_widths")]) if record else ([], [])
-    if not all(isinstance(found, list) and len(measured) < len(found) < _MOST_MLPS for found in (widths, dense_widths)):
+    lists = (widths, dense_widths)
+    if not all(isinstance(found, list) and len(measured) < len(found) < _MOST_MLPS for found in lists):
         return False
     # The numbers of measured widths that the first entries of the record can account for.
     explained = {0}

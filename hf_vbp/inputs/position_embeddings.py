@@ -76,7 +76,8 @@ def size_of_processor(processor: Any) -> tuple[int, int] | None:
 def _has_position_embeddings(module: nn.Module) -> bool:
     found = getattr(module, "position_embeddings", None)
     patches = getattr(module, "patch_embeddings", None)
-    return callable(getattr(module, _METHOD, None)) and isinstance(found, nn.Parameter) and hasattr(patches, "patch_size")
+    has_parts = isinstance(found, nn.Parameter) and hasattr(patches, "patch_size")
+    return callable(getattr(module, _METHOD, None)) and has_parts
 
 
 def _pair(size: Any) -> tuple[int, int]:

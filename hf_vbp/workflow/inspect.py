@@ -3,8 +3,8 @@
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from hf_vbp.adapters.prepared import prepare
-from hf_vbp.adapters.registry import get_adapter
+from hf_vbp.adapters.prepared import PreparedModel, prepare
+from hf_vbp.adapters.registry import adapter_of
 from hf_vbp.config.limits import Limits
 from hf_vbp.costs.widths import width_costs
 from hf_vbp.pruning.budget_cost import narrowest_widths
@@ -29,11 +29,12 @@ class SiteRow:
     macs: float
 
 
-def inspect_model(model: Any, limits: Limits | None = None) -> dict[str, Any]:
+def inspect_model(model: Any | PreparedModel, limits: Limits | None = None) -> dict[str, Any]:
     """Return the sites of a model, their shares, the excluded modules with the reason, and the reachable budgets.
 
     Args:
-        model: A transformers model of a registered family.
+        model: A transformers model of a registered family, or a prepared one, also without weights
+            (:func:`hf_vbp.adapters.prepared.prepare_structure`).
         limits: Floor and rounding of the widths; by default each MLP keeps one neuron.
 
     Returns:
@@ -62,7 +63,7 @@ def inspect_model(model: Any, limits: Limits | None = None) -> dict[str, Any]:
         "architecture": type(prepared.model).__name__,
         **costs.dense,
         "sites": [asdict(row) for row in rows],
-        "left_out": get_adapter(prepared.model).left_out(prepared.model),
+        "left_out": adapter_of(prepared.model).left_out(prepared.model),
         "reachable": {
             "minimum_width": limits.minimum_width,
             "ratio": 1 - sum(narrowest) / sum(prepared.widths),

@@ -6,10 +6,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hf_vbp._packages import missing_package
 from hf_vbp._progress import one_line, shown
 from hf_vbp.adapters.registry import registered_model_types
 from hf_vbp.checkpoint.layout import CONFIG
-from hf_vbp.errors import CheckpointError, ConfigurationError, DataError, UnsupportedModelError
+from hf_vbp.errors import (
+    CheckpointError,
+    ConfigurationError,
+    DataError,
+    MissingPackageError,
+    UnsupportedModelError,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -57,6 +64,10 @@ class Loading:
         """Load a model; see :func:`load_model`."""
         return load_model(source, **vars(self))
 
+    def structure(self, source: str) -> Any:
+        """Return a model without weights; see :func:`load_structure`."""
+        return load_structure(source, revision=self.revision, cache_dir=self.cache_dir, token=self.token)
+
 
 def load_model(
     source: str,
@@ -84,21 +95,78 @@ def load_model(
         UnsupportedModelError: No adapter supports its family, its class is not one of transformers, or it needs code
             that comes with the checkpoint, or it cannot interpolate its position embeddings.
         ConfigurationError: The dtype or the device is unknown, or the size of the processor is not.
+        MissingPackageError: It needs a package that is not installed.
     """
     checked_dtype = _check_dtype(dtype)
     path = _path_of(source)
     hub = {"revision": revision, "cache_dir": cache_dir, "token": token}
+    config = _supported_config(source, path, hub)
+    try:
+        model = _load_weights(path, hub, _model_class(source, config), checked_dtype)
+    except MissingPackageError as error:
+        if getattr(config, "quantization_config", None) is None:
+            raise
+        raise MissingPackageError(
+            f"{error} The model is quantized, so it cannot be pruned: name the checkpoint that was quantized."
+        ) from error
+    processor = _load_processor(path, hub)
+    if interpolate_pos_encoding:
+        model = _of_processor_size(source, model, processor)
+    return LoadedModel(source, _to_device(model, device), processor)
+
+
+def load_structure(
+    source: str,
+    *,
+    revision: str | None = None,
+    cache_dir: str | Path | None = None,
+    token: str | bool | None = None,
+) -> Any:
+    """Build a model on the meta device from its config; weights are neither needed nor read.
+
+    Args:
+        source: As in :func:`load_model`; a folder needs only its ``config.json``.
+        revision: As in :class:`Loading`.
+        cache_dir: As in :class:`Loading`.
+        token: As in :class:`Loading`.
+
+    Raises:
+        CheckpointError: There is no such checkpoint, or its config describes no model.
+        UnsupportedModelError: As in :func:`load_model`.
+    """
+    import torch
+
+    from hf_vbp.checkpoint.transformers_patch import patched
+
+    path = _path_of(source)
+    config = _supported_config(source, path, {"revision": revision, "cache_dir": cache_dir, "token": token})
+    model_class = _model_class(source, config)
+    try:
+        with patched(), torch.device("meta"):
+            if hasattr(model_class, "from_config"):
+                model = model_class.from_config(config, trust_remote_code=False)
+            else:
+                model = model_class(config)
+    except CheckpointError:
+        raise
+    except ImportError as error:
+        raise missing_package(error, source) from error
+    except (ValueError, KeyError, TypeError, AttributeError, RuntimeError, ArithmeticError) as error:
+        raise CheckpointError(
+            f"The config of {source} describes no {model_class.__name__} that can be built: {one_line(error)}"
+        ) from error
+    return model.to(config.dtype or torch.float32).eval()
+
+
+def _supported_config(source: str, path: str, hub: dict[str, Any]) -> Any:
+    """Return the config of a checkpoint whose family has an adapter."""
     config = _load_config(path, hub)
     if config.model_type not in registered_model_types():
         raise UnsupportedModelError(
             f"{source} is a {shown(config.model_type)} model; hf_vbp prunes {', '.join(registered_model_types())}. "
             "For another vision transformer, register an adapter with hf_vbp.register_adapter, see docs/adapters.md."
         )
-    model = _load_weights(path, hub, _model_class(source, config), checked_dtype)
-    processor = _load_processor(path, hub)
-    if interpolate_pos_encoding:
-        model = _of_processor_size(source, model, processor)
-    return LoadedModel(source, _to_device(model, device), processor)
+    return config
 
 
 def _of_processor_size(source: str, model: Any, processor: Any) -> Any:

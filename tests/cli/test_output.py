@@ -93,7 +93,7 @@ def broken(*_: Any, **__: Any) -> None:
 def test_an_unexpected_error_is_one_sentence_and_the_traceback_is_available(
     capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hf_vbp.workflow.loading.load_model", broken)
+    monkeypatch.setattr("hf_vbp.workflow.loading.load_structure", broken)
     monkeypatch.setenv("HF_VBP_DEBUG", "0")
     ran = run(["inspect", "sample"], capfd, monkeypatch)
     assert (ran.code, ran.out) == (2, "")

@@ -6,6 +6,7 @@ from pathlib import Path
 from types import NoneType
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
 
+from hf_vbp._packages import missing_package
 from hf_vbp._progress import one_line
 from hf_vbp.config.vbp_config import BUDGETS, VBPConfig
 from hf_vbp.data.augmentation import AUGMENTATIONS
@@ -101,17 +102,21 @@ class Recipe:
 
         Raises:
             ConfigurationError: A setting is invalid, or settings contradict each other.
+            MissingPackageError: A setting needs a package that is not installed.
         """
         from hf_vbp.distillation.arguments import DistillationArguments
+        from hf_vbp.workflow.finetune.packages import check_packages
 
         # The reporter shows progress on standard error, so that standard output holds the results only.
         settings = {"output_dir": self.folder, "disable_tqdm": True, **self._epochwise(), **self.training}
         try:
             args = DistillationArguments(**settings)
-            _check_reporters(args.report_to)
+            check_packages(args)
         except HfVbpError:
             raise
-        except (ValueError, TypeError, ImportError, RuntimeError) as error:
+        except ImportError as error:
+            raise missing_package(error, "The training section of the recipe") from error
+        except (ValueError, TypeError, RuntimeError) as error:
             raise ConfigurationError(f"Invalid training section of the recipe: {one_line(error)}") from error
         return args
 
@@ -334,14 +339,6 @@ def _expected(options: tuple[Any, ...], default: Any) -> Any:
     if options and all(isinstance(option, str) for option in options):
         return str
     return type(default) if default not in (None, MISSING) and len(options) == 1 else None
-
-
-def _check_reporters(names: Any) -> None:
-    """Refuse unknown or uninstalled reporters of ``report_to``, which Trainer does only after pruning."""
-    from transformers.integrations import get_reporting_integration_callbacks
-
-    for callback in get_reporting_integration_callbacks(names):
-        callback()
 
 
 def _as_tree(request: DataRequest | None) -> Tree | None:
