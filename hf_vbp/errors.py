@@ -1,4 +1,4 @@
-"""Every error that hf_vbp raises on purpose.
+"""The errors that hf_vbp raises.
 
 All derive from :class:`HfVbpError` and from a fitting builtin, so that callers may catch either. A message
 states the given value, the expected one and the next step; the command line prints it as one sentence and exits

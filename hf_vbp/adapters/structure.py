@@ -124,7 +124,7 @@ def _check_site(site: MLPSite, calls: list[_Call]) -> None:
 def _check_elementwise(site: MLPSite, module: nn.Module) -> None:
     label = f"{site.name}: {type(module).__name__} is between fc1 and fc2"
     if any(True for _ in module.parameters()) or any(True for _ in module.buffers()):
-        raise UnsupportedModelError(f"{label} and has its own weights, which pruning would have to cut too.")
+        raise UnsupportedModelError(f"{label} and has its own weights, which would have to be pruned too.")
     probe = torch.linspace(-3, 3, 24).reshape(4, 6)
     moved = probe.clone()
     moved[1, 2] += 0.5

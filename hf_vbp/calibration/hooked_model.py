@@ -144,7 +144,7 @@ class HookedModel:
         if values.dim() < 2 or values.shape[0] % images:
             raise StatisticsError(
                 f"site {accumulator.site.name}: expected values whose first dimension is the {images} images, got the "
-                f"shape {tuple(values.shape)}. This model needs an adapter of its own."
+                f"shape {tuple(values.shape)}. Register an adapter for this model, see docs/adapters.md."
             )
         return values.reshape(images, -1, values.shape[-1])
 

@@ -1,4 +1,4 @@
-"""Presets and defaults: the only place outside their own modules where criteria and compensations are named."""
+"""Presets and defaults: the only place that names criteria and compensations, except their modules."""
 
 from typing import Any
 

@@ -39,6 +39,6 @@ def choose_split(known: Sequence[str], asked: str | None, purpose: str, name: st
         if split in known:
             return split
     raise ConfigurationError(
-        f"Which split of the data set {name} is meant for {purpose} cannot be determined: name it with split "
+        f"The split of the data set {name} for {purpose} cannot be determined: name it with split "
         f"({', '.join(known) or 'its splits are not declared'})."
     )

@@ -88,7 +88,7 @@ def remove_leftovers(target: Path, place: Path, settle: Callable[[Path], None] |
 
     Args:
         target: The output.
-        place: The folder in which they are looked for.
+        place: The folder that is searched.
         settle: Called with each before it is removed, to restore its content.
     """
     try:
