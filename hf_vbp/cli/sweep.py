@@ -75,25 +75,40 @@ def sweep(
 
 
 def show(rows: list[dict[str, Any]], files: list[Path]) -> None:
-    """Print the table of a sweep."""
-    dense = rows[0]
+    """Print the result of a sweep: one table per method, and one of the latencies, each readable at 80 columns."""
+    dense, pruned = rows[0], rows[1:]
+    methods = dict.fromkeys(_method(row) for row in pruned)
+    for method in methods:
+        columns = _accuracy([dense, *(row for row in pruned if _method(row) == method)])
+        print_table(f"{method}, no training", list(columns), list(zip(*columns.values(), strict=True)))
+    if any("latency_ms" in row for row in rows):
+        latencies = [
+            ("dense" if row is dense else _method(row), percent(row["ratio"], 0), _milliseconds(row), _speedup(row))
+            for row in rows
+        ]
+        print_table("Latency", ("method", "removed", "ms", "speed-up"), latencies)
+    print_lines([f"Written: {', '.join(map(str, files))}"])
+
+
+def _method(row: dict[str, Any]) -> str:
+    return f"{row['criterion']} + {row['compensation']}"
+
+
+def _accuracy(rows: list[dict[str, Any]]) -> dict[str, list[Any]]:
+    """Return the columns of the dense model and of one method."""
     columns: dict[str, list[Any]] = {"removed": [percent(row["ratio"], 0) for row in rows]}
-    if len({(row.get("criterion"), row.get("compensation")) for row in rows[1:]}) > 1:
-        names = [f"{row['criterion']} + {row['compensation']}" if row["ratio"] else "dense" for row in rows]
-        columns = {"method": names, **columns}
     columns["parameters"] = scaled(*(row["parameters"] for row in rows))
     columns["MACs"] = scaled(*(row["macs"] for row in rows))
     columns["top-1"] = [percent(row.get("top1")) for row in rows]
-    if dense.get("top1"):
-        columns["retention"] = [percent(row["top1"] / dense["top1"]) for row in rows]
+    if rows[0].get("top1"):
+        columns["retention"] = [percent(row["top1"] / rows[0]["top1"]) for row in rows]
     columns["agreement"] = [percent(row.get("agreement")) for row in rows]
     columns["KL"] = [None if "kl" not in row else f"{row['kl']:.3f}" for row in rows]
-    if any("latency_ms" in row for row in rows):
-        columns["ms"] = [None if "latency_ms" not in row else f"{row['latency_ms']:.2f}" for row in rows]
-        columns["speed-up"] = [_speedup(row) for row in rows]
-    title = ", ".join({f"{row['criterion']}, {row['compensation']}": None for row in rows[1:]})
-    print_table(f"{title}, no training", list(columns), list(zip(*columns.values(), strict=True)))
-    print_lines([f"Written: {', '.join(map(str, files))}"])
+    return columns
+
+
+def _milliseconds(row: dict[str, Any]) -> str | None:
+    return f"{row['latency_ms']:.2f}" if "latency_ms" in row else None
 
 
 def _speedup(row: dict[str, Any]) -> str | None:
