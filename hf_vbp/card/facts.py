@@ -160,9 +160,10 @@ class CardFacts:
             for index, (dense, kept) in enumerate(pairs)
         ]
         header: tuple[str, ...] = ("MLP", "dense", "kept", "removed")
+        expected = "expected output error" + (" before fine-tuning" if self.is_finetuned else "")
         errors = self.results.get("predicted", {}).get("relative_output_error_by_site", [])
         if len(errors) == len(rows):
-            header += ("expected output error",)
+            header += (expected,)
             return Table(header, tuple((*row, text.percent(error)) for row, error in zip(rows, errors, strict=True)))
         return Table(header, tuple(rows))
 
@@ -204,15 +205,17 @@ class CardFacts:
 
     @property
     def latency_table(self) -> Table | None:
-        """Measured latency with the conditions of the measurement; every further key of a row is a column."""
+        """Measured latency and speed-up; narrow enough for a page, all other figures are in the results file."""
         rows: Sequence[Mapping[str, Any]] = self.results.get("latency", [])
         if not rows:
             return None
-        first = ["model", "device", "dtype", "batch", "median_ms"]
-        more = sorted({key for row in rows for key in row if not isinstance(row[key], dict | list)} - {*first})
-        names = {"median_ms": "median (ms)"}
-        header = tuple(names.get(key, key.replace("_", " ")) for key in [*first, *more])
-        return Table(header, tuple(tuple(_cell(row.get(key)) for key in [*first, *more]) for row in rows))
+        header: tuple[str, ...] = ("model", "measured on", "batch", "median (ms)")
+        cells = [(row["model"], _conditions(row), _cell(row["batch"]), _cell(row["median_ms"])) for row in rows]
+        if not any("speedup" in row for row in rows):
+            return Table(header, tuple(cells))
+        speedups = [_speedup(row) for row in rows]
+        with_speedups = tuple((*row, speedup) for row, speedup in zip(cells, speedups, strict=True))
+        return Table((*header, "speed-up (95 % interval)"), with_speedups)
 
     @property
     def receipt_table(self) -> Table | None:
@@ -269,7 +272,8 @@ class CardFacts:
     @property
     def finetuning_table(self) -> Table | None:
         """Settings and course of the fine-tuning."""
-        return _details(self.results.get("finetuning", {}))
+        run = self.results.get("finetuning", {})
+        return _details({key: value for key, value in run.items() if key != "command"})
 
     @property
     def versions_line(self) -> Markdown:
@@ -279,9 +283,37 @@ class CardFacts:
 
     @property
     def command(self) -> Markdown | None:
-        """The command that made the checkpoint, for a code block."""
+        """The command that pruned the model, for a code block."""
         command = self.results.get("command")
         return text.code_block(command) if command else None
+
+    @property
+    def finetuning_command(self) -> Markdown | None:
+        """The command that fine-tuned the model, for a code block."""
+        command = self.results.get("finetuning", {}).get("command")
+        return text.code_block(command) if command else None
+
+    @property
+    def recipe(self) -> str | None:
+        """The name of the recipe of the fine-tuning, which is saved as recipe.yaml."""
+        recipe = self.results.get("finetuning", {}).get("recipe")
+        return None if recipe is None else str(recipe)
+
+
+def _conditions(row: Mapping[str, Any]) -> str:
+    """Return device, dtype and threads of a measurement in one cell."""
+    device = row["device"] if "device_name" not in row else f"{row['device_name']} ({row['device']})"
+    threads = row.get("threads")
+    counted = "" if threads is None else f", {threads} thread{'' if threads == 1 else 's'}"
+    return f"{device}, {row['dtype']}{counted}"
+
+
+def _speedup(row: Mapping[str, Any]) -> str:
+    if "speedup" not in row:
+        return ""
+    interval = row.get("speedup_interval", ())
+    bounds = f" ({interval[0]:.2f} to {interval[1]:.2f})" if len(interval) == 2 else ""
+    return f"{row['speedup']:.2f}x{bounds}"
 
 
 def _label(key: str) -> str:

@@ -15,7 +15,7 @@ from hf_vbp.checkpoint.manifest import Contents, is_empty, replaceable_contents,
 from hf_vbp.checkpoint.placing import NEW, flush_tree, put_in_place, settle
 from hf_vbp.errors import CheckpointError
 from hf_vbp.files.atomic import check_space, hidden_folder, lock_path, made_parents, remove_leftovers
-from hf_vbp.files.locking import output_lock
+from hf_vbp.files.locking import clean_up, output_lock
 
 
 def check_output_directory(
@@ -109,7 +109,7 @@ def staged(folder: Path, overwrite: bool = False) -> Iterator[Path]:
                 flush_tree(new)
                 put_in_place(hidden, folder, contents.replaceable)
             finally:
-                settle(hidden, folder)
+                clean_up(lambda: settle(hidden, folder))
     except CheckpointError:
         raise
     except (OSError, SafetensorError) as error:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from hf_vbp.checkpoint.layout import CONFIG
 from hf_vbp.files.atomic import OLD, flush, hidden_folder
+from hf_vbp.files.locking import clean_up
 
 NEW = "new"
 _JOURNAL = "journal.json"
@@ -72,7 +73,7 @@ def put_in_place(hidden: Path, folder: Path, replaceable: Sequence[str]) -> None
                 flush_tree(inner / NEW)
                 place_files(inner, folder, replaceable)
             finally:
-                settle(inner, folder)
+                clean_up(lambda: settle(inner, folder))
 
 
 def _put_folder(hidden: Path, folder: Path, replaceable: Sequence[str]) -> None:

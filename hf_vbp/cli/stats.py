@@ -33,7 +33,8 @@ app = typer.Typer(
     cls=_GatherByDefault,
     no_args_is_help=True,
     context_settings=HELP,
-    help="Gather the statistics of a model: hf-vbp stats MODEL --data ... --output FILE. Also: show, merge.",
+    help="Gather the statistics of a model: hf-vbp stats MODEL --data ... --output FILE. Also: show, merge. "
+    "All options: hf-vbp stats gather -h.",
 )
 
 

@@ -75,27 +75,40 @@ def sweep(
 
 
 def show(rows: list[dict[str, Any]], files: list[Path]) -> None:
-    """Print one table per method, the dense model first, and the latency in a separate table."""
-    dense = rows[0]
-    methods: dict[str, list[dict[str, Any]]] = {}
-    for row in rows[1:]:
-        methods.setdefault(f"{row['criterion']}, {row['compensation']}", [dense]).append(row)
-    for name, own in methods.items():
-        removed = [percent(row["ratio"], 0) for row in own]
-        columns: dict[str, list[Any]] = {"removed": removed}
-        columns["parameters"] = scaled(*(row["parameters"] for row in own))
-        columns["MACs"] = scaled(*(row["macs"] for row in own))
-        columns["top-1"] = [percent(row.get("top1")) for row in own]
-        if dense.get("top1"):
-            columns["retention"] = [percent(row["top1"] / dense["top1"]) for row in own]
-        columns["agreement"] = [percent(row.get("agreement")) for row in own]
-        columns["KL"] = [None if "kl" not in row else f"{row['kl']:.3f}" for row in own]
-        print_table(f"{name}, no training", list(columns), list(zip(*columns.values(), strict=True)))
-        if any("latency_ms" in row for row in own):
-            times = [f"{row['latency_ms']:.2f}" if "latency_ms" in row else None for row in own]
-            figures = list(zip(removed, times, map(_speedup, own), strict=True))
-            print_table(f"{name}, latency", ("removed", "ms", "speed-up"), figures)
+    """Print the result of a sweep: one table per method, and one of the latencies, each readable at 80 columns."""
+    dense, pruned = rows[0], rows[1:]
+    methods = dict.fromkeys(_method(row) for row in pruned)
+    for method in methods:
+        columns = _accuracy([dense, *(row for row in pruned if _method(row) == method)])
+        print_table(f"{method}, no training", list(columns), list(zip(*columns.values(), strict=True)))
+    if any("latency_ms" in row for row in rows):
+        latencies = [
+            ("dense" if row is dense else _method(row), percent(row["ratio"], 0), _milliseconds(row), _speedup(row))
+            for row in rows
+        ]
+        print_table("Latency", ("method", "removed", "ms", "speed-up"), latencies)
     print_lines([f"Written: {', '.join(map(str, files))}"])
+
+
+def _method(row: dict[str, Any]) -> str:
+    return f"{row['criterion']} + {row['compensation']}"
+
+
+def _accuracy(rows: list[dict[str, Any]]) -> dict[str, list[Any]]:
+    """Return the columns of the dense model and of one method."""
+    columns: dict[str, list[Any]] = {"removed": [percent(row["ratio"], 0) for row in rows]}
+    columns["parameters"] = scaled(*(row["parameters"] for row in rows))
+    columns["MACs"] = scaled(*(row["macs"] for row in rows))
+    columns["top-1"] = [percent(row.get("top1")) for row in rows]
+    if rows[0].get("top1"):
+        columns["retention"] = [percent(row["top1"] / rows[0]["top1"]) for row in rows]
+    columns["agreement"] = [percent(row.get("agreement")) for row in rows]
+    columns["KL"] = [None if "kl" not in row else f"{row['kl']:.3f}" for row in rows]
+    return columns
+
+
+def _milliseconds(row: dict[str, Any]) -> str | None:
+    return f"{row['latency_ms']:.2f}" if "latency_ms" in row else None
 
 
 def _speedup(row: dict[str, Any]) -> str | None:

@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from hf_vbp.errors import CheckpointError, HfVbpError, OutputError
-from hf_vbp.files.locking import try_lock
+from hf_vbp.files.locking import clean_up, try_lock
 
 MARKER = "hf_vbp_unfinished.json"
 # In a hidden folder: the old content of the output. A hidden folder that still has it is never removed.
@@ -78,7 +78,7 @@ def hidden_folder(target: Path, place: Path) -> Iterator[Path]:
         finally:
             os.close(descriptor)
     finally:
-        _remove(folder)
+        clean_up(lambda: _remove(folder))
 
 
 def remove_leftovers(target: Path, place: Path, settle: Callable[[Path], None] | None = None) -> None:

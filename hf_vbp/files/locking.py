@@ -4,7 +4,7 @@ import errno
 import os
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -59,14 +59,27 @@ def output_lock(path: Path, output: Path, error: type[HfVbpError] = OutputError)
     try:
         yield
     finally:
-        del _HELD[path]
+        _HELD.pop(path, None)
         # Removed while the lock is held: a process that opened the old file notices in _acquire that it was removed.
         if sys.platform != "win32":
-            path.unlink(missing_ok=True)
+            clean_up(lambda: path.unlink(missing_ok=True))
         os.close(descriptor)
         if sys.platform == "win32":
             with suppress(OSError):
                 path.unlink(missing_ok=True)
+
+
+def clean_up(work: Callable[[], object]) -> None:
+    """Do work that may be repeated, once more if a signal (Ctrl-C, SIGTERM) interrupts it, which is then raised again.
+
+    Args:
+        work: Removes or restores files.
+    """
+    try:
+        work()
+    except (KeyboardInterrupt, SystemExit):
+        work()
+        raise
 
 
 def _acquire(path: Path, output: Path, error: type[HfVbpError]) -> int:

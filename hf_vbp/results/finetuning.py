@@ -60,6 +60,7 @@ class Finetuning(TypedDict, total=False):
     seconds: NonNegative
     best_step: Count
     retention: NonNegative
+    command: str
     per_epoch: list[Epoch]
     versions: dict[str, str]
 
@@ -174,7 +175,7 @@ def with_finetuning(
         evaluation: The section ``evaluation`` after the run; by default the earlier one is kept.
         same_images: Whether all its figures are of the same images, so that the retention can be computed.
         data: Descriptions of the images by use: ``finetuning``, and ``evaluation`` where other images were used.
-        command: The command that reproduces the run; by default the earlier one is kept.
+        command: The command that reproduces the run. The command of the pruning is kept.
     """
     updated = {name: value for name, value in results.items() if name != "receipt"}
     if evaluation is not None:
@@ -182,9 +183,9 @@ def with_finetuning(
         after, before = (evaluation.get(name, {}).get("top1") for name in ("finetuned", "dense"))
         if same_images and before and after is not None:
             run = {**run, "retention": after / before}
-    updated |= {"data": {**results.get("data", {}), **(data or {})}, "finetuning": run, "versions": versions()}
     if command:
-        updated["command"] = redacted_command(command)
+        run = {**run, "command": redacted_command(command)}
+    updated |= {"data": {**results.get("data", {}), **(data or {})}, "finetuning": run, "versions": versions()}
     measured: dict[str, Any] = without_unmeasured(updated)
     return measured
 

@@ -231,3 +231,21 @@ if __name__ == "__main__":
     GOLDEN.write_text(card(), encoding="utf-8")
     for folder in EXAMPLES:
         (folder / "README.md").write_text(render_example(folder), encoding="utf-8")
+
+
+def test_the_latency_table_fits_its_page() -> None:
+    row = {"device": "cuda", "device_name": "NVIDIA H100 80GB HBM3", "dtype": "bfloat16", "threads": 16, "min_ms": 2.1,
+           "p10_ms": 2.2, "p90_ms": 2.6, "images_per_second": 400.0, "repetitions": 21}  # fmt: skip
+    rows = [
+        {**row, "model": "dense", "batch": 16, "median_ms": 2.5},
+        {**row, "model": "pruned", "batch": 16, "median_ms": 1.9, "speedup": 1.3158, "speedup_interval": [1.3, 1.33]},
+    ]
+    card = render_card(make_facts(make_results(latency=rows), repo_id="me/x"))
+    table = [line for line in card.partition("Latency of one")[2].splitlines() if line.startswith("|")][:4]
+    where = "NVIDIA H100 80GB HBM3 (cuda), bfloat16, 16 threads"
+    assert table[0] == "| model | measured on | batch | median (ms) | speed-up (95 % interval) |"
+    assert table[2:] == [
+        f"| dense | {where} | 16 | 2.5 |  |",
+        f"| pruned | {where} | 16 | 1.9 | 1.32x (1.30 to 1.33) |",
+    ]
+    assert max(map(len, table)) < 110

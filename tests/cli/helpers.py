@@ -21,12 +21,14 @@ class Ran:
     err: str
 
 
-def run(arguments: list[str], capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Ran:
+def run(
+    arguments: list[str], capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, columns: int = 200
+) -> Ran:
     """Run ``hf-vbp`` with arguments, as the installed script does."""
     from hf_vbp.cli.app import main
 
     monkeypatch.setattr(sys, "argv", ["hf-vbp", *map(str, arguments)])
-    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setenv("COLUMNS", str(columns))
     code = 0
     try:
         main()

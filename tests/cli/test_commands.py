@@ -135,6 +135,13 @@ def test_the_closing_table_shows_the_figures_of_the_results(hf_vbp: Any, shelf: 
     assert f"  {call}, trust_remote_code=True)\n" in ran.out
 
 
+def test_the_closing_line_of_equal_widths_is_that_of_plain_transformers() -> None:
+    from hf_vbp.workflow.how_to_load import how_to_load
+
+    results = {"receipt": [{"way": "import"}, {"way": "stock"}], "base_model": {"architecture": "ViTModel"}}
+    assert how_to_load(results, "out") == ["Saved to out. Load it with:", "  AutoModel.from_pretrained('out')"]
+
+
 def table_rows(text: str) -> list[list[str]]:
     return [[cell.strip() for cell in line.split("│")[1:-1]] for line in text.splitlines() if line.startswith("│")]
 

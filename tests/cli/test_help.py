@@ -31,6 +31,20 @@ def test_short_and_long_help_are_the_same(
     assert "-h" in short.out
 
 
+@pytest.mark.parametrize("command", ["", "stats gather", *COMMANDS])
+def test_the_help_fits_into_80_columns(
+    command: str, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran = run([*command.split(), "-h"], capfd, monkeypatch, columns=80)
+    assert 60 < max(map(len, ran.out.splitlines())) <= 80
+    # No option is cut off.
+    if command == "stats":
+        assert "hf-vbp stats gather -h" in " ".join(ran.out.replace("│", " ").split())
+        return
+    for flag in options_of(command) if command else ():
+        assert not flag.startswith("--") or flag in ran.out, flag
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_option_has_a_panel_and_a_description(command: str) -> None:
     panels = {value for name, value in vars(groups).items() if name.isupper() and isinstance(value, str)}

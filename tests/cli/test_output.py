@@ -141,3 +141,25 @@ def test_tables_fit_into_80_columns(tmp_path: Path) -> None:
         if command[0] != "evaluate":
             # The name of a site is on one line, with its figures.
             assert sum("deit.layers.11.mlp" in row for row in rows) == 1, ran.stdout
+
+
+def test_the_tables_of_a_sweep_fit_into_80_columns(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from hf_vbp.cli.sweep import show
+
+    monkeypatch.setenv("COLUMNS", "80")
+    size = {"parameters": 86_567_656, "macs": 17_563_000_000, "top1": 0.8319, "latency_ms": 143.21}
+    speed = {"agreement": 0.934, "kl": 0.1234, "speedup": 1.387, "speedup_low": 1.371, "speedup_high": 1.399}
+    methods = [{"criterion": name, "compensation": "linear"} for name in ("obs", "weighted-variance")]
+    rows = [{"ratio": 0.0, **size}, *({**size, **speed, **method, "ratio": 0.3} for method in methods)]
+    show(rows, [Path("out/sweep.csv")])
+    shown = capfd.readouterr().out.splitlines()
+    assert max(map(len, shown)) <= 80
+    # Each row is one line with all its figures, and the method is named.
+    assert sum("86.57 M │ 17.56 G │ 83.2 % │" in line and "93.4 % │ 0.123 │" in line for line in shown) == 2
+    assert [line for line in shown if line.endswith(", no training")] == [
+        "obs + linear, no training",
+        "weighted-variance + linear, no training",
+    ]
+    assert sum("weighted-variance + linear │" in line and "1.39x (1.37 to 1.40)" in line for line in shown) == 1

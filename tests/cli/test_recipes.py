@@ -57,7 +57,7 @@ def test_finetuning_needs_no_file(
     assert (results["finetuning"]["recipe"], results["finetuning"]["steps"]) == ("defaults", 2)
     assert results["evaluation"]["finetuned"]["images"] == 10
     command = "hf-vbp finetune pruned " + " ".join(shared) + " --data train --eval-data test --output out"
-    assert results["command"] == command
+    assert results["finetuning"]["command"] == command
     assert (
         "Saved to out. Load it with:\n  import hf_vbp; AutoModelForImageClassification.from_pretrained('out')"
         in ran.out

@@ -112,7 +112,50 @@ for point in range(1000):
     assert os.listdir(tmp_path) == ["plan.json"]
 
 
-def test_files_of_a_killed_process_are_removed_and_those_of_a_running_one_are_not(tmp_path: Path) -> None:
+def test_nothing_is_left_by_a_sigterm_at_any_operation(tmp_path: Path) -> None:
+    script = """
+import os, signal, sys
+from pathlib import Path
+from hf_vbp.files.atomic import atomic_write, lock_path
+from hf_vbp.files.locking import output_lock
+path = Path(sys.argv[1])
+def end(number, frame):
+    raise SystemExit(143)
+signal.signal(signal.SIGTERM, end)
+for point in range(1000):
+    path.write_text("old")
+    if (child := os.fork()) == 0:
+        seen = 0
+        def hook(event, arguments):
+            global seen
+            watched = ("open", "os.rename", "os.remove", "os.mkdir", "os.rmdir")
+            if event in watched and str(path.parent) in str(arguments[0]):
+                seen += 1
+                if seen - 1 == point:
+                    os.kill(os.getpid(), signal.SIGTERM)
+        sys.addaudithook(hook)
+        try:
+            with output_lock(lock_path(path), path):
+                atomic_write(path, "new")
+        except SystemExit as ended:
+            os._exit(ended.code)
+        os._exit(0)
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    print(code, path.read_text(), *[name for name in os.listdir(path.parent) if name != path.name])
+    if code == 0:
+        break
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path / "file")],
+        capture_output=True, text=True, check=False, cwd=Path(__file__).parents[2],
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    lines = done.stdout.splitlines()
+    assert len(lines) > 8
+    assert set(lines) == {"143 old", "143 new", "0 new"}
+
+
+def test_what_a_killed_process_left_is_removed_and_what_a_running_one_has_is_not(tmp_path: Path) -> None:
     target = tmp_path / "out"
     holder = Holder(target)
     left = next(tmp_path.glob(".out.*.partial"))

@@ -104,7 +104,8 @@ def test_results_with_a_run_are_valid_and_shown() -> None:
     assert parse_results(to_json(results)) == results
     assert "receipt" not in results
     assert results["finetuning"]["retention"] == pytest.approx(0.6 / 0.84)
-    assert results["command"] == "hf-vbp finetune recipe.yaml training.hub_token=REDACTED"
+    assert results["finetuning"]["command"] == "hf-vbp finetune recipe.yaml training.hub_token=REDACTED"
+    assert results["command"] == make_results()["command"]
     assert set(results["data"]) == {"calibration", "evaluation", "finetuning"}
     card = render_card(make_facts(results, repo_id="me/x"))
     for text in ("after fine-tuning | 50 | 60.0 %", "| temperature | 2 |", "| hard label weight | 0.5 |", "5e-05"):

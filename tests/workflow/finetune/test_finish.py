@@ -102,7 +102,7 @@ def test_the_trained_model_is_kept_and_resume_saves_it(
     saved = hf_vbp.from_pretrained(work / "out").state_dict()
     assert all(torch.equal(value, saved[name]) for name, value in expected.items())
     assert results["evaluation"] == whole["evaluation"]
-    assert results["command"] == "hf-vbp finetune x"
+    assert results["finetuning"]["command"] == "hf-vbp finetune x"
     assert results["finetuning"]["steps"] == whole["finetuning"]["steps"]
     assert load_results(work / "out") == results
 
