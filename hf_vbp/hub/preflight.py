@@ -88,15 +88,17 @@ def check_widths(config: Mapping[str, Any], results: Mapping[str, Any], shapes: 
 
 def _is_partly_pruned(record: Any, measured: Sequence[int]) -> bool:
     """Return whether a record holds the measured widths in their order, and otherwise MLPs of their dense width."""
-    widths, dense_widths = ([record.get(key) for key in ("widths", "dense_widths")]) if record else ([], [])
-    if not all(isinstance(found, list) and len(measured) < len(found) < _MOST_MLPS for found in (widths, dense_widths)):
+    widths, dense_widths = [record.get(key) for key in ("widths", "dense_widths")] if record else ([], [])
+    if not isinstance(widths, list) or not isinstance(dense_widths, list):
+        return False
+    if len(widths) != len(dense_widths) or not len(measured) < len(widths) < _MOST_MLPS:
         return False
     # The numbers of measured widths that the first entries of the record can account for.
     explained = {0}
-    for width, dense in zip(widths, dense_widths, strict=False):
+    for width, dense in zip(widths, dense_widths, strict=True):
         pruned = {count + 1 for count in explained if count < len(measured) and measured[count] == width}
         explained = pruned | explained if width == dense else pruned
-    return len(widths) == len(dense_widths) and len(measured) in explained
+    return len(measured) in explained
 
 
 def _shown(value: Any) -> str:
