@@ -91,7 +91,7 @@ def _first_item(data: Any) -> Any:
     if isinstance(data, DataLoader) and data.batch_sampler is not None:
         # Iterating it would change the state of its random number generator, and with it the order of the pass.
         indexed = isinstance(data.sampler, SequentialSampler | RandomSampler)
-        return data.collate_fn([data.dataset[0]]) if indexed and len(data.sampler) else None
+        return data.collate_fn([data.dataset[0]]) if indexed and len(data) else None
     return None
 
 
