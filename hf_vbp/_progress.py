@@ -1,8 +1,6 @@
-"""Helpers for progress, error messages and durable writes that several packages share."""
+"""Helpers for progress and error messages that several packages share."""
 
-import os
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 LONGEST_SHOWN = 100
@@ -29,15 +27,3 @@ def shown(value: Any) -> str:
         # Python refuses to print numbers of more than 4,300 digits.
         return "a number of more than 60 digits"
     return repr(value)[:LONGEST_SHOWN]
-
-
-def flush_to_disk(path: str | os.PathLike[str]) -> None:
-    """Wait until a file or folder is on disk."""
-    if os.name == "nt" and Path(path).is_dir():
-        # Windows cannot open folders.
-        return
-    descriptor = os.open(Path(path), os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

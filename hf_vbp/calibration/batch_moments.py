@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from hf_vbp.calibration.packed_symmetric import PackedSymmetric
+from hf_vbp.statistics.float64 import to_float64
 
 # Rows that the shift is estimated from; it only has to be within a few standard deviations of the mean.
 SHIFT_ROWS = 32
@@ -159,21 +160,6 @@ def weighted_moments(
 def arithmetic_dtype(dtype: torch.dtype) -> torch.dtype:
     """Return the dtype that values of ``dtype`` are processed in: float64 for float64, float32 for all others."""
     return torch.float64 if dtype == torch.float64 else torch.float32
-
-
-def has_float64(device: torch.device) -> bool:
-    """Return whether a device computes in float64; MPS does not."""
-    return device.type != "mps"
-
-
-def accumulation_device(device: torch.device) -> torch.device:
-    """Return the device of float64 sums: ``device`` unless it has no float64, then the CPU."""
-    return device if has_float64(device) else torch.device("cpu")
-
-
-def to_float64(values: torch.Tensor) -> torch.Tensor:
-    """Return values in float64 on the device of the sums; a device without float64 must not convert them itself."""
-    return values.to(accumulation_device(values.device)).to(torch.float64)
 
 
 @contextmanager

@@ -231,7 +231,7 @@ def draw_labels(logits: torch.Tensor, indices: range, seed: int) -> torch.Tensor
     Returns:
         ``(images,)`` int64, on the CPU.
     """
-    cumulative = logits.detach().to("cpu", torch.float64).softmax(-1).cumsum(-1)
+    cumulative = logits.detach().cpu().double().softmax(-1).cumsum(-1)
     drawn = torch.tensor([_uniform(seed, index) for index in indices], dtype=torch.float64)
     # The last sum may be less than 1 by rounding.
     return torch.searchsorted(cumulative, drawn[:, None] * cumulative[:, -1:], right=True).clamp_(

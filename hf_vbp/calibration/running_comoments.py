@@ -6,8 +6,9 @@ from collections.abc import Mapping
 
 import torch
 
-from hf_vbp.calibration.batch_moments import BatchMoments, Workspace, accumulation_device
+from hf_vbp.calibration.batch_moments import BatchMoments, Workspace
 from hf_vbp.calibration.packed_symmetric import PackedSymmetric
+from hf_vbp.statistics.float64 import accumulation_device
 from hf_vbp.statistics.moments import Moments, with_diagonal
 
 # Rank-one terms that are queued before they are added: one pass over a large matrix instead of many.

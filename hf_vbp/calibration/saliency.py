@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from hf_vbp._progress import Progress
 from hf_vbp.adapters.base import MLPSite
 from hf_vbp.adapters.prepared import PreparedModel, prepare
-from hf_vbp.calibration.batch_moments import accumulation_device, arithmetic_dtype, to_float64
+from hf_vbp.calibration.batch_moments import arithmetic_dtype
 from hf_vbp.calibration.feed import LocalBatch
 from hf_vbp.calibration.hooked_model import check_finite_pixels, device_and_dtype, eval_mode
 from hf_vbp.calibration.open_feed import open_feed
@@ -22,6 +22,7 @@ from hf_vbp.errors import ConfigurationError, DataError, NonFiniteError
 from hf_vbp.inputs.fit import images_of
 from hf_vbp.modeling.precision import outside_inference_mode
 from hf_vbp.statistics.activation_statistics import ActivationStatistics
+from hf_vbp.statistics.float64 import accumulation_device, to_float64
 
 
 @outside_inference_mode

@@ -11,17 +11,16 @@ from hf_vbp.adapters.base import MLPSite
 from hf_vbp.calibration.batch_moments import (
     MAX_ROWS,
     Workspace,
-    accumulation_device,
     arithmetic_dtype,
     batch_moments,
     full_precision,
-    to_float64,
     weighted_moments,
 )
 from hf_vbp.calibration.running_comoments import RunningComoments
 from hf_vbp.calibration.running_moments import RunningMoments
 from hf_vbp.config.requirements import Requirements
 from hf_vbp.errors import StatisticsError
+from hf_vbp.statistics.float64 import accumulation_device, to_float64
 from hf_vbp.statistics.site_statistics import SiteStatistics
 
 # Images of one block belong to the same half; blocks alternate. By image, so that neither the batch size nor the

@@ -89,6 +89,9 @@ TrustRemoteCode = Annotated[
         help="Also run code of the checkpoint that is not a version of the file of hf_vbp.",
     ),
 ]
+InterpolatePosEncoding = Annotated[
+    bool, option(MODEL, "--interpolate-pos-encoding", help="Adapt the model to the size of its image processor.")
+]
 Device = Annotated[str | None, option(MODEL, "--device", help="Device of the computation, such as cuda or cpu.")]
 Import = Annotated[
     list[str] | None,
@@ -109,15 +112,8 @@ class SourceOptions:
     panel: ClassVar[str] = MODEL
 
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of the model on the Hub.")] = None
-    cache_dir: Annotated[
-        Path | None, typer.Option(help="Cache of the files from the Hub, by default that of huggingface_hub.")
-    ] = None
-    interpolate_pos_encoding: Annotated[
-        bool,
-        typer.Option(
-            "--interpolate-pos-encoding", help="Adapt the position embeddings to the size of the image processor."
-        ),
-    ] = False
+    cache_dir: Annotated[Path | None, typer.Option(help="Cache of Hub files; by default huggingface_hub's.")] = None
+    interpolate_pos_encoding: InterpolatePosEncoding = False
     import_: Import = None
 
     def loading(self) -> "Loading":

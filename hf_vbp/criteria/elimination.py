@@ -22,6 +22,7 @@ from torch import Tensor
 from hf_vbp._progress import Progress
 from hf_vbp.errors import ConfigurationError, NonFiniteError, StatisticsError
 from hf_vbp.statistics.elimination_curve import EliminationCurve
+from hf_vbp.statistics.float64 import accumulation_device
 
 BLOCK = 64
 """Steps between two applications of the collected updates; values between 32 and 128 take about the same time."""
@@ -44,7 +45,7 @@ def eliminate(
             cost nothing and are removed first, in the order of their index.
         gram: ``(hidden, hidden)`` float64, ``W^T G W`` with ``W`` the dense ``fc2`` weight: :func:`output_gram`.
         block: Steps between two applications of the collected updates.
-        device: Device of the computation; by default that of the tensors.
+        device: Device of the computation; by default that of the tensors. The CPU in place of one without float64.
         progress: Receives the number of removed neurons and of all neurons.
 
     Returns:
@@ -65,7 +66,7 @@ def eliminate(
         )
     if not (torch.isfinite(covariance).all() and torch.isfinite(gram).all()):
         raise NonFiniteError("the covariance or the weights of the site hold NaN or infinity")
-    device = covariance.device if device is None else torch.device(device)
+    device = accumulation_device(covariance.device if device is None else torch.device(device))
     constant = (covariance.diagonal() == 0).cpu()
     neurons = (~constant).nonzero().flatten()
     order, costs = [constant.nonzero().flatten()], [torch.zeros(int(constant.sum()), dtype=torch.float64)]

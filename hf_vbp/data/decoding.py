@@ -111,8 +111,8 @@ def decode(image: Any, name: str) -> "Image":
     """
     if isinstance(image, DamagedShard):
         raise UnreadableImageError(
-            f"The shard {name} is damaged ({image.reason}): fetch or write it again, or skip it with "
-            f'on_bad_image="skip".'
+            f"The shard {name} is damaged ({image.reason}): fetch or write it again, or skip what is damaged with "
+            f'on_bad_image="skip" (--on-bad-image skip).'
         ) from OSError(image.reason)
     with _readable(name):
         return _upright_rgb(_open(image))
@@ -165,7 +165,7 @@ def printable(text: str) -> str:
 def _unreadable(name: str, error: BaseException) -> UnreadableImageError:
     return UnreadableImageError(
         f"{name} cannot be read as an image ({reason(error)}): remove or replace it, or skip such files with "
-        f'on_bad_image="skip".'
+        f'on_bad_image="skip" (--on-bad-image skip).'
     )
 
 

@@ -4,6 +4,7 @@ import os
 from typing import Any
 
 from accelerate.utils import DistributedType
+from transformers.training_args import ParallelMode
 
 from hf_vbp.errors import ConfigurationError
 
@@ -19,6 +20,12 @@ def check_launch(args: Any) -> None:
     Raises:
         ConfigurationError: FSDP is requested on CPUs, or with incompatible settings.
     """
+    on_xla = bool(args.fsdp) and bool((args.fsdp_config or {}).get("xla"))
+    if args.fsdp and not on_xla and args.parallel_mode != ParallelMode.DISTRIBUTED:
+        raise ConfigurationError(
+            "fsdp is set, but this is a single process, expected several that share the model. Start it with "
+            "`accelerate launch` or `torchrun`, or leave fsdp out."
+        )
     if not (args.fsdp or _is_set("ACCELERATE_USE_FSDP")) or args.world_size == 1:
         return
     if args.distributed_state.distributed_type == DistributedType.MULTI_CPU:

@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from hf_vbp.errors import CheckpointError, HfVbpError, OutputError
-from hf_vbp.files.locking import clean_up, try_lock
+from hf_vbp.files.locking import clean_up, is_windows, try_lock
 
 MARKER = "hf_vbp_unfinished.json"
 # In a hidden folder: the old content of the output. A hidden folder that still has it is never removed.
@@ -53,7 +53,7 @@ def atomic_write(path: str | os.PathLike[str], content: str | bytes | Callable[[
 
 def flush(path: Path) -> None:
     """Force a file, or the names in a folder, to disk."""
-    if os.name == "nt":
+    if is_windows():
         # Windows neither opens folders nor flushes files that are open for reading only.
         return
     descriptor = os.open(path, os.O_RDONLY)
@@ -101,7 +101,11 @@ def remove_leftovers(target: Path, place: Path, settle: Callable[[Path], None] |
             if mine:
                 if settle is not None:
                     settle(path)
-                _remove(path)
+                if not is_windows():
+                    _remove(path)
+        if mine and is_windows():
+            # The marker was open before, and could not be removed.
+            _remove(path)
 
 
 def is_hidden_folder(path: Path, target: Path) -> bool:
@@ -110,7 +114,7 @@ def is_hidden_folder(path: Path, target: Path) -> bool:
     if re.fullmatch(name, path.name) is None or path.is_symlink() or not path.is_dir():
         return False
     try:
-        if os.name != "nt" and path.stat().st_uid != os.geteuid():
+        if not is_windows() and path.stat().st_uid != os.geteuid():
             return False
         names = set(os.listdir(path))
         if names <= {_UNNAMED}:
@@ -196,7 +200,7 @@ def _mark(folder: Path, target: Path) -> int:
     unnamed.write_text(json.dumps({"format": _FORMAT, "output": target.name, "pid": os.getpid()}), encoding="utf-8")
     descriptor = os.open(unnamed, os.O_RDWR)
     try_lock(descriptor)
-    if os.name == "nt":
+    if is_windows():
         # An open file cannot be renamed there.
         os.close(descriptor)
         os.replace(unnamed, folder / MARKER)

@@ -1,12 +1,13 @@
 """Advisory locks on files: one process at a time writes to an output."""
 
 import errno
+import importlib
 import os
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from hf_vbp.errors import HfVbpError, OutputError
 
@@ -15,23 +16,29 @@ _UNSUPPORTED = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, err
 _HELD: dict[Path, tuple[int, int]] = {}
 
 
+def is_windows() -> bool:
+    """Return whether open files can be neither renamed nor removed, and folders cannot be opened."""
+    return os.name == "nt"
+
+
 def try_lock(descriptor: int) -> bool | None:
     """Lock an open file without waiting; the system releases the lock when the process ends in any way.
 
     Returns:
-        Whether the lock was obtained; None where the file system has no locks.
+        Whether the lock was obtained; None where the system or the file system has no locks.
     """
     try:
-        if sys.platform == "win32":
-            import msvcrt
-
+        # By name, because each module exists on one kind of system only.
+        module: Any = importlib.import_module("msvcrt" if is_windows() else "fcntl")
+    except ImportError:
+        return None
+    try:
+        if is_windows():
             # A byte far after the end, so that other processes can still read the content.
             os.lseek(descriptor, 1 << 20, os.SEEK_SET)
-            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+            module.locking(descriptor, module.LK_NBLCK, 1)
         else:
-            import fcntl
-
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            module.flock(descriptor, module.LOCK_EX | module.LOCK_NB)
     except OSError as error:
         return None if error.errno in _UNSUPPORTED else False
     return True
@@ -61,10 +68,10 @@ def output_lock(path: Path, output: Path, error: type[HfVbpError] = OutputError)
     finally:
         _HELD.pop(path, None)
         # Removed while the lock is held: a process that opened the old file notices in _acquire that it was removed.
-        if sys.platform != "win32":
+        if not is_windows():
             clean_up(lambda: path.unlink(missing_ok=True))
         os.close(descriptor)
-        if sys.platform == "win32":
+        if is_windows():
             with suppress(OSError):
                 path.unlink(missing_ok=True)
 
@@ -92,6 +99,7 @@ def _acquire(path: Path, output: Path, error: type[HfVbpError]) -> int:
                 "Choose another output."
             ) from cause
         if try_lock(descriptor) is False:
+            os.lseek(descriptor, 0, os.SEEK_SET)
             holder = os.read(descriptor, 20).decode("ascii", "replace").strip()
             os.close(descriptor)
             raise error(

@@ -66,7 +66,7 @@ def check_widths(config: Mapping[str, Any], results: Mapping[str, Any], shapes: 
     """
     measured = list(results["plan"]["widths"])
     record = config.get("vbp")
-    recorded = record.get("widths") if isinstance(record, Mapping) else None
+    recorded: Any = record.get("widths") if isinstance(record, Mapping) else None
     if recorded is None and "intermediate_size" in config and measured:
         recorded = [config["intermediate_size"]] * len(measured)
     if recorded is None:
@@ -78,8 +78,8 @@ def check_widths(config: Mapping[str, Any], results: Mapping[str, Any], shapes: 
         )
     matrices = [shape for shape in shapes if len(shape) == 2]
     outputs, inputs = (Counter(shape[axis] for shape in matrices) for axis in (0, 1))
-    counts: Counter[int] = Counter(recorded)
-    for width, times in counts.items():
+    counted: Counter[int] = Counter(recorded)
+    for width, times in counted.items():
         if width and min(outputs[width], inputs[width]) < times:
             raise CheckpointError(
                 f"{CONFIG} records {times} MLPs of width {width}, but the weights hold fewer matrices of that width. "
@@ -89,16 +89,20 @@ def check_widths(config: Mapping[str, Any], results: Mapping[str, Any], shapes: 
 
 def _is_partly_pruned(record: Any, measured: Sequence[int]) -> bool:
     """Return whether a record holds the measured widths in their order, and otherwise MLPs of their dense width."""
-    widths, dense_widths = ([record.get(key) for key in ("widths", "dense_widths")]) if record else ([], [])
-    lists = (widths, dense_widths)
-    if not all(isinstance(found, list) and len(measured) < len(found) < _MOST_MLPS for found in lists):
+    if not isinstance(record, Mapping):
+        return False
+    widths: Any = record.get("widths")
+    dense_widths: Any = record.get("dense_widths")
+    if not all(isinstance(found, list) and {int} == set(map(type, found)) for found in (widths, dense_widths)):
+        return False
+    if len(widths) != len(dense_widths) or not len(measured) < len(widths) < _MOST_MLPS:
         return False
     # The numbers of measured widths that the first entries of the record can account for.
     explained = {0}
-    for width, dense in zip(widths, dense_widths, strict=False):
+    for width, dense in zip(widths, dense_widths, strict=True):
         pruned = {count + 1 for count in explained if count < len(measured) and measured[count] == width}
         explained = pruned | explained if width == dense else pruned
-    return len(widths) == len(dense_widths) and len(measured) in explained
+    return len(measured) in explained
 
 
 def _shown(value: Any) -> str:

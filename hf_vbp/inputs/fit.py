@@ -90,9 +90,8 @@ def _first_item(data: Any) -> Any:
         return data[0] if data else None
     if isinstance(data, DataLoader) and data.batch_sampler is not None:
         # Iterating it would change the state of its random number generator, and with it the order of the pass.
-        sampler: Any = data.sampler
-        indexed = isinstance(sampler, SequentialSampler | RandomSampler)
-        return data.collate_fn([data.dataset[0]]) if indexed and len(sampler) else None
+        indexed = isinstance(data.sampler, SequentialSampler | RandomSampler)
+        return data.collate_fn([data.dataset[0]]) if indexed and len(data) else None
     return None
 
 

@@ -76,8 +76,9 @@ def size_of_processor(processor: Any) -> tuple[int, int] | None:
 def _has_position_embeddings(module: nn.Module) -> bool:
     found = getattr(module, "position_embeddings", None)
     patches = getattr(module, "patch_embeddings", None)
-    has_parts = isinstance(found, nn.Parameter) and hasattr(patches, "patch_size")
-    return callable(getattr(module, _METHOD, None)) and has_parts
+    if not callable(getattr(module, _METHOD, None)):
+        return False
+    return isinstance(found, nn.Parameter) and hasattr(patches, "patch_size")
 
 
 def _pair(size: Any) -> tuple[int, int]:

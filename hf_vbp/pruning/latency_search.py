@@ -141,6 +141,12 @@ def _target(budget: Budget, fastest: Candidate, config: VBPConfig) -> float:
             f"latency: the dense model takes {dense:.4g} ms, which meets {budget.asked} without pruning ({measured}). "
             "Ask for less time."
         )
+    if fastest.share >= 1:
+        raise BudgetError(
+            f"latency: {budget.asked} cannot be reached: with MLPs of the minimum width the model takes "
+            f"{pruned:.4g} ms, and {dense:.4g} ms before, so pruning does not make it faster here ({measured}). "
+            "Ask for a larger batch, or give the budget as a share of MACs or parameters."
+        )
     if fastest.share > target:
         # The share is that of the median ratio; the two medians are shown as measured.
         time = "" if budget.milliseconds is None else f" ({dense * fastest.share:.4g} ms)"

@@ -51,7 +51,7 @@ class Moments:
             samples: ``(..., hidden)``, any floating dtype and device.
             comoment: Also compute the ``(hidden, hidden)`` co-moments.
         """
-        rows = samples.detach().reshape(-1, samples.shape[-1]).to("cpu", torch.float64)
+        rows = samples.detach().reshape(-1, samples.shape[-1]).cpu().double()
         if not len(rows):
             return cls.empty(rows.shape[-1], comoment=comoment)
         centered = rows - rows.mean(0)

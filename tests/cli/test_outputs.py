@@ -191,7 +191,8 @@ def test_a_sweep_can_be_repeated(
     for options in ([], ["--overwrite"]):
         ran = run([*SWEEP, "--ratios", "0.5", "-o", "sweep", *options], capfd, monkeypatch)
         assert ran.code == 0, ran.err
-        assert sorted(os.listdir(here / "sweep")) == ["notes.txt", "sweep.csv", "sweep.png"]
+        written = ["statistics.safetensors", "sweep.csv", "sweep.png"]
+        assert sorted(os.listdir(here / "sweep")) == ["notes.txt", *written]
         if not options:
             (here / "sweep" / "sweep.csv").write_text("old")
     assert (here / "sweep" / "sweep.csv").read_text().startswith("ratio")

@@ -66,7 +66,8 @@ def test_workers_give_every_image_once(tmp_path: Path, on_bad_image: str) -> Non
 def test_a_file_that_is_no_image_is_named_before_any_work(tmp_path: Path) -> None:
     class_folder(tmp_path)
     (tmp_path / "dog" / "2.png").write_text("not an image")
-    with pytest.raises(UnreadableImageError, match=r"dog/2.png cannot be read.*on_bad_image=\"skip\""):
+    way_out = r"on_bad_image=\"skip\" \(--on-bad-image skip\)"
+    with pytest.raises(UnreadableImageError, match=rf"dog/2.png cannot be read.*{way_out}"):
         load_images(tmp_path, processor())
 
 

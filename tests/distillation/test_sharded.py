@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from accelerate.utils import DistributedType
+from transformers.training_args import ParallelMode
 
 import hf_vbp
 from hf_vbp.distillation.sharding import check_launch
@@ -88,3 +89,13 @@ def test_settings_that_do_not_work_with_fsdp_are_refused(monkeypatch: pytest.Mon
     monkeypatch.setenv("FSDP_CPU_RAM_EFFICIENT_LOADING", "true")
     with pytest.raises(ConfigurationError, match="leaves the teacher without weights"):
         check_launch(run())
+
+
+def test_fsdp_in_a_single_process_is_refused_before_the_model_is_loaded(tmp_path: Path) -> None:
+    single = run(fsdp=True, fsdp_config={}, parallel_mode=ParallelMode.NOT_DISTRIBUTED, world_size=1)
+    with pytest.raises(ConfigurationError, match=r"fsdp is set, but this is a single process.*accelerate launch"):
+        check_launch(single)
+    single.fsdp_config = {"xla": True}
+    check_launch(single)
+    with pytest.raises(ConfigurationError, match="fsdp is set, but this is a single process"):
+        make_trainer(tmp_path, model=object(), fsdp=True)

@@ -67,13 +67,16 @@ def test_a_model_of_which_some_mlps_were_pruned_is_pushed_and_audited(
         ([10, 48, 20], [48, 48, 48], [11, 20], False),
         ([10, 48, 20], [48, 48], [10, 20], False),
         ([10, 48, 20], None, [10, 20], False),
+        ([10, "48", 20], [48, "48", 48], [10, 20], False),
+        ([10, [48], 20], [48, [48], 48], [10, 20], False),
+        ("104820", "484848", [10, 20], False),
         ([10, 48, 20], [48, 48, 48], [10, 48, 20, 48], False),
     ],
 )
 def test_mlps_that_were_not_pruned_have_their_dense_width(
-    widths: list[int], dense_widths: list[int] | None, measured: list[int], passes: bool
+    widths: Any, dense_widths: Any, measured: list[int], passes: bool
 ) -> None:
-    shapes = [shape for width in widths for shape in ((width, 32), (32, width))]
+    shapes: list[Any] = [shape for width in widths for shape in ((width, 32), (32, width))]
     arguments = {"vbp": {"widths": widths, "dense_widths": dense_widths}}, {"plan": {"widths": measured}}, shapes
     if passes:
         check_widths(*arguments)

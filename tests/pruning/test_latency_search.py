@@ -108,6 +108,16 @@ def test_an_unreachable_latency_names_the_reachable_one_before_the_images_are_re
         hf_vbp.prune(vit, Unread(), VBPConfig(target_latency=asked))
 
 
+def test_pruning_that_does_not_make_a_model_faster(vit: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As for a tiny model on a CPU; a share above 1 that "can be kept" means nothing."""
+    dense = vit.num_parameters()
+    Clock(lambda model, now: 1e-3 if model.num_parameters() == dense else 1.1e-3).install(monkeypatch)
+    for asked in (0.01, "0.2ms"):
+        with pytest.raises(BudgetError, match=r"takes 1.1 ms, and 1 ms before, so pruning does not make it") as caught:
+            hf_vbp.prune(vit, [], VBPConfig(target_latency=asked))
+        assert "share of 1" not in str(caught.value)
+
+
 def test_noise_is_an_error_and_never_a_plan(vit: Any, statistics: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     Clock(seconds, noise=2.0).install(monkeypatch)
     with pytest.raises(LatencyError, match="too noisy"):
