@@ -7,6 +7,8 @@ from torch import nn
 
 from hf_vbp.adapters.base import MLPSite
 from hf_vbp.errors import UnsupportedModelError
+from hf_vbp.modeling.config_record import split_layout
+from hf_vbp.modeling.modeling_hf_vbp import MLP, Layout
 
 # Children that make the MLP something other than fc2(activation(fc1(x))): a gate multiplies two projections,
 # GRN and a depthwise convolution mix neurons or positions between fc1 and fc2.
@@ -84,4 +86,6 @@ def _site(index: int, block_name: str, block: nn.Module, pair: tuple[str, str]) 
                 f"{block_name}.{path} is a {type(linear).__module__}.{type(linear).__qualname__}, expected a plain "
                 "torch.nn.Linear. Prune the plain model first; quantize it or add PEFT adapters afterwards."
             )
-    return MLPSite(index, name, fc1, fc2, f"{block_name}.{pair[0]}", f"{block_name}.{pair[1]}")  # type: ignore[arg-type]
+    layout = Layout((f"{block_name}.{pair[0]}",), f"{block_name}.{pair[1]}")
+    _, local = split_layout(layout)
+    return MLPSite(index, name, MLP(name, local, (fc1,), fc2), layout)

@@ -1,11 +1,10 @@
 """One model, validated once."""
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-import torch
 from torch import nn
 
 from hf_vbp.adapters.base import MLPSite
@@ -17,6 +16,7 @@ from hf_vbp.adapters.site_weights import WeightsOfSites
 from hf_vbp.adapters.structure import check_structure
 from hf_vbp.config.requirements import Requirements
 from hf_vbp.errors import ConfigurationError
+from hf_vbp.inputs.example import example_batch
 from hf_vbp.modeling.config_record import locate
 
 
@@ -30,12 +30,16 @@ class PreparedModel:
         model: The dense model; it is not changed.
         sites: Its MLP sites, in block order.
         not_single_label: Why its output is not the logits of a single-label classifier; None where it is.
+        output: Its output of one forward pass; None where it has no weights.
+        inputs: The batch of this forward pass.
         latencies: Measurements that a later step takes over, by widths and conditions.
     """
 
     model: Any
     sites: tuple[MLPSite, ...]
     not_single_label: str | None = None
+    output: Any = None
+    inputs: Mapping[str, Any] | None = None
     latencies: dict[Hashable, dict[str, Any]] = field(default_factory=dict, repr=False)
 
     @cached_property
@@ -77,20 +81,20 @@ class PreparedModel:
             )
         if requires.bias:
             for site in self.sites:
-                if site.fc2.bias is None:
+                if not site.has_bias:
                     raise ConfigurationError(
                         f"{site.name}: fc2 has no bias, so {method} has nowhere to fold the mean of the removed "
-                        'neurons. Use compensation="none".'
+                        'neurons. Use compensation="linear", which needs no bias, or "none".'
                     )
 
 
-def prepare(model: nn.Module | PreparedModel, pixel_values: torch.Tensor | None = None) -> PreparedModel:
+def prepare(model: nn.Module | PreparedModel, batch: Mapping[str, Any] | None = None) -> PreparedModel:
     """Find and verify the MLP sites of a model. A prepared model is returned unchanged.
 
     Args:
         model: A whole, plain transformers model.
-        pixel_values: Images ``(batch, channels, height, width)`` for the forward pass that verifies the sites; by
-            default one blank image of the size that the config describes.
+        batch: A batch that the processor of the model made, for the forward passes that verify the sites; by default
+            one made from the configs.
 
     Raises:
         UnsupportedModelError: The model has no MLP sites, or one whose structure differs from that of its adapter.
@@ -100,24 +104,26 @@ def prepare(model: nn.Module | PreparedModel, pixel_values: torch.Tensor | None 
         return model
     sites: Sequence[MLPSite] = find_sites(model)
     check_finite_weights(tuple(sites))
-    return _verified(model, sites, pixel_values)
+    inputs = example_batch(model) if batch is None else batch
+    return _verified(model, sites, check_structure(model, sites, inputs), inputs)
 
 
 def prepare_structure(model: nn.Module) -> PreparedModel:
-    """Find and verify the MLP sites of a model on the meta device, for steps that read no weights.
+    """Find the MLP sites of a model on the meta device, for steps that read no weights.
 
     Args:
         model: A whole, plain transformers model without weights.
 
     Raises:
-        UnsupportedModelError: The model has no MLP sites, or one whose structure is not what its adapter describes.
+        UnsupportedModelError: The model has no MLP sites.
     """
     check_prunable(model, without_weights=True)
-    return _verified(model, sites_of(model), None)
+    return _verified(model, sites_of(model))
 
 
-def _verified(model: nn.Module, sites: Sequence[MLPSite], pixel_values: torch.Tensor | None) -> PreparedModel:
-    output = check_structure(model, sites, pixel_values)
+def _verified(
+    model: nn.Module, sites: Sequence[MLPSite], output: Any = None, inputs: Mapping[str, Any] | None = None
+) -> PreparedModel:
     # A pruned model that could not be rebuilt from its config could not be saved.
-    locate(model, [(site.fc1_name, site.fc2_name) for site in sites])
-    return PreparedModel(model, tuple(sites), why_not_single_label(model, output))
+    locate(model, [site.layout for site in sites])
+    return PreparedModel(model, tuple(sites), why_not_single_label(model, output), output, inputs)

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from hf_vbp.adapters.base import MLPSite
+from hf_vbp.adapters.modalities import language_model_message
 from hf_vbp.errors import NonFiniteError, UnsupportedModelError
 
 _PLAIN = (nn.Parameter, torch.Tensor)
@@ -46,6 +47,13 @@ def check_prunable(model: Any, *, without_weights: bool = False) -> None:
     _refuse_special_parameters(model)
     _refuse_reparametrized(model)
     _refuse_unknown_class(model)
+    _refuse_language_model(model)
+
+
+def _refuse_language_model(model: Any) -> None:
+    name = type(model).__name__
+    if "ForConditionalGeneration" in name:
+        raise UnsupportedModelError(language_model_message(name))
 
 
 def _named(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:

@@ -7,29 +7,26 @@ the entry point is the model type, its value the adapter (``module:object``). Th
 from torch import nn
 
 from hf_vbp.adapters.base import Adapter, MLPSite
-from hf_vbp.adapters.linear_pair import LinearPairAdapter
 from hf_vbp.adapters.prunable import check_prunable
+from hf_vbp.adapters.table import TableAdapter
 from hf_vbp.config.entry_points import entry_point_names, load_entry_point
 from hf_vbp.errors import ConfigurationError, UnsupportedModelError
-
-_POOLER = {"pooler": "its output is not used for classification and it is not a two-layer MLP"}
 
 ENTRY_POINTS = "hf_vbp.adapters"
 """Group of the package entry points."""
 
-_ADAPTERS: dict[str, Adapter] = {
-    "vit": LinearPairAdapter(reasons=_POOLER),
-    "deit": LinearPairAdapter(reasons=_POOLER),
-}
+_ADAPTERS: dict[str, Adapter] = {}
+
+_TABLE = TableAdapter()
 
 
 def registered_model_types() -> tuple[str, ...]:
-    """Return the model types that have an adapter, sorted."""
+    """Return the model types with an adapter of their own, sorted. All others use the table of MLPs."""
     return tuple(sorted(_ADAPTERS.keys() | entry_point_names(ENTRY_POINTS)))
 
 
 def register_adapter(model_type: str, adapter: Adapter, *, overwrite: bool = False) -> None:
-    """Make the models of one ``model_type`` prunable.
+    """Use an adapter for the models of one ``model_type``, in place of the table of MLPs.
 
     Args:
         model_type: Value of ``config.model_type``, for instance ``"beit"``.
@@ -44,7 +41,7 @@ def register_adapter(model_type: str, adapter: Adapter, *, overwrite: bool = Fal
         >>> from hf_vbp.adapters import LinearPairAdapter, register_adapter, registered_model_types
         >>> register_adapter("ijepa", LinearPairAdapter())
         >>> registered_model_types()
-        ('deit', 'ijepa', 'vit')
+        ('ijepa',)
     """
     if isinstance(adapter, type):
         raise ConfigurationError(
@@ -68,7 +65,7 @@ def get_adapter(model: nn.Module) -> Adapter:
         model: A transformers model, whole and plain.
 
     Raises:
-        UnsupportedModelError: The model is wrapped, quantized or sharded, or its family has no adapter.
+        UnsupportedModelError: The model is wrapped, quantized or sharded.
     """
     check_prunable(model)
     return adapter_of(model)
@@ -79,9 +76,6 @@ def adapter_of(model: nn.Module) -> Adapter:
 
     Args:
         model: The model.
-
-    Raises:
-        UnsupportedModelError: Its family has no adapter.
     """
     model_type = str(getattr(model.config, "model_type", ""))
     if model_type not in _ADAPTERS:
@@ -89,13 +83,7 @@ def adapter_of(model: nn.Module) -> Adapter:
         # The module that was imported may have registered the adapter by itself.
         if installed is not None and model_type not in _ADAPTERS:
             register_adapter(model_type, installed)
-    if model_type not in _ADAPTERS:
-        raise UnsupportedModelError(
-            f"No adapter for model_type {model_type!r} ({type(model).__name__}); there is one for "
-            f"{', '.join(registered_model_types())}. For another vision transformer, "
-            "register an adapter with hf_vbp.register_adapter, see docs/adapters.md."
-        )
-    return _ADAPTERS[model_type]
+    return _ADAPTERS.get(model_type, _TABLE)
 
 
 def find_sites(model: nn.Module) -> tuple[MLPSite, ...]:
@@ -121,13 +109,16 @@ def sites_of(model: nn.Module) -> tuple[MLPSite, ...]:
         model: The model.
 
     Raises:
-        UnsupportedModelError: Its family has no adapter, or it has no MLP where its family has them.
+        UnsupportedModelError: It has no MLP that can be pruned.
     """
-    sites = tuple(adapter_of(model).find_sites(model))
+    adapter = adapter_of(model)
+    sites = tuple(adapter.find_sites(model))
     model_type = getattr(model.config, "model_type", None)
     if not sites:
         raise UnsupportedModelError(
-            f"{type(model).__name__} has no MLP where model_type {model_type!r} has them. If it is a new layout of "
-            "the family, register an adapter for it with hf_vbp.register_adapter(..., overwrite=True)."
+            f"{type(model).__name__} (model_type {model_type!r}) has no MLP that can be pruned"
+            + "".join(f"; {name} is left out: {reason}" for name, reason in list(adapter.left_out(model).items())[:3])
+            + ". If it has MLPs of another layout, register an adapter with hf_vbp.register_adapter, see "
+            "docs/adapters.md."
         )
     return sites

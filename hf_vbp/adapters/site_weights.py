@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import overload
+from typing import Any, overload
 
 import torch
 from torch import Tensor
@@ -18,10 +18,10 @@ class SiteWeights:
     """The weights of one MLP site as float64 copies on the CPU.
 
     Attributes:
-        fc1_weight: ``(hidden, in)``.
-        fc1_bias: ``(hidden,)`` or None.
+        fc1_weight: ``(hidden, in)``; for gated MLPs ``(hidden, 2 in)``, the rows of both projections.
+        fc1_bias: ``(hidden,)`` or None; for gated MLPs ``(hidden, 2)``.
         fc2_weight: ``(out, hidden)``.
-        fc2_bias: ``(out,)`` or None.
+        fc2_bias: ``(out,)`` or None. Of a BatchNorm behind ``fc2``, what its running mean subtracts counts as bias.
     """
 
     fc1_weight: Tensor
@@ -38,18 +38,33 @@ class SiteWeights:
             # first, because some devices (MPS) have no float64.
             return parameter.detach().to("cpu").to(dtype=torch.float64, copy=True)
 
-        fc1, fc2 = site.fc1, site.fc2
+        mlp = site.mlp
+        rows = [copy(up.weight).T if _is_transposed(up) else copy(up.weight).flatten(1) for up in mlp.ups]
+        biases = [copy(up.bias) for up in mlp.ups if up.bias is not None]
+        if mlp.layout.packed:
+            rows, biases = (
+                [half for both in rows for half in both.chunk(2)],
+                [b for both in biases for b in both.chunk(2)],
+            )
+        bias = None if mlp.down.bias is None else copy(mlp.down.bias)
+        if mlp.after is not None:
+            shift = -copy(mlp.after.running_mean)
+            bias = shift if bias is None else bias + shift
         return cls(
-            fc1_weight=copy(fc1.weight),
-            fc1_bias=None if fc1.bias is None else copy(fc1.bias),
-            fc2_weight=copy(fc2.weight),
-            fc2_bias=None if fc2.bias is None else copy(fc2.bias),
+            fc1_weight=torch.cat(rows, 1) if len(rows) > 1 else rows[0],
+            fc1_bias=(torch.stack(biases, 1) if len(biases) > 1 else biases[0]) if biases else None,
+            fc2_weight=copy(mlp.down.weight).T if _is_transposed(mlp.down) else copy(mlp.down.weight).flatten(1),
+            fc2_bias=bias,
         )
 
     @property
     def hidden(self) -> int:
         """The number of hidden neurons."""
         return self.fc2_weight.shape[1]
+
+
+def _is_transposed(projection: Any) -> bool:
+    return type(projection).__name__ == "Conv1D"
 
 
 class WeightsOfSites(Sequence[SiteWeights]):

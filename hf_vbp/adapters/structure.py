@@ -1,35 +1,42 @@
-"""Verify on a forward pass that the sites of a model are MLPs.
+"""Verify the sites of a model by perturbation, on forward passes of one batch.
 
-The input of ``fc2`` must be the same tensor object as the output of a chain of activation, dropout and identity
-modules that starts at the output of ``fc1``; so no other operation is between them. A probe then verifies that the
-activation acts on each neuron alone.
+Some neurons are perturbed at the output of the up projections of each site. At the input of its down projection only
+these neurons may change; there the original input is restored, and the output of the model must then be what it was.
+So nothing else uses the hidden neurons. At last a copy with a few neurons per site must give the output of the dense
+model whose other neurons are zero.
 """
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from hf_vbp._progress import one_line
 from hf_vbp.adapters.base import MLPSite
-from hf_vbp.adapters.outputs import check_repeatable
+from hf_vbp.adapters.outputs import check_repeatable, differ
 from hf_vbp.errors import UnsupportedModelError
-from hf_vbp.inputs.images import blank_images
+from hf_vbp.inputs.batch import describe_inputs, model_inputs
+from hf_vbp.inputs.example import example_batch
+from hf_vbp.modeling.modeling_hf_vbp import take_neurons
+from hf_vbp.modeling.precision import forward_of_class, own_precision
 
-_MAX_CHAIN = 8
-# Module, its first input and its output.
-_Call = tuple[Any, Any, Any]
+# Every third neuron, so that neighbors on both sides of a perturbed neuron are compared.
+_STEP = 3
+_KEPT = 3
 
 
-def check_structure(model: nn.Module, sites: Sequence[MLPSite], pixel_values: torch.Tensor | None = None) -> Any:
-    """Confirm that each site computes ``fc2(activation(fc1(x)))`` and is used once in a forward pass.
+def check_structure(model: nn.Module, sites: Sequence[MLPSite], batch: Mapping[str, Any] | None = None) -> Any:
+    """Confirm that the hidden neurons of each site can be removed one by one.
 
     Args:
         model: The model that the sites belong to; its mode is restored.
         sites: Its MLP sites.
-        pixel_values: An input ``(batch, channels, height, width)``; by default one blank image of the size
-            that the config describes.
+        batch: A batch that the processor of the model made; by default one made from the configs.
 
     Returns:
         The output of the forward pass.
@@ -39,12 +46,21 @@ def check_structure(model: nn.Module, sites: Sequence[MLPSite], pixel_values: to
             forward pass is random in eval mode.
     """
     _check_shapes(model, sites)
-    if pixel_values is None:
-        pixel_values = blank_images(model)
-    output, calls = _record(model, sites, pixel_values)
-    for site in sites:
-        _check_site(site, calls)
-    check_repeatable(model, output, _forward(model, pixel_values))
+    inputs = model_inputs(model, example_batch(model) if batch is None else batch)
+    records = [_Record(site) for site in sites]
+    try:
+        output = _forward(model, inputs, [record.watch() for record in records])
+    except (RuntimeError, ValueError) as error:
+        raise UnsupportedModelError(
+            f"The forward pass of {type(model).__name__} fails on {describe_inputs(inputs)}: {one_line(error, 300)}"
+        ) from error
+    for record in records:
+        record.check_used()
+    check_repeatable(model, output, _forward(model, inputs, []))
+    changed = _forward(model, inputs, [record.perturb() for record in records])
+    if differ(output, changed) or any(record.spread or not record.changed for record in records):
+        _blame(model, inputs, output, records)
+    _try_cut(model, sites, inputs)
     return output
 
 
@@ -55,82 +71,147 @@ def _check_shapes(model: nn.Module, sites: Sequence[MLPSite]) -> None:
             if parameter is not None and owners.setdefault(id(parameter), name) != name:
                 owners[id(parameter)] = f"{owners[id(parameter)]} and {name}"
     for site in sites:
-        if site.fc1.out_features != site.fc2.in_features:
-            raise UnsupportedModelError(
-                f"{site.name}: fc1 has {site.fc1.out_features} outputs, but fc2 {site.fc2.in_features} inputs; "
-                "a packed gated MLP cannot be pruned neuron by neuron. Register an adapter that leaves it out."
-            )
-        for linear in (site.fc1, site.fc2):
-            if " and " in owners[id(linear.weight)]:
+        for name, (module, _) in zip(site.module_names, site.mlp.modules, strict=True):
+            weight = getattr(module, "weight", None)
+            names = owners.get(id(weight), name)
+            if " and " in names and model.get_submodule(names.split(" and ")[0]) is not module:
                 raise UnsupportedModelError(
-                    f"{site.name}: its weights are shared by {owners[id(linear.weight)]}. Give each module its own "
+                    f"{site.name}: its weights are shared by {names}. Give each module its own "
                     "(module.weight = torch.nn.Parameter(module.weight.detach().clone()))."
                 )
 
 
-def _record(model: nn.Module, sites: Sequence[MLPSite], pixel_values: torch.Tensor) -> tuple[Any, list[_Call]]:
-    linears = {id(linear) for site in sites for linear in (site.fc1, site.fc2)}
-    calls: list[_Call] = []
+Hooks = list[tuple[nn.Module, str, Callable[..., Any]]]
 
-    def note(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
-        if inputs and isinstance(output, torch.Tensor):
-            calls.append((module, inputs[0], output))
 
+@dataclass(eq=False)
+class _Record:
+    """The inputs that the down projection of a site had, call by call, and what a perturbation changed."""
+
+    site: MLPSite
+    inputs: list[Tensor] = field(default_factory=list)
+    call: int = 0
+    changed: bool = False
+    spread: bool = False
+
+    def watch(self) -> Hooks:
+        """Return hooks that keep the inputs of the down projection."""
+        return [(self.site.fc2, "input", lambda _, inputs: self.inputs.append(inputs[0].detach().clone()))]
+
+    def check_used(self) -> None:
+        """Refuse a site that did not run."""
+        if not self.inputs:
+            raise UnsupportedModelError(
+                f"{self.site.name}: fc2 ran 0 times in one forward pass, expected at least once; unused MLPs cannot "
+                "be pruned. Register an adapter that leaves it out, see docs/adapters.md."
+            )
+        width = self.inputs[0].shape[1 if isinstance(self.site.fc2, nn.Conv2d) else -1]
+        if width != self.site.intermediate_size:
+            raise UnsupportedModelError(
+                f"{self.site.name}: the input of fc2 has {width} neurons, expected {self.site.intermediate_size}."
+            )
+
+    def perturb(self) -> Hooks:
+        """Return hooks that perturb the up projections, and restore the input of the down projection."""
+        self.call, self.changed, self.spread = 0, False, False
+        ups: Hooks = [(up, "output", self._add) for up in self.site.mlp.ups]
+        return [*ups, (self.site.fc2, "input", self._restore)]
+
+    def _perturbed(self) -> Tensor:
+        rows = torch.zeros(self.site.intermediate_size, dtype=torch.bool)
+        rows[::_STEP] = True
+        return rows
+
+    def _add(self, module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
+        rows = self._perturbed().repeat(2 if self.site.mlp.layout.packed else 1).to(output.device)
+        values = self.site.by_neuron(output)
+        # By position of different sign and size, because activations are flat on one side of zero.
+        noise = torch.linspace(-2, 3, values.numel(), device=output.device).reshape(values.shape).to(output.dtype)
+        moved = torch.where(rows, values + noise * (1 + values.abs().mean()), values)
+        return self.site.from_neurons(moved)
+
+    def _restore(self, module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+        if self.call >= len(self.inputs) or self.inputs[self.call].shape != inputs[0].shape:
+            self.spread = True
+            return inputs
+        original = self.inputs[self.call]
+        self.call += 1
+        difference = self.site.by_neuron((inputs[0] - original).abs()).flatten(0, -2).amax(0) > 0
+        rows = self._perturbed().to(difference.device)
+        self.changed |= bool(difference[rows].any())
+        # In a normalization over the neurons each depends on all; surgery and compensation take care of it.
+        self.spread |= bool(difference[~rows].any()) and not self.site.mixes_neurons
+        return (original, *inputs[1:])
+
+    def check_change(self) -> None:
+        """Refuse a site in which a perturbation reached other neurons than it should."""
+        if self.spread:
+            raise UnsupportedModelError(
+                f"{self.site.name}: a change of some hidden neurons changes others before fc2, because an operation "
+                "between the projections mixes neurons, so they cannot be removed one by one. Register an adapter "
+                "that leaves it out, see docs/adapters.md."
+            )
+        # A change of infinity has no effect; the pass over the images names what is not finite.
+        if not self.changed and all(bool(values.isfinite().all()) for values in self.inputs):
+            raise UnsupportedModelError(
+                f"{self.site.name}: the input of fc2 does not come from the up projection "
+                f"({self.site.layout.ups[0]}): a change there has no effect. Check the adapter of this model, see "
+                "docs/adapters.md."
+            )
+
+
+def _blame(model: nn.Module, inputs: dict[str, Any], output: Any, records: Sequence[_Record]) -> None:
+    # One by one: what leaves one MLP changes those behind it too.
+    for record in records:
+        changed = _forward(model, inputs, [record.perturb()])
+        record.check_change()
+        if differ(output, changed):
+            raise UnsupportedModelError(
+                f"{record.site.name}: the output of its up projection is used outside of the MLP too, so its neurons "
+                "cannot be removed. Register an adapter that leaves it out, see docs/adapters.md."
+            )
+
+
+def _try_cut(model: nn.Module, sites: Sequence[MLPSite], inputs: dict[str, Any]) -> None:
+    memo: dict[int, Any] = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
+    hooks: Hooks = []
+    for site in sites:
+        kept = torch.arange(min(_KEPT, site.intermediate_size))
+        for module, role in site.mlp.modules:
+            memo[id(module)] = take_neurons(site.mlp, kept, module, role)
+        hooks.append((site.fc2, "input", partial(_keep_only, site, len(kept))))
+    names = ", ".join(site.name for site in sites[:3])
+    try:
+        # A forward that was assigned to a module is bound to it, so a copy would run the original.
+        with own_precision(model), forward_of_class(model):
+            small = _forward(copy.deepcopy(model, memo), inputs, [])
+            zeroed = _forward(model, inputs, [hooks])
+    except (RuntimeError, ValueError) as error:
+        raise UnsupportedModelError(
+            f"A copy of {type(model).__name__} with a few neurons in each MLP ({names}, ...) cannot run, because "
+            f"something else depends on their number: {one_line(error, 300)}"
+        ) from error
+    if not any(site.mixes_neurons for site in sites) and differ(small, zeroed):
+        raise UnsupportedModelError(
+            f"A copy of {type(model).__name__} with a few neurons in each MLP ({names}, ...) gives other outputs than "
+            "the model whose other neurons are zero, so an operation between the projections mixes or permutes "
+            "neurons. Register an adapter that leaves these MLPs out, see docs/adapters.md."
+        )
+
+
+def _keep_only(site: MLPSite, kept: int, module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    values = site.by_neuron(inputs[0]).clone()
+    values[..., kept:] = 0
+    return (site.from_neurons(values), *inputs[1:])
+
+
+def _forward(model: nn.Module, inputs: dict[str, Any], hooks: Sequence[Hooks]) -> Any:
     with ExitStack() as stack:
         for module in model.modules():
             stack.callback(setattr, module, "training", module.training)
-            if id(module) in linears or not any(True for _ in module.children()):
-                stack.callback(module.register_forward_hook(note).remove)
-        return _forward(model, pixel_values), calls
-
-
-def _forward(model: nn.Module, pixel_values: torch.Tensor) -> Any:
-    training = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
-        with torch.inference_mode():
-            return model(pixel_values=pixel_values)
-    finally:
-        for module in training:
-            module.training = True
-
-
-def _check_site(site: MLPSite, calls: list[_Call]) -> None:
-    by_output = {id(output): (module, source) for module, source, output in calls if source is not output}
-    uses = [source for module, source, _ in calls if module is site.fc2]
-    if len(uses) != 1:
-        raise UnsupportedModelError(
-            f"{site.name}: fc2 ran {len(uses)} times in one forward pass, expected once; "
-            "shared or unused MLPs cannot be pruned."
-        )
-    tensor, activations = uses[0], 0
-    for _ in range(_MAX_CHAIN):
-        if id(tensor) not in by_output:
-            raise UnsupportedModelError(
-                f"{site.name}: the input of fc2 does not come from fc1 through activation modules alone; "
-                "the operations between them may mix neurons."
-            )
-        module, source = by_output[id(tensor)]
-        if module is site.fc1:
-            break
-        if not isinstance(module, nn.Dropout | nn.Identity):
-            _check_elementwise(site, module)
-            activations += 1
-        tensor = source
-    if activations == 0:
-        raise UnsupportedModelError(f"{site.name}: no activation between fc1 and fc2.")
-
-
-def _check_elementwise(site: MLPSite, module: nn.Module) -> None:
-    label = f"{site.name}: {type(module).__name__} is between fc1 and fc2"
-    if any(True for _ in module.parameters()) or any(True for _ in module.buffers()):
-        raise UnsupportedModelError(f"{label} and has its own weights, which would have to be pruned too.")
-    probe = torch.linspace(-3, 3, 24).reshape(4, 6)
-    moved = probe.clone()
-    moved[1, 2] += 0.5
-    with torch.no_grad():
-        before, after = module(probe), module(moved)
-    same = torch.ones_like(probe, dtype=torch.bool)
-    same[1, 2] = False
-    if before.shape != probe.shape or not torch.equal(before[same], after[same]):
-        raise UnsupportedModelError(f"{label} and mixes hidden neurons, so they cannot be removed one by one.")
+        for module, kind, hook in (one for several in hooks for one in several):
+            listen = module.register_forward_pre_hook if kind == "input" else module.register_forward_hook
+            stack.callback(listen(hook).remove)
+        model.eval()
+        stack.enter_context(torch.no_grad())
+        return model(**inputs)

@@ -15,8 +15,9 @@ from hf_vbp._progress import Progress
 from hf_vbp.adapters.base import MLPSite
 from hf_vbp.adapters.prepared import PreparedModel, prepare
 from hf_vbp.calibration.batch_moments import Workspace
+from hf_vbp.calibration.cotangents import output_distance_of, with_bank
 from hf_vbp.calibration.feed import Feed, LocalBatch
-from hf_vbp.calibration.hooked_model import HookedModel
+from hf_vbp.calibration.hooked_model import HookedModel, eval_mode
 from hf_vbp.calibration.open_feed import open_feed
 from hf_vbp.calibration.processes import Processes
 from hf_vbp.calibration.resume import Position, SavedState
@@ -26,6 +27,7 @@ from hf_vbp.config.requirements import Requirements
 from hf_vbp.config.vbp_config import VBPConfig
 from hf_vbp.errors import ConfigurationError, DataError, StatisticsError
 from hf_vbp.modeling.precision import outside_inference_mode, own_precision
+from hf_vbp.output_distance import OutputDistance
 from hf_vbp.results.versions import versions
 from hf_vbp.statistics.activation_statistics import ActivationStatistics
 from hf_vbp.statistics.site_statistics import SiteStatistics
@@ -114,7 +116,8 @@ def collect_statistics(
     processes = Processes.of(accelerator)
     workspace = Workspace()
     accumulators = [SiteAccumulator(site, workspace, requires) for site in prepared.sites]
-    drawn = seed if requires.output_metric else None
+    distance = output_distance_of(prepared) if requires.output_metric and prepared.not_single_label else None
+    drawn = None if not requires.output_metric else {"seed": seed, **_kinds(distance)}
     fingerprints = _fingerprints(prepared, requires, drawn, provenance)
     state = None
     if resume is not None:
@@ -122,9 +125,11 @@ def collect_statistics(
         # The layout of the packed sums is part of the state, so a state with another layout is refused.
         more = {"halves": requires.halves, "limit": limit, "layout": "packed symmetric by depth"}
         state = SavedState(Path(resume), processes, {**identity, **more})
-    hooked = HookedModel(prepared.model, accumulators, drawn)
-    task = _Pass(hooked, accumulators, processes, state, resume_every, progress)
-    with own_precision(prepared.model):
+    with own_precision(prepared.model), eval_mode(prepared.model):
+        if distance is not None:
+            distance = with_bank(prepared, distance, loader, processes, limit)
+        hooked = HookedModel(prepared.model, accumulators, seed if drawn else None, distance)
+        task = _Pass(hooked, accumulators, processes, state, resume_every, progress)
         position = task.run(lambda: open_feed(loader, processes, limit))
     statistics = _merged(accumulators, position, processes, fingerprints)
     if requires.saliency:
@@ -139,8 +144,8 @@ def collect_statistics(
 def requirements_for(model: nn.Module | PreparedModel, config: VBPConfig | Requirements | None) -> Requirements:
     """Return the statistics that a pass over this model gathers for a configuration.
 
-    Without a single-label classification head there are no labels to draw, so a :class:`VBPConfig` gathers neither
-    the output metric nor token weights, and its criterion weighs all directions of the outputs equally.
+    Where the kind of the model's output is not known, a :class:`VBPConfig` gathers neither the output metric nor token
+    weights, and its criterion weighs all directions of the outputs equally.
 
     Args:
         model: The model.
@@ -154,15 +159,15 @@ def requirements_for(model: nn.Module | PreparedModel, config: VBPConfig | Requi
     name = type(prepared.model).__name__
     if isinstance(config, Requirements):
         prepared.check_requirements("The saliency", config)
-        if config.output_metric and prepared.not_single_label:
+        if config.output_metric and prepared.not_single_label and output_distance_of(prepared) is None:
             raise ConfigurationError(
-                f"The output metric needs a single-label classifier, and {name} is none: {prepared.not_single_label}. "
-                "Gather the statistics without it (output_metric=False)."
+                f"The output metric needs an output of a known kind, and {name} has none: "
+                f"{prepared.not_single_label}. Gather the statistics without it (output_metric=False)."
             )
         return config
     chosen = config or VBPConfig()
     prepared.check_requirements(f"criterion {chosen.criterion!r}", chosen.make_criterion().requires)
-    if "ForImageClassification" in name and prepared.not_single_label is None:
+    if prepared.not_single_label is None or output_distance_of(prepared) is not None:
         return chosen.requires
     return replace(chosen.requires, output_metric=False, token_weights=False)
 
@@ -212,7 +217,7 @@ class _Pass:
         def work(batch: LocalBatch) -> None:
             nonlocal done
             if batch.hashes:
-                self.model.run(batch.pixel_values, batch.indices)
+                self.model.run(batch.inputs, batch.indices)
                 done = max(done, batch.indices[-1] + 1)
             position.batches += 1
             position.images += len(batch.hashes)
@@ -268,8 +273,12 @@ def _source(data: Any, provenance: Mapping[str, Any] | None) -> tuple[Any, dict[
         raise ConfigurationError(f"provenance must hold values that JSON can hold: {error}.") from error
 
 
+def _kinds(distance: OutputDistance | None) -> dict[str, str]:
+    return {} if distance is None else {"output": "+".join(part.kind.value for part in distance.parts)}
+
+
 def _fingerprints(
-    prepared: PreparedModel, requires: Requirements, seed: int | None, provenance: Mapping[str, Any]
+    prepared: PreparedModel, requires: Requirements, drawn: Mapping[str, Any] | None, provenance: Mapping[str, Any]
 ) -> dict[str, Any]:
     identity = dict(prepared.identity)
     return {
@@ -278,7 +287,7 @@ def _fingerprints(
         "model": identity,
         "data": provenance,
         "moments": "full" if requires.covariances else "diagonal",
-        "output_metric": None if seed is None else {"seed": seed},
+        "output_metric": None if drawn is None else dict(drawn),
         "token_weights": "gradient" if requires.token_weights else None,
         "versions": versions(),
     }

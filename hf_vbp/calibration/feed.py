@@ -7,7 +7,7 @@ their batches even; a feed never requests these repeats, or drops them by their 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader
 
 from hf_vbp.calibration.processes import Processes
 from hf_vbp.errors import DataError, HfVbpError, StatisticsError
+from hf_vbp.inputs.batch import count_images, main_input, patches_by_image, stacked, take_images
 from hf_vbp.statistics.fingerprints import hash_images
 
 LOADER_SETTINGS = (
@@ -35,14 +36,14 @@ class LocalBatch:
     """The part of one batch that this process counts; it may be empty.
 
     Attributes:
-        pixel_values: ``(images, channels, height, width)``, without repeated images.
+        inputs: What the processor made for these images, without repeated ones.
         indices: Number of each image in the whole set, the same for every number of processes.
         hashes: A 64-bit hash of each image.
         order: Digest of everything that was read so far; two different orders have different digests.
         labels: ``(images,)`` where the batch has labels, otherwise ``None``.
     """
 
-    pixel_values: torch.Tensor
+    inputs: dict[str, Any]
     indices: range
     hashes: list[int]
     order: str
@@ -122,18 +123,28 @@ class Feed(ABC):
             raise failure
 
 
-def local_batch(batch: Any, values: torch.Tensor, indices: range, digest: Any) -> LocalBatch:
+def local_batch(batch: Any, images: int, indices: range, digest: Any) -> LocalBatch:
     """Return the images of ``batch`` that a process counts, and add them to ``digest``.
 
     Args:
         batch: The batch that the loader gave.
-        values: Its images that are counted, the first ones of the batch.
+        images: How many of its images are counted, the first ones of the batch.
         indices: Number of each of these images in the whole set.
         digest: The hash object of the order, which is updated.
     """
-    hashes = hash_images(values)
+    inputs = take_images(batch, 0, images)
+    hashes = hash_inputs(inputs)
     digest.update(repr(hashes).encode())
-    return LocalBatch(values, indices, hashes, digest.hexdigest(), labels_of(batch, len(values)))
+    return LocalBatch(inputs, indices, hashes, digest.hexdigest(), labels_of(batch, images))
+
+
+def hash_inputs(inputs: Mapping[str, Any]) -> list[int]:
+    """Return a 64-bit hash of each image of a batch."""
+    values = torch.as_tensor(stacked(inputs[main_input(inputs)]))
+    patches = patches_by_image(inputs)
+    if patches is None:
+        return hash_images(values)
+    return [number for image in torch.split(values, patches) for number in hash_images(image[None])]
 
 
 def check_order(found: str, expected: str | None) -> None:
@@ -149,25 +160,23 @@ def check_order(found: str, expected: str | None) -> None:
         )
 
 
-def pixel_values_of(batch: Any) -> torch.Tensor:
-    """Return the images of a batch.
+def images_in(batch: Any) -> int:
+    """Return the number of images in a batch.
 
     Raises:
-        DataError: The batch has no ``pixel_values``, or they are not a batch of images.
+        DataError: The batch is no dict with images, or they are not prepared.
     """
-    if not isinstance(batch, Mapping) or "pixel_values" not in batch:
-        found = f"one with {sorted(map(str, batch))}" if isinstance(batch, Mapping) else f"a {type(batch).__name__}"
-        raise DataError(f"Every batch must be a dict with pixel_values, got {found}.")
-    values = batch["pixel_values"]
-    if isinstance(values, Sequence):
-        values = torch.stack([torch.as_tensor(value) for value in values])
+    if not isinstance(batch, Mapping):
+        raise DataError(f"Every batch must be a dict with pixel_values, got a {type(batch).__name__}.")
+    key = main_input(batch)
+    values = stacked(batch[key])
     values = torch.as_tensor(values)
-    if values.dim() < 2 or not values.is_floating_point():
+    if values.dim() < 2 or not (values.is_floating_point() or key == "input_ids"):
         raise DataError(
-            f"Expected floating-point pixel_values (images, channels, height, width), got {values.dtype} of shape "
+            f"Expected floating-point {key} (images, channels, height, width), got {values.dtype} of shape "
             f"{tuple(values.shape)}. Create them with the image processor of the model."
         )
-    return values
+    return count_images(batch)
 
 
 def labels_of(batch: Mapping[str, Any], count: int) -> Any:

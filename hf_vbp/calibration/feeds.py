@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from hf_vbp.calibration.feed import Feed, LocalBatch, check_order, local_batch, pixel_values_of
+from hf_vbp.calibration.feed import Feed, LocalBatch, check_order, images_in, local_batch
 
 
 class ReadingFeed(Feed):
@@ -19,11 +19,11 @@ class ReadingFeed(Feed):
         digest = hashlib.sha256()
         start, taken = 0, 0
         for number, batch in enumerate(self.dataloader):
-            values = pixel_values_of(batch)
+            images = images_in(batch)
             if self.limit is not None:
-                values = values[: self.limit - start]
-            local = local_batch(batch, values, range(start, start + len(values)), digest)
-            del batch, values
+                images = min(images, self.limit - start)
+            local = local_batch(batch, images, range(start, start + images), digest)
+            del batch
             start += len(local.hashes)
             if number % self.processes.count == self.processes.index:
                 taken += 1
@@ -51,10 +51,9 @@ class OwnBatchesFeed(Feed):
         done = 0
         with _iterating(self.dataloader) as batches:
             for taken, batch in enumerate(batches, start=1):
-                values = pixel_values_of(batch)
-                indices, done = self._share(len(values), done)
-                local = local_batch(batch, values[: len(indices)], indices, digest)
-                del batch, values
+                indices, done = self._share(images_in(batch), done)
+                local = local_batch(batch, len(indices), indices, digest)
+                del batch
                 if taken == skip:
                     check_order(local.order, order)
                 if taken > skip:

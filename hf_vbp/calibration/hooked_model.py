@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from types import TracebackType
 from typing import Any
@@ -11,9 +11,13 @@ import torch
 from torch import nn
 
 from hf_vbp.calibration.batch_moments import arithmetic_dtype
+from hf_vbp.calibration.cotangents import scalar_of
 from hf_vbp.calibration.site_accumulator import SiteAccumulator, half_spans
-from hf_vbp.errors import ConfigurationError, NonFiniteError, StatisticsError
+from hf_vbp.calibration.tokens import Tokens, tokens_of
+from hf_vbp.errors import ConfigurationError, NonFiniteError
+from hf_vbp.inputs.batch import main_input, model_inputs, patches_by_image
 from hf_vbp.inputs.fit import images_of
+from hf_vbp.output_distance import OutputDistance
 
 # Keeps the small gradients of float16 models out of the subnormal range; divided out in float32.
 HALF_PRECISION_SCALE = 1024.0
@@ -29,17 +33,26 @@ class HookedModel:
     Args:
         model: The model that the sites belong to.
         accumulators: One for each site.
-        seed: Seed of the labels that are drawn for the output metric; ``None`` gathers no metric.
+        seed: Seed of the labels or the noise that is drawn for the output metric; ``None`` gathers no metric.
+        distance: The distance of outputs whose cotangents are drawn; by default labels of a classifier are drawn.
     """
 
-    def __init__(self, model: nn.Module, accumulators: Sequence[SiteAccumulator], seed: int | None) -> None:
-        self.model, self.accumulators, self.seed = model, accumulators, seed
+    def __init__(
+        self,
+        model: nn.Module,
+        accumulators: Sequence[SiteAccumulator],
+        seed: int | None,
+        distance: OutputDistance | None = None,
+    ) -> None:
+        self.model, self.accumulators, self.seed, self.distance = model, accumulators, seed, distance
         self.device, self.dtype = device_and_dtype(model)
         self.scale = HALF_PRECISION_SCALE if self.dtype == torch.float16 and seed is not None else 1.0
         self.indices = range(0)
         self.spans: list[tuple[int, int, int]] = []
-        self._first_output: torch.Tensor | None = None
-        self._held: dict[int, torch.Tensor] = {}
+        self._inputs: dict[str, Any] = {}
+        self._leaves: list[torch.Tensor] = []
+        self._latest: dict[int, Tokens] = {}
+        self._waiting: dict[int, tuple[SiteAccumulator, Tokens, torch.Tensor]] = {}
         self._restore = ExitStack()
 
     def __enter__(self) -> HookedModel:
@@ -60,11 +73,11 @@ class HookedModel:
     ) -> None:
         self._restore.close()
 
-    def run(self, pixel_values: torch.Tensor, indices: range) -> None:
+    def run(self, batch: Mapping[str, Any], indices: range) -> None:
         """Run the model on one batch.
 
         Args:
-            pixel_values: ``(images, channels, height, width)``, any device and floating dtype.
+            batch: What the processor made for the images, on any device and of any floating dtype.
             indices: Number of each image in the whole set.
 
         Raises:
@@ -74,93 +87,107 @@ class HookedModel:
             ConfigurationError: The output metric was requested, but the model predicts no labels.
         """
         self.indices, self.spans = indices, half_spans(indices)
-        self._first_output = None
-        images = pixel_values.to(self.device, self.dtype)
+        self._inputs = model_inputs(self.model, batch)
         if self.seed is None:
-            self._run_without_gradients(images)
+            self._run_without_gradients()
         else:
-            self._run_with_gradients(images, self.seed)
-        self._check_finite(images)
+            self._run_with_gradients(self.seed)
+        self._check_finite()
 
-    def _run_without_gradients(self, images: torch.Tensor) -> None:
-        with torch.inference_mode():
-            self._forward(images)
+    def _run_without_gradients(self) -> None:
+        with torch.no_grad():
+            self._forward()
 
-    def _forward(self, images: torch.Tensor) -> Any:
-        with images_of(self.model, images):
-            return self.model(pixel_values=images)
+    def _forward(self) -> Any:
+        with images_of(self.model, self._inputs):
+            return self.model(**self._inputs)
 
-    def _run_with_gradients(self, images: torch.Tensor, seed: int) -> None:
+    def _run_with_gradients(self, seed: int) -> None:
         with torch.enable_grad(), ExitStack() as stack:
-            stack.callback(self._held.clear)
-            logits = getattr(self._forward(images), "logits", None)
+            for held in (self._leaves, self._latest, self._waiting):
+                stack.callback(held.clear)
+            output = self._forward()
             # Before the backward pass, whose gradients would be reported in place of their cause.
-            self._check_finite(images)
-            if logits is None or logits.dim() != 2 or self._first_output is None:
-                raise ConfigurationError(
-                    f"The output metric needs a model that predicts labels, but {type(self.model).__name__} returns "
-                    "no logits (images, labels). Use a model with a classification head, or gather without the metric."
-                )
-            labels = draw_labels(logits, self.indices, seed).to(logits.device)
-            likelihood = logits.to(arithmetic_dtype(logits.dtype)).log_softmax(-1).gather(1, labels[:, None]).sum()
-            torch.autograd.grad(likelihood * self.scale, self._first_output)
-        self._first_output = None
+            self._check_finite()
+            scalar = self._scalar(output, seed)
+            torch.autograd.grad(scalar * self.scale, self._leaves, allow_unused=True)
+            # The task does not use these outputs, so their metric is zero.
+            for accumulator, hidden_states, output in list(self._waiting.values()):
+                self._receive(accumulator, hidden_states, torch.zeros_like(output))
+
+    def _scalar(self, output: Any, seed: int) -> torch.Tensor:
+        """Return the scalar whose gradients are gathered: likelihood of drawn labels, or output times noise."""
+        if self.distance is not None:
+            return scalar_of(self.distance, output, self.indices, seed)
+        logits = getattr(output, "logits", None)
+        if logits is None or logits.dim() != 2:
+            raise ConfigurationError(
+                f"The output metric needs a known kind of output, but {type(self.model).__name__} returns "
+                "no logits (images, labels). Gather without the metric."
+            )
+        labels = draw_labels(logits, self.indices, seed).to(logits.device)
+        likelihoods: torch.Tensor = (
+            logits.to(arithmetic_dtype(logits.dtype)).log_softmax(-1).gather(1, labels[:, None])
+        )
+        return likelihoods.sum()
 
     def _input_hook(self, accumulator: SiteAccumulator) -> Callable[[nn.Module, tuple[Any, ...]], None]:
         def hook(module: nn.Module, inputs: tuple[Any, ...]) -> None:
             with torch.no_grad():
                 hidden_states = self._by_image(inputs[0].detach(), accumulator)
                 accumulator.add(hidden_states, self.spans)
-            if accumulator.requires.token_weights:
-                # The weights are known only after the backward pass.
-                self._held[accumulator.site.index] = hidden_states
+            # The weights of the tokens are known only after the backward pass.
+            self._latest[accumulator.site.index] = hidden_states
 
         return hook
 
     def _output_hook(self, accumulator: SiteAccumulator) -> Callable[[nn.Module, tuple[Any, ...], torch.Tensor], Any]:
-        def receive(gradients: torch.Tensor) -> None:
-            values = gradients.detach().to(arithmetic_dtype(gradients.dtype)) / self.scale
-            by_image = self._by_image(values, accumulator)
-            finite = by_image.isfinite().flatten(1).all(1)
-            if not bool(finite.all()):
-                raise NonFiniteError(
-                    f"site {accumulator.site.name}: the gradient of the log-likelihood holds NaN or infinity at "
-                    f"{self._image(finite)}. Gather the output metric in float32 or bfloat16, or gather without it."
-                )
-            accumulator.add_gradients(by_image, self._held.pop(accumulator.site.index, None))
-
         def hook(module: nn.Module, inputs: tuple[Any, ...], output: torch.Tensor) -> torch.Tensor:
-            if self._first_output is None:
-                output = self._first_output = output.detach().requires_grad_()
-            if output.requires_grad:
-                listen: Callable[[Any], Any] = output.register_hook
-                listen(receive)
+            if not output.requires_grad:
+                # The first site, and sites that do not depend on it.
+                output = output.detach().requires_grad_()
+                self._leaves.append(output)
+            hidden_states, call = self._latest.pop(accumulator.site.index), len(self._waiting)
+            self._waiting[call] = (accumulator, hidden_states, output.detach())
+
+            def receive(gradients: torch.Tensor) -> None:
+                del self._waiting[call]
+                self._receive(accumulator, hidden_states, gradients.detach())
+
+            listen: Callable[[Any], Any] = output.register_hook
+            listen(receive)
             return output
 
         return hook
 
-    def _by_image(self, values: torch.Tensor, accumulator: SiteAccumulator) -> torch.Tensor:
-        images = len(self.indices)
-        if values.dim() < 2 or values.shape[0] % images:
-            raise StatisticsError(
-                f"site {accumulator.site.name}: expected values whose first dimension is the {images} images, got the "
-                f"shape {tuple(values.shape)}. Register an adapter for this model, see docs/adapters.md."
+    def _receive(self, accumulator: SiteAccumulator, hidden_states: Tokens, gradients: torch.Tensor) -> None:
+        values = gradients.to(arithmetic_dtype(gradients.dtype)) / self.scale
+        by_image = self._by_image(values, accumulator)
+        finite = by_image.values.isfinite().flatten(1).all(1)
+        if not bool(finite.all()):
+            raise NonFiniteError(
+                f"site {accumulator.site.name}: the gradient of the output holds NaN or infinity at "
+                f"{self._image(finite)}. Gather the output metric in float32 or bfloat16, or gather without it."
             )
-        return values.reshape(images, -1, values.shape[-1])
+        accumulator.add_gradients(by_image, hidden_states if accumulator.requires.token_weights else None)
 
-    def _check_finite(self, images: torch.Tensor) -> None:
+    def _by_image(self, values: torch.Tensor, accumulator: SiteAccumulator) -> Tokens:
+        site = accumulator.site
+        return tokens_of(site.by_neuron(values), self._inputs, len(self.indices), site.name)
+
+    def _check_finite(self) -> None:
         # Every accumulator is read, so that none keeps its findings for the next batch.
         unsound = [accumulator.site.name for accumulator in self.accumulators if not accumulator.sound()]
         if not unsound:
             return
-        check_finite_pixels(images, self.indices)
+        check_finite_pixels(self._inputs, self.indices)
         # Run the batch once more to find the first site and image whose activations are not finite.
         with ExitStack() as stack:
             for accumulator in self.accumulators:
                 hook = self._finite_hook(accumulator)
                 handle = accumulator.site.fc2.register_forward_pre_hook(hook, prepend=True)
                 stack.callback(handle.remove)
-            self._run_without_gradients(images)
+            self._run_without_gradients()
         raise NonFiniteError(
             f"site {unsound[0]}: the activations of images {self.indices[0]} to {self.indices[-1]} are finite, but "
             "their squares are not. The model cannot be pruned as it is."
@@ -168,7 +195,7 @@ class HookedModel:
 
     def _finite_hook(self, accumulator: SiteAccumulator) -> Callable[[nn.Module, tuple[Any, ...]], None]:
         def hook(module: nn.Module, inputs: tuple[Any, ...]) -> None:
-            finite = self._by_image(inputs[0], accumulator).isfinite().flatten(1).all(1)
+            finite = self._by_image(inputs[0], accumulator).values.isfinite().flatten(1).all(1)
             if not bool(finite.all()):
                 raise NonFiniteError(
                     f"site {accumulator.site.name}: the activations hold NaN or infinity at {self._image(finite)}. "
@@ -199,20 +226,24 @@ def eval_mode(model: nn.Module) -> Iterator[None]:
             module.training = was_training
 
 
-def check_finite_pixels(images: torch.Tensor, indices: Sequence[int]) -> None:
+def check_finite_pixels(inputs: Mapping[str, Any], indices: Sequence[int]) -> None:
     """Refuse images that hold NaN or infinity.
 
     Args:
-        images: ``(images, channels, height, width)`` in the dtype of the model.
+        inputs: The inputs of the model in its dtype.
         indices: Number of each image in the whole set.
 
     Raises:
         NonFiniteError: Names the first such image.
     """
+    key = main_input(inputs)
+    images = inputs[key]
+    if patches_by_image(inputs) is not None or not images.is_floating_point():
+        return
     finite = images.isfinite().flatten(1).all(1)
     if not bool(finite.all()):
         raise NonFiniteError(
-            f"image {indices[int(finite.int().argmin())]} (counted from 0): its pixel_values hold NaN or infinity in "
+            f"image {indices[int(finite.int().argmin())]} (counted from 0): its {key} hold NaN or infinity in "
             f"{str(images.dtype).removeprefix('torch.')}. Check this image and its preprocessing."
         )
 

@@ -12,10 +12,9 @@ import torch
 from accelerate.data_loader import BatchSamplerShard, DataLoaderShard
 from torch.utils.data import BatchSampler, DataLoader, DistributedSampler, Sampler
 
-from hf_vbp.calibration.feed import Feed, LocalBatch, check_order, labels_of, loader_settings, pixel_values_of
+from hf_vbp.calibration.feed import Feed, LocalBatch, check_order, hash_inputs, images_in, labels_of, loader_settings
 from hf_vbp.calibration.processes import Processes
 from hf_vbp.errors import ConfigurationError
-from hf_vbp.statistics.fingerprints import hash_images
 
 
 def open_map_style_feed(dataloader: DataLoader[Any], processes: Processes, limit: int | None) -> Feed | None:
@@ -82,11 +81,11 @@ class MapStyleFeed(Feed):
         with _same_shuffle(getattr(self.index_batches, "sampler", None), self.processes):
             for batch in loader:
                 indices, digest = chosen.queue.popleft()
-                values = pixel_values_of(batch)
+                images = images_in(batch)
                 # Fewer or more than requested: the collation dropped bad images or cut several crops.
-                indices = range(indices.start, indices.start + len(values) * indices.step, indices.step)
-                local = LocalBatch(values, indices, hash_images(values), digest, labels_of(batch, len(values)))
-                del batch, values
+                indices = range(indices.start, indices.start + images * indices.step, indices.step)
+                local = LocalBatch(dict(batch), indices, hash_inputs(batch), digest, labels_of(batch, images))
+                del batch
                 yield local
                 del local
         self.final_order = chosen.final_order

@@ -19,6 +19,7 @@ from hf_vbp.calibration.open_feed import open_feed
 from hf_vbp.calibration.processes import Processes
 from hf_vbp.config.requirements import Requirements
 from hf_vbp.errors import ConfigurationError, DataError, NonFiniteError
+from hf_vbp.inputs.batch import model_inputs
 from hf_vbp.inputs.fit import images_of
 from hf_vbp.modeling.precision import outside_inference_mode
 from hf_vbp.statistics.activation_statistics import ActivationStatistics
@@ -131,7 +132,7 @@ class _Recorder:
     def __enter__(self) -> "_Recorder":
         self._restore.enter_context(eval_mode(self.model))
         for site, multiplier in zip(self.sites, self._multipliers, strict=True):
-            self._restore.callback(site.fc2.register_forward_pre_hook(_multiply_by(multiplier)).remove)
+            self._restore.callback(site.fc2.register_forward_pre_hook(_multiply_by(site, multiplier)).remove)
         return self
 
     def __exit__(
@@ -141,27 +142,28 @@ class _Recorder:
 
     def add(self, batch: LocalBatch) -> None:
         """Add the gradients of the loss, summed over the images of one batch."""
-        images = batch.pixel_values.to(self.device, self.dtype)
-        if images.is_inference():
-            # A batch that was made in inference mode cannot take part in a backward pass.
-            images = images.clone()
+        # A batch that was made in inference mode cannot take part in a backward pass.
+        inputs = {
+            key: value.clone() if isinstance(value, Tensor) and value.is_inference() else value
+            for key, value in model_inputs(self.model, batch.inputs).items()
+        }
         with torch.enable_grad():
-            gradients = torch.autograd.grad(self._loss(images, batch), self._multipliers)
+            gradients = torch.autograd.grad(self._loss(inputs, batch), self._multipliers)
         if not all(bool(gradient.isfinite().all()) for gradient in gradients):
-            check_finite_pixels(images, batch.indices)
+            check_finite_pixels(inputs, batch.indices)
             raise NonFiniteError(
                 f"The gradients of images {batch.indices[0]} to {batch.indices[-1]} (counted from 0) hold NaN or "
                 "infinity. Check these images, or load the model in float32."
             )
         for total, gradient in zip(self.totals, gradients, strict=True):
             total += to_float64(gradient)
-        self.images += len(images)
+        self.images += len(batch.hashes)
 
-    def _loss(self, images: Tensor, batch: LocalBatch) -> Tensor:
+    def _loss(self, inputs: Mapping[str, Any], batch: LocalBatch) -> Tensor:
         if self.labels == "given" and batch.labels is None:
             raise DataError("labels='given' needs batches with 'labels', but they have none; use labels='self'.")
-        with images_of(self.model, images):
-            logits = getattr(self.model(pixel_values=images), "logits", None)
+        with images_of(self.model, inputs):
+            logits = getattr(self.model(**inputs), "logits", None)
         if logits is None or logits.dim() != 2:
             raise ConfigurationError(
                 f"The saliency needs a model that predicts labels, but {type(self.model).__name__} returns no logits "
@@ -172,8 +174,9 @@ class _Recorder:
         return nn.functional.cross_entropy(logits, given.to(logits.device), reduction="sum")
 
 
-def _multiply_by(multiplier: Tensor) -> Callable[[nn.Module, tuple[Any, ...]], tuple[Any, ...]]:
+def _multiply_by(site: MLPSite, multiplier: Tensor) -> Callable[[nn.Module, tuple[Any, ...]], tuple[Any, ...]]:
     def hook(module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
-        return (inputs[0] * multiplier.to(inputs[0].dtype), *inputs[1:])
+        scaled = site.by_neuron(inputs[0]) * multiplier.to(inputs[0].dtype)
+        return (site.from_neurons(scaled), *inputs[1:])
 
     return hook

@@ -18,6 +18,7 @@ from hf_vbp.calibration.batch_moments import (
 )
 from hf_vbp.calibration.running_comoments import RunningComoments
 from hf_vbp.calibration.running_moments import RunningMoments
+from hf_vbp.calibration.tokens import Tokens
 from hf_vbp.config.requirements import Requirements
 from hf_vbp.errors import StatisticsError
 from hf_vbp.statistics.float64 import accumulation_device, to_float64
@@ -53,16 +54,16 @@ class SiteAccumulator:
             self.metric = torch.zeros(site.hidden_size, site.hidden_size, dtype=torch.float64, device=device)
         self.metric_count = 0
 
-    def add(self, hidden_states: torch.Tensor, spans: Sequence[tuple[int, int, int]]) -> None:
+    def add(self, hidden_states: Tokens, spans: Sequence[tuple[int, int, int]]) -> None:
         """Add the activations of one batch; call :meth:`sound` afterwards.
 
         Args:
-            hidden_states: ``(images, tokens, hidden)``, any floating dtype.
+            hidden_states: Values ``(images, tokens, hidden)``, any floating dtype.
             spans: ``(half, first, last + 1)`` image positions of the batch, in order.
         """
-        with full_precision(hidden_states.device):
+        with full_precision(hidden_states.values.device):
             for number, start, stop in spans:
-                rows, half = hidden_states[start:stop].reshape(-1, hidden_states.shape[-1]), self.halves[number]
+                rows, half = hidden_states.rows(start, stop), self.halves[number]
                 add_products = half.add_products if self.whole is None else self.whole.add_products
                 for part in torch.split(rows, MAX_ROWS):
                     batch = batch_moments(part, self.workspace, add_products)
@@ -77,21 +78,22 @@ class SiteAccumulator:
         self.finite.clear()
         return finite
 
-    def add_gradients(self, gradients: torch.Tensor, hidden_states: torch.Tensor | None = None) -> None:
-        """Add the gradients of the log-likelihood at the output of the site.
+    def add_gradients(self, gradients: Tokens, hidden_states: Tokens | None = None) -> None:
+        """Add the gradients at the output of the site.
 
         Args:
-            gradients: ``(images, tokens, out)`` in the dtype of the arithmetic.
-            hidden_states: ``(images, tokens, hidden)``, the activations of the same tokens, for the weighted moments.
+            gradients: Values ``(images, tokens, out)`` in the dtype of the arithmetic.
+            hidden_states: Values ``(images, tokens, hidden)``, the activations of the same tokens, for the weighted
+                moments.
         """
-        rows = gradients.flatten(0, 1)
+        rows = gradients.rows()
         with full_precision(rows.device):
             if self.metric is not None:
                 self.metric += to_float64(rows.T @ rows)
                 self.metric_count += len(rows)
             if self.weighted is not None and hidden_states is not None:
-                weights = token_weights(gradients).flatten()
-                parts = zip(*(torch.split(x, MAX_ROWS) for x in (hidden_states.flatten(0, 1), weights)), strict=True)
+                weights = gradients.like(token_weights(gradients)[..., None]).rows()[:, 0]
+                parts = zip(*(torch.split(x, MAX_ROWS) for x in (hidden_states.rows(), weights)), strict=True)
                 for part, part_weights in parts:
                     batch = weighted_moments(part, part_weights, self.workspace, self.weighted.add_products)
                     self.finite.append(batch.sound)
@@ -130,7 +132,7 @@ class SiteAccumulator:
             if self.metric_count != moments.count:
                 raise StatisticsError(
                     f"site {self.site.name}: {moments.count} tokens were seen, but gradients of {self.metric_count}. "
-                    "The model does not use the output of this site; gather without the output metric."
+                    "Gather without the output metric, and report this model."
                 )
             metric = self.metric.cpu() / max(1, moments.count)
         return SiteStatistics(
@@ -153,7 +155,7 @@ class SiteAccumulator:
         return RunningMoments(self.site.intermediate_size, self.workspace, self.site.fc2.weight.device, full=full)
 
 
-def token_weights(gradients: torch.Tensor) -> torch.Tensor:
+def token_weights(gradients: Tokens) -> torch.Tensor:
     """Return the weight of each token: half uniform, half proportional to the norm of its gradient.
 
     ``1/2 + |g_t| / (2 mean_t |g_t|)``, because the loss depends on the output of some tokens more than on that of
@@ -161,13 +163,16 @@ def token_weights(gradients: torch.Tensor) -> torch.Tensor:
     batches nor processes matter. docs/beyond_the_paper.md gives the measurements behind this choice.
 
     Args:
-        gradients: ``(images, tokens, out)``.
+        gradients: Values ``(images, tokens, out)``.
 
     Returns:
         ``(images, tokens)`` in the dtype of the arithmetic; 1 for all tokens of an image without gradients.
     """
-    norms = gradients.to(arithmetic_dtype(gradients.dtype)).norm(dim=-1)
-    mean = norms.mean(1, keepdim=True)
+    norms = gradients.values.to(arithmetic_dtype(gradients.values.dtype)).norm(dim=-1)
+    if gradients.mask is None:
+        mean = norms.mean(1, keepdim=True)
+    else:
+        mean = (norms * gradients.mask).sum(1, keepdim=True) / gradients.mask.sum(1, keepdim=True).clamp(min=1)
     return torch.where(mean > 0, 0.5 + 0.5 * norms / mean, 1.0)
 
 

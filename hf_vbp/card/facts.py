@@ -15,6 +15,19 @@ LABELS = {
     "halves lowest site rank correlation": "lowest rank correlation of a layer",
     "relative output error": "output error of the MLPs, relative",
 }
+# The tasks with an auto class of their own.
+_TASKS = (
+    "ImageClassification",
+    "SemanticSegmentation",
+    "UniversalSegmentation",
+    "InstanceSegmentation",
+    "DepthEstimation",
+    "ObjectDetection",
+    "VideoClassification",
+    "AudioClassification",
+    "MaskedImageModeling",
+    "PreTraining",
+)
 FRACTIONS = frozenset({"relative_output_error", "agreement", "retention"})
 METRICS = {"agreement": "same answer as the dense model", "kl": "KL to the dense model (nats)"}
 
@@ -96,7 +109,11 @@ class CardFacts:
     def auto_class(self) -> str:
         """The transformers class that a reader loads it with."""
         architecture = str(self.results["base_model"]["architecture"])
-        return "AutoModelForImageClassification" if "ImageClassification" in architecture else "AutoModel"
+        task = next((task for task in _TASKS if f"For{task}" in architecture), None)
+        if task is not None:
+            return f"AutoModelFor{task}"
+        # Classes for other tasks, backbones and towers with a projection belong to no auto class that loads a folder.
+        return "AutoModel" if architecture.endswith("Model") else architecture
 
     @property
     def is_classifier(self) -> bool:

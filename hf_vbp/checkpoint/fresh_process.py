@@ -6,6 +6,7 @@ nothing of hf_vbp, which is blocked until the way "import" asks for it, and runs
 
 import json
 import sys
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +51,8 @@ def _open(way: str, job: dict[str, Any]) -> dict[str, Any]:
     import transformers
     from safetensors.torch import load_file
 
-    loader = getattr(transformers, job["loader"])
+    # Some classes are not exported at the top.
+    loader = getattr(transformers, job["loader"], None) or getattr(import_module(job["module"]), job["loader"])
     options: dict[str, Any] = {"trust_remote_code": way == "remote_code"}
     if job["attn_implementation"] is not None:
         options["attn_implementation"] = job["attn_implementation"]
@@ -67,9 +69,26 @@ def _open(way: str, job: dict[str, Any]) -> dict[str, Any]:
         raise RuntimeError(f"a {type(model).__name__} was loaded, expected {job['architecture']}")
     model.to(job["device"]).eval()
     with torch.no_grad():
-        output = model(pixel_values=reference.pop("pixel_values").to(job["device"]))
-    differences = [_difference(output[name].cpu(), value) for name, value in reference.items()]
+        output = model(**{name: value.to(job["device"]) for name, value in load_file(job["inputs"]).items()})
+    outputs = flattened(output)
+    differences = [_difference(outputs[name].cpu(), value) for name, value in reference.items()]
     return {"way": way, "transformers": transformers.__version__, "max_abs_difference": max(differences)}
+
+
+def flattened(output: Any, prefix: str = "") -> "dict[str, Any]":
+    """Return all tensors of the output of a model by name, also those in tuples and in outputs of its parts."""
+    if hasattr(output, "is_floating_point"):
+        return {prefix or "output": output}
+    if isinstance(output, dict):
+        items = [(str(name), value) for name, value in output.items()]
+    else:
+        items = (
+            [(str(index), value) for index, value in enumerate(output)] if isinstance(output, (list, tuple)) else []
+        )
+    found = {}
+    for name, value in items:
+        found.update(flattened(value, f"{prefix}.{name}" if prefix else name))
+    return found
 
 
 def _difference(actual: Any, expected: Any) -> float:

@@ -63,11 +63,11 @@ def from_pretrained(path_or_id: str | os.PathLike[str], *, auto_class: Any = Non
 
 
 def _check_widths(model: Any, source: Any) -> None:
-    from hf_vbp.modeling.modeling_hf_vbp import find_pairs, pruned_parts
+    from hf_vbp.modeling.modeling_hf_vbp import find_mlps, pruned_parts
 
     read_widths(model.config)
     for _, part, record in pruned_parts(model):
-        widths = tuple(pair.fc1.out_features for pair in find_pairs(part, record))
+        widths = tuple(mlp.width for mlp in find_mlps(part, record))
         if len(widths) == len(record.widths) and widths != record.widths:
             raise CheckpointError(
                 f"{source}: the model has the widths {list(widths)}, but its config records {list(record.widths)}."
@@ -107,10 +107,9 @@ def _check_complete(model: Any, info: dict[str, Any], source: Any, new_head: boo
 
 
 def _mlp_weights(model: Any) -> set[str]:
-    from hf_vbp.modeling.modeling_hf_vbp import find_pairs
+    from hf_vbp.modeling.modeling_hf_vbp import find_mlps, mlp_keys
 
-    names = [name for pair in find_pairs(model) for name in (pair.fc1_name, pair.fc2_name)]
-    return {f"{name}.{parameter}" for name in names for parameter in ("weight", "bias")}
+    return {key for mlp in find_mlps(model) for key in mlp_keys(mlp)}
 
 
 def _count(keys: list[str]) -> str:

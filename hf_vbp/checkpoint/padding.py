@@ -7,7 +7,7 @@ from torch import nn
 
 from hf_vbp.errors import ConfigurationError, UnsupportedModelError
 from hf_vbp.modeling.config_record import has_real_width, read_widths, write_widths
-from hf_vbp.modeling.modeling_hf_vbp import Record, find_pairs, read_record, resize
+from hf_vbp.modeling.modeling_hf_vbp import Record, find_mlps, read_record, resize
 from hf_vbp.modeling.precision import own_precision
 
 ModelT = TypeVar("ModelT", bound=nn.Module)
@@ -36,11 +36,11 @@ def pad_to_uniform_width(model: ModelT, *, width: int | None = None) -> ModelT:
     config: Any = model.config
     read_widths(config)
     record = read_record(config)
-    pairs = find_pairs(model, record)
-    widths = [pair.fc1.out_features for pair in pairs]
+    mlps = find_mlps(model, record)
+    widths = [mlp.width for mlp in mlps]
     if not widths or not has_real_width(config, widths):
         raise UnsupportedModelError(
-            f"{type(model).__name__} has no config.intermediate_size for each of {len(pairs)} MLPs, so plain "
+            f"{type(model).__name__} has no config.intermediate_size for each of {len(mlps)} MLPs, so plain "
             "transformers loads it only with its dense widths. Share it with its modeling file "
             "(trust_remote_code=True)."
         )
@@ -49,6 +49,6 @@ def pad_to_uniform_width(model: ModelT, *, width: int | None = None) -> ModelT:
         raise ConfigurationError(f"width is {width}, expected at least {max(widths)}, the width of the widest MLP.")
     with own_precision(model):
         padded = copy.deepcopy(model)
-    resize(padded, Record((common,) * len(pairs), tuple(pair.names for pair in pairs)))
-    write_widths(padded.config, [common] * len(pairs), dense_widths=[common] * len(pairs))
+    resize(padded, Record((common,) * len(mlps), tuple(mlp.layout for mlp in mlps)))
+    write_widths(padded.config, [common] * len(mlps), dense_widths=[common] * len(mlps))
     return padded

@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,17 +17,21 @@ import torch
 from torch import nn
 
 from hf_vbp.calibration.batch_moments import full_precision
+from hf_vbp.checkpoint.fresh_process import flattened
 from hf_vbp.checkpoint.from_pretrained import from_pretrained
 from hf_vbp.checkpoint.isolation import copy_cached_code, isolated_environment
 from hf_vbp.checkpoint.layout import CONFIG, MODELING_FILE, PROCESSORS
 from hf_vbp.checkpoint.remote_code import RemoteCode, inspect_code, refuse_foreign_code
 from hf_vbp.errors import CheckpointError, ConfigurationError
+from hf_vbp.inputs.batch import model_inputs
+from hf_vbp.inputs.example import example_batch
 from hf_vbp.modeling.modeling_hf_vbp import auto_map
 from hf_vbp.modeling.precision import forward_of_class, own_precision
 
 WAYS = ("import", "remote_code", "stock")
 _SCRIPT = Path(__file__).with_name("fresh_process.py")
 _TIMEOUT_SECONDS = 900
+_HUB_ONLY = "AutoBackbone"
 _LOADED = (CONFIG, MODELING_FILE, *PROCESSORS)
 _WEIGHTS = (".safetensors", ".safetensors.index.json")
 # A launcher sets these variables for its workers; a child process that inherits them would wait for the others.
@@ -166,9 +170,21 @@ def applicable_ways(directory: str | os.PathLike[str]) -> tuple[str, ...]:
     lacking = [name for name in code.files if not (folder / name).is_file()]
     if lacking:
         raise CheckpointError(f"{folder}: auto_map in {CONFIG} names {', '.join(lacking)}, which does not exist.")
-    if "vbp" not in config:
+    if not _holds_record(config):
         return ("import", "stock")
-    return ("import", "remote_code") if code.names_model else ("import",)
+    return ("import", "remote_code") if code.names_model and _has_loader(config) else ("import",)
+
+
+def _holds_record(config: dict[str, Any]) -> bool:
+    """Return whether a config or one inside it (of a tower, of a backbone) has a record of widths."""
+    inner = (value for value in config.values() if isinstance(value, dict) and "model_type" in value)
+    return "vbp" in config or any(_holds_record(value) for value in inner)
+
+
+def _has_loader(config: dict[str, Any]) -> bool:
+    # AutoBackbone loads from the Hub only; and some classes belong to no auto class.
+    names = {str(value).rpartition(".")[2] for key, value in config["auto_map"].items() if key != _HUB_ONLY}
+    return not config.get("architectures") or config["architectures"][0] in names
 
 
 def _choose_ways(folder: Path, ways: Sequence[str] | None) -> tuple[str, ...]:
@@ -205,7 +221,7 @@ def _loader(config: dict[str, Any]) -> Any:
 def _loader_name(model: Any) -> str:
     name = type(model).__name__
     for auto_class, reference in auto_map(model.config).items():
-        if reference.rpartition(".")[2] == name:
+        if reference.rpartition(".")[2] == name and auto_class != _HUB_ONLY:
             return auto_class
     return name
 
@@ -214,15 +230,18 @@ def _write_job(model: Any, folder: Path, ways: tuple[str, ...], job_folder: Path
     from safetensors.torch import save_file
 
     parameter = next(model.parameters())
-    pixel_values = _batch(model.config).to(parameter.dtype)
-    outputs = reference_outputs(model, pixel_values)
-    save_file({"pixel_values": pixel_values, **outputs}, job_folder / "reference.safetensors")
+    inputs = {key: value.cpu().contiguous() for key, value in model_inputs(model, example_batch(model, 2)).items()}
+    outputs = reference_outputs(model, inputs)
+    save_file(outputs, job_folder / "reference.safetensors")
+    save_file(inputs, job_folder / "inputs.safetensors")
     job = {
         "directory": str(folder),
         "ways": ways,
         "reference": str(job_folder / "reference.safetensors"),
+        "inputs": str(job_folder / "inputs.safetensors"),
         "loader": _loader_name(model),
         "architecture": type(model).__name__,
+        "module": type(model).__module__,
         "dtype": str(parameter.dtype).removeprefix("torch."),
         "device": str(parameter.device),
         "attn_implementation": model.config._attn_implementation,
@@ -235,16 +254,7 @@ def _write_job(model: Any, folder: Path, ways: tuple[str, ...], job_folder: Path
     return scale * (1e-4 if torch.finfo(parameter.dtype).bits >= 32 else 5e-2)
 
 
-def _batch(config: Any) -> torch.Tensor:
-    # Two images in float32; a config of two towers keeps the size of the images in that of the vision tower.
-    config = getattr(config, "vision_config", config)
-    size = getattr(config, "image_size", 224)
-    shape = size if isinstance(size, list | tuple) else (size, size)
-    generator = torch.Generator().manual_seed(0)
-    return torch.randn(2, getattr(config, "num_channels", 3), *shape, generator=generator)
-
-
-def reference_outputs(model: Any, pixel_values: torch.Tensor) -> dict[str, torch.Tensor]:
+def reference_outputs(model: Any, inputs: Mapping[str, Any]) -> dict[str, torch.Tensor]:
     """Return every floating output of a model in evaluation mode, by name, on the CPU.
 
     The model computes as a loaded one does: in its own dtype, without autocast or reduced float32 precision, and
@@ -252,7 +262,7 @@ def reference_outputs(model: Any, pixel_values: torch.Tensor) -> dict[str, torch
 
     Args:
         model: Any vision model; the mode of each module is not changed.
-        pixel_values: ``(batch, channels, height, width)`` in the model's dtype.
+        inputs: The arguments of the forward pass, in the model's dtype.
 
     Raises:
         CheckpointError: The model gives NaN or infinity, or no tensor at all.
@@ -261,12 +271,13 @@ def reference_outputs(model: Any, pixel_values: torch.Tensor) -> dict[str, torch
     device = next(model.parameters()).device
     try:
         with torch.no_grad(), own_precision(model), forward_of_class(model), full_precision(device):
-            output = model.eval()(pixel_values=pixel_values.to(device))
+            output = model.eval()(**{key: value.to(device) for key, value in inputs.items()})
     finally:
         for module in training:
             module.training = True
-    tensors = {name: value for name, value in output.items() if isinstance(value, torch.Tensor)}
-    outputs = {name: value.cpu().contiguous() for name, value in tensors.items() if value.is_floating_point()}
+    outputs = {
+        name: value.cpu().contiguous() for name, value in flattened(output).items() if value.is_floating_point()
+    }
     if not outputs or not all(torch.isfinite(value).all() for value in outputs.values()):
         raise CheckpointError(
             f"{type(model).__name__} gives {'NaN or infinity' if outputs else 'no tensor'} for random images, so "

@@ -249,11 +249,17 @@ def _source(config: Any) -> str:
 
 def _init(call: Callable[[], None], self: Any, config: Any) -> None:
     call()
-    if _record(config) is not None and id(config) not in _constructions.running:
+    if _any_record(config) and id(config) not in _constructions.running:
         construction = _construction(config)
         _constructions.running[id(config)] = construction
         # Owned by the outermost model: if its constructor fails, both are dropped and the config is restored.
         vars(self)["_vbp_construction"] = construction
+
+
+def _any_record(config: Any) -> bool:
+    from hf_vbp.modeling.modeling_hf_vbp import config_tree
+
+    return any(_record(one) is not None for one in config_tree(config))
 
 
 def _construction(config: Any) -> Any:
@@ -267,7 +273,7 @@ def _construction(config: Any) -> Any:
 
 def _post_init(call: Callable[[], None], self: Any) -> None:
     from hf_vbp.modeling.config_record import forget_remote_code
-    from hf_vbp.modeling.modeling_hf_vbp import find_pairs, resize
+    from hf_vbp.modeling.modeling_hf_vbp import find_mlps, pruned_parts, resize
 
     record = _record(self.config)
     own = vars(self).pop("_vbp_construction", None)
@@ -280,16 +286,33 @@ def _post_init(call: Callable[[], None], self: Any) -> None:
             if own is not None and not own.fits:
                 raise CheckpointError(
                     f"{_source(self.config)}: config.vbp has widths for {len(record.widths)} MLPs, but "
-                    f"{type(self).__name__} has {len(find_pairs(self, record))}. "
+                    f"{type(self).__name__} has {len(find_mlps(self, record))}. "
                     "The config was changed after saving, or belongs to another model: restore it."
                 )
             if own is not None and not self.is_remote_code():
+                forget_remote_code(self.config)
+        elif own is not None:
+            # A tower or backbone is pruned; its own class may have no post_init.
+            for _, part, inner in pruned_parts(self):
+                _fit(part, inner)
+            if not self.is_remote_code():
                 forget_remote_code(self.config)
         call()
     finally:
         if own is not None:
             _constructions.running.pop(id(own.config), None)
             own.release()
+
+
+def _fit(part: Any, record: Any) -> None:
+    from hf_vbp.modeling.modeling_hf_vbp import find_mlps, resize
+
+    if not resize(part, record):
+        raise CheckpointError(
+            f"config.vbp of {type(part).__name__} has widths for {len(record.widths)} MLPs, but it has "
+            f"{len(find_mlps(part, record))}. The config was changed after saving, or belongs to another model: "
+            "restore it."
+        )
 
 
 def _finalize_model_loading(call: Callable[[], Any], model: Any, loading_info: Any) -> Any:
@@ -314,7 +337,7 @@ def _check_loaded(model: Any, info: dict[str, Any]) -> None:
 
 
 def _save_config(call: Callable[[], Any], self: Any, save_directory: Any) -> Any:
-    if _record(self) is None:
+    if not _any_record(self):
         return call()
     from hf_vbp.checkpoint.remote_file import remote_file_in
 

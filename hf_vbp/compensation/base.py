@@ -12,6 +12,7 @@ from torch import Tensor
 from hf_vbp.adapters.site_weights import SiteWeights
 from hf_vbp.config.registry import COMPENSATIONS, Method
 from hf_vbp.errors import ConfigurationError
+from hf_vbp.statistics.joint import JointMoments
 from hf_vbp.statistics.site_statistics import SiteStatistics
 
 
@@ -60,6 +61,19 @@ class Compensation(Method):
             site: The statistics of the site; they hold everything that :attr:`requires` names.
         """
 
+    def refit(self, fitted: Compensated, joint: JointMoments) -> Compensated:
+        """Return the weights of ``fc2`` for the hidden neurons that the smaller MLP really has.
+
+        Called where a normalization over the neurons (GRN, LayerNorm) makes them differ from those of the dense MLP,
+        after a second pass over the images. By default nothing changes.
+
+        Args:
+            fitted: What :meth:`fit` returned.
+            joint: The moments of these hidden neurons and of the dense outputs of ``fc2``, without its bias's
+                BatchNorm.
+        """
+        return fitted
+
 
 CompensationT = TypeVar("CompensationT", bound=type[Compensation])
 
@@ -90,8 +104,8 @@ def compensate(
         **options: Options of a compensation that is given by name.
 
     Returns:
-        ``weight`` ``(out, kept)`` and ``bias`` ``(out,)``, float64. A site without bias gets one from ``mean`` and
-        ``linear``, and None from ``none``.
+        ``weight`` ``(out, kept)`` and ``bias`` ``(out,)``, float64. A site without bias gets None
+        from ``linear`` and ``none``.
 
     Raises:
         ConfigurationError: The name or an option is unknown, or the indices are not distinct neurons of the site.

@@ -16,7 +16,7 @@ from hf_vbp.compensation.base import (
     register_compensation,
     shifted,
 )
-from hf_vbp.compensation.least_squares import complement, fold
+from hf_vbp.compensation.least_squares import cholesky, complement, fold
 from hf_vbp.compensation.regularization import (
     KINDS,
     NEED_HALVES,
@@ -27,8 +27,15 @@ from hf_vbp.compensation.regularization import (
 from hf_vbp.config.registry import check_choice
 from hf_vbp.config.requirements import Requirements
 from hf_vbp.errors import ConfigurationError
+from hf_vbp.statistics.joint import JointMoments
 from hf_vbp.statistics.moments import Moments
-from hf_vbp.statistics.site_moments import TOKEN_WEIGHTS, covariance_of, full_halves, least_squares_moments
+from hf_vbp.statistics.site_moments import (
+    TOKEN_WEIGHTS,
+    covariance_of,
+    full_halves,
+    least_squares_moments,
+    through_origin,
+)
 from hf_vbp.statistics.site_statistics import SiteStatistics
 
 DEFAULT_RIDGE = 1e-3
@@ -44,7 +51,8 @@ class Linear(Compensation):
 
     With mean ``m`` and covariance ``C`` of the hidden neurons, ``B = C_PK (C_KK + lambda I)^-1``,
     ``fc2_weight' = W_K + W_P B`` and ``fc2_bias' = b + W_P (m_P - B m_K)``: the best affine compensation for this
-    kept set, at no cost at inference time. It is the mean shift when the neurons are uncorrelated.
+    kept set, at no cost at inference time. It is the mean shift when the neurons are uncorrelated. Where ``fc2`` has
+    no bias it is least squares through the origin: ``E[h h^T]`` in place of ``C``, no shift.
 
     Attributes:
         ridge: ``lambda`` as a share of the mean of the diagonal of ``C``; 0 for none. The strength, when
@@ -77,8 +85,8 @@ class Linear(Compensation):
 
     @property
     def requires(self) -> Requirements:
-        """Covariances, of both halves where the regularization is computed from them, and a bias."""
-        return Requirements(covariances=True, halves=self.regularization in NEED_HALVES, bias=True)
+        """Covariances, of both halves where the regularization is computed from them."""
+        return Requirements(covariances=True, halves=self.regularization in NEED_HALVES)
 
     def fit(self, weights: SiteWeights, kept: Tensor, site: SiteStatistics) -> Compensated:
         """Return the refitted columns and bias.
@@ -86,6 +94,8 @@ class Linear(Compensation):
         Raises:
             StatisticsError: The statistics lack the covariances.
         """
+        if weights.fc2_bias is None:
+            site = through_origin(site)
         moments = least_squares_moments(site, self.token_weights)
         regularization = self._regularization
         if regularization is None:
@@ -93,6 +103,21 @@ class Linear(Compensation):
         noise = _noise(regularization, site)
         covariance = regularization.apply(covariance_of(moments, site.name), moments.count, noise=noise)
         return fit_linear(weights, kept, moments, covariance, site.name)
+
+    def refit(self, fitted: Compensated, joint: JointMoments) -> Compensated:
+        """Return the least-squares fit of the dense outputs, with a ridge as a share of the mean variance."""
+        about = joint.about_origin() if fitted.bias is None else joint
+        hidden = joint.hidden
+        covariance = about.comoment[:hidden, :hidden].clone()
+        strength = self.ridge if self.regularization == "ridge" else DEFAULT_RIDGE
+        if hidden:
+            covariance.diagonal().add_(strength * covariance.diagonal().mean())
+        factor = cholesky(covariance)
+        if not hidden or factor is None:
+            return fitted
+        weight = torch.cholesky_solve(about.comoment[:hidden, hidden:], factor).T
+        bias = None if fitted.bias is None else about.mean[hidden:] - weight @ about.mean[:hidden]
+        return Compensated(weight, bias)
 
     @property
     def _regularization(self) -> Regularization | None:
@@ -126,7 +151,8 @@ def fit_linear(
         )
         folded = torch.zeros(len(removed), len(kept), dtype=torch.float64)
     shift = removed @ mean[pruned] - folded @ mean[kept]
-    return Compensated(weights.fc2_weight[:, kept] + folded, shifted(weights.fc2_bias, shift))
+    bias = None if weights.fc2_bias is None else shifted(weights.fc2_bias, shift)
+    return Compensated(weights.fc2_weight[:, kept] + folded, bias)
 
 
 def _noise(regularization: Regularization, site: SiteStatistics) -> float | None:

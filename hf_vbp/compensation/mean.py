@@ -8,6 +8,7 @@ from hf_vbp.adapters.site_weights import SiteWeights
 from hf_vbp.compensation.base import Compensated, Compensation, register_compensation, shifted
 from hf_vbp.compensation.least_squares import complement
 from hf_vbp.config.requirements import Requirements
+from hf_vbp.statistics.joint import JointMoments
 from hf_vbp.statistics.site_statistics import SiteStatistics
 
 
@@ -31,3 +32,8 @@ class Mean(Compensation):
         pruned = complement(kept, weights.hidden)
         shift = weights.fc2_weight[:, pruned] @ site.moments.mean[pruned]
         return Compensated(weights.fc2_weight[:, kept], shifted(weights.fc2_bias, shift))
+
+    def refit(self, fitted: Compensated, joint: JointMoments) -> Compensated:
+        """Return the bias that gives the mean of the dense outputs."""
+        hidden, output = joint.mean[: joint.hidden], joint.mean[joint.hidden :]
+        return Compensated(fitted.weight, output - fitted.weight @ hidden)

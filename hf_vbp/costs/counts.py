@@ -1,10 +1,13 @@
 """Parameters, multiply-accumulates and bytes of a model, from its actual shapes."""
 
+from typing import Any
+
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from hf_vbp.inputs.images import blank_images
+from hf_vbp.inputs.batch import model_inputs
+from hf_vbp.inputs.example import example_batch
 
 
 def count_parameters(model: nn.Module) -> int:
@@ -42,14 +45,25 @@ def describe_cost(model: nn.Module) -> dict[str, int]:
 
 def _flops(model: nn.Module) -> FlopCounterMode:
     tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-    meta = {name: torch.empty_like(tensor, device="meta") for name, tensor in tensors.items()}
-    pixel_values = blank_images(model, 1, device=torch.device("meta"))
+    meta = {name: torch.empty_like(tensor.detach(), device="meta") for name, tensor in tensors.items()}
+    inputs = model_inputs(model, example_batch(model))
     counter = FlopCounterMode(display=False)
     training = model.training
     model.eval()
     try:
         with torch.no_grad(), counter:
-            torch.func.functional_call(model, meta, kwargs={"pixel_values": pixel_values}, tie_weights=True)
+            torch.func.functional_call(model, meta, kwargs=_on_meta(inputs), tie_weights=True)
+    except (RuntimeError, NotImplementedError):
+        # Models whose control flow reads values cannot run on the meta device.
+        counter = FlopCounterMode(display=False)
+        with torch.no_grad(), counter:
+            # Detached, because the counter cannot follow a module that returns one of its parameters.
+            real = {name: tensor.detach() for name, tensor in tensors.items()}
+            torch.func.functional_call(model, real, kwargs=inputs, tie_weights=True)
     finally:
         model.train(training)
     return counter
+
+
+def _on_meta(inputs: dict[str, Any]) -> dict[str, Any]:
+    return {key: value.to("meta") if isinstance(value, torch.Tensor) else value for key, value in inputs.items()}

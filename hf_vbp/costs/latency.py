@@ -15,7 +15,9 @@ from hf_vbp.adapters.prepared import PreparedModel, prepare
 from hf_vbp.costs.device_name import device_name
 from hf_vbp.costs.timing import Effort, Times, median_interval, time_in_turns
 from hf_vbp.errors import ConfigurationError, LatencyError
-from hf_vbp.inputs.images import blank_images
+from hf_vbp.inputs.batch import main_input, model_inputs
+from hf_vbp.inputs.example import example_batch
+from hf_vbp.modeling.modeling_hf_vbp import take_neurons
 
 
 @dataclass(frozen=True)
@@ -110,10 +112,10 @@ def measure_latency(
     if not models:
         raise ConfigurationError("There is no model to measure.")
     measured = _on(list(models.values()), options)
-    pixel_values = blank_images(measured[0], options.batch)
+    inputs = model_inputs(measured[0], example_batch(measured[0], options.batch))
     with cpu_threads(options.threads):
-        times = time_in_turns(measured, pixel_values, options.effort, progress)
-        conditions = _conditions(pixel_values)
+        times = time_in_turns(measured, inputs, options.effort, progress)
+        conditions = _conditions(inputs[main_input(inputs, measured[0])], options.batch)
         _check_certain(times, options, conditions)
     rows = [_row(name, own, conditions) for name, own in zip(models, times.passes, strict=True)]
     for row, ratios in zip(rows[1:], times.compared(), strict=False):
@@ -200,25 +202,18 @@ def _with_widths(prepared: PreparedModel, widths: Sequence[int]) -> Any:
     model = prepared.model
     memo: dict[int, Any] = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
     for site, width in zip(prepared.sites, widths, strict=True):
-        memo[id(site.fc1)] = _narrowed(site.fc1, site.fc1.weight[:width], width, site.fc1.in_features)
-        memo[id(site.fc2)] = _narrowed(site.fc2, site.fc2.weight[:, :width], site.fc2.out_features, width)
+        kept = torch.arange(width)
+        for module, role in site.mlp.modules:
+            memo[id(module)] = take_neurons(site.mlp, kept, module, role).requires_grad_(False)
     return copy.deepcopy(model, memo)
 
 
-def _narrowed(old: nn.Linear, weight: torch.Tensor, rows: int, columns: int) -> nn.Linear:
-    new = nn.Linear(columns, rows, bias=old.bias is not None, device="meta", dtype=old.weight.dtype)
-    new.weight = nn.Parameter(weight.detach().clone(memory_format=torch.contiguous_format), requires_grad=False)
-    if old.bias is not None:
-        new.bias = nn.Parameter(old.bias.detach()[:rows].clone(), requires_grad=False)
-    return new.train(old.training)
-
-
-def _conditions(pixel_values: torch.Tensor) -> dict[str, Any]:
+def _conditions(images: torch.Tensor, batch: int) -> dict[str, Any]:
     return {
-        "device": pixel_values.device.type,
-        "device_name": device_name(pixel_values.device),
-        "dtype": str(pixel_values.dtype).removeprefix("torch."),
-        "batch": len(pixel_values),
+        "device": images.device.type,
+        "device_name": device_name(images.device),
+        "dtype": str(images.dtype).removeprefix("torch."),
+        "batch": batch,
         "threads": torch.get_num_threads(),
     }
 

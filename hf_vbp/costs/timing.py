@@ -3,9 +3,10 @@
 import math
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import nn
@@ -94,13 +95,13 @@ def median_interval(values: Sequence[float]) -> tuple[float, float]:
 
 
 def time_in_turns(
-    models: Sequence[nn.Module], pixel_values: torch.Tensor, effort: Effort, progress: Progress | None = None
+    models: Sequence[nn.Module], inputs: Mapping[str, Any], effort: Effort, progress: Progress | None = None
 ) -> Times:
     """Time passes of the models in turns, so that a clock that drifts affects all of them.
 
     Args:
-        models: The models, on the device of the images. Their mode is restored.
-        pixel_values: Images ``(batch, channels, height, width)``.
+        models: The models, on the device of the inputs. Their mode is restored.
+        inputs: The arguments of the forward pass.
         effort: When to stop.
         progress: Receives the number of rounds and an estimate of all.
 
@@ -113,11 +114,11 @@ def time_in_turns(
         for model, mode in zip(models, modes, strict=True):
             stack.callback(model.train, mode)
             model.eval()
-        stack.enter_context(torch.inference_mode())
-        _warm_up(models, pixel_values)
+        stack.enter_context(torch.no_grad())
+        _warm_up(models, inputs)
         times, next_check = Times([[] for _ in models]), FEWEST
         while True:
-            _add_round(times, models, pixel_values)
+            _add_round(times, models, inputs)
             exhausted = times.elapsed >= effort.seconds and times.rounds >= FEWEST
             if times.rounds < next_check and not exhausted:
                 continue
@@ -130,28 +131,29 @@ def time_in_turns(
                 return times
 
 
-def _warm_up(models: Sequence[nn.Module], pixel_values: torch.Tensor) -> None:
+def _warm_up(models: Sequence[nn.Module], inputs: Mapping[str, Any]) -> None:
     started = time.perf_counter()
     for passes in range(WARMUP_PASSES):
         if passes and time.perf_counter() - started > WARMUP_SECONDS:
             return
         for model in models:
-            _time_once(model, pixel_values)
+            _time_once(model, inputs)
 
 
-def _add_round(times: Times, models: Sequence[nn.Module], pixel_values: torch.Tensor) -> None:
+def _add_round(times: Times, models: Sequence[nn.Module], inputs: Mapping[str, Any]) -> None:
     # Each model begins as often as any other: the first of a round follows a pause of this loop.
     first = times.rounds % len(models)
     for index in (*range(first, len(models)), *range(first)):
-        times.passes[index].append(_time_once(models[index], pixel_values))
+        times.passes[index].append(_time_once(models[index], inputs))
     times.elapsed = time.perf_counter() - times._started
 
 
-def _time_once(model: nn.Module, pixel_values: torch.Tensor) -> float:
-    _synchronize(pixel_values.device)
+def _time_once(model: nn.Module, inputs: Mapping[str, Any]) -> float:
+    device = next(model.parameters()).device
+    _synchronize(device)
     started = time.perf_counter()
-    model(pixel_values=pixel_values)
-    _synchronize(pixel_values.device)
+    model(**inputs)
+    _synchronize(device)
     return time.perf_counter() - started
 
 

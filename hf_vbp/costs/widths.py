@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from hf_vbp.adapters.base import MLPSite
 from hf_vbp.adapters.prepared import PreparedModel
 from hf_vbp.costs.counts import describe_cost
 
@@ -52,10 +53,7 @@ def width_costs(prepared: PreparedModel) -> WidthCosts:
         UnsupportedModelError: The config does not describe the size of the images.
     """
     tokens = [0] * len(prepared.sites)
-    handles = [
-        site.fc2.register_forward_pre_hook(partial(_count_tokens, tokens, index))
-        for index, site in enumerate(prepared.sites)
-    ]
+    handles = [site.fc2.register_forward_pre_hook(partial(_count_tokens, tokens, site)) for site in prepared.sites]
     try:
         dense = describe_cost(prepared.model)
     finally:
@@ -64,7 +62,7 @@ def width_costs(prepared: PreparedModel) -> WidthCosts:
     per_neuron = tuple(
         {
             "parameters": site.parameters_per_neuron,
-            "macs": seen * (site.fc1.in_features + site.fc2.out_features),
+            "macs": seen * site.macs_per_neuron,
             "bytes": site.parameters_per_neuron * site.fc2.weight.element_size(),
         }
         for site, seen in zip(prepared.sites, tokens, strict=True)
@@ -72,5 +70,5 @@ def width_costs(prepared: PreparedModel) -> WidthCosts:
     return WidthCosts(dense, tuple(prepared.widths), per_neuron)
 
 
-def _count_tokens(tokens: list[int], index: int, module: Any, inputs: tuple[torch.Tensor, ...]) -> None:
-    tokens[index] += inputs[0].numel() // max(inputs[0].shape[-1], 1)
+def _count_tokens(tokens: list[int], site: MLPSite, module: Any, inputs: tuple[torch.Tensor, ...]) -> None:
+    tokens[site.index] += inputs[0].numel() // max(site.intermediate_size, 1)

@@ -24,6 +24,7 @@ class Magnitude(Criterion):
         for site_weights in weights:
             squared = site_weights.fc1_weight.square().sum(1) + site_weights.fc2_weight.square().sum(0)
             if site_weights.fc1_bias is not None:
-                squared = squared + site_weights.fc1_bias.square()
+                # A gated MLP has two biases per neuron.
+                squared = squared + site_weights.fc1_bias.reshape(len(squared), -1).square().sum(1)
             rankings.append(Ranking.from_scores(squared.sqrt()))
         return rankings

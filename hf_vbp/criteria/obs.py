@@ -14,7 +14,13 @@ from hf_vbp.criteria.base import Criterion, Ranking, register_criterion
 from hf_vbp.criteria.elimination import eliminate, output_gram
 from hf_vbp.errors import ConfigurationError, StatisticsError
 from hf_vbp.statistics.elimination_curve import EliminationCurve
-from hf_vbp.statistics.site_moments import TOKEN_WEIGHTS, check_metrics, covariance_of, least_squares_moments
+from hf_vbp.statistics.site_moments import (
+    TOKEN_WEIGHTS,
+    check_metrics,
+    covariance_of,
+    least_squares_moments,
+    through_origin,
+)
 from hf_vbp.statistics.site_statistics import SiteStatistics
 
 DEFAULT_RIDGE = 1e-3
@@ -141,7 +147,8 @@ def elimination_curves(
     chosen = (criterion or Obs()).resolved(statistics)
     curves = []
     for site, site_weights in zip(statistics, weights, strict=True):
-        covariance = covariance_of(least_squares_moments(site, chosen.token_weights), site.name)
+        about = through_origin(site) if site_weights.fc2_bias is None else site
+        covariance = covariance_of(least_squares_moments(about, chosen.token_weights), site.name)
         if chosen.ridge and len(covariance):
             covariance.diagonal().add_(chosen.ridge * covariance.diagonal().mean())
         metric = None if chosen.metric == "identity" else site.metric

@@ -85,11 +85,6 @@ def _open_sample(split: str, columns: Columns) -> ImageSource:
 
 
 def _check_named(text: str, path: Path) -> None:
-    if path.is_dir() and "[" in str(path.resolve()):
-        raise DataError(
-            f"The path {printable(str(path))} has brackets, which the datasets library takes for a pattern: rename "
-            f"the folder."
-        )
     if path.is_file():
         raise DataError(f"{printable(str(path))} is a file: give the folder of images that contains it.")
     if not path.exists() and _looks_like_a_path(text):

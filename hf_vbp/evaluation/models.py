@@ -12,8 +12,9 @@ from hf_vbp._progress import Progress
 from hf_vbp.errors import ConfigurationError, DataError, LabelError, NonFiniteError, UnsupportedModelError
 from hf_vbp.evaluation.measures import kl_divergences, top_classes
 from hf_vbp.evaluation.metrics import Agreement, KLDivergence, Top1Accuracy, Top5Accuracy
+from hf_vbp.inputs.batch import model_inputs
+from hf_vbp.inputs.example import example_batch
 from hf_vbp.inputs.fit import images_of
-from hf_vbp.inputs.images import blank_images
 from hf_vbp.modeling.precision import own_precision
 
 
@@ -140,7 +141,7 @@ def evaluate_models(
 
 
 def check_classifier(model: nn.Module, name: str = "The model") -> None:
-    """Refuse a model that cannot be evaluated, before any work; runs it on one blank image.
+    """Refuse a model that cannot be evaluated, before any work; runs it on one made image.
 
     The figures of an evaluation have no meaning for regression, for several labels per image, and for outputs that are
     not ``(images, classes)``.
@@ -153,9 +154,8 @@ def check_classifier(model: nn.Module, name: str = "The model") -> None:
         UnsupportedModelError: The model does not choose one of several classes for each image.
     """
     _check_task(model, name)
-    with own_precision(model), _evaluating(model, None), torch.inference_mode():
-        images = blank_images(model)
-        _check_logits(model, name, model(pixel_values=images), len(images))
+    with own_precision(model), _evaluating(model, None), torch.no_grad():
+        _check_logits(model, name, model(**model_inputs(model, example_batch(model))), 1)
 
 
 def _check_task(model: Any, name: str) -> None:
@@ -224,12 +224,12 @@ def _check_labels(labels: torch.Tensor, classes: int, name: str) -> None:
             )
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def _logits(model: nn.Module, name: str, pixel_values: torch.Tensor) -> torch.Tensor:
     """Return the logits ``(n, classes)`` float64 on the CPU."""
-    parameter = next(model.parameters())
-    with images_of(model, pixel_values):
-        outputs = model(pixel_values=pixel_values.to(parameter.device, parameter.dtype))
+    inputs = model_inputs(model, {"pixel_values": pixel_values})
+    with images_of(model, inputs):
+        outputs = model(**inputs)
     logits = _check_logits(model, name, outputs, len(pixel_values))
     logits = logits.cpu().double()
     if not bool(torch.isfinite(logits).all()):

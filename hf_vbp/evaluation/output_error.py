@@ -76,13 +76,14 @@ class OutputErrors:
         return described
 
     def _keep(self, index: int, module: nn.Module, inputs: Any, output: torch.Tensor) -> None:
-        self._dense_outputs[index] = output.detach()
+        self._dense_outputs[index] = self.sites[index][0].by_neuron(output.detach())
 
     def _compare(self, index: int, module: nn.Module, inputs: Any, output: torch.Tensor) -> None:
         dense = self._dense_outputs.pop(index)
         # Products in float32: in float64 they would take longer than the models on many GPUs.
         dense = dense.reshape(-1, dense.shape[-1]).float()
-        rows = output.detach().reshape(-1, output.shape[-1]).float()
+        output = self.sites[index][1].by_neuron(output.detach())
+        rows = output.reshape(-1, output.shape[-1]).float()
         self.errors[index] += _energy(rows - dense, self.metrics[index])
         self.energies[index] += _energy(dense, self.metrics[index])
         total, added = self.sums[index], dense.sum(0).cpu().double()

@@ -1,1 +1,1 @@
-"""The inputs of a model: the images of a batch."""
+"""What a batch is: the inputs of a model, its images, and a batch made from the configs alone."""

@@ -9,16 +9,17 @@ from torch.utils.data import DataLoader, RandomSampler, SequentialSampler
 
 from hf_vbp._progress import one_line
 from hf_vbp.errors import DataError, HfVbpError, UnsupportedModelError
-from hf_vbp.inputs.images import image_shape
+from hf_vbp.inputs.batch import model_inputs
+from hf_vbp.inputs.example import image_shape
 
 
 @contextmanager
-def images_of(model: Any, pixels: torch.Tensor, name: str = "") -> Iterator[None]:
+def images_of(model: Any, inputs: Mapping[str, Any], name: str = "") -> Iterator[None]:
     """Report the failure of a forward pass on images of another shape than the model's config describes.
 
     Args:
         model: A vision model of transformers, which runs in the block.
-        pixels: Its images ``(images, channels, height, width)``.
+        inputs: The arguments of its forward pass.
         name: The name of the data set for the message.
 
     Raises:
@@ -29,7 +30,8 @@ def images_of(model: Any, pixels: torch.Tensor, name: str = "") -> Iterator[None
     except (HfVbpError, torch.OutOfMemoryError):
         raise
     except (ValueError, RuntimeError) as error:
-        expected, found = _expected(model), tuple(pixels.shape[1:])
+        pixels, expected = inputs.get("pixel_values"), _expected(model)
+        found = tuple(pixels.shape[1:]) if isinstance(pixels, torch.Tensor) else expected
         if expected is None or found == expected:
             raise
         channels, height, width = expected
@@ -55,12 +57,12 @@ def check_fit(model: Any, pixels: torch.Tensor, name: str = "") -> None:
     """
     if _expected(model) in (None, tuple(pixels.shape)):
         return
-    parameter = next(model.parameters())
+    inputs = model_inputs(model, {"pixel_values": pixels[None]})
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
-        with torch.no_grad(), images_of(model, pixels[None], name):
-            model(pixel_values=pixels[None].to(parameter.device, parameter.dtype))
+        with torch.no_grad(), images_of(model, inputs, name):
+            model(**inputs)
     finally:
         for module, training in modes:
             module.training = training
@@ -97,6 +99,6 @@ def _first_item(data: Any) -> Any:
 
 def _expected(model: Any) -> tuple[int, int, int] | None:
     try:
-        return image_shape(model.config)
+        return image_shape(model.config, usual=None)
     except (AttributeError, UnsupportedModelError):
         return None

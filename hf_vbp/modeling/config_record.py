@@ -1,6 +1,7 @@
 """Write the widths of a pruned model to its config, and read them back."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
@@ -8,10 +9,21 @@ from torch import nn
 from hf_vbp._progress import one_line
 from hf_vbp.errors import CheckpointError, ConfigurationError, UnsupportedModelError
 from hf_vbp.modeling import modeling_hf_vbp
-from hf_vbp.modeling.modeling_hf_vbp import RECORD_VERSION, MLPPair, Record, find_pairs, read_record
+from hf_vbp.modeling.modeling_hf_vbp import (
+    MLP,
+    RECORD_VERSION,
+    Layout,
+    Record,
+    find_mlps,
+    layout_entry,
+    pruned_parts,
+    recorded_widths,
+)
 
 # The name under which `auto_map` refers to the modeling file.
 _MODELING_MODULE = modeling_hf_vbp.__name__.rpartition(".")[2]
+# Their constructors build a decoder from a copy of the config, which must have one intermediate_size.
+_COPIED = ("vit_mae",)
 _KEYS = {"version", "widths", "dense_widths", "modules"}
 
 
@@ -20,7 +32,7 @@ def write_widths(
     widths: Sequence[int],
     *,
     dense_widths: Sequence[int],
-    modules: Sequence[tuple[str, str]] = (),
+    modules: Sequence[Layout] = (),
     extra: Mapping[str, Any] | None = None,
 ) -> None:
     """Record the widths of the MLPs in a config, in place, so that ``save_pretrained`` alone writes them.
@@ -38,8 +50,7 @@ def write_widths(
         config: The ``PreTrainedConfig`` of the model.
         widths: One width per MLP, in block order; 0 is allowed.
         dense_widths: The widths before any pruning.
-        modules: The local names of the two linears of each MLP, relative to the nearest module that holds both, in
-            block order. Without names, reloading finds the MLPs by the built-in table of names.
+        modules: The layout of each MLP, in block order. Without layouts, reloading finds the MLPs by the table.
         extra: Further JSON values for ``config.vbp`` (criterion, compensation, ...).
 
     Raises:
@@ -52,7 +63,7 @@ def _write(
     config: Any,
     widths: Sequence[int],
     dense_widths: Sequence[int],
-    modules: Sequence[tuple[str, str]],
+    modules: Sequence[Layout],
     extra: Mapping[str, Any] | None,
     real_width: bool,
 ) -> None:
@@ -62,15 +73,17 @@ def _write(
             f"widths {widths} and dense_widths {dense_widths} must hold one whole number for each MLP of the model."
         )
     if len(modules) not in (0, len(widths)):
-        raise ConfigurationError(f"modules names {len(modules)} MLPs, expected a pair of names for {len(widths)}.")
+        raise ConfigurationError(
+            f"modules describes {len(modules)} MLPs, expected a layout for each of {len(widths)}."
+        )
     _clear(config)
     if real_width and len(set(widths)) == 1:
         config.intermediate_size = widths[0]
         return
     record: dict[str, Any] = {"version": RECORD_VERSION, "widths": widths, "dense_widths": dense_widths}
     if modules:
-        # One pair is enough where all MLPs have the same names.
-        record["modules"] = [list(pair) for pair in (modules if len(set(modules)) > 1 else modules[:1])]
+        # One layout is enough where all MLPs have the same names.
+        record["modules"] = [layout_entry(one) for one in (modules if len(set(modules)) > 1 else modules[:1])]
     config.vbp = {**record, **{name: value for name, value in (extra or {}).items() if name not in _KEYS}}
     if real_width:
         # Blocks that have the global value get no entry, so it must be the dense width.
@@ -80,90 +93,179 @@ def _write(
 
 def record_pruning(
     model: Any,
-    linears: Sequence[tuple[str, str]],
+    mlps: Sequence[Layout],
     dense_widths: Sequence[int],
     extra: Mapping[str, Any] | None = None,
 ) -> None:
-    """Record the widths that the MLPs of a pruned model have, with the local names of their linears, in its config.
+    """Record the widths that the MLPs of a pruned model have, with the names of their modules, in its configs.
 
-    The record covers every MLP with these names, so that it is complete where only some of them were pruned. The
+    Each MLP is recorded in the config that builds it: that of the vision tower or of the backbone, where the model has
+    one. The record covers every MLP with these names, so that it is complete where only some of them were pruned. The
     widths before an earlier pruning are kept.
 
     Args:
         model: A transformers model that was just pruned.
-        linears: The qualified names of the two linears of each pruned MLP, in block order.
+        mlps: The layout of each pruned MLP, with qualified names, in block order.
         dense_widths: The widths of these MLPs before this pruning.
         extra: As for :func:`write_widths`.
 
     Raises:
-        UnsupportedModelError: The MLPs cannot be found again by the local names of their linears.
+        UnsupportedModelError: The MLPs cannot be found again by the local names of their modules.
     """
-    pairs = locate(model, linears)
-    before = dict(zip(linears, dense_widths, strict=True))
-    dense = [before.get((pair.fc1_name, pair.fc2_name), pair.fc1.out_features) for pair in pairs]
-    earlier = (vars(model.config).get("vbp") or {}).get("dense_widths", ())
-    _write(
-        model.config,
-        [pair.fc1.out_features for pair in pairs],
-        earlier if len(earlier) == len(pairs) else dense,
-        [pair.names for pair in pairs],
-        extra,
-        has_real_width(model.config, dense),
-    )
+    before = dict(zip(mlps, dense_widths, strict=True))
+    for part in locate(model, mlps):
+        dense = [before.get(part.qualified(mlp), mlp.width) for mlp in part.mlps]
+        for config in part.configs:
+            earlier = (vars(config).get("vbp") or {}).get("dense_widths", ())
+            _write(
+                config,
+                [mlp.width for mlp in part.mlps],
+                earlier if len(earlier) == len(part.mlps) else dense,
+                [mlp.layout for mlp in part.mlps],
+                extra,
+                has_real_width(config, dense),
+            )
 
 
-def locate(model: nn.Module, linears: Sequence[tuple[str, str]]) -> list[MLPPair]:
-    """Return the MLPs that a record of these linears describes: all that have their local names, in block order.
+@dataclass(frozen=True, eq=False)
+class Part:
+    """The part of a model that one config builds, and its MLPs.
+
+    Attributes:
+        name: Qualified name of its outermost module; empty for the whole model.
+        module: Its outermost module.
+        configs: Its config, and that in the config of the model which it is a copy of.
+        mlps: Its MLPs in block order, named relative to the part.
+    """
+
+    name: str
+    module: nn.Module
+    configs: tuple[Any, ...]
+    mlps: tuple[MLP, ...]
+
+    def qualified(self, mlp: MLP) -> Layout:
+        """Return the layout of an MLP with the names that its modules have in the model."""
+        return qualified_layout(mlp, self.name)
+
+
+def locate(model: nn.Module, mlps: Sequence[Layout]) -> list[Part]:
+    """Return the parts of a model that hold these MLPs, with all MLPs that have the same local names.
 
     Args:
         model: The model that holds them.
-        linears: The qualified names of the two linears of each MLP to record.
+        mlps: The layout of each MLP to record, with qualified names.
 
     Raises:
         UnsupportedModelError: One of them would not be found again when the checkpoint is loaded.
     """
-    names = tuple(dict.fromkeys(local_names(up, down) for up, down in linears))
+    owners = _owners(model)
+    by_part: dict[str, list[Layout]] = {}
+    for mlp in mlps:
+        parent, _ = split_layout(mlp)
+        by_part.setdefault(owners.part_of(parent), []).append(mlp)
+    return [_locate_in(owners, part, own) for part, own in by_part.items()]
+
+
+def _locate_in(owners: "_Owners", part: str, mlps: Sequence[Layout]) -> Part:
+    module, configs = owners.parts[part]
+    wanted = {_relative(mlp, part) for mlp in mlps}
+    layouts = tuple(dict.fromkeys(split_layout(mlp)[1] for mlp in mlps))
     for include_all in (False, True):
-        pairs = modeling_hf_vbp.search(model, names, include_all)
-        missing = set(linears) - {(pair.fc1_name, pair.fc2_name) for pair in pairs}
+        found = modeling_hf_vbp.search(module, layouts, include_all, exact=True)
+        missing = wanted - {qualified_layout(mlp) for mlp in found}
         # As in loading, which must find the same MLPs by the record.
-        record = Record(tuple(pair.fc1.out_features for pair in pairs), tuple(pair.names for pair in pairs))
-        if not missing and find_pairs(model, record) == pairs:
-            return pairs
-    shown = sorted(missing)[0] if missing else linears[0]
+        record = Record(tuple(mlp.width for mlp in found), tuple(mlp.layout for mlp in found))
+        if not missing and [mlp.names for mlp in find_mlps(module, record)] == [mlp.names for mlp in found]:
+            return Part(part, module, configs, tuple(found))
+    shown = sorted(missing)[0] if missing else mlps[0]
     raise UnsupportedModelError(
-        f"The linears {shown[0]} and {shown[1]} cannot be found again by their local names when a checkpoint is "
-        "loaded, so a pruned model could not be saved. Expected two torch.nn.Linear, the first with as many outputs "
-        "as the second has inputs. Check the adapter of this model, see docs/adapters.md."
+        f"The linears {shown.ups[0]} and {shown.down} cannot be found again by their local names when a checkpoint is "
+        "loaded, so a pruned model could not be saved. Expected linears (or 1x1 convolutions), the first with as many "
+        "outputs as the second has inputs. Check the adapter of this model, see docs/adapters.md."
     )
 
 
-def local_names(up: str, down: str) -> tuple[str, str]:
-    """Return the names of two modules relative to the nearest module that holds both.
+class _Owners:
+    """Finds the config that builds each module of a model."""
+
+    def __init__(self, parts: dict[str, tuple[nn.Module, tuple[Any, ...]]]) -> None:
+        self.parts = parts
+
+    def part_of(self, name: str) -> str:
+        """Return the name of the innermost part that holds a module."""
+        inside = [part for part in self.parts if not part or f"{name}.".startswith(f"{part}.")]
+        return max(inside, key=len)
+
+
+def _owners(model: nn.Module) -> _Owners:
+    root: Any = model.config
+    tree = modeling_hf_vbp.config_tree(root)
+    parts: dict[str, tuple[nn.Module, tuple[Any, ...]]] = {"": (model, (root,))}
+    seen = {id(root)}
+    for name, module in model.named_modules():
+        config = vars(module).get("config")
+        if config is None or id(config) in seen or not hasattr(config, "model_type"):
+            continue
+        seen.add(id(config))
+        inside = [one for one in tree if one is config or _is_copy(one, config)]
+        outer = max((part for part in parts if not part or f"{name}.".startswith(f"{part}.")), key=len)
+        # A copy of the config of the part around it builds nothing of its own.
+        if inside and not any(one is inside[0] for one in parts[outer][1]):
+            parts[name] = (module, tuple({id(one): one for one in (inside[0], config)}.values()))
+    return _Owners(parts)
+
+
+def _is_copy(one: Any, other: Any) -> bool:
+    return type(one) is type(other) and one.to_dict() == other.to_dict()
+
+
+def qualified_layout(mlp: MLP, part: str = "") -> Layout:
+    """Return the layout of an MLP with qualified names.
+
+    Args:
+        mlp: The MLP.
+        part: Qualified name of the module that it was searched in.
+    """
+    prefix = ".".join(filter(None, (part, mlp.parent)))
+    return _renamed(mlp.layout, lambda name: f"{prefix}.{name}" if prefix else name)
+
+
+def split_layout(mlp: Layout) -> tuple[str, Layout]:
+    """Return the name of the nearest module that holds all modules of an MLP, and the layout relative to it.
 
     Local names are recorded, because qualified names differ between transformers 4 and 5.
 
     Example:
-        >>> local_names("encoder.layer.0.intermediate.dense", "encoder.layer.0.output.dense")
-        ('intermediate.dense', 'output.dense')
+        >>> split_layout(Layout(("encoder.layer.0.intermediate.dense",), "encoder.layer.0.output.dense"))[1].down
+        'output.dense'
     """
-    first, second = up.split("."), down.split(".")
-    while len(first) > 1 and len(second) > 1 and first[0] == second[0]:
-        first, second = first[1:], second[1:]
-    return ".".join(first), ".".join(second)
+    names = [name.split(".") for name in (*mlp.ups, mlp.down, *mlp.between, *filter(None, [mlp.after]))]
+    shared = 0
+    while all(len(name) > shared + 1 for name in names) and len({name[shared] for name in names}) == 1:
+        shared += 1
+    return ".".join(names[0][:shared]), _renamed(mlp, lambda name: ".".join(name.split(".")[shared:]))
+
+
+def _relative(mlp: Layout, part: str) -> Layout:
+    return _renamed(mlp, lambda name: name.removeprefix(f"{part}.") if part else name)
+
+
+def _renamed(layout: Layout, rename: Callable[[str], str]) -> Layout:
+    after = rename(layout.after) if layout.after else ""
+    between = tuple(rename(name) for name in layout.between)
+    return Layout(tuple(rename(name) for name in layout.ups), rename(layout.down), between, after, layout.packed)
 
 
 def read_widths(config: Any) -> list[int] | None:
-    """Return the widths that a config records in ``vbp``, in block order, or None.
+    """Return the widths that a config and the configs inside it record, in block order, or None.
 
     Raises:
         CheckpointError: The record is malformed, or was written by a newer version.
     """
     try:
-        record = read_record(config)
+        return recorded_widths(config)
     except ValueError as error:
         raise CheckpointError(f"{getattr(config, 'name_or_path', '') or 'This config'}: {one_line(error)}") from error
-    return None if record is None else list(record.widths)
 
 
 def check_recorded(model: Any) -> None:
@@ -172,11 +274,18 @@ def check_recorded(model: Any) -> None:
     Raises:
         CheckpointError: The widths in the config are not those of the model.
     """
-    recorded = read_widths(model.config)
-    widths = [pair.fc1.out_features for pair in find_pairs(model, read_record(model.config))]
-    if recorded is None and widths and has_intermediate_size(model.config, len(widths)):
-        recorded = [vars(model.config)["intermediate_size"]] * len(widths)
-    if recorded is not None and recorded != widths:
+    read_widths(model.config)
+    parts = pruned_parts(model)
+    for _, module, record in parts:
+        _check_part([mlp.width for mlp in find_mlps(module, record)], list(record.widths))
+    if not parts:
+        widths = [mlp.width for mlp in find_mlps(model)]
+        if widths and has_intermediate_size(model.config, len(widths)):
+            _check_part(widths, [vars(model.config)["intermediate_size"]] * len(widths))
+
+
+def _check_part(widths: list[int], recorded: list[int]) -> None:
+    if recorded != widths:
         raise CheckpointError(
             f"The MLPs of the model have the widths {widths}, but its config records {recorded}. Record them with "
             "hf_vbp.modeling.config_record.write_widths(model.config, widths, dense_widths=...) before saving."
@@ -194,7 +303,9 @@ def has_intermediate_size(config: Any, blocks: int) -> bool:
     """Return whether a config has one ``intermediate_size`` for exactly this number of blocks."""
     # Own attributes only: in Swin, SegFormer and others `num_hidden_layers` is an alias for the number of stages.
     own = vars(config)
-    return type(own.get("intermediate_size")) is int and own.get("num_hidden_layers") == blocks
+    if own.get("intermediate_size") is None or getattr(config, "model_type", None) in _COPIED:
+        return False
+    return type(own["intermediate_size"]) is int and own.get("num_hidden_layers") == blocks
 
 
 def has_real_width(config: Any, widths: Sequence[int]) -> bool:

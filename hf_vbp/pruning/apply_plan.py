@@ -2,7 +2,6 @@
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import torch
@@ -12,6 +11,7 @@ from hf_vbp.adapters.base import MLPSite
 from hf_vbp.adapters.prepared import prepare
 from hf_vbp.compensation.base import Compensated, compensate
 from hf_vbp.modeling.config_record import record_pruning
+from hf_vbp.modeling.modeling_hf_vbp import take_neurons
 from hf_vbp.modeling.precision import outside_inference_mode, own_precision
 from hf_vbp.pruning.make_plan import FittedPlan, check_provided, statistics_digest
 from hf_vbp.pruning.plan import PruningPlan
@@ -20,10 +20,8 @@ from hf_vbp.statistics.activation_statistics import ActivationStatistics
 ModelT = TypeVar("ModelT", bound=nn.Module)
 
 
-@dataclass(frozen=True)
-class _Pair:
-    fc1: nn.Linear
-    fc2: nn.Linear
+# The new modules of one MLP, in the order of MLP.modules.
+_Modules = tuple[Any, ...]
 
 
 @outside_inference_mode
@@ -57,14 +55,14 @@ def apply_plan(model: ModelT, plan: PruningPlan, statistics: ActivationStatistic
     check_provided(statistics, compensation.requires, f"compensation {compensation.name!r}")
     plan.check_model(prepared.fingerprint, [(site.name, site.intermediate_size) for site in prepared.sites])
     plan.check_statistics(statistics_digest(statistics))
-    # All new linears are made before the first one is inserted, so that a failure leaves the model unchanged.
-    pairs = [
+    # All new modules are made before the first one is inserted, so that a failure leaves the model unchanged.
+    modules = [
         _prune_site(module, kept.kept_indices(), compensate(compensation, weights, kept.kept_indices(), site))
         for module, kept, weights, site in zip(
             prepared.sites, plan.sites, prepared.weights, statistics.sites, strict=True
         )
     ]
-    return _insert(model, prepared.sites, pairs, plan, inplace=inplace)
+    return _insert(model, prepared.sites, modules, plan, inplace=inplace)
 
 
 def apply_fitted(model: ModelT, sites: Sequence[MLPSite], fitted: FittedPlan, *, inplace: bool = False) -> ModelT:
@@ -76,54 +74,82 @@ def apply_fitted(model: ModelT, sites: Sequence[MLPSite], fitted: FittedPlan, *,
         fitted: The plan and the new weights of ``fc2``.
         inplace: Whether to change ``model`` itself.
     """
-    pairs = [
+    modules = [
         _prune_site(module, kept.kept_indices(), compensated)
         for module, kept, compensated in zip(sites, fitted.plan.sites, fitted.compensated, strict=True)
     ]
-    return _insert(model, sites, pairs, fitted.plan, inplace=inplace)
+    return _insert(model, sites, modules, fitted.plan, inplace=inplace)
 
 
 def _insert(
-    model: ModelT, sites: Sequence[MLPSite], pairs: Sequence[_Pair], plan: PruningPlan, *, inplace: bool
+    model: ModelT, sites: Sequence[MLPSite], modules: Sequence[_Modules], plan: PruningPlan, *, inplace: bool
 ) -> ModelT:
     if inplace:
-        for site, pair in zip(sites, pairs, strict=True):
-            model.set_submodule(site.fc1_name, pair.fc1)
-            model.set_submodule(site.fc2_name, pair.fc2)
+        for site, new in zip(sites, modules, strict=True):
+            for name, module in zip(site.module_names, new, strict=True):
+                model.set_submodule(name, module)
         pruned = model
     else:
-        pruned = _copy_with(model, sites, pairs)
+        pruned = _copy_with(model, sites, modules)
     _record(pruned, sites, plan)
     return pruned
 
 
-def _prune_site(site: MLPSite, kept: torch.Tensor, compensated: Compensated) -> _Pair:
-    rows = kept.to(site.fc1.weight.device)
-    fc1_bias = None if site.fc1.bias is None else site.fc1.bias.detach()[rows]
-    return _Pair(
-        _linear_like(site.fc1, site.fc1.weight.detach()[rows], fc1_bias),
-        _linear_like(site.fc2, compensated.weight, compensated.bias),
-    )
+def _prune_site(site: MLPSite, kept: torch.Tensor, compensated: Compensated) -> _Modules:
+    modules = [take_neurons(site.mlp, kept, module, role) for module, role in site.mlp.modules]
+    for (_, role), new in zip(site.mlp.modules, modules, strict=True):
+        if role == "between":
+            _rescale(new, site.intermediate_size, len(kept))
+    down = modules[len(site.mlp.ups) + len(site.mlp.between)]
+    _set_weights(down, modules[-1] if site.mlp.after is not None else None, compensated)
+    return tuple(modules)
 
 
-def _linear_like(old: nn.Linear, weight: torch.Tensor, bias: torch.Tensor | None) -> nn.Linear:
-    # Built small and on meta: no memory is filled with random numbers, and a width of 0 gives no warning.
-    new = nn.Linear(1, 1, bias=old.bias is not None, device="meta", dtype=old.weight.dtype)
-    new.out_features, new.in_features = weight.shape
-    for name, value in (("weight", weight), ("bias", bias)):
-        source = getattr(old, name)
-        if source is not None and value is not None:
-            tensor = value.to(device=source.device, dtype=source.dtype).contiguous()
-            setattr(new, name, nn.Parameter(tensor, requires_grad=source.requires_grad))
-    return new.train(old.training)
+def set_down(site: MLPSite, compensated: Compensated) -> None:
+    """Replace the weights of ``fc2`` of a pruned model, in place.
+
+    Args:
+        site: A site of the pruned model.
+        compensated: The new weights, for the hidden neurons that it has.
+    """
+    _set_weights(site.mlp.down, site.mlp.after, compensated)
 
 
-def _copy_with(model: ModelT, sites: Sequence[MLPSite], pairs: Sequence[_Pair]) -> ModelT:
-    # deepcopy uses the entry of its memo for an object instead of copying it, so the dense linears are not copied.
+def _set_weights(down: Any, after: Any, compensated: Compensated) -> None:
+    weight, bias = compensated.weight, compensated.bias
+    transposed = weight.T if type(down).__name__ == "Conv1D" else weight
+    _assign(down, "weight", transposed.reshape(down.weight.shape))
+    if bias is not None and after is not None:
+        if down.bias is None:
+            _assign(after, "running_mean", -bias)
+        else:
+            bias = bias + after.running_mean.to(bias)
+    if bias is not None and down.bias is not None:
+        _assign(down, "bias", bias)
+
+
+def _rescale(module: Any, dense: int, kept: int) -> None:
+    # GRN divides by the mean norm over the neurons. With the same sum over fewer neurons the mean is larger.
+    if type(module).__name__.endswith(("GRN", "GlobalResponseNorm")):
+        name = "weight" if "weight" in module._parameters else "gamma"
+        _assign(module, name, module._parameters[name].detach().double().cpu() * (dense / max(kept, 1)))
+
+
+def _assign(module: Any, name: str, value: torch.Tensor) -> None:
+    old = getattr(module, name)
+    tensor = value.to(device=old.device, dtype=old.dtype).contiguous()
+    if isinstance(old, nn.Parameter):
+        setattr(module, name, nn.Parameter(tensor, requires_grad=old.requires_grad))
+    else:
+        setattr(module, name, tensor)
+
+
+def _copy_with(model: ModelT, sites: Sequence[MLPSite], modules: Sequence[_Modules]) -> ModelT:
+    # deepcopy uses the entry of its memo for an object instead of copying it, so the dense MLPs are not copied.
     memo: dict[int, Any] = {}
-    for site, pair in zip(sites, pairs, strict=True):
-        memo[id(site.fc1)] = pair.fc1
-        memo[id(site.fc2)] = pair.fc2
+    for site, new in zip(sites, modules, strict=True):
+        for (module, _), replacement in zip(site.mlp.modules, new, strict=True):
+            memo[id(module)] = replacement
     # A copy of a model that accelerate prepared is a plain model, not one that computes under autocast.
     with own_precision(model):
         return copy.deepcopy(model, memo)
@@ -132,7 +158,7 @@ def _copy_with(model: ModelT, sites: Sequence[MLPSite], pairs: Sequence[_Pair]) 
 def _record(model: Any, sites: Sequence[MLPSite], plan: PruningPlan) -> None:
     record_pruning(
         model,
-        [(site.fc1_name, site.fc2_name) for site in sites],
+        [site.layout for site in sites],
         plan.dense_widths,
         extra={"criterion": plan.config.criterion, "compensation": plan.config.compensation},
     )

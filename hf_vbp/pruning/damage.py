@@ -103,7 +103,14 @@ class DamagePrediction:
             check_metrics(statistics)
         self._sites: list[SiteDamage] = []
 
-    def add(self, site: SiteStatistics, weights: SiteWeights, kept: Tensor, compensated: Compensated) -> None:
+    def add(
+        self,
+        site: SiteStatistics,
+        weights: SiteWeights,
+        kept: Tensor,
+        compensated: Compensated,
+        mixes_neurons: bool = False,
+    ) -> None:
         """Add the next site.
 
         Args:
@@ -111,12 +118,13 @@ class DamagePrediction:
             weights: Its dense weights.
             kept: ``(kept,)`` int64.
             compensated: The new weights of ``fc2``.
+            mixes_neurons: Whether removing neurons changes the others, so that the prediction is not exact.
         """
         change, shift = output_change(weights, kept, compensated)
         metric = site.metric if self._weighted else None
         error, exact = expected_error(change, shift, site.moments, metric)
         energy, _ = expected_error(weights.fc2_weight, -weights.fc2_weight @ site.moments.mean, site.moments, metric)
-        self._sites.append(SiteDamage(site.name, error, energy, exact))
+        self._sites.append(SiteDamage(site.name, error, energy, exact and not mixes_neurons))
 
     def result(self) -> Damage:
         """Return the predicted output error of the sites that were added."""

@@ -103,7 +103,7 @@ def fit_plan(
         statistics.sites, prepared.sites, prepared.weights, chosen.kept, strict=True
     ):
         compensated = compensate(compensation, weights, indices, site)
-        prediction.add(site, weights, indices, compensated)
+        prediction.add(site, weights, indices, compensated, module.mixes_neurons)
         fitted.append(_cast(compensated, module.fc2.weight.dtype))
     costs = width_costs(prepared)
     kept_of_sites = [tuple(site_kept.tolist()) for site_kept in chosen.kept]

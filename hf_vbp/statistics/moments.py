@@ -97,6 +97,12 @@ class Moments:
         tensors = (self.mean, self.m2, self.comoment)
         return sum(tensor.nbytes for tensor in tensors if tensor is not None)
 
+    def about_origin(self) -> Moments:
+        """Return the moments about zero in place of the mean, for least squares without a bias."""
+        mean = self.mean
+        outer = None if self.comoment is None else self.comoment.addr(mean, mean, alpha=self.count)
+        return Moments(self.count, torch.zeros_like(mean), self.m2 + self.count * mean.square(), outer)
+
     def merge(self, other: Moments) -> Moments:
         """Return the moments of both sets of tokens together; the arguments are not changed.
 

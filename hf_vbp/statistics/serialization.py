@@ -32,7 +32,9 @@ def _is_positive(value: Any) -> bool:
 
 
 def _is_metric(value: Any) -> bool:
-    return value is None or (isinstance(value, dict) and type(value.get("seed")) is int)
+    if value is None:
+        return True
+    return isinstance(value, dict) and type(value.get("seed")) is int and isinstance(value.get("output", ""), str)
 
 
 def _is_model(value: Any) -> bool:

@@ -1,6 +1,7 @@
 """Moments for least squares: covariances, weighted tokens, halves of the images."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from torch import Tensor
 
@@ -71,17 +72,34 @@ def full_halves(site: SiteStatistics) -> tuple[Moments, Moments] | None:
     return first, second
 
 
+def through_origin(site: SiteStatistics) -> SiteStatistics:
+    """Return the statistics of a site about zero in place of the means.
+
+    Where ``fc2`` has no bias, no mean can be folded in: the best compensation is least squares through the origin,
+    with ``E[h h^T] = C + mu mu^T`` in place of the covariance ``C``.
+    """
+    halves = full_halves(site) or site.halves
+    return replace(
+        site,
+        moments=site.moments.about_origin(),
+        halves=None if halves is None else (halves[0].about_origin(), halves[1].about_origin()),
+        weighted=None if site.weighted is None else site.weighted.about_origin(),
+    )
+
+
 def check_metrics(statistics: Sequence[SiteStatistics]) -> None:
-    """Refuse an output metric that is zero, by which every neuron of a site could be removed at no cost.
+    """Refuse output metrics that are zero at every site, by which any neuron could be removed at no cost.
+
+    At some sites the metric may be zero: the task does not use their outputs, so their neurons go first.
 
     Args:
         statistics: One per site, with or without a metric.
 
     Raises:
-        StatisticsError: Names the sites.
+        StatisticsError: All are zero.
     """
     zero = [site.name for site in statistics if site.metric is not None and not bool(site.metric.any())]
-    if zero:
+    if zero and len(zero) == len(statistics):
         named = ", ".join(zero[:3]) + (", ..." if len(zero) > 3 else "")
         raise StatisticsError(
             f"The output metric is zero at {named}: the predicted labels do not depend on these sites, whose neurons "

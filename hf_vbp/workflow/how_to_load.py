@@ -3,13 +3,11 @@
 from collections.abc import Mapping
 from typing import Any
 
-# The auto classes that load a model of the classes in their mappings, the usual ones first.
-_AUTO_CLASSES = {
-    "AutoModelForImageClassification": "MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES",
-    "AutoModel": "MODEL_MAPPING_NAMES",
-    "AutoModelForMaskedImageModeling": "MODEL_FOR_MASKED_IMAGE_MODELING_MAPPING_NAMES",
-    "AutoBackbone": "MODEL_FOR_BACKBONE_MAPPING_NAMES",
-}
+from hf_vbp.modeling.modeling_hf_vbp import auto_classes
+
+_USUAL = ("AutoModelForImageClassification", "AutoModel")
+# Loads from the Hub only.
+_HUB_ONLY = "AutoBackbone"
 
 
 def how_to_load(results: Mapping[str, Any], output: str) -> list[str]:
@@ -32,12 +30,10 @@ def how_to_load(results: Mapping[str, Any], output: str) -> list[str]:
 
 def _auto_class(architecture: str | None) -> str:
     """Return the name of the auto class that loads an architecture, of the architecture itself where none does."""
-    from transformers.models.auto import modeling_auto
-
     if architecture is None:
-        return next(iter(_AUTO_CLASSES))
-    for name, mapping in _AUTO_CLASSES.items():
-        for classes in getattr(modeling_auto, mapping).values():
-            if architecture in ((classes,) if isinstance(classes, str) else classes):
-                return name
+        return _USUAL[0]
+    tables = auto_classes()
+    for name in (*_USUAL, *(name for name in tables if name not in (*_USUAL, _HUB_ONLY))):
+        if any(architecture in ((names,) if isinstance(names, str) else names) for names in tables[name].values()):
+            return name
     return architecture

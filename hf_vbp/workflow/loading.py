@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from hf_vbp._packages import missing_package
 from hf_vbp._progress import one_line, shown
-from hf_vbp.adapters.registry import registered_model_types
+from hf_vbp.adapters.modalities import check_takes_images
 from hf_vbp.checkpoint.layout import CONFIG
 from hf_vbp.errors import (
     CheckpointError,
@@ -66,7 +66,11 @@ class Loading:
 
     def structure(self, source: str) -> Any:
         """Return a model without weights; see :func:`load_structure`."""
-        return load_structure(source, revision=self.revision, cache_dir=self.cache_dir, token=self.token)
+        hub: dict[str, Any] = {"revision": self.revision, "cache_dir": self.cache_dir, "token": self.token}
+        model = load_structure(source, **hub)
+        if self.interpolate_pos_encoding:
+            model = _of_processor_size(source, model, _load_processor(_path_of(source), hub))
+        return model
 
 
 def load_model(
@@ -159,13 +163,9 @@ def load_structure(
 
 
 def _supported_config(source: str, path: str, hub: dict[str, Any]) -> Any:
-    """Return the config of a checkpoint whose family has an adapter."""
+    """Return the config of a checkpoint of a model that takes images."""
     config = _load_config(path, hub)
-    if config.model_type not in registered_model_types():
-        raise UnsupportedModelError(
-            f"{source} is a {shown(config.model_type)} model; hf_vbp prunes {', '.join(registered_model_types())}. "
-            "For another vision transformer, register an adapter with hf_vbp.register_adapter, see docs/adapters.md."
-        )
+    check_takes_images(config, source)
     return config
 
 

@@ -24,6 +24,7 @@ from hf_vbp.statistics.activation_statistics import ActivationStatistics
 from hf_vbp.workflow.describe import describe_dense, describe_pruning
 from hf_vbp.workflow.evaluate import evaluate
 from hf_vbp.workflow.pruning_result import PruningResult
+from hf_vbp.workflow.refit import refit_mixed_sites
 
 
 @outside_inference_mode
@@ -99,6 +100,7 @@ def prune(
         fitted = fit_plan(prepared, statistics, config, progress=progress)
         dense = describe_dense(prepared.model)
         pruned = apply_fitted(prepared.model, prepared.sites, fitted, inplace=inplace)
+        refit_mixed_sites(prepared, pruned, config, data, limit)
         results = describe_pruning(dense, pruned, fitted.plan, statistics)
         kept = None if inplace else prepared.model
         result = PruningResult(pruned, fitted.plan, statistics, results, kept)

@@ -26,6 +26,7 @@ from hf_vbp.workflow.measure import measure_both
 from hf_vbp.workflow.outputs import input_sources, output_folder
 from hf_vbp.workflow.prune import check_request, prune
 from hf_vbp.workflow.pruning_result import PruningResult, with_receipt
+from hf_vbp.workflow.refit import refit_mixed_sites
 from hf_vbp.workflow.requests import DataRequest, Reporter
 from hf_vbp.workflow.saving import save_checkpoint
 
@@ -101,7 +102,11 @@ def _prune_and_save(
     if not is_main_process():
         # The processes share the pass over the images; one does the rest.
         return {}
-    result = _prune(prepared, plan, config, statistics, request, reporter)
+    images = None
+    if request.data is not None and any(site.mixes_neurons for site in prepared.sites):
+        # A second pass refits the MLPs whose neurons a normalization mixes.
+        images = request.data.open(loaded, "calibration")
+    result = _prune(prepared, plan, config, statistics, request, reporter, images)
     if evaluation is not None:
         with reporter.stage("Evaluation", evaluation.images) as progress:
             result = evaluate(result, evaluation, progress=progress)
@@ -124,7 +129,7 @@ def expected_bytes(prepared: PreparedModel, config: VBPConfig) -> int:
     if config.target_parameters is not None:
         return int(total * config.target_parameters)
     removed = 1.0 if config.ratio is None else config.ratio
-    mlps = sum(module.weight.nbytes for site in prepared.sites for module in (site.fc1, site.fc2))
+    mlps = sum(tensor.nbytes for site in prepared.sites for tensor in site.weights().values())
     return int(total - removed * mlps)
 
 
@@ -174,12 +179,14 @@ def _prune(
     statistics: ActivationStatistics,
     request: PruneRequest,
     reporter: Reporter,
+    images: Any = None,
 ) -> PruningResult:
     if plan is not None:
         pruned = apply_plan(prepared.model, plan, statistics)
+        refit_mixed_sites(prepared, pruned, config, images)
         return PruningResult.from_parts(prepared.model, pruned, plan, statistics)
     if config.budget.kind != "latency":
-        return prune(prepared, None, config, statistics=statistics)
+        return prune(prepared, images, config, statistics=statistics)
     stage = reporter.stage(f"Latency of candidates, batch {config.latency_batch}")
     with stage as progress, cpu_threads(request.threads):
-        return prune(prepared, None, config, statistics=statistics, progress=progress)
+        return prune(prepared, images, config, statistics=statistics, progress=progress)

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol
 
 from hf_vbp._progress import Progress
-from hf_vbp.errors import DataError
+from hf_vbp.errors import DataError, UnsupportedModelError
 from hf_vbp.workflow.loading import LoadedModel
 
 
@@ -67,15 +67,18 @@ class DataRequest:
 
         Raises:
             DataError: There are no such images, or the model has no image processor.
+            UnsupportedModelError: The model takes more than images.
             LabelError: The classes do not match the labels of the model.
         """
         from hf_vbp.data.loading import load_images
 
         if loaded.processor is None:
+            check_images_alone(loaded)
             raise DataError(
                 f"{loaded.source} has no image processor (preprocessor_config.json), so images cannot be prepared "
                 "for it. Save the image processor it was trained with next to the model."
             )
+        check_images_alone(loaded)
         images = load_images(
             self.source,
             loaded.processor,
@@ -103,3 +106,23 @@ class DataRequest:
     def for_evaluation(self, source: str, split: str | None, limit: int | None) -> "DataRequest":
         """Return the request for other images, read in the same way."""
         return replace(self, source=source, split=split, limit=limit, seed=None)
+
+
+def check_images_alone(loaded: LoadedModel) -> None:
+    """Refuse a model that takes anything else than images: the command line prepares nothing else.
+
+    Raises:
+        UnsupportedModelError: It takes videos, sounds, texts or packed patches; shows the lines that prune it.
+    """
+    from hf_vbp.inputs.example import example_batch
+
+    inputs = example_batch(loaded.model)
+    pixels = inputs.get("pixel_values")
+    if set(inputs) == {"pixel_values"} and pixels is not None and pixels.dim() == 4:
+        return
+    shapes = ", ".join(f"{name} {tuple(value.shape)}" for name, value in inputs.items())
+    raise UnsupportedModelError(
+        f"{loaded.source} is a {type(loaded.model).__name__} that takes {shapes}, and the command line prepares "
+        "images only. Prune it from Python with batches that its processor made: "
+        "result = hf_vbp.prune(model, batches, hf_vbp.VBPConfig(ratio=0.3)); result.save_pretrained(folder)"
+    )

@@ -28,7 +28,7 @@ def test_sites_are_the_mlps_in_the_order_of_the_forward_pass(kind: str) -> None:
     assert [site.fc2 for site in sites] == ran
     assert [site.index for site in sites] == list(range(TINY["num_hidden_layers"]))
     assert {(site.intermediate_size, site.hidden_size) for site in sites} == {(48, 32)}
-    assert all(model.get_submodule(site.fc1_name) is site.fc1 for site in sites)
+    assert all(model.get_submodule(site.layout.ups[0]) is site.fc1 for site in sites)
 
 
 def test_parameters_per_neuron_is_the_saving_of_removing_one(vit: Any) -> None:
@@ -47,20 +47,19 @@ def test_a_text_model_is_refused_by_name() -> None:
     from transformers import BertConfig, BertModel
 
     model = BertModel(BertConfig(hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=48))
-    with pytest.raises(UnsupportedModelError, match=r"No adapter for model_type 'bert'.*deit, vit"):
+    with pytest.raises(UnsupportedModelError, match=r"BertModel is a 'bert' model, whose config describes no images"):
         find_sites(model)
 
 
-def test_register_adapter_opens_another_family(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_registered_adapter_replaces_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
     from transformers import IJepaConfig, IJepaModel
 
     monkeypatch.setattr(registry_module, "_ADAPTERS", dict(registry_module._ADAPTERS))
     model = IJepaModel(IJepaConfig(**{**TINY, "num_labels": 2}))
-    with pytest.raises(UnsupportedModelError, match="ijepa"):
-        find_sites(model)
-    register_adapter("ijepa", LinearPairAdapter())
-    assert "ijepa" in registered_model_types()
     assert len(find_sites(model)) == TINY["num_hidden_layers"]
+    register_adapter("ijepa", LinearPairAdapter(blocks=r"layers\.[01]$"))
+    assert registered_model_types() == ("ijepa",)
+    assert len(find_sites(model)) == 2
     with pytest.raises(ConfigurationError, match="overwrite=True"):
         register_adapter("ijepa", LinearPairAdapter())
 
@@ -81,18 +80,18 @@ class TestAdaptersOfOtherDistributions:
         return IJepaModel(IJepaConfig(**{**TINY, "num_labels": 2}))
 
     def test_an_entry_point_opens_a_family(self, ijepa: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        source = "from hf_vbp.adapters import LinearPairAdapter\nadapter = LinearPairAdapter()"
+        source = "from hf_vbp.adapters import LinearPairAdapter\nadapter = LinearPairAdapter(blocks=r'layers\\.1$')"
         value = "ijepa_adapter:adapter"
         install(tmp_path, monkeypatch, "hf_vbp.adapters", name="ijepa", installed=value, ijepa_adapter=source)
-        assert registered_model_types() == ("deit", "ijepa", "vit")
-        assert len(find_sites(ijepa)) == TINY["num_hidden_layers"]
+        assert registered_model_types() == ("ijepa",)
+        assert len(find_sites(ijepa)) == 1
 
     def test_its_module_may_register_the_adapter(
         self, ijepa: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        source = "import hf_vbp.adapters as a\na.register_adapter('ijepa', a.LinearPairAdapter())"
+        source = "import hf_vbp.adapters as a\na.register_adapter('ijepa', a.LinearPairAdapter(blocks=r'layers\\.1$'))"
         install(tmp_path, monkeypatch, "hf_vbp.adapters", name="ijepa", installed="ijepa_two", ijepa_two=source)
-        assert len(find_sites(ijepa)) == TINY["num_hidden_layers"]
+        assert len(find_sites(ijepa)) == 1
 
     def test_a_broken_entry_point_affects_only_its_family(
         self, ijepa: Any, vit: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -105,14 +104,14 @@ class TestAdaptersOfOtherDistributions:
 
 def test_a_model_without_mlps_at_their_places(monkeypatch: pytest.MonkeyPatch, vit: Any) -> None:
     monkeypatch.setattr(registry_module, "_ADAPTERS", {"vit": LinearPairAdapter(pairs=(("a", "b"),))})
-    with pytest.raises(UnsupportedModelError, match="has no MLP where"):
+    with pytest.raises(UnsupportedModelError, match="has no MLP that can be pruned"):
         find_sites(vit)
 
 
 def test_a_gated_mlp_is_refused_with_the_reason(vit: Any) -> None:
     vit.vit.layers[1].mlp.gate_proj = nn.Linear(32, 48)
     with pytest.raises(UnsupportedModelError, match=r"layers.1.mlp cannot be pruned: it is gated"):
-        find_sites(vit)
+        LinearPairAdapter().find_sites(vit)
 
 
 def test_linears_of_another_kind_are_refused(vit: Any) -> None:

@@ -6,10 +6,12 @@ from typing import Any
 import pytest
 import torch
 
+import hf_vbp
 from hf_vbp.adapters.registry import find_sites
 from hf_vbp.calibration.collect import collect_statistics
 from hf_vbp.calibration.hooked_model import draw_labels
-from hf_vbp.errors import ConfigurationError, NonFiniteError, StatisticsError
+from hf_vbp.config.requirements import Requirements
+from hf_vbp.errors import ConfigurationError, NonFiniteError
 from tests.calibration.helpers import DIAGONAL, METRIC, images, in_batches
 from tests.conftest import make_model
 
@@ -91,11 +93,15 @@ def test_a_model_without_labels_is_refused() -> None:
         collect_statistics(make_model("vit-backbone"), in_batches(images(2), 2), METRIC)
 
 
-def test_a_site_whose_output_is_not_used_is_named(vit: Any) -> None:
-    last = find_sites(vit)[2].fc2
-    last.register_forward_hook(lambda module, inputs, output: output.detach())
-    with pytest.raises(StatisticsError, match=r"layers\.2\.mlp.*does not use the output"):
-        collect_statistics(vit, in_batches(images(3), 3), METRIC)
+def test_the_metric_of_a_site_whose_output_is_not_used_is_zero(vit: Any) -> None:
+    vit.vit.layers[2].mlp.register_forward_hook(lambda module, inputs, output: output.detach())
+    gathered = Requirements(covariances=True, output_metric=True)
+    statistics = collect_statistics(vit, in_batches(images(3), 3), gathered)
+    assert [bool(site.metric.any()) for site in statistics.sites] == [True, True, False]  # type: ignore[union-attr]
+    widths = hf_vbp.make_plan(vit, statistics, hf_vbp.VBPConfig(ratio=0.3)).widths
+    # Nearly all of the 43 removed neurons.
+    assert widths[2] < 8
+    assert min(widths[:2]) > 44
 
 
 def test_labels_follow_the_prediction() -> None:

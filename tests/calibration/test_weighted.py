@@ -11,6 +11,7 @@ from hf_vbp.calibration.batch_moments import Workspace, weighted_moments
 from hf_vbp.calibration.collect import collect_statistics, statistics_bytes
 from hf_vbp.calibration.hooked_model import draw_labels
 from hf_vbp.calibration.site_accumulator import token_weights
+from hf_vbp.calibration.tokens import Tokens
 from hf_vbp.config.requirements import Requirements
 from hf_vbp.config.vbp_config import VBPConfig
 from hf_vbp.errors import ConfigurationError, StatisticsError, StatisticsMismatchError
@@ -65,7 +66,7 @@ def test_agrees_with_gradients_image_by_image(kind: str) -> None:
 def test_weights_of_an_image_add_up_to_its_tokens() -> None:
     gradients = torch.randn(5, 17, 8, generator=torch.Generator().manual_seed(0))
     gradients[2] = 0
-    weights = token_weights(gradients)
+    weights = token_weights(Tokens(gradients))
     torch.testing.assert_close(weights.sum(1), torch.full((5,), 17.0))
     assert torch.equal(weights[2], torch.ones(17))
     assert float(weights.min()) >= 0.5

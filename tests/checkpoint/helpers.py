@@ -8,7 +8,7 @@ import torch
 from transformers import SamVisionConfig, SamVisionModel
 
 from hf_vbp.modeling.config_record import write_widths
-from hf_vbp.modeling.modeling_hf_vbp import Record, find_pairs, read_record, resize
+from hf_vbp.modeling.modeling_hf_vbp import Layout, Record, find_mlps, read_record, resize
 from tests.conftest import TINY, make_model
 
 WIDTHS = [11, 0, 37]
@@ -20,20 +20,20 @@ def make_pruned(
     kind: str = "vit", widths: list[int] = WIDTHS, *, dtype: torch.dtype = torch.float32, **changes: Any
 ) -> Any:
     """Return a tiny model whose MLPs have ``widths``, with fc2 biases that matter."""
-    names = ("lin1", "lin2") if kind == "sam-backbone" else ("fc1", "fc2")
+    names = Layout(("lin1",), "lin2") if kind == "sam-backbone" else Layout(("fc1",), "fc2")
     model = make_sam(dtype) if kind == "sam-backbone" else make_model(kind, dtype=dtype, **changes)
     record = Record(tuple(widths), (names,) * len(widths))
     assert resize(model, record)
     with torch.no_grad():
-        for pair in find_pairs(model, record):
-            pair.fc2.bias.normal_(0, 0.3)
+        for mlp in find_mlps(model, record):
+            mlp.down.bias.normal_(0, 0.3)
     extra = {"criterion": "variance"}
     write_widths(model.config, widths, dense_widths=DENSE, modules=record.modules, extra=extra)
     return model.eval()
 
 
 def make_sam(dtype: torch.dtype = torch.float32) -> Any:
-    """Return a tiny SAM image encoder, whose linears have names that are not in the built-in table."""
+    """Return a tiny SAM image encoder, whose linears have other names than those of ViT."""
     torch.manual_seed(0)
     config = SamVisionConfig(
         hidden_size=32, num_hidden_layers=3, num_attention_heads=2, mlp_dim=48, output_channels=16, image_size=32,
@@ -67,7 +67,7 @@ def assert_same_outputs(actual: Any, expected: Any) -> None:
 
 def widths_of(model: Any) -> list[int]:
     """Return the real widths of a model."""
-    return [pair.fc1.out_features for pair in find_pairs(model, read_record(model.config))]
+    return [mlp.width for mlp in find_mlps(model, read_record(model.config))]
 
 
 def read_config(folder: Path | str) -> dict[str, Any]:

@@ -21,8 +21,16 @@ from hf_vbp.adapters.linear_pair import LinearPairAdapter
 from hf_vbp.adapters.prepared import prepare
 from hf_vbp.config.vbp_config import VBPConfig
 from hf_vbp.errors import CheckpointError, UnsupportedModelError
-from hf_vbp.modeling.config_record import check_recorded, local_names, locate, record_pruning, write_widths
-from hf_vbp.modeling.modeling_hf_vbp import Record, find_pairs, read_record, resize
+from hf_vbp.modeling import modeling_hf_vbp
+from hf_vbp.modeling.config_record import (
+    check_recorded,
+    locate,
+    qualified_layout,
+    record_pruning,
+    split_layout,
+    write_widths,
+)
+from hf_vbp.modeling.modeling_hf_vbp import Layout, Record, find_mlps, read_record, resize
 from tests.checkpoint.helpers import WIDTHS, assert_same_outputs, change_config, make_pruned, make_sam, read_config
 from tests.conftest import TINY, make_model
 
@@ -53,7 +61,9 @@ def test_custom_adapter_from_pruning_to_reload(batches: Any, tmp_path: Path) -> 
     assert again.model.config.vbp["dense_widths"] == [48, 48, 48]
 
 
-def test_the_built_in_table_does_not_find_them(tmp_path: Path) -> None:
+def test_a_table_without_their_names_does_not_find_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    others = tuple(row for row in modeling_hf_vbp.LAYOUTS if row.down != "lin2")
+    monkeypatch.setattr(modeling_hf_vbp, "LAYOUTS", others)
     model = make_pruned("sam-backbone")
     model.save_pretrained(tmp_path)
     record = dict(read_config(tmp_path)["vbp"])
@@ -84,7 +94,12 @@ def test_names_of_another_transformers_version(names: list[str], trust: bool, tm
     ],
 )
 def test_local_names(up: str, down: str, names: tuple[str, str]) -> None:
-    assert local_names(up, down) == names
+    assert split_layout(pair(up, down))[1] == pair(*names)
+
+
+def pair(up: str, down: str) -> Layout:
+    """The layout of a plain MLP."""
+    return Layout((up,), down)
 
 
 class Lists(nn.Module):
@@ -119,11 +134,12 @@ class Sequences(nn.Module):
 )
 def test_record_and_rebuild(model_class: Any, linears: list[tuple[str, str]], widths: tuple[int, ...]) -> None:
     model, fresh = model_class(), model_class()
-    pairs = locate(model, linears)
-    names = tuple(pair.names for pair in pairs)
-    dense = [pair.fc1.out_features for pair in pairs if (pair.fc1_name, pair.fc2_name) in linears]
+    layouts = [pair(*names) for names in linears]
+    (part,) = locate(model, layouts)
+    names = tuple(mlp.layout for mlp in part.mlps)
+    dense = [mlp.width for mlp in part.mlps if part.qualified(mlp) in layouts]
     assert resize(model, Record(widths, names))
-    record_pruning(model, linears, dense)
+    record_pruning(model, layouts, dense)
     record = read_record(model.config)
     assert record == Record(widths, names)
     assert resize(fresh, record)
@@ -137,14 +153,17 @@ def test_record_and_rebuild(model_class: Any, linears: list[tuple[str, str]], wi
 def test_linears_that_cannot_be_found_again() -> None:
     model = Lists()
     with pytest.raises(UnsupportedModelError, match=r"ups\.0 and downs\.9 cannot be found again"):
-        locate(model, [("ups.0", "downs.9")])
+        locate(model, [pair("ups.0", "downs.9")])
 
 
 @pytest.mark.usefixtures("_sam_adapter")
 def test_an_adapter_that_names_other_modules_is_refused_before_the_statistics() -> None:
     class WrongNames(LinearPairAdapter):
         def find_sites(self, model: nn.Module) -> tuple[MLPSite, ...]:
-            return tuple(dataclasses.replace(site, fc1_name="elsewhere.lin1") for site in super().find_sites(model))
+            return tuple(
+                dataclasses.replace(site, layout=pair("elsewhere.lin1", site.layout.down))
+                for site in super().find_sites(model)
+            )
 
     adapter = WrongNames(pairs=(("mlp.lin1", "mlp.lin2"),))
     hf_vbp.register_adapter("sam_vision_model", adapter, overwrite=True)
@@ -156,7 +175,7 @@ def test_an_intermediate_size_that_is_not_the_width_is_not_written() -> None:
     """A subclass builds MLPs of twice the intermediate_size; equal widths must not be written as intermediate_size."""
     config = ViTConfig(**TINY)
     model = ViTForImageClassification(config)
-    linears = [(pair.fc1_name, pair.fc2_name) for pair in find_pairs(model)]
+    linears = [qualified_layout(mlp) for mlp in find_mlps(model)]
     config.intermediate_size = 24
     resize(model, [20, 20, 20])
     record_pruning(model, linears, [48, 48, 48])
@@ -165,7 +184,7 @@ def test_an_intermediate_size_that_is_not_the_width_is_not_written() -> None:
 
 def test_names_for_each_mlp_are_written_where_they_differ() -> None:
     config = ViTConfig(**TINY)
-    modules = [("a", "b"), ("a", "b"), ("c", "d")]
+    modules = [pair("a", "b"), pair("a", "b"), pair("c", "d")]
     write_widths(config, WIDTHS, dense_widths=[48, 48, 48], modules=modules)
     assert config.vbp["modules"] == [["a", "b"], ["a", "b"], ["c", "d"]]
     assert read_record(config) == Record(tuple(WIDTHS), tuple(modules))
@@ -173,7 +192,7 @@ def test_names_for_each_mlp_are_written_where_they_differ() -> None:
 
 def test_pruned_twice_keeps_the_first_dense_widths() -> None:
     model = make_model()
-    linears = [(pair.fc1_name, pair.fc2_name) for pair in find_pairs(model)]
+    linears = [qualified_layout(mlp) for mlp in find_mlps(model)]
     for dense, widths in (([48, 48, 48], [10, 20, 30]), ([10, 20, 30], [5, 5, 6])):
         resize(model, widths)
         record_pruning(model, linears, dense)

@@ -26,7 +26,7 @@ from transformers import (
 
 import hf_vbp
 from hf_vbp.errors import CheckpointError
-from hf_vbp.modeling.modeling_hf_vbp import find_pairs
+from hf_vbp.modeling.modeling_hf_vbp import find_mlps
 from tests.checkpoint.helpers import (
     UNIFORM,
     WIDTHS,
@@ -152,7 +152,7 @@ class TestWaysIn:
         model = AutoModelForImageClassification.from_config(config, trust_remote_code=trust)
         assert widths_of(model) == WIDTHS
         assert all(torch.isfinite(parameter).all() for parameter in model.parameters())
-        assert 0.01 < find_pairs(model)[2].fc1.weight.std() < 0.03
+        assert 0.01 < find_mlps(model)[2].ups[0].weight.std() < 0.03
         with pytest.raises(RuntimeError, match=AMBIGUOUS):
             _ = config.intermediate_size
 

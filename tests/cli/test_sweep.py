@@ -64,7 +64,7 @@ def test_several_methods_agreement_kl_and_latency(sweep: Any, shelf: Path, monke
         assert float(row["speedup"]) == pytest.approx(parameters / int(row["parameters"]), rel=0.03)
         assert 0 <= float(row["agreement"]) <= 1
         assert float(row["kl"]) > 0
-    for column in ("variance, linear, no training", "agreement", "KL", "speed-up", "retention"):
+    for column in ("variance + linear, no training", "agreement", "KL", "speed-up", "retention"):
         assert column in ran.out
 
 
@@ -81,9 +81,8 @@ def test_each_method_has_a_table_that_fits_a_terminal(
     sweep_cli.show(rows, [Path("sweep.csv")])
     lines = capsys.readouterr().out.splitlines()
     assert max(map(len, lines)) <= 80
-    assert [line for line in lines if "variance" in line] == [
-        f"variance, {name}, {what}" for name in ("mean", "linear") for what in ("no training", "latency")
-    ]
+    titles = [line.strip() for line in lines if line.strip().startswith(("variance", "Latency"))]
+    assert titles == ["variance + mean, no training", "variance + linear, no training", "Latency"]
     # One line for each model: no figure is folded.
     assert sum("865.70 M" in line and "175.60 G" in line and "100.0 %" in line for line in lines) == 6
     assert sum("10.25x (10.15 to 10.35)" in line and "1234.56" in line for line in lines) == 4

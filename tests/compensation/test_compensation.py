@@ -111,11 +111,20 @@ def test_constant_neurons_throughout_are_folded_into_the_bias_without_a_warning(
     assert kept_error == pytest.approx(0.0, abs=1e-20)
 
 
-@pytest.mark.parametrize(("kind", "has_bias"), [("none", False), ("mean", True), ("linear", True)])
+@pytest.mark.parametrize(("kind", "has_bias"), [("none", False), ("mean", True), ("linear", False)])
 def test_a_site_without_bias_gets_one_only_where_it_is_needed(kind, has_bias):
     site, weights = random_site(bias=False)
     _, fc2_bias = compensate(kind, weights, KEPT, site)
     assert (fc2_bias is not None) is has_bias
+
+
+def test_without_a_bias_linear_is_least_squares_through_the_origin():
+    site, weights = random_site(bias=False)
+    samples = site.samples
+    fc2_weight, fc2_bias = compensate("linear", weights, KEPT, site, ridge=0.0)
+    assert fc2_bias is None
+    expected = torch.linalg.lstsq(samples[:, KEPT], samples @ weights.fc2_weight.T).solution.T
+    torch.testing.assert_close(fc2_weight, expected)
 
 
 @pytest.mark.parametrize("kind", ["none", "mean", "linear"])

@@ -147,7 +147,7 @@ def test_invalid_dicts_are_refused(values: Any, message: str) -> None:
 @pytest.mark.parametrize(
     ("config", "requires"),
     [
-        (VBPConfig(), Requirements(covariances=True, output_metric=True, token_weights=True, bias=True)),
+        (VBPConfig(), Requirements(covariances=True, output_metric=True, token_weights=True)),
         (VBPConfig.preset("paper"), Requirements(bias=True)),
         (VBPConfig(criterion="snip", compensation="none"), Requirements(saliency=True)),
         (
@@ -156,7 +156,7 @@ def test_invalid_dicts_are_refused(values: Any, message: str) -> None:
         ),
         (
             VBPConfig(criterion="variance", compensation_options={"regularization": "held-out"}),
-            Requirements(covariances=True, halves=True, bias=True),
+            Requirements(covariances=True, halves=True),
         ),
     ],
 )

@@ -22,9 +22,9 @@ class Clock:
     passes: int = 0
     generator: random.Random = field(default_factory=lambda: random.Random(0))
 
-    def time_once(self, model: Any, pixel_values: Any) -> float:
+    def time_once(self, model: Any, inputs: Any) -> float:
         if self.runs:
-            model(pixel_values=pixel_values)
+            model(**inputs)
         taken = self.seconds(model, self.now) * self.generator.lognormvariate(0, self.noise)
         self.now += taken
         self.passes += 1

@@ -9,7 +9,7 @@ import transformers
 
 from hf_vbp.costs import counts as costs
 from hf_vbp.errors import UnsupportedModelError
-from hf_vbp.inputs.images import blank_images
+from hf_vbp.inputs.example import example_batch
 from tests.conftest import make_model
 
 
@@ -82,14 +82,14 @@ def test_bytes_follow_the_dtype_and_shared_tensors_count_once(vit: Any) -> None:
     assert costs.count_macs(make_model("deit-teacher")) > 0
 
 
-def test_a_config_without_a_size_of_image() -> None:
-    with pytest.raises(UnsupportedModelError, match="its config has no image_size"):
+def test_a_model_without_a_config() -> None:
+    with pytest.raises(UnsupportedModelError, match="Linear has no config"):
         costs.count_macs(torch.nn.Linear(2, 2))
 
 
 def test_images_may_be_oblong(vit: Any) -> None:
     vit.config.image_size = (32, 16)
-    assert blank_images(vit, 2).shape == (2, 3, 32, 16)
+    assert example_batch(vit, 2)["pixel_values"].shape == (2, 3, 32, 16)
 
 
 def test_the_cost_of_widths_is_that_of_the_built_model(vit: Any) -> None:

@@ -7,10 +7,12 @@ import pytest
 import torch
 from torch import nn
 
+from hf_vbp.adapters.base import MLPSite
 from hf_vbp.adapters.site_weights import SiteWeights
 from hf_vbp.config.registry import CRITERIA
 from hf_vbp.criteria.base import Criterion, Ranking, rank, register_criterion
 from hf_vbp.errors import ConfigurationError, NonFiniteError, StatisticsError
+from hf_vbp.modeling.modeling_hf_vbp import Layout
 from hf_vbp.statistics.moments import Moments
 from hf_vbp.statistics.site_statistics import SiteStatistics
 from tests.maths_helpers import random_site
@@ -106,13 +108,13 @@ def test_scores_that_are_not_finite_name_the_site(sites):
 
 
 def test_site_weights_are_copies_in_float64():
-    class Site:
-        fc1, fc2 = nn.Linear(3, 6, dtype=torch.float64), nn.Linear(6, 3, bias=False, dtype=torch.float64)
-
-    before = copy.deepcopy(Site.fc1.weight)
-    weights = SiteWeights.of(Site)
+    mlp = nn.Module()
+    mlp.fc1, mlp.fc2 = nn.Linear(3, 6, dtype=torch.float64), nn.Linear(6, 3, bias=False, dtype=torch.float64)
+    site = MLPSite.named(0, mlp, Layout(("fc1",), "fc2"))
+    before = copy.deepcopy(mlp.fc1.weight)
+    weights = SiteWeights.of(site)
     weights.fc1_weight.zero_()
-    assert torch.equal(Site.fc1.weight, before)
+    assert torch.equal(mlp.fc1.weight, before)
     assert weights.fc2_bias is None
     assert weights.hidden == 6
     assert weights.fc1_bias.dtype == torch.float64

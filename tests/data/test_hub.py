@@ -313,12 +313,6 @@ def test_a_repository_is_read_with_the_split_that_suits(repository: Path, stream
     assert load_images(str(repository), processor(), split="train[:3]").images == 3
 
 
-def test_a_repository_in_a_folder_with_brackets_is_refused(repository: Path) -> None:
-    folder = repository.rename(repository.with_name("run[1]"))
-    with pytest.raises(DataError, match=r"run\[1\] has brackets, which the datasets library takes for a pattern"):
-        load_images(str(folder), processor())
-
-
 def test_an_ambiguous_split_must_be_named(repository: Path) -> None:
     (repository / "data" / "train-00000-of-00001.parquet").unlink()
     dataset(3).to_parquet(repository / "data" / "extra-00000-of-00001.parquet")

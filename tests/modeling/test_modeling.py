@@ -12,7 +12,7 @@ from torch import nn
 
 from hf_vbp.adapters.registry import find_sites
 from hf_vbp.modeling import modeling_hf_vbp
-from hf_vbp.modeling.modeling_hf_vbp import DenseReads, auto_map, check_loaded, find_pairs, recorded_widths, resize
+from hf_vbp.modeling.modeling_hf_vbp import DenseReads, auto_map, check_loaded, find_mlps, recorded_widths, resize
 from tests.checkpoint.helpers import WIDTHS, make_pruned, outputs, widths_of
 from tests.conftest import make_model
 
@@ -28,18 +28,18 @@ FAMILIES = [
     ("Data2VecVisionConfig", "Data2VecVisionModel", {**SMALL, "intermediate_size": 40}, [40, 40]),
     # The pooling head has an MLP too, which is not pruned.
     ("SiglipVisionConfig", "SiglipVisionModel", {**SMALL, "intermediate_size": 40}, [40, 40]),
-    # Gated, or with something between the linears that mixes neurons: none.
-    ("Dinov2Config", "Dinov2ForImageClassification", {**SMALL, "use_swiglu_ffn": True}, []),
-    ("ConvNextV2Config", "ConvNextV2ForImageClassification", CONVNEXT, []),
-    ("SegformerConfig", "SegformerForImageClassification", {}, []),
+    # Gated, or with modules between the linears that have one entry per neuron.
+    ("Dinov2Config", "Dinov2ForImageClassification", {**SMALL, "use_swiglu_ffn": True}, [88, 88]),
+    ("ConvNextV2Config", "ConvNextV2ForImageClassification", CONVNEXT, [32, 64, 64]),
+    ("SegformerConfig", "SegformerForImageClassification", {}, [128, 128, 256, 256, 640, 640, 1024, 1024]),
 ]
 
 
 @pytest.mark.parametrize("kind", ["vit", "deit", "deit-teacher", "vit-backbone"])
 def test_pairs_are_the_sites_of_the_adapter(kind: str) -> None:
     model = make_model(kind)
-    pairs = [(pair.fc1_name, pair.fc2_name, pair.fc1, pair.fc2) for pair in find_pairs(model)]
-    assert pairs == [(site.fc1_name, site.fc2_name, site.fc1, site.fc2) for site in find_sites(model)]
+    found = [(mlp.names, mlp.ups[0], mlp.down) for mlp in find_mlps(model)]
+    assert found == [(site.module_names, site.fc1, site.fc2) for site in find_sites(model)]
 
 
 @pytest.mark.parametrize(("config", "name", "options", "widths"), FAMILIES)
@@ -47,26 +47,25 @@ def test_pairs_of_other_families_on_meta(config: str, name: str, options: dict[s
     with torch.device("meta"):
         model = getattr(transformers, name)(getattr(transformers, config)(**options))
     assert widths_of(model) == widths
-    if widths:
-        assert resize(model, [width - 3 for width in widths])
-        assert widths_of(model) == [width - 3 for width in widths]
-        assert all(parameter.is_meta for parameter in model.parameters())
+    assert resize(model, [width - 3 for width in widths])
+    assert widths_of(model) == [width - 3 for width in widths]
+    assert all(parameter.is_meta for parameter in model.parameters())
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_resize_keeps_dtype_first_neurons_and_flags(dtype: torch.dtype) -> None:
     model = make_model(dtype=dtype)
     dense = copy.deepcopy(model)
-    find_pairs(model)[0].fc1.weight.requires_grad_(False)
+    find_mlps(model)[0].ups[0].weight.requires_grad_(False)
     assert resize(model, WIDTHS)
-    for pair, before, width in zip(find_pairs(model), find_pairs(dense), WIDTHS, strict=True):
-        assert (pair.fc1.out_features, pair.fc2.in_features) == (width, width)
-        assert pair.fc1.weight.dtype == pair.fc2.bias.dtype == dtype
-        assert torch.equal(pair.fc1.weight, before.fc1.weight[:width])
-        assert torch.equal(pair.fc1.bias, before.fc1.bias[:width])
-        assert torch.equal(pair.fc2.weight, before.fc2.weight[:, :width])
-        assert torch.equal(pair.fc2.bias, before.fc2.bias)
-    assert not find_pairs(model)[0].fc1.weight.requires_grad
+    for mlp, before, width in zip(find_mlps(model), find_mlps(dense), WIDTHS, strict=True):
+        assert (mlp.ups[0].out_features, mlp.down.in_features) == (width, width)
+        assert mlp.ups[0].weight.dtype == mlp.down.bias.dtype == dtype
+        assert torch.equal(mlp.ups[0].weight, before.ups[0].weight[:width])
+        assert torch.equal(mlp.ups[0].bias, before.ups[0].bias[:width])
+        assert torch.equal(mlp.down.weight, before.down.weight[:, :width])
+        assert torch.equal(mlp.down.bias, before.down.bias)
+    assert not find_mlps(model)[0].ups[0].weight.requires_grad
 
 
 def test_resize_again_touches_nothing() -> None:
@@ -87,7 +86,7 @@ def test_new_neurons_are_silent() -> None:
     before = outputs(model)["logits"]
     resize(model, [60, 60, 60])
     assert torch.allclose(outputs(model)["logits"], before, atol=1e-6)
-    assert not find_pairs(model)[1].fc1.weight.any()
+    assert not find_mlps(model)[1].ups[0].weight.any()
 
 
 @pytest.mark.parametrize("record", [None, "something else", 3, [], {}, {"of": "another tool"}])
@@ -148,7 +147,7 @@ def test_dense_reads_do_not_change_other_configs() -> None:
 def test_check_loaded_names_the_mlp() -> None:
     model = make_pruned()
     check_loaded(model, {"missing_keys": {"classifier.weight"}, "mismatched_keys": []})
-    key = find_pairs(model)[2].fc2_name + ".weight"
+    key = find_mlps(model)[2].names[-1] + ".weight"
     with pytest.raises(ValueError, match=r"37 neurons for MLP 2.*\(32, 40\)"):
         check_loaded(model, {"missing_keys": [], "mismatched_keys": [(key, (32, 40), (32, 37))]})
     with pytest.raises(ValueError, match=r"37 neurons for MLP 2.*missing"):
@@ -179,7 +178,7 @@ def test_made_classes_build_copy_and_pickle() -> None:
     model = modeling_hf_vbp.ViTForImageClassification(config).eval()
     assert widths_of(model) == WIDTHS
     assert all(torch.isfinite(parameter).all() for parameter in model.parameters())
-    assert 0.01 < find_pairs(model)[2].fc1.weight.std() < 0.03
+    assert 0.01 < find_mlps(model)[2].ups[0].weight.std() < 0.03
     for other in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
         assert torch.equal(outputs(other)["logits"], outputs(model)["logits"])
     config.vbp["widths"] = [5, 5]
@@ -196,4 +195,4 @@ def test_linears_without_bias() -> None:
     model = MLP()
     assert resize(model, [3])
     assert (model.fc1.weight.shape, model.fc2.weight.shape) == ((3, 4), (4, 3))
-    assert find_pairs(model)[0].parent == ""
+    assert find_mlps(model)[0].parent == ""

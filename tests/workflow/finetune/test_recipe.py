@@ -225,7 +225,7 @@ def test_every_shipped_recipe_is_valid_and_has_a_readme(path: Path) -> None:
         assert (args.learning_rate, args.weight_decay, per_step) == (1.5e-5, 0.01, 32)
         assert (args.num_train_epochs, recipe.data.augmentation) == (10, "paper")
     text = (path.parent / "README.md").read_text(encoding="utf-8")
-    for heading in ("needs", "costs", "gives"):
+    for heading in ("## requirements", "## cost", "## results"):
         assert heading in text.casefold()
 
 

@@ -1,0 +1,94 @@
+"""The random cotangents at the output of a model, whose gradients give the output metric."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hf_vbp.adapters.prepared import PreparedModel
+from hf_vbp.calibration.feed import LocalBatch
+from hf_vbp.calibration.open_feed import open_feed
+from hf_vbp.calibration.processes import Processes
+from hf_vbp.errors import ConfigurationError, UnsupportedModelError
+from hf_vbp.inputs.batch import model_inputs, patches_by_image
+from hf_vbp.output_distance import BANK_SIZE, SMALLEST_BANK, ImageNoise, OutputDistance, detect_kind
+
+
+def output_distance_of(prepared: PreparedModel) -> OutputDistance | None:
+    """Return the distance of outputs for a model; None where its output cannot be told apart by image.
+
+    Args:
+        prepared: The model, with the output of one forward pass.
+    """
+    if prepared.output is None or (prepared.inputs and patches_by_image(prepared.inputs) is not None):
+        return None
+    try:
+        return detect_kind(prepared.output, prepared.model.config, type(prepared.model).__name__)
+    except (UnsupportedModelError, ConfigurationError):
+        return None
+
+
+def scalar_of(distance: OutputDistance, output: Any, indices: range, seed: int) -> Tensor:
+    """Return the product of an output with a random cotangent of each image.
+
+    Args:
+        distance: The distance, with banks where it needs them.
+        output: The output of the model, with its graph.
+        indices: Number of each image in the whole set, by which its noise is seeded.
+        seed: Any integer.
+    """
+    cotangents = distance.cotangents(output, ImageNoise(seed, list(indices)))
+    return distance.inner_product(output, cotangents)
+
+
+def with_bank(
+    prepared: PreparedModel, distance: OutputDistance, loader: Any, processes: Processes, limit: int | None
+) -> OutputDistance:
+    """Return the distance with the features of at most 500 of the images as a bank of neighbors.
+
+    Args:
+        prepared: The model, in eval mode.
+        distance: The distance; one without parts that need a bank is returned unchanged.
+        loader: The images; they are read twice.
+        processes: The processes that share them. All get the same bank.
+        limit: As for :func:`hf_vbp.collect_statistics`.
+
+    Raises:
+        ConfigurationError: The images can be read only once.
+    """
+    if not distance.without_bank:
+        return distance
+    if isinstance(loader, Iterator):
+        raise ConfigurationError(
+            f"The output metric of {type(prepared.model).__name__} compares features with those of other images, "
+            f"which takes a second pass, but a {type(loader).__name__} can be iterated only once. Pass a list of "
+            "batches or a DataLoader, or gather without the metric (output_metric=False)."
+        )
+    found: list[tuple[int, dict[str, Tensor]]] = []
+
+    def work(batch: LocalBatch) -> None:
+        if batch.hashes:
+            with torch.no_grad():
+                values = distance.values(prepared.model(**model_inputs(prepared.model, batch.inputs)))
+            rows = {name: values[name].cpu() for name in distance.without_bank}
+            found.extend((index, _row(rows, place)) for place, index in enumerate(batch.indices))
+
+    with processes.together():
+        feed = open_feed(loader, processes, min(BANK_SIZE, limit or BANK_SIZE))
+    feed.walk(work)
+    every = sorted((pair for own in processes.gather(found) for pair in own), key=lambda pair: pair[0])
+    if not every:
+        return distance
+    if len(every) < SMALLEST_BANK:
+        raise ConfigurationError(
+            f"The output metric of {type(prepared.model).__name__} compares features with those of other images, and "
+            f"the data gave {len(every)}: pass at least {SMALLEST_BANK} images, or gather without the metric."
+        )
+    return distance.with_banks(
+        {name: torch.stack([row[name] for _, row in every]).to(torch.float32) for name in distance.without_bank}
+    )
+
+
+def _row(values: Mapping[str, Tensor], place: int) -> dict[str, Tensor]:
+    return {name: rows[place].clone() for name, rows in values.items()}

@@ -1,0 +1,148 @@
+"""The inputs of a model in a batch that its processor or a collator made."""
+
+import inspect
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hf_vbp.errors import DataError
+
+# The first that a batch holds tells its images apart. Texts and queries of a batch may have another number.
+_IMAGES = (
+    "pixel_values",
+    "pixel_values_videos",
+    "input_values",
+    "input_features",
+    "inputs",
+    "hidden_states",
+    "input_ids",
+)
+_GRIDS = ("image_grid_thw", "grid_thw", "video_grid_thw")
+# Inputs that belong to the batch, not to one of its images.
+_SHARED = ("input_ids", "attention_mask", "token_type_ids", "position_ids")
+
+
+def model_inputs(model: nn.Module, batch: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the entries of a batch that the forward pass of a model takes, on its device and in its dtype.
+
+    Args:
+        model: A model of transformers.
+        batch: What the processor or the collator made. Labels, and keys that the forward pass does not have, are
+            left out. Lists of equal tensors are stacked.
+
+    Raises:
+        DataError: None of the entries is an input of the model.
+    """
+    parameter = next(p for p in model.parameters() if p.is_floating_point())
+    names = forward_names(model)
+    inputs = {key: _on(value, parameter) for key, value in batch.items() if key in names and "label" not in key}
+    if not inputs:
+        raise DataError(
+            f"{type(model).__name__} takes {', '.join(sorted(names))}, but a batch holds "
+            f"{', '.join(map(str, batch)) or 'nothing'}. Make the batches with the processor of the model."
+        )
+    if "noise" in names and inputs.get("noise") is None:
+        inputs["noise"] = _masking_noise(model, inputs, parameter)
+    return inputs
+
+
+def _masking_noise(model: Any, inputs: Mapping[str, Any], parameter: Tensor) -> Tensor:
+    """Return noise by which a model with random masking (ViTMAE) masks the same patches of every image."""
+    size = inputs[main_input(inputs, model)].shape[-2:]
+    # The masked units are patches, in Hiera groups of patches.
+    config = model.config
+    units = getattr(config, "masked_unit_size", None)
+    if units is not None:
+        strides = [stride * unit for stride, unit in zip(config.patch_stride, units, strict=True)]
+    else:
+        strides = [config.patch_size] * 2
+    patches = math.prod(pixels // stride for pixels, stride in zip(size, strides, strict=True))
+    order: Tensor = torch.randperm(patches, generator=torch.Generator().manual_seed(0)) / patches
+    noise: Tensor = order.to(parameter.device, parameter.dtype)
+    return noise.expand(count_images(inputs, model), -1)
+
+
+def forward_names(model: nn.Module) -> set[str]:
+    """Return the names of the arguments of a model's forward pass."""
+    signature = inspect.signature(type(model).forward)
+    return {name for name, one in signature.parameters.items() if one.kind is not one.VAR_KEYWORD} - {"self"}
+
+
+def _on(value: Any, parameter: Tensor) -> Any:
+    value = stacked(value)
+    if not isinstance(value, Tensor):
+        return value
+    return value.to(parameter.device, parameter.dtype if value.is_floating_point() else value.dtype)
+
+
+def stacked(value: Any) -> Any:
+    """Return a list of equal tensors or arrays as one tensor; anything else unchanged."""
+    if isinstance(value, Sequence) and value and not isinstance(value, str) and hasattr(value[0], "shape"):
+        return torch.stack([torch.as_tensor(one) for one in value])
+    return torch.as_tensor(value) if hasattr(value, "__array__") else value
+
+
+def main_input(batch: Mapping[str, Any], model: nn.Module | None = None) -> str:
+    """Return the key of the tensor that tells the images of a batch apart.
+
+    Raises:
+        DataError: The batch holds no such tensor.
+    """
+    named = (*_IMAGES, getattr(model, "main_input_name", "pixel_values"))
+    for key in named:
+        if isinstance(batch.get(key), Sequence) or hasattr(batch.get(key), "__array__"):
+            return str(key)
+    raise DataError(
+        f"Every batch must be a dict with {named[-1]}, got one with {sorted(map(str, batch))}. Make the batches "
+        "with the processor of the model."
+    )
+
+
+def count_images(batch: Mapping[str, Any], model: nn.Module | None = None) -> int:
+    """Return the number of images in a batch; with packed patches, of its grids."""
+    grid = _grid(batch)
+    return len(batch[grid]) if grid else len(batch[main_input(batch, model)])
+
+
+def take_images(batch: Mapping[str, Any], start: int, stop: int, model: nn.Module | None = None) -> dict[str, Any]:
+    """Return the part of a batch with the images ``start`` to ``stop - 1``; texts and queries are kept whole.
+
+    Args:
+        batch: The batch.
+        start: The first image.
+        stop: One more than the last image.
+        model: The model, for the name of its main input.
+    """
+    images, grid = count_images(batch, model), _grid(batch)
+    if (start, stop) == (0, images):
+        return dict(batch)
+    patches = [0, *(batch[grid].prod(-1).cumsum(0).tolist())] if grid else []
+    part = {}
+    for key, value in batch.items():
+        sized = isinstance(value, Tensor | list | tuple) and not (isinstance(value, Tensor) and value.dim() == 0)
+        if grid and sized and key != grid and len(value) == patches[-1]:
+            part[key] = value[patches[start] : patches[stop]]
+        elif sized and len(value) == images and key not in _SHARED:
+            part[key] = value[start:stop]
+        else:
+            part[key] = value
+    return part
+
+
+def patches_by_image(batch: Mapping[str, Any]) -> list[int] | None:
+    """Return the number of packed patches of each image, or None where the images are not packed."""
+    grid = _grid(batch)
+    return None if grid is None else [int(number) for number in batch[grid].prod(-1)]
+
+
+def _grid(batch: Mapping[str, Any]) -> str | None:
+    return next((key for key in _GRIDS if isinstance(batch.get(key), Tensor)), None)
+
+
+def describe_inputs(inputs: Mapping[str, Any]) -> str:
+    """Return the shapes of the inputs of a model, for messages."""
+    shapes = {key: tuple(value.shape) for key, value in inputs.items() if isinstance(value, Tensor)}
+    return ", ".join(f"{key} {shape}" for key, shape in shapes.items())
