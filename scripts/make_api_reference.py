@@ -25,6 +25,7 @@ PARTS = {
     "Extensions": ["criteria:Ranking", "criteria:SiteWeights", "compensation:Compensated",
                    "config.requirements:Requirements", "statistics.site_statistics:SiteStatistics",
                    "statistics.moments:Moments", "adapters:Adapter", "adapters:LinearPairAdapter", "adapters:MLPSite",
+                 "adapters:TableAdapter", "adapters:Layout",
                    "evaluation.metrics:PerImageMetric"],
     "Other": ["costs.latency:LatencyOptions", "costs.latency:measure_latency", "hub.publish_callback:PublishCallback",
               "pruning.damage:predict_damage"],

@@ -1,0 +1,103 @@
+"""Writes docs/support.md from the zoo of tiny models: ``python scripts/make_support_matrix.py``."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))
+
+from tests.families import contract  # noqa: E402
+from tests.families.family import Family  # noqa: E402
+from tests.families.inventory import layout_of  # noqa: E402
+from tests.families.zoo import FAMILIES  # noqa: E402
+
+PAGE = ROOT / "docs" / "support.md"
+HEAD = """# Supported model classes
+
+Made by `python scripts/make_support_matrix.py` from `tests/families/`, where a tiny random model of every class passes
+the contract test: sites found, statistics equal to a float64 reference, the pruned model equal to the dense model with
+pruned neurons held at their mean (relative error below 1e-5; `Sam2Model`: masks below 1e-4), the default method, a
+training step, bfloat16, `torch.export`, and reloading in a fresh process with equal weights and outputs. Every
+criterion runs with every compensation for one class per layout.
+
+- **MLPs**: number of MLPs in the tiny model, and their layout: up projections, modules with one entry per neuron, down
+  projection, and a BatchNorm behind it. Linear layers with biases, unless stated otherwise.
+- **Loads by**: `import hf_vbp` and the class, and remote code (`trust_remote_code=True` with an auto class, hf_vbp not
+  installed). *Class*: only with `import hf_vbp` and the class itself, because no auto class of transformers that opens
+  a folder lists it.
+- **Notes**: what is not exact, not exported or not pruned. All inputs are tensors; processors are not part of this
+  test. *Needs timm*: the row is tested only where timm is installed.
+"""
+MIXES = "not exact: a normalization over the neurons changes the others; the compensation is refitted by a second pass"
+HEADER = ("class", "output", "MLPs", "loads by", "notes")
+
+
+def notes_of(family: Family) -> str:
+    """What differs from the other classes."""
+    notes: list[str] = []
+    notes += [MIXES] if any(site.mixes for site in family.sites) else []
+    if not contract.has_bias(family):
+        notes.append("no bias: compensation `mean` is refused")
+    if family.class_name in contract.NOT_EXPORTED:
+        notes.append("`torch.export` fails, also for the dense model")
+    notes += [f"`{prefix}` is not pruned: {reason}" for prefix, reason in family.excluded.items()]
+    notes += [f"needs {family.needs}"] if family.needs else []
+    return "; ".join([*notes, *([family.notes] if family.notes else [])])
+
+
+def ways_of(family: Family) -> str:
+    """How a pruned checkpoint is loaded."""
+    return "class" if family.class_name in contract.BY_CLASS_ONLY else "import, remote code"
+
+
+def row(family: Family) -> tuple[str, ...]:
+    """The row of a class that can be pruned."""
+    counts: dict[str, int] = {}
+    for site in family.sites:
+        counts[layout_of(site)] = counts.get(layout_of(site), 0) + 1
+    layouts = ", ".join(f"{count} x `{layout}`" for layout, count in counts.items())
+    return (f"`{family.name}`", family.kind, layouts, ways_of(family), notes_of(family))
+
+
+def whole_row(family: Family) -> tuple[str, ...]:
+    """The row of a language model with a vision tower."""
+    excluded = [f"`{prefix}`: {reason}" for prefix, reason in family.excluded.items()]
+    tower = contract.TOWERS[family.name]
+    return (f"`{family.name}`", f"`{tower}`", str(len(family.sites)), "; ".join(excluded))
+
+
+def refused_row(family: Family) -> tuple[str, ...]:
+    """The row of a model without MLPs that can be pruned."""
+    return (f"`{family.name}`", "; ".join(f"`{prefix}`: {reason}" for prefix, reason in family.excluded.items()))
+
+
+def table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+    """A table in Markdown."""
+    lines: list[Any] = [header, ("---",) * len(header), *rows]
+    return "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |" for cells in lines)
+
+
+def page() -> str:
+    """Return the page."""
+    whole = """## Language models with a vision tower
+
+The whole model is refused; its vision tower is pruned as a model of its own, in place, with batches of images. The
+whole model is then saved with the smaller tower and loads by `import hf_vbp` and by remote code."""
+    refused = """## Refused
+
+These classes have no MLP that can be pruned; the error and `hf-vbp inspect` give the reason."""
+    parts = [
+        HEAD,
+        table(HEADER, [row(family) for family in contract.PRUNED]) + "\n",
+        whole + "\n",
+        table(("class", "tower", "MLPs", "not pruned"), [whole_row(family) for family in contract.WHOLE]) + "\n",
+        refused + "\n",
+        table(("class", "reason"), [refused_row(family) for family in contract.WITHOUT]) + "\n",
+    ]
+    return "\n".join(parts)
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), encoding="utf-8")
+    print(f"Wrote {PAGE} with {len(FAMILIES)} classes and variants.")

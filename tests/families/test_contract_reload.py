@@ -1,0 +1,125 @@
+"""Checkpoints of every model class load again, by every way, in a fresh process."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import hf_vbp
+
+from .contract import BY_CLASS_ONLY, PRUNED, TOWERS, fixed, outputs, simple_of, with_smaller_tower, work_of
+from .family import Family
+from .running import BY_NAME
+
+HERE = Path(__file__).parent
+
+
+def save_all(folder: Path) -> None:
+    """Save every pruned model, with its inputs, outputs and weights in a file next to it."""
+    for family in PRUNED:
+        if family.needs and not installed(family.needs):
+            continue
+        _, small = simple_of(family.name)
+        batch = work_of(family.name).batches[0]
+        hf_vbp.save_checkpoint(small, folder / family.name, verify=False)
+        record(small, fixed(small, batch), folder / f"{family.name}.pt")
+    for name in TOWERS:
+        model, plan = with_smaller_tower(name)
+        model.save_pretrained(folder / f"{name}-tower")
+        record(model, BY_NAME[name].batch(2), folder / f"{name}-tower.pt")
+        config = json.loads((folder / f"{name}-tower" / "config.json").read_text())
+        assert "vbp" not in config
+        assert config["vision_config"]["vbp"]["widths"] == plan.widths
+
+
+def record(model: Any, batch: dict[str, Any], file: Path) -> None:
+    """Write what a reloaded model is compared with."""
+    job = {
+        "class": type(model).__name__,
+        "module": type(model).__module__,
+        "inputs": batch,
+        "outputs": outputs(model, batch),
+        "state": model.state_dict(),
+    }
+    torch.save(job, file)
+
+
+def installed(package: str) -> bool:
+    try:
+        __import__(package)
+    except ImportError:
+        return False
+    return True
+
+
+def loaded(folder: Path, *ways: str) -> dict[str, dict[str, Any]]:
+    """Load all checkpoints of a folder in one process per way, at the same time."""
+    environment = {
+        **os.environ,
+        "HF_HUB_OFFLINE": "1",
+        "HF_MODULES_CACHE": str(folder / "modules"),
+        "PYTHONPATH": str(Path(hf_vbp.__file__).parents[1]),
+    }
+    processes = [
+        subprocess.Popen([sys.executable, str(HERE / "reload.py"), way, str(folder)], env=environment) for way in ways
+    ]
+    assert [process.wait() for process in processes] == [0] * len(ways)
+    return {way: json.loads((folder / f"{way}.json").read_text()) for way in ways}
+
+
+def test_every_checkpoint_loads_by_import_and_by_remote_code(tmp_path: Path) -> None:
+    save_all(tmp_path)
+    found = loaded(tmp_path, "import", "remote")
+    names = {file.stem for file in tmp_path.glob("*.pt")}
+    assert {family.name for family in PRUNED if not family.needs} <= names
+    failed = {
+        f"{name} by {way}": result
+        for way, results in found.items()
+        for name, result in results.items()
+        if not good(result)
+    }
+    assert not failed, json.dumps(failed, indent=1)
+    assert all(result["by"] is not None for result in found["import"].values())
+    without = {name.partition("-")[0] for name, result in found["remote"].items() if result["by"] is None}
+    assert without == BY_CLASS_ONLY
+
+
+def good(result: dict[str, Any]) -> bool:
+    """Whether the weights are the same, and the outputs up to the address of the weights in memory."""
+    if result.get("by", "") is None:
+        return True
+    if "error" in result or result["wrong"] or result["missing"]:
+        return False
+    return result["aligned"] == 0.0 and result["as_loaded"] <= 1e-6
+
+
+DENSE = pytest.mark.parametrize(
+    "family", [family for family in PRUNED if not family.needs], ids=lambda family: family.name
+)
+
+
+@DENSE
+def test_a_dense_model_is_not_touched(family: Family, tmp_path: Path) -> None:
+    """hf_vbp is imported in this process, and has patched transformers."""
+    model = family.build()
+    model.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert not {"vbp", "auto_map", "per_layer_config"} & config.keys()
+    assert {file.name for file in tmp_path.iterdir()} <= {
+        "config.json",
+        "model.safetensors",
+        "generation_config.json",
+    }
+    again, info = type(model).from_pretrained(tmp_path, output_loading_info=True)
+    assert type(again) is type(model)
+    assert type(again).__module__.startswith("transformers.models.")
+    assert not info["missing_keys"]
+    assert not info["unexpected_keys"]
+    state = model.state_dict()
+    assert all(torch.equal(value, state[key]) for key, value in again.state_dict().items())
+    assert again.state_dict().keys() == state.keys()
