@@ -56,7 +56,7 @@ def test_reference_outputs_are_those_of_the_plain_model(
     model = prepared(accelerator, copy.deepcopy(vit), how)
     before = {name: id(value) for name, value in vars(model).items()}
     with torch.autocast("cpu", torch.bfloat16, enabled=region):
-        assert torch.equal(reference_outputs(model, images())["logits"], expected)
+        assert torch.equal(reference_outputs(model, {"pixel_values": images()})["logits"], expected)
         assert torch.is_autocast_enabled("cpu") is region
     assert {name: id(value) for name, value in vars(model).items()} == before
     if how != "unwrapped":
@@ -67,7 +67,7 @@ def test_reference_outputs_ignore_a_forward_that_a_checkpoint_does_not_hold(vit:
     expected = logits(vit)
     layer = vit.vit.layers[1].mlp
     layer.forward = lambda hidden: torch.zeros_like(hidden)
-    assert torch.equal(reference_outputs(vit, images())["logits"], expected)
+    assert torch.equal(reference_outputs(vit, {"pixel_values": images()})["logits"], expected)
     assert not torch.equal(logits(vit), expected)
     with forward_of_class(vit), pytest.raises(ZeroDivisionError):
         raise ZeroDivisionError
@@ -80,7 +80,7 @@ def test_reference_outputs_do_not_use_reduced_float32(vit: Any) -> None:
     vit.register_forward_hook(lambda *_: seen.append(backend.fp32_precision))
     backend.fp32_precision = "bf16"
     try:
-        reference_outputs(vit, images())
+        reference_outputs(vit, {"pixel_values": images()})
         assert backend.fp32_precision == "bf16"
     finally:
         backend.fp32_precision = before
@@ -151,7 +151,7 @@ def test_pruning_in_place_keeps_the_wrapper_of_the_model(
     model = accelerator.prepare(vit)
     result = hf_vbp.prune(model, batches, CONFIG, inplace=True)
     assert result.model is model
-    assert torch.equal(reference_outputs(model, images())["logits"], logits(expected.model))
+    assert torch.equal(reference_outputs(model, {"pixel_values": images()})["logits"], logits(expected.model))
 
 
 def test_statistics_are_those_of_the_plain_model(accelerator: Accelerator, vit: Any, batches: list[Any]) -> None:
@@ -184,4 +184,4 @@ def test_a_copy_for_plain_transformers_is_a_plain_model(
     pruned = accelerator.prepare(hf_vbp.prune(vit, batches, CONFIG).model)
     stock = hf_vbp.pad_to_uniform_width(pruned)
     assert not {"forward", "_original_forward"} & vars(stock).keys()
-    assert torch.allclose(logits(stock), reference_outputs(pruned, images())["logits"], atol=1e-5)
+    assert torch.allclose(logits(stock), reference_outputs(pruned, {"pixel_values": images()})["logits"], atol=1e-5)

@@ -137,6 +137,7 @@ def main() -> None:
     from hf_vbp.calibration.collect import collect_statistics
     from hf_vbp.calibration.hooked_model import draw_labels
     from hf_vbp.calibration.site_accumulator import SiteAccumulator
+    from hf_vbp.calibration.tokens import Tokens
     from hf_vbp.config.requirements import Requirements
     from tests.conftest import make_model
 
@@ -147,8 +148,10 @@ def main() -> None:
     ]
     paper, best = hf_vbp.VBPConfig.preset("paper", ratio=0.5), hf_vbp.VBPConfig(ratio=0.5)
     classifier = hf_vbp.prune(make_model(), images, paper, eval_data=images)
-    # Without logits nothing needs a backward pass, which torch refuses on a device that does not exist.
-    backbone = hf_vbp.prune(make_model("vit-backbone"), images, best)
+    # No metric, because torch refuses a backward pass on a device that does not exist.
+    plain = {"criterion_options": {"metric": "identity"}, "compensation_options": {"token_weights": "none"}}
+    without_gradients = hf_vbp.VBPConfig(ratio=0.5, **plain)
+    backbone = hf_vbp.prune(make_model("vit-backbone"), images, without_gradients)
     weighted = collect_statistics(make_model(), images, best).sites[0]
     models = [make_model(), make_model("vit-backbone")]
     with device_without_float64(*models):
@@ -159,17 +162,17 @@ def main() -> None:
             expected, measured = (result.results["evaluation"][name] for result in (classifier, found))
             assert measured["top1"] == expected["top1"]
             assert measured.get("kl", 0) == pytest.approx(expected.get("kl", 0), rel=1e-4)
-        assert hf_vbp.prune(models[1], images, best).plan.widths == backbone.plan.widths
-        scored = hf_vbp.precompute_scores(models[1], backbone.statistics, best, device=str(DEVICE))
+        assert hf_vbp.prune(models[1], images, without_gradients).plan.widths == backbone.plan.widths
+        scored = hf_vbp.precompute_scores(models[1], backbone.statistics, without_gradients, device=str(DEVICE))
         assert scored.provides.names() == backbone.statistics.provides.names()
         labels = draw_labels(OnDevice(torch.randn(4, 5)), range(4), 0)
         assert labels.shape == (4,)
         site, requires = prepare(models[0]).sites[0], Requirements(True, True, True)
         accumulator = SiteAccumulator(site, Workspace(), requires)
         rows, gradients = OnDevice(torch.randn(8, 17, 48)), OnDevice(torch.randn(8, 17, 32))
-        accumulator.add(rows, [(0, 0, 8)])
+        accumulator.add(Tokens(rows), [(0, 0, 8)])
         assert accumulator.sound()
-        accumulator.add_gradients(gradients, rows)
+        accumulator.add_gradients(Tokens(gradients), Tokens(rows))
         gathered = accumulator.finish()
         assert gathered.metric.dtype == gathered.weighted.m2.dtype == weighted.metric.dtype == torch.float64
     print("done")

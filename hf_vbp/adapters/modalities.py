@@ -21,10 +21,12 @@ def check_takes_images(config: Any, source: str = "The model") -> None:
     Raises:
         UnsupportedModelError: It takes no images, or generates text.
     """
-    if any("ForConditionalGeneration" in name for name in config.architectures or ()):
+    names = config.architectures if isinstance(config.architectures, list) else []
+    if any("ForConditionalGeneration" in str(name) for name in names):
         raise UnsupportedModelError(language_model_message(source))
     for one in config_tree(config):
-        values = vars(one)
+        # Declared fields only, since a config keeps any value that its file holds.
+        values = getattr(type(one), "__dataclass_fields__", None) or vars(one)
         if any(name in values for name in _SIGNS) or one.model_type in (*_PIXEL_LANGUAGE_MODELS, "timm_wrapper"):
             return
     raise UnsupportedModelError(

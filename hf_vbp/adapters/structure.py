@@ -22,7 +22,7 @@ from hf_vbp.adapters.outputs import check_repeatable, differ
 from hf_vbp.errors import UnsupportedModelError
 from hf_vbp.inputs.batch import describe_inputs, model_inputs
 from hf_vbp.inputs.example import example_batch
-from hf_vbp.modeling.modeling_hf_vbp import take_neurons
+from hf_vbp.modeling.modeling_hf_vbp import out_width, take_neurons
 from hf_vbp.modeling.precision import forward_of_class, own_precision
 
 # Every third neuron, so that neighbors on both sides of a perturbed neuron are compared.
@@ -71,6 +71,12 @@ def _check_shapes(model: nn.Module, sites: Sequence[MLPSite]) -> None:
             if parameter is not None and owners.setdefault(id(parameter), name) != name:
                 owners[id(parameter)] = f"{owners[id(parameter)]} and {name}"
     for site in sites:
+        outs, width = {out_width(up) for up in site.mlp.ups}, site.intermediate_size
+        if outs != {width * (2 if site.mlp.layout.packed else 1)}:
+            raise UnsupportedModelError(
+                f"{site.name}: fc1 has {max(outs)} outputs, but fc2 {width} inputs; a packed gated MLP must be "
+                "described as packed. Register an adapter that does so, see docs/adapters.md."
+            )
         for name, (module, _) in zip(site.module_names, site.mlp.modules, strict=True):
             weight = getattr(module, "weight", None)
             names = owners.get(id(weight), name)

@@ -239,6 +239,12 @@ def _model_class(source: str, config: Any) -> Any:
             f"{source} was saved from the class {shown(name)} (architectures in config.json), which transformers "
             f"{transformers.__version__} does not have. Expected a checkpoint of a class of transformers."
         )
+    built_from: Any = getattr(found, "config_class", None) or object
+    if not isinstance(config, built_from):
+        raise UnsupportedModelError(
+            f"{source} has the model_type {shown(config.model_type)}, but {name} (architectures in config.json) is "
+            f"built from a {built_from.__name__}. Restore config.json as it was saved."
+        )
     return found
 
 

@@ -108,12 +108,15 @@ def test_flags_and_modes_of_the_model_are_restored(vit: Any, batches: Batches) -
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in vit.modules())
 
 
-def test_runs_in_eval_and_inference_mode(vit: Any, batches: Batches) -> None:
+def test_runs_in_eval_mode_without_gradients(vit: Any, batches: Batches) -> None:
+    """Not in inference mode: a tensor that the model keeps from it could not be used in training."""
     seen = []
     vit.train()
-    vit.register_forward_pre_hook(lambda module, _: seen.append((module.training, torch.is_inference_mode_enabled())))
+    vit.register_forward_pre_hook(
+        lambda module, _: seen.append((module.training, torch.is_grad_enabled(), torch.is_inference_mode_enabled()))
+    )
     collect_statistics(vit, batches, DIAGONAL)
-    assert set(seen) == {(False, True)}
+    assert set(seen) == {(False, False, False)}
 
 
 @pytest.mark.parametrize("requires", [DIAGONAL, METRIC, EVERYTHING])

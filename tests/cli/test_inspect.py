@@ -84,12 +84,12 @@ def test_no_weights_are_requested_from_the_hub(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"model_type": "resnet"}, "hf_vbp prunes deit, vit"),
+        ({"model_type": "resnet"}, "is built from a ViTConfig"),
         ({"hidden_size": -32}, "describes no ViTForImageClassification that can be built"),
         ({"patch_size": 0}, "describes no ViTForImageClassification that can be built"),
         ({"hidden_act": "nothing"}, "describes no ViTForImageClassification that can be built: .*nothing"),
         ({"architectures": ["Mine"]}, "saved from the class 'Mine'"),
-        ({"num_hidden_layers": 0}, "has no MLP where model_type 'vit' has them"),
+        ({"num_hidden_layers": 0}, "has no MLP that can be pruned"),
         ({"quantization_config": {"quant_method": "bitsandbytes"}}, "The model is quantized"),
     ],
 )

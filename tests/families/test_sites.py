@@ -10,6 +10,9 @@ from .family import Family, Site
 from .running import hooked, model_of, neurons_last, run, width_in, width_out
 from .zoo import FAMILIES
 
+# The contract test uses the zoo in every run; this is the test of the zoo itself.
+pytestmark = pytest.mark.slow
+
 EACH = pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
 WITH_SITES = pytest.mark.parametrize(
     "family", [family for family in FAMILIES if family.sites], ids=lambda family: family.name

@@ -11,6 +11,9 @@ from .randomise import randomise, settle
 from .running import model_of, rows_of, run
 from .zoo import FAMILIES
 
+# The contract test uses the zoo in every run; this is the test of the zoo itself.
+pytestmark = pytest.mark.slow
+
 EACH = pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
 
 

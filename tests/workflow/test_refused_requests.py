@@ -73,7 +73,7 @@ class TestOtherOutputs:
         best = hf_vbp.prune(trained, data, VBPConfig(ratio=ratio))
         paper = hf_vbp.prune(trained, data, VBPConfig.preset("paper", ratio=ratio))
         assert r2(best.model) > max(r2(paper.model), r2(trained) - 0.05)
-        assert best.plan.predicted["metric"] == "identity"
+        assert best.plan.predicted["metric"] == "gradient"
         assert best.plan.predicted["relative_output_error"] > 0
 
     @pytest.mark.parametrize(
@@ -89,15 +89,16 @@ class TestOtherOutputs:
     def test_no_label_is_drawn_from_them(self, changes: dict[str, Any], batches: Batches) -> None:
         model = make_model(**changes)
         statistics = hf_vbp.collect_statistics(model, batches, VBPConfig())
-        assert all(site.metric is None and site.weighted is None for site in statistics.sites)
-        assert statistics.fingerprints["output_metric"] is None
+        # The kind of output whose random cotangents took the place of labels.
+        assert statistics.fingerprints["output_metric"]["output"] in ("regression", "multi_label", "features")
         plan = hf_vbp.make_plan(model, statistics, VBPConfig(ratio=0.5))
-        assert plan.predicted["metric"] == "identity"
+        assert plan.predicted["metric"] == "gradient"
         assert plan.predicted["relative_output_error"] > 0
 
     def test_a_head_that_was_replaced_is_recognized_without_its_config(self, vit: Any, batches: Batches) -> None:
         vit.classifier = nn.Linear(32, 1)
-        assert hf_vbp.collect_statistics(vit, batches, VBPConfig()).sites[0].metric is None
+        statistics = hf_vbp.collect_statistics(vit, batches, VBPConfig())
+        assert statistics.fingerprints["output_metric"]["output"] == "regression"
 
     def test_single_labels_still_have_the_metric(self, batches: Batches) -> None:
         model = make_model(problem_type="single_label_classification")
@@ -122,8 +123,6 @@ class TestOtherOutputs:
             collect_saliency(model, Unread())
         with pytest.raises(ConfigurationError, match=f"The saliency needs .*{reason}"):
             collect_statistics(model, Requirements(saliency=True))
-        with pytest.raises(ConfigurationError, match=f"output metric needs a single-label classifier.*{reason}"):
-            collect_statistics(model, Requirements(output_metric=True))
 
     def test_a_metric_of_zero_is_refused(self, vit: Any, batches: Batches) -> None:
         """As statistics of a regression head by an earlier version have it: the plan would be random."""
@@ -140,12 +139,16 @@ def collect_statistics(model: Any, config: VBPConfig | Requirements) -> Any:
 
 
 class TestRandomForwards:
-    def test_random_masking(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(registry_module, "_ADAPTERS", {"vit_mae": LinearPairAdapter()})
+    def test_random_masking_is_fixed(self, batches: Batches) -> None:
+        """The same patches of every image are masked; before, such models were refused."""
         config = {name: value for name, value in TINY.items() if name != "num_labels"}
-        model = transformers.ViTMAEModel(transformers.ViTMAEConfig(**config))
-        with pytest.raises(UnsupportedModelError, match=r"Two forward passes of ViTMAEModel .*as a ViTModel"):
-            hf_vbp.prune(model, Unread(), VBPConfig(ratio=0.5))
+        model = transformers.ViTMAEModel(transformers.ViTMAEConfig(**config)).eval()
+        statistics = [hf_vbp.collect_statistics(model, batches, VBPConfig()) for _ in range(2)]
+        assert all(
+            torch.equal(one.moments.mean, other.moments.mean)
+            for one, other in zip(*[s.sites for s in statistics], strict=True)
+        )
+        assert sum(hf_vbp.make_plan(model, statistics[0], VBPConfig(ratio=0.5)).widths) == 72
 
     def test_dropout_that_is_never_off(self, vit: Any) -> None:
         vit.vit.layernorm.register_forward_hook(lambda module, inputs, output: nn.functional.dropout(output, 0.1))
@@ -220,7 +223,16 @@ class TestPackedGates:
             layer.mlp = self.Packed()
         return model
 
-    def test_every_step_refuses_it(self, packed: Any, vit: Any, batches: Batches) -> None:
+    def test_it_is_pruned_as_gated(self, packed: Any, batches: Batches) -> None:
+        pruned = hf_vbp.prune(packed, batches, VBPConfig(ratio=0.5)).model
+        widths = [layer.mlp.fc2.in_features for layer in pruned.vit.layers]
+        assert [layer.mlp.fc1.out_features for layer in pruned.vit.layers] == [2 * width for width in widths]
+        assert pruned(pixel_values=batches[0]["pixel_values"]).logits.isfinite().all()
+
+    def test_every_step_refuses_it_by_an_adapter_of_pairs(
+        self, packed: Any, vit: Any, batches: Batches, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(registry_module, "_ADAPTERS", {"vit": LinearPairAdapter()})
         config = VBPConfig(ratio=0.5)
         statistics = hf_vbp.collect_statistics(vit, batches, config)
         plan = hf_vbp.make_plan(vit, statistics, config)

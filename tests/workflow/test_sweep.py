@@ -69,7 +69,7 @@ def test_invalid_requests_fail_before_the_images_are_read(vit: Any, batches: Any
     for site in hf_vbp.find_sites(vit):
         site.fc2.register_parameter("bias", None)
     with pytest.raises(ConfigurationError, match="fc2 has no bias"):
-        hf_vbp.sweep(vit, Unread(), ratios=[0.5], eval_data=[])
+        hf_vbp.sweep(vit, Unread(), VBPConfig.preset("paper"), ratios=[0.5], eval_data=[])
 
 
 def test_statistics_that_lack_something_are_refused(vit: Any, batches: Any) -> None:

@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 
 from hf_vbp.adapters.identity import sites_fingerprint
-from hf_vbp.adapters.linear_pair import LinearPairAdapter
 from hf_vbp.adapters.prunable import check_finite_weights
 from hf_vbp.adapters.site_weights import SiteWeights
 from hf_vbp.adapters.structure import check_structure
+from hf_vbp.adapters.table import TableAdapter
 from hf_vbp.calibration.collect import collect_statistics
 from hf_vbp.compensation.linear import Linear
 from hf_vbp.config.vbp_config import VBPConfig
@@ -32,7 +32,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
     calls = Calls(monkeypatch)
     calls.of_method(Linear, "fit", "compensation")
     calls.of_method(SiteWeights, "of", "float64 copy")
-    calls.of_method(LinearPairAdapter, "find_sites", "site search")
+    calls.of_method(TableAdapter, "find_sites", "site search")
     calls.of_function(check_finite_weights, "finiteness check")
     calls.of_function(check_structure, "structure check")
     calls.of_function(sites_fingerprint, "hash of all weights")

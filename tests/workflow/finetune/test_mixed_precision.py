@@ -60,7 +60,7 @@ def receipts(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[float]]:
         reference = load_file(job["reference"])
         with torch.no_grad(), torch.autocast("cpu", enabled=False):
             loaded = hf_vbp.from_pretrained(job["directory"], dtype=getattr(torch, job["dtype"])).eval()
-            output = loaded(pixel_values=reference["pixel_values"])
+            output = loaded(**load_file(job["inputs"]))
         differences.append(float((output.logits - reference["logits"]).abs().max()))
         return [{"way": "import", "transformers": "0", "max_abs_difference": differences[-1]}]
 
