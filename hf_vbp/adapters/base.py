@@ -119,7 +119,7 @@ class MLPSite:
         roles = {"up": "fc1", "down": "fc2"}
         tensors: dict[str, torch.Tensor] = {}
         for position, (module, role) in enumerate(self.mlp.modules):
-            # The gate of a gated MLP and all that plain MLPs do not have are told apart by their position.
+            # Modules that plain MLPs do not have are named by their position.
             prefix = roles.get(role, role) if role == "down" or position == 0 else f"{roles.get(role, role)}{position}"
             buffers = () if role in roles else module.named_buffers(recurse=False)
             for name, value in (*module.named_parameters(recurse=False), *buffers):

@@ -39,7 +39,7 @@ class SiteWeights:
             return parameter.detach().to("cpu").to(dtype=torch.float64, copy=True)
 
         mlp = site.mlp
-        rows = [copy(up.weight).T if _is_transposed(up) else copy(up.weight).flatten(1) for up in mlp.ups]
+        rows = [copy(up.weight).T if is_transposed(up) else copy(up.weight).flatten(1) for up in mlp.ups]
         biases = [copy(up.bias) for up in mlp.ups if up.bias is not None]
         if mlp.layout.packed:
             rows, biases = (
@@ -53,7 +53,7 @@ class SiteWeights:
         return cls(
             fc1_weight=torch.cat(rows, 1) if len(rows) > 1 else rows[0],
             fc1_bias=(torch.stack(biases, 1) if len(biases) > 1 else biases[0]) if biases else None,
-            fc2_weight=copy(mlp.down.weight).T if _is_transposed(mlp.down) else copy(mlp.down.weight).flatten(1),
+            fc2_weight=copy(mlp.down.weight).T if is_transposed(mlp.down) else copy(mlp.down.weight).flatten(1),
             fc2_bias=bias,
         )
 
@@ -63,7 +63,8 @@ class SiteWeights:
         return self.fc2_weight.shape[1]
 
 
-def _is_transposed(projection: Any) -> bool:
+def is_transposed(projection: Any) -> bool:
+    """Return whether the weight of a projection is ``(in, out)``, as that of transformers' Conv1D."""
     return type(projection).__name__ == "Conv1D"
 
 

@@ -23,7 +23,7 @@ from hf_vbp.errors import UnsupportedModelError
 from hf_vbp.inputs.batch import describe_inputs, model_inputs
 from hf_vbp.inputs.example import example_batch
 from hf_vbp.modeling.modeling_hf_vbp import out_width, take_neurons
-from hf_vbp.modeling.precision import forward_of_class, own_precision
+from hf_vbp.modeling.precision import eval_mode, forward_of_class, own_precision
 
 # Every third neuron, so that neighbors on both sides of a perturbed neuron are compared.
 _STEP = 3
@@ -213,11 +213,9 @@ def _keep_only(site: MLPSite, kept: int, module: nn.Module, inputs: tuple[Any, .
 
 def _forward(model: nn.Module, inputs: dict[str, Any], hooks: Sequence[Hooks]) -> Any:
     with ExitStack() as stack:
-        for module in model.modules():
-            stack.callback(setattr, module, "training", module.training)
+        stack.enter_context(eval_mode(model))
         for module, kind, hook in (one for several in hooks for one in several):
             listen = module.register_forward_pre_hook if kind == "input" else module.register_forward_hook
             stack.callback(listen(hook).remove)
-        model.eval()
         stack.enter_context(torch.no_grad())
         return model(**inputs)

@@ -17,7 +17,7 @@ from hf_vbp.adapters.prepared import PreparedModel, prepare
 from hf_vbp.calibration.batch_moments import Workspace
 from hf_vbp.calibration.cotangents import output_distance_of, with_bank
 from hf_vbp.calibration.feed import Feed, LocalBatch
-from hf_vbp.calibration.hooked_model import HookedModel, eval_mode
+from hf_vbp.calibration.hooked_model import HookedModel
 from hf_vbp.calibration.open_feed import open_feed
 from hf_vbp.calibration.processes import Processes
 from hf_vbp.calibration.resume import Position, SavedState
@@ -78,8 +78,8 @@ def collect_statistics(
             that is the same in every process.
         config: Its criterion and compensation determine the statistics that are gathered; by default those of
             ``VBPConfig()``. A :class:`~hf_vbp.config.requirements.Requirements` names them directly. The budget is
-            not used. With a configuration, the output metric and the token weights, which need a classifier, are
-            gathered from classifiers only.
+            not used. With a configuration, the output metric and the token weights are gathered where the kind of the
+            model's output is known.
         limit: Stop after this many images of the whole set.
         seed: Seed of the labels drawn for the output metric. Labels are drawn image by image, so that they depend
             neither on batches nor on processes.
@@ -125,7 +125,7 @@ def collect_statistics(
         # The layout of the packed sums is part of the state, so a state with another layout is refused.
         more = {"halves": requires.halves, "limit": limit, "layout": "packed symmetric by depth"}
         state = SavedState(Path(resume), processes, {**identity, **more})
-    with own_precision(prepared.model), eval_mode(prepared.model):
+    with own_precision(prepared.model):
         if distance is not None:
             distance = with_bank(prepared, distance, loader, processes, limit)
         hooked = HookedModel(prepared.model, accumulators, seed if drawn else None, distance)

@@ -12,11 +12,12 @@ from hf_vbp.calibration.open_feed import open_feed
 from hf_vbp.calibration.processes import Processes
 from hf_vbp.errors import ConfigurationError, UnsupportedModelError
 from hf_vbp.inputs.batch import model_inputs, patches_by_image
+from hf_vbp.modeling.precision import eval_mode
 from hf_vbp.output_distance import BANK_SIZE, SMALLEST_BANK, ImageNoise, OutputDistance, detect_kind
 
 
 def output_distance_of(prepared: PreparedModel) -> OutputDistance | None:
-    """Return the distance of outputs for a model; None where its output cannot be told apart by image.
+    """Return the distance of outputs for a model; None where its kind is unknown or it has no dimension of images.
 
     Args:
         prepared: The model, with the output of one forward pass.
@@ -48,7 +49,7 @@ def with_bank(
     """Return the distance with the features of at most 500 of the images as a bank of neighbors.
 
     Args:
-        prepared: The model, in eval mode.
+        prepared: The model; it runs in eval mode, which is restored.
         distance: The distance; one without parts that need a bank is returned unchanged.
         loader: The images; they are read twice.
         processes: The processes that share them. All get the same bank.
@@ -76,7 +77,8 @@ def with_bank(
 
     with processes.together():
         feed = open_feed(loader, processes, min(BANK_SIZE, limit or BANK_SIZE))
-    feed.walk(work)
+    with eval_mode(prepared.model):
+        feed.walk(work)
     every = sorted((pair for own in processes.gather(found) for pair in own), key=lambda pair: pair[0])
     if not every:
         return distance

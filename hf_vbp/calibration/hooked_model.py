@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from types import TracebackType
 from typing import Any
 
@@ -17,6 +17,7 @@ from hf_vbp.calibration.tokens import Tokens, tokens_of
 from hf_vbp.errors import ConfigurationError, NonFiniteError
 from hf_vbp.inputs.batch import main_input, model_inputs, patches_by_image
 from hf_vbp.inputs.fit import images_of
+from hf_vbp.modeling.precision import eval_mode
 from hf_vbp.output_distance import OutputDistance
 
 # Keeps the small gradients of float16 models out of the subnormal range; divided out in float32.
@@ -212,18 +213,6 @@ def device_and_dtype(model: nn.Module) -> tuple[torch.device, torch.dtype]:
     """Return the device and the floating dtype of a model."""
     parameter = next(p for p in model.parameters() if p.is_floating_point())
     return parameter.device, parameter.dtype
-
-
-@contextmanager
-def eval_mode(model: nn.Module) -> Iterator[None]:
-    """Put a model into eval mode, and restore the mode of each of its modules."""
-    training = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, was_training in training.items():
-            module.training = was_training
 
 
 def check_finite_pixels(inputs: Mapping[str, Any], indices: Sequence[int]) -> None:

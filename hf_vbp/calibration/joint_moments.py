@@ -15,12 +15,11 @@ from torch import Tensor, nn
 from hf_vbp.adapters.base import MLPSite
 from hf_vbp.adapters.prepared import PreparedModel
 from hf_vbp.calibration.feed import LocalBatch
-from hf_vbp.calibration.hooked_model import eval_mode
 from hf_vbp.calibration.open_feed import open_feed
 from hf_vbp.calibration.processes import Processes
 from hf_vbp.calibration.tokens import tokens_of
 from hf_vbp.inputs.batch import model_inputs
-from hf_vbp.modeling.precision import own_precision
+from hf_vbp.modeling.precision import eval_mode, own_precision
 from hf_vbp.statistics.joint import JointMoments
 
 

@@ -14,14 +14,14 @@ from hf_vbp.adapters.base import MLPSite
 from hf_vbp.adapters.prepared import PreparedModel, prepare
 from hf_vbp.calibration.batch_moments import arithmetic_dtype
 from hf_vbp.calibration.feed import LocalBatch
-from hf_vbp.calibration.hooked_model import check_finite_pixels, device_and_dtype, eval_mode
+from hf_vbp.calibration.hooked_model import check_finite_pixels, device_and_dtype
 from hf_vbp.calibration.open_feed import open_feed
 from hf_vbp.calibration.processes import Processes
 from hf_vbp.config.requirements import Requirements
 from hf_vbp.errors import ConfigurationError, DataError, NonFiniteError
 from hf_vbp.inputs.batch import model_inputs
 from hf_vbp.inputs.fit import images_of
-from hf_vbp.modeling.precision import outside_inference_mode
+from hf_vbp.modeling.precision import eval_mode, outside_inference_mode
 from hf_vbp.statistics.activation_statistics import ActivationStatistics
 from hf_vbp.statistics.float64 import accumulation_device, to_float64
 

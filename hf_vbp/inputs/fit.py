@@ -11,6 +11,7 @@ from hf_vbp._progress import one_line
 from hf_vbp.errors import DataError, HfVbpError, UnsupportedModelError
 from hf_vbp.inputs.batch import model_inputs
 from hf_vbp.inputs.example import image_shape
+from hf_vbp.modeling.precision import eval_mode
 
 
 @contextmanager
@@ -58,14 +59,8 @@ def check_fit(model: Any, pixels: torch.Tensor, name: str = "") -> None:
     if _expected(model) in (None, tuple(pixels.shape)):
         return
     inputs = model_inputs(model, {"pixel_values": pixels[None]})
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        with torch.no_grad(), images_of(model, inputs, name):
-            model(**inputs)
-    finally:
-        for module, training in modes:
-            module.training = training
+    with torch.no_grad(), eval_mode(model), images_of(model, inputs, name):
+        model(**inputs)
 
 
 def check_first_image(model: Any, data: Any) -> None:

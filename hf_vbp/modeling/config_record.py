@@ -201,18 +201,18 @@ def _owners(model: nn.Module) -> _Owners:
     root: Any = model.config
     tree = modeling_hf_vbp.config_tree(root)
     parts: dict[str, tuple[nn.Module, tuple[Any, ...]]] = {"": (model, (root,))}
-    seen = {id(root)}
+    owners, seen = _Owners(parts), {id(root)}
     for name, module in model.named_modules():
         config = vars(module).get("config")
         if config is None or id(config) in seen or not hasattr(config, "model_type"):
             continue
         seen.add(id(config))
         inside = [one for one in tree if one is config or _is_copy(one, config)]
-        outer = max((part for part in parts if not part or f"{name}.".startswith(f"{part}.")), key=len)
+        outer = owners.part_of(name)
         # A copy of the config of the part around it builds nothing of its own.
         if inside and not any(one is inside[0] for one in parts[outer][1]):
             parts[name] = (module, tuple({id(one): one for one in (inside[0], config)}.values()))
-    return _Owners(parts)
+    return owners
 
 
 def _is_copy(one: Any, other: Any) -> bool:

@@ -55,6 +55,18 @@ def own_precision(*models: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
+def eval_mode(model: nn.Module) -> Iterator[None]:
+    """Put a model into eval mode, and restore the mode of each of its modules."""
+    training = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, was_training in training.items():
+            module.training = was_training
+
+
+@contextmanager
 def forward_of_class(model: nn.Module) -> Iterator[None]:
     """Inside the block, remove every ``forward`` that was assigned to a module; a checkpoint does not hold it.
 

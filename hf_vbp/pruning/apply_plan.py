@@ -9,6 +9,7 @@ from torch import nn
 
 from hf_vbp.adapters.base import MLPSite
 from hf_vbp.adapters.prepared import prepare
+from hf_vbp.adapters.site_weights import is_transposed
 from hf_vbp.compensation.base import Compensated, compensate
 from hf_vbp.modeling.config_record import record_pruning
 from hf_vbp.modeling.modeling_hf_vbp import take_neurons
@@ -117,7 +118,7 @@ def set_down(site: MLPSite, compensated: Compensated) -> None:
 
 def _set_weights(down: Any, after: Any, compensated: Compensated) -> None:
     weight, bias = compensated.weight, compensated.bias
-    transposed = weight.T if type(down).__name__ == "Conv1D" else weight
+    transposed = weight.T if is_transposed(down) else weight
     _assign(down, "weight", transposed.reshape(down.weight.shape))
     if bias is not None and after is not None:
         if down.bias is None:

@@ -243,7 +243,7 @@ def _model_class(source: str, config: Any) -> Any:
     if not isinstance(config, built_from):
         raise UnsupportedModelError(
             f"{source} has the model_type {shown(config.model_type)}, but {name} (architectures in config.json) is "
-            f"built from a {built_from.__name__}. Restore config.json as it was saved."
+            f"built from a {built_from.__name__}. Restore the original config.json."
         )
     return found
 
