@@ -33,6 +33,7 @@ class PreparedModel:
         output: Its output of one forward pass; None where it has no weights.
         inputs: The batch of this forward pass.
         latencies: Measurements that a later step takes over, by widths and conditions.
+        costs: Closed forms of the cost that a later step takes over.
     """
 
     model: Any
@@ -41,6 +42,7 @@ class PreparedModel:
     output: Any = None
     inputs: Mapping[str, Any] | None = None
     latencies: dict[Hashable, dict[str, Any]] = field(default_factory=dict, repr=False)
+    costs: dict[Hashable, Any] = field(default_factory=dict, repr=False)
 
     @cached_property
     def fingerprint(self) -> str:

@@ -76,12 +76,13 @@ class Budget:
         # A ratio such as 0.3 of 512 is not exact in binary; without the tolerance one more neuron would be removed.
         return achieved >= self.share - 1e-9 if self.removes else achieved <= self.share + 1e-9
 
-    def unreachable(self, best: float, reason: str = "") -> BudgetError:
+    def unreachable(self, best: float, reason: str = "", means: str = "pruning the MLPs") -> BudgetError:
         """Return the error for a budget that cannot be met.
 
         Args:
             best: The share that can be reached.
             reason: A sentence that names the limit and the advice.
+            means: By what it cannot be reached.
         """
         # Rounded so that the share in the message can be reached.
         if self.removes:
@@ -89,7 +90,7 @@ class Budget:
         else:
             reached = f"no less than a share of {math.ceil(best * 1e4) / 1e4:g} can be kept"
         return BudgetError(
-            f"{COSTS[self.kind]}: {self.share:g} cannot be reached by pruning the MLPs; {reached}. {reason}".strip()
+            f"{COSTS[self.kind]}: {self.share:g} cannot be reached by {means}; {reached}. {reason}".strip()
         )
 
     def to_dict(self, achieved: float) -> dict[str, Any]:

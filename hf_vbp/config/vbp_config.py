@@ -6,6 +6,7 @@ from typing import Any
 
 from hf_vbp._progress import shown
 from hf_vbp.config.budget import Budget
+from hf_vbp.config.levers import check_levers, used_levers
 from hf_vbp.config.limits import SCOPES, Limits
 from hf_vbp.config.presets import DEFAULT_COMPENSATION, DEFAULT_CRITERION, PRESETS
 from hf_vbp.config.registry import COMPENSATIONS, CRITERIA, check_choice
@@ -44,6 +45,11 @@ class VBPConfig:
         minimum_width: Neurons that every site keeps.
         round_to: Multiple that widths are rounded to.
         latency_batch: Images per pass when ``target_latency`` is measured.
+        levers: What may be changed to meet the budget: ``"mlp"`` (narrower MLPs), ``"tokens"`` (merged tokens). By
+            default both for a budget of MACs or latency, where the model allows merging, and ``"mlp"`` otherwise; see
+            :attr:`used_levers`. The preset ``"paper"`` is ``("mlp",)``.
+        merge_tokens: Merge this many tokens before every block but the first, instead of choosing the number that
+            damages the model least. It is used with every budget.
         criterion_options: Options of the criterion, by name.
         compensation_options: Options of the compensation, by name.
 
@@ -69,6 +75,8 @@ class VBPConfig:
     minimum_width: int = 1
     round_to: int = 1
     latency_batch: int = 1
+    levers: tuple[str, ...] | None = None
+    merge_tokens: int | None = None
     criterion_options: Mapping[str, Any] = field(default_factory=dict)
     compensation_options: Mapping[str, Any] = field(default_factory=dict)
 
@@ -81,6 +89,10 @@ class VBPConfig:
             raise ConfigurationError(
                 f"latency_batch must be a whole number of at least 1, got {shown(self.latency_batch)}."
             )
+        if isinstance(self.levers, list):
+            # Lists come from JSON and YAML.
+            object.__setattr__(self, "levers", tuple(self.levers))
+        check_levers(self.levers, self.merge_tokens)
         # Building the parts validates them.
         _ = self.limits, self.make_criterion(), self.make_compensation(), self._budgets()
 
@@ -126,6 +138,8 @@ class VBPConfig:
         given = {name: dict(value) if isinstance(value, Mapping) else value for name, value in values.items()}
         if self.latency_batch == 1:
             del given["latency_batch"]
+        if self.levers is not None:
+            given["levers"] = list(self.levers)
         return {name: value for name, value in given.items() if value is not None and value != {}}
 
     @property
@@ -146,6 +160,18 @@ class VBPConfig:
     def has_budget(self) -> bool:
         """Whether a budget was given."""
         return bool(self._budgets())
+
+    @property
+    def used_levers(self) -> tuple[str, ...]:
+        """The levers, or the default ones of the budget."""
+        return used_levers(self.levers, self.merge_tokens, self.budget.kind if self.has_budget else "ratio")
+
+    @property
+    def method(self) -> dict[str, Any]:
+        """Criterion, compensation, scope and limits, ready for JSON: what decides about neurons beside the budget."""
+        names = ("criterion", "compensation", "scope", "minimum_width", "round_to")
+        options = {name: dict(getattr(self, name)) for name in ("criterion_options", "compensation_options")}
+        return {**{name: getattr(self, name) for name in names}, **options}
 
     def with_budget(self, **budget: float | str) -> "VBPConfig":
         """Return the same method with another budget, given as the one field that holds it."""

@@ -18,6 +18,7 @@ from hf_vbp.errors import ConfigurationError, LatencyError
 from hf_vbp.inputs.batch import main_input, model_inputs
 from hf_vbp.inputs.example import example_batch
 from hf_vbp.modeling.modeling_hf_vbp import take_neurons
+from hf_vbp.token_merging.merge_tokens import merge_tokens
 
 
 @dataclass(frozen=True)
@@ -129,6 +130,7 @@ def latency_of_widths(
     widths: Sequence[int],
     options: LatencyOptions | None = None,
     *,
+    merged_tokens: Sequence[int] = (),
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Measure a dense model and one whose MLPs have the given widths, in turns.
@@ -140,6 +142,7 @@ def latency_of_widths(
         model: The dense model, with MLP sites; not changed.
         widths: One width per site, in block order.
         options: Batch, device, dtype, threads and precision.
+        merged_tokens: Tokens that the pruned model merges before each block; empty where it merges none.
         progress: Receives the number of finished repetitions and an estimate of all.
 
     Returns:
@@ -150,7 +153,10 @@ def latency_of_widths(
         LatencyError: The times vary too much on this machine.
     """
     prepared = prepare(model)
-    models = {"dense": prepared.model, "pruned": _with_widths(prepared, widths)}
+    pruned = _with_widths(prepared, widths)
+    if any(merged_tokens):
+        merge_tokens(pruned, merged_tokens)
+    models = {"dense": prepared.model, "pruned": pruned}
     return summary(*measure_latency(models, options, progress=progress))
 
 
@@ -159,6 +165,25 @@ def summary(dense: Mapping[str, Any], pruned: Mapping[str, Any]) -> dict[str, An
     shared = {key: dense[key] for key in ("device", "device_name", "dtype", "batch", "threads", "repetitions")}
     times = {"dense_ms": dense["median_ms"], "pruned_ms": pruned["median_ms"]}
     return {**shared, **times, "speedup": pruned["speedup"], "speedup_interval": pruned["speedup_interval"]}
+
+
+def current_conditions(model: nn.Module, options: LatencyOptions) -> dict[str, Any]:
+    """Return the conditions that a measurement would have now: device, dtype, batch and threads.
+
+    Args:
+        model: The model to measure.
+        options: Batch, device, dtype and threads.
+    """
+    parameter = next(model.parameters())
+    device = torch.device(options.device) if options.device is not None else parameter.device
+    dtype = options.torch_dtype or parameter.dtype
+    return {
+        "device": device.type,
+        "device_name": device_name(device),
+        "dtype": str(dtype).removeprefix("torch."),
+        "batch": options.batch,
+        "threads": options.threads or torch.get_num_threads(),
+    }
 
 
 def describe_conditions(measured: Mapping[str, Any]) -> str:

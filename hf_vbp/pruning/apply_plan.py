@@ -17,6 +17,7 @@ from hf_vbp.modeling.precision import outside_inference_mode, own_precision
 from hf_vbp.pruning.make_plan import FittedPlan, check_provided, statistics_digest
 from hf_vbp.pruning.plan import PruningPlan
 from hf_vbp.statistics.activation_statistics import ActivationStatistics
+from hf_vbp.token_merging.merge_tokens import merge_tokens
 
 ModelT = TypeVar("ModelT", bound=nn.Module)
 
@@ -27,7 +28,7 @@ _Modules = tuple[Any, ...]
 
 @outside_inference_mode
 def apply_plan(model: ModelT, plan: PruningPlan, statistics: ActivationStatistics, *, inplace: bool = False) -> ModelT:
-    """Apply a pruning plan. Returns a new model unless ``inplace=True``.
+    """Apply a pruning plan, with the tokens that it merges. Returns a new model unless ``inplace=True``.
 
     Rows K of ``W1`` and ``b1`` are kept; ``W2`` and ``b2`` are those of the compensation, in the paper (section 3.3)
     ``W2' = W2[:, K]`` and ``b2' = b2 + W2[:, P] mean_P``. The compensation is computed in float64 and cast once to the
@@ -92,7 +93,10 @@ def _insert(
         pruned = model
     else:
         pruned = _copy_with(model, sites, modules)
-    _record(pruned, sites, plan)
+    if any(site.width < site.intermediate_size for site in plan.sites):
+        _record(pruned, sites, plan)
+    if plan.merged_tokens:
+        merge_tokens(pruned, plan.merged_tokens)
     return pruned
 
 

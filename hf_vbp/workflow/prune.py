@@ -17,12 +17,13 @@ from hf_vbp.evaluation.models import check_classifier
 from hf_vbp.inputs.fit import check_first_image
 from hf_vbp.modeling.precision import outside_inference_mode, own_precision
 from hf_vbp.pruning.apply_plan import apply_fitted
-from hf_vbp.pruning.budget_cost import check_budget
 from hf_vbp.pruning.latency_search import check_latency
-from hf_vbp.pruning.make_plan import check_provided, fit_plan
+from hf_vbp.pruning.levers import check_levers, check_tokens, counts_for, most_tokens
+from hf_vbp.pruning.make_plan import check_provided, fit_plan, rank_sites
 from hf_vbp.statistics.activation_statistics import ActivationStatistics
 from hf_vbp.workflow.describe import describe_dense, describe_pruning
 from hf_vbp.workflow.evaluate import evaluate
+from hf_vbp.workflow.measure_levers import with_lever_measurements
 from hf_vbp.workflow.pruning_result import PruningResult
 from hf_vbp.workflow.refit import refit_mixed_sites
 
@@ -92,12 +93,16 @@ def prune(
                 raise DataError("Nothing to calibrate on: pass data (images), or statistics gathered earlier.")
             if not is_launched():
                 # Several processes at the same time would only slow each other down.
-                check_latency(prepared, config, progress)
+                check_latency(prepared, config, progress, merged_tokens=_most_merged(prepared, config))
             options: dict[str, Any] = {"limit": limit, "progress": progress, "provenance": provenance}
             statistics = collect_statistics(prepared, data, config, **options)
         else:
             statistics = complete_statistics(prepared, statistics, config, data, limit=limit, progress=progress)
-        fitted = fit_plan(prepared, statistics, config, progress=progress)
+        rankings = rank_sites(prepared, statistics, config)
+        statistics = with_lever_measurements(
+            prepared, statistics, config, data, rankings=rankings, limit=limit, progress=progress
+        )
+        fitted = fit_plan(prepared, statistics, config, rankings=rankings, progress=progress)
         dense = describe_dense(prepared.model)
         pruned = apply_fitted(prepared.model, prepared.sites, fitted, inplace=inplace)
         refit_mixed_sites(prepared, pruned, config, data, limit)
@@ -123,8 +128,15 @@ def check_request(model: nn.Module | PreparedModel, config: VBPConfig) -> Prepar
     prepared = prepare(model)
     prepared.check_requirements(f"criterion {config.criterion!r}", config.make_criterion().requires)
     prepared.check_requirements(f"compensation {config.compensation!r}", config.make_compensation().requires)
-    check_budget(prepared, config)
+    check_levers(prepared, config)
     return prepared
+
+
+def _most_merged(prepared: PreparedModel, config: VBPConfig) -> tuple[int, ...]:
+    if not check_tokens(prepared.model, config):
+        return ()
+    number = config.merge_tokens
+    return counts_for(prepared.model, most_tokens(prepared) if number is None else number)
 
 
 def complete_statistics(
