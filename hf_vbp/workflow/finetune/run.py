@@ -54,6 +54,8 @@ def run_finetune(
     """
     args = recipe.arguments()
     check_launch(args)
+    for note in recipe.notes:
+        reporter.say(note)
     with finetune_output(recipe, args, overwrite=overwrite):
         leads = args.process_index == 0
         if check_kept(recipe, resume=resume, overwrite=overwrite, leads=leads):
@@ -73,7 +75,7 @@ def _finetune_and_save(
 ) -> dict[str, Any]:
     leads = args.process_index == 0
     start = open_start(recipe, reporter)
-    teacher = choose_teacher(recipe, start, weight=args.hard_label_weight)
+    teacher = choose_teacher(recipe, start, reporter, weight=args.hard_label_weight)
     evaluation = recipe.data.evaluation.open(start.student, "evaluation") if recipe.data.evaluation else None
     training = _training_images(recipe, start, args, labelled=teacher.loaded is None or args.hard_label_weight > 0)
     _settle_length(args, training)
