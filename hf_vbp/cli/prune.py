@@ -6,14 +6,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from hf_vbp.cli import groups
+from hf_vbp.cli.budget_options import BudgetOptions, LatencyConditions
 from hf_vbp.cli.console import Reporter, percent, print_json_text, print_lines, print_table, scaled, speedup
 from hf_vbp.cli.groups import (
     BUDGET,
     LATENCY,
     STATISTICS,
-    BudgetOptions,
     EvaluationOptions,
-    LatencyConditions,
     MethodOptions,
     ModelOptions,
     option,

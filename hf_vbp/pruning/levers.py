@@ -136,6 +136,19 @@ def most_tokens(prepared: PreparedModel) -> int:
     return width_costs(prepared).tokens[0] // 4
 
 
+def most_merged_tokens(prepared: PreparedModel, config: VBPConfig) -> tuple[int, ...]:
+    """Return the largest numbers of tokens that a plan may merge before each block; empty where it merges none.
+
+    Args:
+        prepared: The dense model.
+        config: Its levers.
+    """
+    if not check_tokens(prepared.model, config):
+        return ()
+    number = config.merge_tokens
+    return counts_for(prepared.model, most_tokens(prepared) if number is None else number)
+
+
 def candidate_numbers(alone: int) -> list[int]:
     """Return the numbers of merged tokens to try, descending.
 

@@ -18,6 +18,16 @@ from hf_vbp.statistics.activation_statistics import ActivationStatistics
 from hf_vbp.statistics.lever_measurements import LeverMeasurement, LeverMeasurements
 
 
+def chooses_tokens(prepared: PreparedModel, config: VBPConfig) -> bool:
+    """Return whether the number of merged tokens is to be chosen for the budget of a configuration.
+
+    Args:
+        prepared: The dense model.
+        config: Budget and levers.
+    """
+    return config.has_budget and config.merge_tokens is None and check_tokens(prepared.model, config)
+
+
 def with_lever_measurements(
     prepared: PreparedModel,
     statistics: ActivationStatistics,
@@ -49,8 +59,7 @@ def with_lever_measurements(
         LatencyError: The times on this machine vary too much.
         UnsupportedModelError: There is no output distance for this model.
     """
-    chooses = check_tokens(prepared.model, config) and config.merge_tokens is None
-    if not chooses or not config.has_budget or data is None:
+    if data is None or not chooses_tokens(prepared, config):
         return statistics
     if isinstance(getattr(data, "loader", data), Iterator):
         warnings.warn(

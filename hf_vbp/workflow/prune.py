@@ -13,16 +13,17 @@ from hf_vbp.calibration.saliency import with_saliency
 from hf_vbp.config.vbp_config import VBPConfig
 from hf_vbp.distributed import is_launched
 from hf_vbp.errors import ConfigurationError, DataError
-from hf_vbp.evaluation.models import check_classifier
+from hf_vbp.evaluation.requests import Measures
+from hf_vbp.evaluation.task import example_task
 from hf_vbp.inputs.fit import check_first_image
 from hf_vbp.modeling.precision import outside_inference_mode, own_precision
 from hf_vbp.pruning.apply_plan import apply_fitted
 from hf_vbp.pruning.latency_search import check_latency
-from hf_vbp.pruning.levers import check_levers, check_tokens, counts_for, most_tokens
+from hf_vbp.pruning.levers import check_levers, most_merged_tokens
 from hf_vbp.pruning.make_plan import check_provided, fit_plan, rank_sites
 from hf_vbp.statistics.activation_statistics import ActivationStatistics
 from hf_vbp.workflow.describe import describe_dense, describe_pruning
-from hf_vbp.workflow.evaluate import evaluate
+from hf_vbp.workflow.evaluate import check_evaluation, evaluate, with_labelled_bank
 from hf_vbp.workflow.measure_levers import with_lever_measurements
 from hf_vbp.workflow.pruning_result import PruningResult
 from hf_vbp.workflow.refit import refit_mixed_sites
@@ -36,6 +37,7 @@ def prune(
     *,
     statistics: ActivationStatistics | None = None,
     eval_data: Iterable[Mapping[str, Any]] | None = None,
+    measures: Measures | None = None,
     inplace: bool = False,
     limit: int | None = None,
     provenance: Mapping[str, Any] | None = None,
@@ -52,7 +54,10 @@ def prune(
             unless the criterion needs a separate pass that they do not contain (``snip``).
         config: Method and budget.
         statistics: Statistics gathered earlier from this model.
-        eval_data: Labelled images to evaluate both models on afterwards, as for :func:`hf_vbp.evaluate`.
+        eval_data: Images to evaluate both models on afterwards, as for :func:`hf_vbp.evaluate`, with labels where the
+            model has classes.
+        measures: What is measured in addition, as for :func:`hf_vbp.evaluate`. For backbones, labelled calibration
+            images are the bank of neighbors of labelled evaluation images, unless another one is given.
         inplace: Whether to change ``model`` itself instead of a copy.
         limit: Stop gathering after this many images.
         provenance: Describes the images, for the results file; by default the description of ``data``.
@@ -84,8 +89,13 @@ def prune(
     if eval_data is not None and inplace:
         raise ConfigurationError("eval_data needs the dense model too, so it cannot be used with inplace=True.")
     prepared = check_request(model, config)
+    if measures is not None and eval_data is None:
+        raise ConfigurationError("measures needs images to evaluate on: pass eval_data.")
+    measures = measures or Measures()
     if eval_data is not None:
-        check_classifier(prepared.model)
+        task = example_task(prepared.model)
+        measures = with_labelled_bank(measures, task, data, eval_data)
+        check_evaluation(prepared.model, eval_data, measures, task=task)
         check_first_image(prepared.model, eval_data)
     with own_precision(prepared.model):
         if statistics is None:
@@ -93,7 +103,7 @@ def prune(
                 raise DataError("Nothing to calibrate on: pass data (images), or statistics gathered earlier.")
             if not is_launched():
                 # Several processes at the same time would only slow each other down.
-                check_latency(prepared, config, progress, merged_tokens=_most_merged(prepared, config))
+                check_latency(prepared, config, progress, merged_tokens=most_merged_tokens(prepared, config))
             options: dict[str, Any] = {"limit": limit, "progress": progress, "provenance": provenance}
             statistics = collect_statistics(prepared, data, config, **options)
         else:
@@ -109,7 +119,9 @@ def prune(
         results = describe_pruning(dense, pruned, fitted.plan, statistics)
         kept = None if inplace else prepared.model
         result = PruningResult(pruned, fitted.plan, statistics, results, kept)
-        return result if eval_data is None else evaluate(result, eval_data, progress=progress)
+        if eval_data is None:
+            return result
+        return evaluate(result, eval_data, measures=measures, progress=progress)
 
 
 def check_request(model: nn.Module | PreparedModel, config: VBPConfig) -> PreparedModel:
@@ -130,13 +142,6 @@ def check_request(model: nn.Module | PreparedModel, config: VBPConfig) -> Prepar
     prepared.check_requirements(f"compensation {config.compensation!r}", config.make_compensation().requires)
     check_levers(prepared, config)
     return prepared
-
-
-def _most_merged(prepared: PreparedModel, config: VBPConfig) -> tuple[int, ...]:
-    if not check_tokens(prepared.model, config):
-        return ()
-    number = config.merge_tokens
-    return counts_for(prepared.model, most_tokens(prepared) if number is None else number)
 
 
 def complete_statistics(

@@ -14,6 +14,7 @@ from hf_vbp.evaluation.models import check_classifier
 from hf_vbp.files.atomic import check_space
 from hf_vbp.pruning.apply_plan import apply_plan
 from hf_vbp.pruning.latency_search import check_latency
+from hf_vbp.pruning.levers import most_merged_tokens
 from hf_vbp.pruning.make_plan import statistics_digest
 from hf_vbp.pruning.plan import PruningPlan
 from hf_vbp.results.base_model import describe_base_model
@@ -23,6 +24,7 @@ from hf_vbp.workflow.evaluate import evaluate
 from hf_vbp.workflow.gather import gather, with_skipped
 from hf_vbp.workflow.loading import Loading, without_progress_bars
 from hf_vbp.workflow.measure import measure_both
+from hf_vbp.workflow.measure_levers import chooses_tokens
 from hf_vbp.workflow.outputs import input_sources, output_folder
 from hf_vbp.workflow.prune import check_request, prune
 from hf_vbp.workflow.pruning_result import PruningResult, with_receipt
@@ -103,8 +105,8 @@ def _prune_and_save(
         # The processes share the pass over the images; one does the rest.
         return {}
     images = None
-    if request.data is not None and any(site.mixes_neurons for site in prepared.sites):
-        # A second pass refits the MLPs whose neurons a normalization mixes.
+    if request.data is not None and (chooses_tokens(prepared, config) or any(s.mixes_neurons for s in prepared.sites)):
+        # Further passes measure merged tokens, and refit the MLPs whose neurons a normalization mixes.
         images = request.data.open(loaded, "calibration")
     result = _prune(prepared, plan, config, statistics, request, reporter, images)
     if evaluation is not None:
@@ -167,7 +169,7 @@ def _check_before_the_pass(
     elif config.budget.kind == "latency" and request.statistics is None and not is_launched():
         stage = reporter.stage(f"Latency at minimum widths, batch {config.latency_batch}")
         with stage as progress, cpu_threads(request.threads):
-            check_latency(prepared, config, progress)
+            check_latency(prepared, config, progress, merged_tokens=most_merged_tokens(prepared, config))
     if request.evaluation is not None:
         check_classifier(prepared.model)
 
