@@ -132,8 +132,8 @@ def counts_for(model: nn.Module, number: int) -> tuple[int, ...]:
 
 
 def most_tokens(prepared: PreparedModel) -> int:
-    """Return the largest number of merged tokens per block that is tried: a quarter of the tokens."""
-    return width_costs(prepared).tokens[0] // 4
+    """Return the largest number of merged tokens per block that is tried: half of the tokens."""
+    return width_costs(prepared).tokens[0] // 2
 
 
 def most_merged_tokens(prepared: PreparedModel, config: VBPConfig) -> tuple[int, ...]:
