@@ -27,6 +27,7 @@ from .pruning.make_plan import precompute_scores as precompute_scores
 from .pruning.plan import PruningPlan as PruningPlan
 from .sample import sample_model_path as sample_model_path
 from .statistics.activation_statistics import ActivationStatistics as ActivationStatistics
+from .token_merging.merge_tokens import merge_tokens as merge_tokens
 from .workflow.evaluate import evaluate as evaluate
 from .workflow.prune import prune as prune
 from .workflow.pruning_result import PruningResult as PruningResult

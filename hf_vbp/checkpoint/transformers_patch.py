@@ -278,7 +278,7 @@ def _post_init(call: Callable[[], None], self: Any) -> None:
     record = _record(self.config)
     own = vars(self).pop("_vbp_construction", None)
     try:
-        if record is not None:
+        if record is not None and record.widths:
             construction = _constructions.running.get(id(self.config), own)
             if resize(self, record) and construction is not None:
                 construction.fits = True
@@ -289,12 +289,12 @@ def _post_init(call: Callable[[], None], self: Any) -> None:
                     f"{type(self).__name__} has {len(find_mlps(self, record))}. "
                     "The config was changed after saving, or belongs to another model: restore it."
                 )
-            if own is not None and not self.is_remote_code():
-                forget_remote_code(self.config)
         elif own is not None:
             # A tower or backbone is pruned; its own class may have no post_init.
             for _, part, inner in pruned_parts(self):
                 _fit(part, inner)
+        if own is not None:
+            _merge_tokens(self)
             if not self.is_remote_code():
                 forget_remote_code(self.config)
         call()
@@ -302,6 +302,15 @@ def _post_init(call: Callable[[], None], self: Any) -> None:
         if own is not None:
             _constructions.running.pop(id(own.config), None)
             own.release()
+
+
+def _merge_tokens(model: Any) -> None:
+    from hf_vbp.modeling.modeling_hf_vbp import merge_as_recorded
+
+    try:
+        merge_as_recorded(model)
+    except ValueError as error:
+        raise CheckpointError(f"{_source(model.config)}: {one_line(error)}") from error
 
 
 def _fit(part: Any, record: Any) -> None:

@@ -1,4 +1,4 @@
-"""Write the widths of a pruned model to its config, and read them back."""
+"""Write the widths and the merged tokens of a model to its config, and read them back."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,8 +15,12 @@ from hf_vbp.modeling.modeling_hf_vbp import (
     Layout,
     Record,
     find_mlps,
+    find_tower,
     layout_entry,
+    merged_tokens,
     pruned_parts,
+    record_merged_tokens,
+    recorded_parts,
     recorded_widths,
 )
 
@@ -24,7 +28,7 @@ from hf_vbp.modeling.modeling_hf_vbp import (
 _MODELING_MODULE = modeling_hf_vbp.__name__.rpartition(".")[2]
 # Their constructors build a decoder from a copy of the config, which must have one intermediate_size.
 _COPIED = ("vit_mae",)
-_KEYS = {"version", "widths", "dense_widths", "modules"}
+_KEYS = {"version", "widths", "dense_widths", "modules", "merged_tokens"}
 
 
 def write_widths(
@@ -44,7 +48,7 @@ def write_widths(
       ``AmbiguousGlobalPerLayerAttributeError``; read ``config.vbp["widths"]`` or
       ``config.per_layer_config[i].intermediate_size``.
 
-    Records of an earlier pruning are replaced.
+    Records of an earlier pruning are replaced; the record of merged tokens is kept.
 
     Args:
         config: The ``PreTrainedConfig`` of the model.
@@ -76,15 +80,18 @@ def _write(
         raise ConfigurationError(
             f"modules describes {len(modules)} MLPs, expected a layout for each of {len(widths)}."
         )
+    merged = (vars(config).get("vbp") or {}).get("merged_tokens", ())
     _clear(config)
     if real_width and len(set(widths)) == 1:
         config.intermediate_size = widths[0]
+        record_merged_tokens(config, merged)
         return
     record: dict[str, Any] = {"version": RECORD_VERSION, "widths": widths, "dense_widths": dense_widths}
     if modules:
         # One layout is enough where all MLPs have the same names.
         record["modules"] = [layout_entry(one) for one in (modules if len(set(modules)) > 1 else modules[:1])]
     config.vbp = {**record, **{name: value for name, value in (extra or {}).items() if name not in _KEYS}}
+    record_merged_tokens(config, merged)
     if real_width:
         # Blocks that have the global value get no entry, so it must be the dense width.
         config.intermediate_size = max(dense_widths)
@@ -125,6 +132,20 @@ def record_pruning(
                 extra,
                 has_real_width(config, dense),
             )
+
+
+def record_merging(model: Any, counts: Sequence[int]) -> None:
+    """Record the number of tokens that a model merges before each block, in the config that builds the blocks.
+
+    Args:
+        model: A model whose tokens can be merged.
+        counts: One number per block; where all are 0, an earlier record is removed.
+    """
+    tower, owners = find_tower(model), _owners(model)
+    for config in owners.parts[owners.part_of(tower.name if tower else "")][1]:
+        record_merged_tokens(config, list(counts))
+        if not any(counts):
+            forget_remote_code(config)
 
 
 @dataclass(frozen=True, eq=False)
@@ -269,12 +290,18 @@ def read_widths(config: Any) -> list[int] | None:
 
 
 def check_recorded(model: Any) -> None:
-    """Refuse to save a model whose MLPs could not be rebuilt from its config.
+    """Refuse to save a model that could not be rebuilt from its config.
 
     Raises:
-        CheckpointError: The widths in the config are not those of the model.
+        CheckpointError: The widths or the merged tokens in the config are not those of the model.
     """
     read_widths(model.config)
+    recorded = next((part.merged_tokens for _, _, part in recorded_parts(model) if part.merged_tokens), ())
+    if recorded != merged_tokens(model):
+        raise CheckpointError(
+            f"The model merges {list(merged_tokens(model))} tokens before its blocks, but its config records "
+            f"{list(recorded)}. Set both with hf_vbp.merge_tokens(model, r) before saving."
+        )
     parts = pruned_parts(model)
     for _, module, record in parts:
         _check_part([mlp.width for mlp in find_mlps(module, record)], list(record.widths))

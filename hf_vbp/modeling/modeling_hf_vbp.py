@@ -1,4 +1,4 @@
-"""The modeling file of a pruned checkpoint: MLPs whose width differs from block to block.
+"""The modeling file of a checkpoint of hf_vbp: MLPs whose width differs from block to block, and merged tokens.
 
 A model pruned with hf_vbp is an ordinary transformers model whose MLPs differ in width. The config that builds the
 MLPs (the root of ``config.json``, or its ``vision_config``, ``backbone_config``, ...) records the widths in block
@@ -6,25 +6,36 @@ order, with the names of the modules of each MLP::
 
     {"vbp": {"version": 2, "widths": [411, 803, ...], "modules": [["fc1", "fc2"]], ...}}
 
+A model that merges tokens records the number of tokens that are merged before each block::
+
+    {"vbp": {"version": 3, "merged_tokens": [0, 13, 13, ...]}}
+
 This file builds the model that fits the record. It needs torch and transformers (4.57 or newer) and nothing else,
 and is part of the checkpoint, so that ``trust_remote_code=True`` loads it where hf_vbp is not installed::
 
     from transformers import AutoModelForImageClassification
     model = AutoModelForImageClassification.from_pretrained(path, trust_remote_code=True)
 
-The classes are derived on demand from those of transformers, have the same names, and change only the widths.
+The classes are derived on demand from those of transformers, have the same names, and change only the widths and the
+hooks that merge tokens.
 """
 
 import copy
+import inspect
 import re
 import threading
+import warnings
+from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 
 RECORD_VERSION = 2
-_READABLE_VERSIONS = (1, 2)
+"""The version of a record of widths."""
+MERGING_VERSION = 3
+"""The version of a record of merged tokens, which readers of widths alone must refuse."""
+_READABLE_VERSIONS = (1, 2, 3)
 
 
 class Layout(NamedTuple):
@@ -138,11 +149,14 @@ class Record(NamedTuple):
 
     Attributes:
         widths: One width per MLP, in block order.
+            Empty where the record holds none.
         modules: The layout of each MLP, in block order; empty in records that hold no names (version 1).
+        merged_tokens: The number of tokens that are merged before each block; empty where none are.
     """
 
     widths: "tuple[int, ...]"
     modules: "tuple[Layout, ...]" = ()
+    merged_tokens: "tuple[int, ...]" = ()
 
 
 def is_projection(module: Any) -> bool:
@@ -361,20 +375,23 @@ def _is_config(value: Any) -> bool:
 
 
 def read_record(config: Any) -> "Record | None":
-    """Return what a config records about the MLPs, or None where it holds no record of hf_vbp itself.
+    """Return what a config records, or None where it holds no record of hf_vbp itself.
 
     Raises:
         ValueError: The record is malformed, or was written by a newer version.
     """
     record = getattr(config, "__dict__", {}).get("vbp")
-    if not isinstance(record, dict) or not ({"version", "widths"} & record.keys()):
+    if not isinstance(record, dict) or not ({"version", "widths", "merged_tokens"} & record.keys()):
         return None
     version, widths, modules = record.get("version"), record.get("widths"), record.get("modules", [])
     if type(version) is not int or version not in _READABLE_VERSIONS:
         raise ValueError(
-            f"config.vbp has version {version!r}, expected at most {RECORD_VERSION}. If it was written by a newer "
+            f"config.vbp has version {version!r}, expected at most {MERGING_VERSION}. If it was written by a newer "
             "hf_vbp, upgrade hf_vbp; otherwise config.json was changed after saving: restore it."
         )
+    merged_tokens = _read_merged_tokens(record, version)
+    if merged_tokens and "widths" not in record:
+        return Record((), (), merged_tokens)
     if not isinstance(widths, list) or not widths or not all(type(width) is int and width >= 0 for width in widths):
         raise ValueError(
             f"config.vbp['widths'] is {widths!r}, expected a list with a whole number for each MLP. "
@@ -386,7 +403,21 @@ def read_record(config: Any) -> "Record | None":
             f"config.vbp['modules'] is {modules!r}, expected the names of the modules of each of {len(widths)} MLPs, "
             "or once for all. config.json was changed after saving: restore it."
         )
-    return Record(tuple(widths), layouts * len(widths) if len(layouts) == 1 else layouts)
+    return Record(tuple(widths), layouts * len(widths) if len(layouts) == 1 else layouts, merged_tokens)
+
+
+def _read_merged_tokens(record: "dict[str, Any]", version: int) -> "tuple[int, ...]":
+    if "merged_tokens" not in record and version < MERGING_VERSION:
+        return ()
+    merged: Any = record.get("merged_tokens")
+    numbers = isinstance(merged, list) and bool(merged) and all(type(one) is int and one >= 0 for one in merged)
+    if not numbers or merged[0] or version < MERGING_VERSION:
+        raise ValueError(
+            f"config.vbp['merged_tokens'] is {merged!r} in a record of version {version}, expected a list with a "
+            f"whole number for each block, beginning with 0, in version {MERGING_VERSION}. config.json was changed "
+            "after saving: restore it."
+        )
+    return tuple(merged)
 
 
 def _read_layouts(modules: Any) -> "tuple[Layout, ...] | None":
@@ -425,7 +456,7 @@ def recorded_widths(config: Any) -> "list[int] | None":
     Raises:
         ValueError: A record is malformed, or was written by a newer version.
     """
-    records = read_records(config)
+    records = [record for record in read_records(config) if record.widths]
     return [width for record in records for width in record.widths] if records else None
 
 
@@ -443,6 +474,15 @@ def pruned_parts(model: nn.Module) -> "list[tuple[str, Any, Record]]":
 
     A pruned model is itself the one part, with the name ``""``; in a model with a pruned vision tower or backbone,
     that is the part.
+
+    Raises:
+        ValueError: A record is malformed, or was written by a newer version.
+    """
+    return [part for part in recorded_parts(model) if part[2].widths]
+
+
+def recorded_parts(model: nn.Module) -> "list[tuple[str, Any, Record]]":
+    """List the parts of a model whose config has a record, of widths or of merged tokens, as :func:`pruned_parts`.
 
     Raises:
         ValueError: A record is malformed, or was written by a newer version.
@@ -505,6 +545,413 @@ def _resized(tensor: torch.Tensor, axis: int, before: int, width: int, segments:
     for segment in range(segments):
         value.narrow(axis, segment * width, common).copy_(tensor.narrow(axis, segment * before, common))
     return value
+
+
+# Token merging: Bolya et al., "Token Merging: Your ViT But Faster", ICLR 2023.
+
+LEADING_TOKENS = {
+    "vit": 1,
+    "deit": 2,
+    "vit_msn": 1,
+    "dinov2": 1,
+    "dinov2_with_registers": 1,
+    "ijepa": 0,
+    "clip_vision_model": 1,
+    "siglip_vision_model": 0,
+}
+"""Model type of a vision tower to the number of class and distillation tokens, which are first and never merged.
+
+Register tokens, of which the config gives the number, come next and are never merged either.
+"""
+
+USES_ALL_TOKENS = {
+    "ViTForImageClassification": False,
+    "DeiTForImageClassification": False,
+    "DeiTForImageClassificationWithTeacher": False,
+    "ViTMSNForImageClassification": False,
+    "Dinov2ForImageClassification": True,
+    "Dinov2WithRegistersForImageClassification": True,
+    "IJepaForImageClassification": True,
+    "CLIPForImageClassification": True,
+    "CLIPModel": True,
+    "CLIPVisionModel": True,
+    "CLIPVisionModelWithProjection": True,
+    "SiglipForImageClassification": True,
+    "SiglipModel": True,
+    "SiglipVisionModel": True,
+}
+"""The classes whose tokens can be merged, and whether their output is computed from, or holds, all tokens.
+
+Where it does, each token is repeated after the last block, once for every token that was merged into it, so that means
+and attention pools are weighted by size, and outputs have the shapes of the model without merging.
+"""
+
+_ATTENTION = ("sdpa", "eager")
+# The size of a masked token: its logarithm removes it from the attention, and it adds nothing to an average.
+_NO_SIZE = 1e-30
+
+
+def match_tokens(
+    keys: torch.Tensor, count: int, leading: int = 0, sizes: "torch.Tensor | None" = None
+) -> torch.Tensor:
+    """Match similar tokens: bipartite soft matching.
+
+    Tokens at even positions belong to set A, those at odd positions to set B, except the leading tokens. Each token of
+    A has one edge, to the token of B with the most similar key (cosine; of equal ones the first). The ``count`` edges
+    of the highest similarity are chosen (of equal ones the first), and the two tokens of each are merged. The new
+    order is: leading tokens, the remaining tokens of A, all tokens of B.
+
+    Args:
+        keys: ``(images, tokens, channels)``, one key per token.
+        count: The number of tokens to remove, at most half of those that are not leading.
+        leading: The number of first tokens that are not merged.
+        sizes: ``(images, tokens)``. Masked tokens, which have almost no size, are merged first.
+
+    Returns:
+        ``(images, tokens)`` int64, the new position of each token, from 0 to ``tokens - count - 1``.
+    """
+    with torch.no_grad():
+        free = nn.functional.normalize(keys[:, leading:].float(), dim=-1)
+        odd = leading % 2
+        a, b = free[:, odd::2], free[:, 1 - odd :: 2]
+        similarity = a @ b.transpose(1, 2)
+        if sizes is not None:
+            masked = (sizes[:, leading:] <= 2 * _NO_SIZE).to(similarity.dtype)
+            similarity = similarity + 8 * masked[:, odd::2, None] - 4 * masked[:, None, 1 - odd :: 2]
+        best, partner = similarity.max(dim=-1)
+        # The stable sort makes the result the same for every device and batch size.
+        order = best.sort(dim=-1, descending=True, stable=True).indices
+        removed = torch.zeros_like(best, dtype=torch.bool).scatter(1, order[:, :count], True)
+        remaining = leading + a.shape[1] - count
+        of_a = torch.where(removed, remaining + partner, leading + (~removed).cumsum(1) - 1)
+        of_b = (remaining + torch.arange(b.shape[1], device=keys.device)).expand(keys.shape[0], -1)
+        first = torch.arange(leading, device=keys.device).expand(keys.shape[0], -1)
+        one, other = (of_b, of_a) if odd else (of_a, of_b)
+        pairs = torch.stack([one[:, : other.shape[1]], other], dim=2).flatten(1)
+        return torch.cat([first, pairs, one[:, other.shape[1] :]], dim=1)
+
+
+def average_tokens(
+    tokens: torch.Tensor, sizes: torch.Tensor, position: torch.Tensor, remaining: int
+) -> "tuple[torch.Tensor, torch.Tensor]":
+    """Average the tokens that have the same new position, weighted by their sizes.
+
+    Args:
+        tokens: ``(images, tokens, channels)``.
+        sizes: ``(images, tokens)`` float32, how many tokens of the image each of them stands for.
+        position: ``(images, tokens)`` int64, the new position of each token.
+        remaining: The number of new positions.
+
+    Returns:
+        The tokens ``(images, remaining, channels)`` and their sizes ``(images, remaining)``.
+    """
+    images, before, channels = tokens.shape
+    total = sizes.new_zeros(images, remaining).scatter_add(1, position, sizes)
+    # A token that is not merged has the weight 1, and does not change.
+    weight = (sizes / total.gather(1, position)).to(tokens.dtype)
+    row = position + remaining * torch.arange(images, device=position.device)[:, None]
+    merged = tokens.new_zeros(images * remaining, channels)
+    merged = merged.index_add(0, row.flatten(), (tokens * weight[..., None]).reshape(images * before, channels))
+    return merged.view(images, remaining, channels), total
+
+
+class Tower(NamedTuple):
+    """The blocks of a vision transformer.
+
+    Attributes:
+        name: Qualified name of the part of the model that their config builds; empty for the whole model.
+        config: This config.
+        owner: The module whose forward runs the blocks.
+        blocks: The blocks, in order.
+        keys: The key projection of each block.
+        mask: The name of the second argument of a block, an additive mask of the attention.
+    """
+
+    name: str
+    config: Any
+    owner: Any
+    blocks: "tuple[Any, ...]"
+    keys: "tuple[Any, ...]"
+    mask: str
+
+    @property
+    def leading(self) -> int:
+        """The number of class, distillation and register tokens."""
+        return int(LEADING_TOKENS[self.config.model_type] + getattr(self.config, "num_register_tokens", 0))
+
+
+def find_tower(model: nn.Module) -> "Tower | None":
+    """Return the blocks of a model whose tokens can be merged, or None where it has none of a known structure."""
+    for name, part in model.named_modules():
+        config = vars(part).get("config")
+        if getattr(config, "model_type", None) in LEADING_TOKENS:
+            for owner in part.modules():
+                for blocks in owner.children():
+                    tower = _tower(name, config, owner, blocks) if isinstance(blocks, nn.ModuleList) else None
+                    if tower is not None:
+                        return tower
+    return None
+
+
+def _tower(name: str, config: Any, owner: Any, blocks: nn.ModuleList) -> "Tower | None":
+    keys = [
+        [module for path, module in block.named_modules() if path.rpartition(".")[2] in ("k_proj", "key")]
+        for block in blocks
+    ]
+    if not keys or any(len(found) != 1 for found in keys):
+        return None
+    parameters = list(inspect.signature(type(blocks[0]).forward).parameters)
+    mask = parameters[2] if len(parameters) > 2 else ""
+    if parameters[1] != "hidden_states" or mask not in ("attention_mask", "head_mask"):
+        return None
+    return Tower(name, config, owner, tuple(blocks), tuple(found[0] for found in keys), mask)
+
+
+class _Pass:
+    """What one forward pass of a tower has merged so far."""
+
+    def __init__(self) -> None:
+        self.block = -1
+        self.keys: torch.Tensor | None = None
+        self.sizes: torch.Tensor | None = None
+        self.merged = False
+        self.position: torch.Tensor | None = None
+
+
+class TokenMerging:
+    """Merges the tokens of a tower before each block but the first, by the keys of the block before.
+
+    Everything is done by hooks: of the module that runs the blocks, of the blocks, and of their key projections. The
+    state of a forward pass belongs to its thread and is dropped at its end, also where the pass fails. A block that
+    runs outside such a pass, as in the recomputation of gradient checkpointing, is not affected.
+    """
+
+    def __init__(self, tower: Tower, counts: "tuple[int, ...]", repeat: bool) -> None:
+        self.counts = counts
+        self.config = tower.config
+        self.mask = tower.mask
+        self.leading = tower.leading
+        self.heads = int(tower.config.num_attention_heads)
+        self.repeat = repeat
+        self._local = threading.local()
+
+    def __getstate__(self) -> "dict[str, Any]":
+        return {name: value for name, value in vars(self).items() if name != "_local"}
+
+    def __setstate__(self, state: "dict[str, Any]") -> None:
+        vars(self).update(state, _local=threading.local())
+
+    def install(self, tower: Tower) -> None:
+        """Register the hooks."""
+        tower.owner.register_forward_pre_hook(_Hook(self, "begin"))
+        tower.owner.register_forward_hook(_Hook(self, "end"), always_call=True)
+        for index, (block, key) in enumerate(zip(tower.blocks, tower.keys)):  # noqa: B905 - one key per block
+            block.register_forward_pre_hook(_Hook(self, "before_block", index), with_kwargs=True)
+            key.register_forward_hook(_Hook(self, "after_key", index))
+
+    def _passes(self) -> "tuple[_Pass, ...]":
+        return getattr(self._local, "passes", ())
+
+    def begin(self, _: int, *__: Any) -> None:
+        """Begin a forward pass; inside another one of the same thread, that one goes on afterwards."""
+        self._local.passes = (*self._passes(), _Pass())
+
+    def end(self, _: int, module: Any, args: Any, output: Any) -> Any:
+        """End a forward pass, and repeat the tokens where the output is computed from all of them."""
+        passes = self._passes()
+        self._local.passes = passes[:-1]
+        if output is None or not passes or not self.repeat or passes[-1].position is None:
+            return None
+        as_tuple = isinstance(output, tuple)
+        tokens = output[0] if as_tuple else output["last_hidden_state"]
+        tokens = tokens.gather(1, passes[-1].position[..., None].expand(-1, -1, tokens.shape[-1]))
+        if as_tuple:
+            return (tokens, *output[1:])
+        output["last_hidden_state"] = tokens
+        return output
+
+    def after_key(self, index: int, module: Any, args: Any, output: torch.Tensor) -> None:
+        """Keep the keys for the next block."""
+        passes = self._passes()
+        if passes and passes[-1].block == index and index + 1 < len(self.counts) and self.counts[index + 1]:
+            passes[-1].keys = output.detach()
+
+    def before_block(self, index: int, block: Any, args: Any, kwargs: Any) -> Any:
+        """Merge tokens, and make the attention of the block proportional to their sizes."""
+        passes = self._passes()
+        if not passes:
+            return None
+        state = passes[-1]
+        keys, state.keys, state.block = state.keys, None, index
+        args = list(args)
+        hidden = args[0] if args else kwargs["hidden_states"]
+        if index == 0:
+            self._check(block)
+            mask = args[1] if len(args) > 1 else kwargs.get(self.mask)
+            state.sizes = None if mask is None else _sizes_of_mask(mask, self.mask, hidden.shape[0])
+            return None
+        count = min(self.counts[index], (hidden.shape[1] - self.leading) // 2)
+        if count > 0:
+            hidden = self._merge(state, hidden, keys, count)
+        if not state.merged:
+            return None
+        bias = state.sizes.log().to(hidden.dtype)[:, None, None]  # type: ignore[union-attr]
+        for position, name, value in ((0, "hidden_states", hidden), (1, self.mask, bias)):
+            if len(args) > position:
+                args[position] = value
+            else:
+                kwargs = {**kwargs, name: value}
+        return tuple(args), kwargs
+
+    def _check(self, block: Any) -> None:
+        used = self.config._attn_implementation
+        # In transformers 4 the second argument of a block is a mask of heads: sdpa adds it, eager multiplies by it.
+        allowed = _ATTENTION if self.mask == "attention_mask" else _ATTENTION[:1]
+        if used not in allowed:
+            raise ValueError(
+                f"The attention implementation is {used!r}, but merged tokens need an additive mask of the attention: "
+                f"expected {' or '.join(allowed)}. Use model.set_attn_implementation({allowed[0]!r})."
+            )
+        recomputed = getattr(block, "gradient_checkpointing", False) and block.training
+        if recomputed and type(block).__call__ is not nn.Module.__call__:
+            raise ValueError(
+                "This version of transformers repeats the hooks of a block in gradient checkpointing, so tokens "
+                "cannot be merged. Upgrade transformers, or train without gradient checkpointing."
+            )
+
+    def _merge(self, state: _Pass, hidden: torch.Tensor, keys: "torch.Tensor | None", count: int) -> torch.Tensor:
+        if keys is None:
+            raise RuntimeError(
+                "The key projection of a block was replaced after merging of tokens was turned on. Turn it on again: "
+                "hf_vbp.merge_tokens(model, r)."
+            )
+        keys = keys.reshape(*keys.shape[:2], self.heads, -1).float().mean(2)
+        sizes = state.sizes
+        if sizes is None:
+            sizes = torch.ones(hidden.shape[:2], dtype=torch.float32, device=hidden.device)
+        with _without_autocast(hidden.device.type):
+            position = match_tokens(keys, count, self.leading, state.sizes)
+        hidden, state.sizes = average_tokens(hidden, sizes, position, hidden.shape[1] - count)
+        state.merged = True
+        if self.repeat:
+            state.position = position if state.position is None else position.gather(1, state.position)
+        return hidden
+
+
+class _Hook:
+    """A hook of :class:`TokenMerging`, which a copy of the model has with its own merging."""
+
+    merges_tokens = True
+
+    def __init__(self, merging: TokenMerging, method: str, index: int = 0) -> None:
+        self.merging = merging
+        self.method = method
+        self.index = index
+
+    def __call__(self, *args: Any) -> Any:
+        return getattr(self.merging, self.method)(self.index, *args)
+
+
+def _without_autocast(device: str) -> Any:
+    return torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext()
+
+
+def _sizes_of_mask(mask: torch.Tensor, name: str, images: int) -> torch.Tensor:
+    same = mask.dim() == 4 and mask.shape[1] == 1 and name == "attention_mask"
+    if same and mask.shape[2] > 1 and not torch.compiler.is_compiling() and not mask.is_meta:
+        same = bool((mask == mask[:, :, :1]).all())
+    if not same:
+        raise ValueError(
+            f"The {name} of shape {tuple(mask.shape)} differs between heads or queries, so the tokens cannot be "
+            "merged under it. Expected an attention_mask of shape (images, tokens). Turn merging off with "
+            "hf_vbp.merge_tokens(model, 0)."
+        )
+    row = mask[:, 0, 0].float()
+    return (row.exp() if mask.is_floating_point() else row).clamp_min(_NO_SIZE).expand(images, -1)
+
+
+def set_token_merging(model: nn.Module, counts: "tuple[int, ...] | list[int]") -> None:
+    """Merge the tokens of a model in every forward pass, in place. Its config is not changed.
+
+    Args:
+        model: A model of one of the classes of :data:`USES_ALL_TOKENS`.
+        counts: The number of tokens to merge before each block; 0 before the first. At most half of the tokens that
+            are not leading are merged.
+
+    Raises:
+        ValueError: The tokens of this model cannot be merged, or there are not as many blocks as counts.
+    """
+    name, tower = type(model).__name__, find_tower(model)
+    if name not in USES_ALL_TOKENS or tower is None:
+        raise ValueError(f"The tokens of {name} cannot be merged; expected one of {', '.join(USES_ALL_TOKENS)}.")
+    if len(counts) != len(tower.blocks) or counts[0] or min(counts) < 0:
+        raise ValueError(
+            f"Expected the number of tokens to merge before each of {len(tower.blocks)} blocks, 0 before the first, "
+            f"got {list(counts)}."
+        )
+    remove_token_merging(model)
+    if any(counts):
+        TokenMerging(tower, tuple(counts), USES_ALL_TOKENS[name]).install(tower)
+
+
+def remove_token_merging(model: nn.Module) -> None:
+    """Remove the hooks that merge tokens from a model."""
+    for module in model.modules():
+        for hooks in (module._forward_pre_hooks, module._forward_hooks):
+            for key in [key for key, hook in hooks.items() if getattr(hook, "merges_tokens", False)]:
+                del hooks[key]
+                for kind in ("_forward_pre_hooks_with_kwargs", "_forward_hooks_always_called"):
+                    getattr(module, kind).pop(key, None)
+
+
+def merged_tokens(model: nn.Module) -> "tuple[int, ...]":
+    """Return the number of tokens that a model merges before each block; empty where it merges none."""
+    for module in model.modules():
+        for hook in module._forward_pre_hooks.values():
+            if getattr(hook, "merges_tokens", False):
+                return tuple(hook.merging.counts)  # type: ignore[attr-defined]
+    return ()
+
+
+def merge_as_recorded(model: Any) -> None:
+    """Merge the tokens of a model that was just built as its config, or that of its tower, records.
+
+    A class whose output needs every token is built without merging: there is a warning, and its config records no
+    merging any more.
+
+    Args:
+        model: The outermost model.
+
+    Raises:
+        ValueError: The record does not fit the model.
+    """
+    counts = next((record.merged_tokens for _, _, record in recorded_parts(model) if record.merged_tokens), ())
+    if counts and type(model).__name__ in USES_ALL_TOKENS:
+        try:
+            set_token_merging(model, counts)
+        except ValueError as error:
+            raise ValueError(f"config.vbp['merged_tokens']: {error} config.json was changed: restore it.") from error
+    elif counts:
+        warnings.warn(
+            f"The config records merged tokens, but the output of {type(model).__name__} needs every token, so it is "
+            f"loaded without merging. These classes merge tokens: {', '.join(USES_ALL_TOKENS)}.",
+            stacklevel=2,
+        )
+        for module in model.modules():
+            for config in config_tree(vars(module)["config"]) if "config" in vars(module) else ():
+                record_merged_tokens(config, ())
+
+
+def record_merged_tokens(config: Any, counts: "tuple[int, ...] | list[int]") -> None:
+    """Write the number of merged tokens to the record of a config, in place; without counts, remove it."""
+    earlier = vars(config).get("vbp") or {}
+    record = {name: value for name, value in earlier.items() if name not in ("version", "merged_tokens")}
+    if any(counts):
+        config.vbp = {"version": MERGING_VERSION, **record, "merged_tokens": [int(count) for count in counts]}
+    elif "merged_tokens" in earlier and "widths" in earlier:
+        config.vbp = {"version": RECORD_VERSION, **record}
+    elif "merged_tokens" in earlier:
+        del config.vbp
 
 
 _lock = threading.RLock()
@@ -637,7 +1084,7 @@ def auto_classes() -> "dict[str, Any]":
 
 
 class _PrunedMixin:
-    """Builds the native model and sets the widths of its MLPs to those of the config."""
+    """Builds the native model, sets the widths of its MLPs to those of the config, and merges tokens as recorded."""
 
     def __init__(self, config: Any, *inputs: Any, **kwargs: Any) -> None:
         with DenseReads(config):
@@ -652,6 +1099,7 @@ class _PrunedMixin:
                     f"config.vbp has widths for {len(record.widths)} MLPs, but {type(part).__name__} has "
                     f"{len(find_mlps(part, record))}. config.json was changed after saving: restore it."
                 )
+        merge_as_recorded(model)
         super().post_init()  # type: ignore[misc]
 
     def _adjust_tied_keys_with_tied_pointers(self, *args: Any) -> None:

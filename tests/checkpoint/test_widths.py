@@ -71,6 +71,6 @@ def test_nonsense_is_refused(widths: list[int], dense_widths: list[int]) -> None
 
 def test_damaged_record_is_a_checkpoint_error() -> None:
     config = make_config()
-    config.vbp = {"version": 3, "widths": [1]}
+    config.vbp = {"version": 4, "widths": [1]}
     with pytest.raises(CheckpointError, match="upgrade hf_vbp"):
         read_widths(config)
