@@ -22,6 +22,7 @@ from hf_vbp.statistics.site_moments import (
     through_origin,
 )
 from hf_vbp.statistics.site_statistics import SiteStatistics
+from hf_vbp.statistics.stored_sites import with_values
 
 DEFAULT_RIDGE = 1e-3
 """Ridge of the covariance, as a share of the mean variance of the neurons of the site."""
@@ -95,7 +96,7 @@ class Obs(Criterion):
     ) -> Sequence[SiteStatistics]:
         """Return the statistics with the elimination curves of all sites."""
         curves = elimination_curves(statistics, weights, self, device=device, progress=progress)
-        return [replace(site, curve=curve) for site, curve in zip(statistics, curves, strict=True)]
+        return with_values(statistics, "curve", curves)
 
     def resolved(self, statistics: Sequence[SiteStatistics]) -> "Obs":
         """Return the criterion with every ``"auto"`` replaced by the value that it has for these statistics.
