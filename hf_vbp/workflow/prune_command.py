@@ -10,7 +10,7 @@ from hf_vbp.config.vbp_config import VBPConfig
 from hf_vbp.costs.latency import LatencyOptions, cpu_threads
 from hf_vbp.distributed import is_launched, is_main_process
 from hf_vbp.errors import CheckpointError, ConfigurationError, DataError, PlanError
-from hf_vbp.evaluation.models import check_classifier
+from hf_vbp.evaluation.task import Task
 from hf_vbp.files.atomic import check_space
 from hf_vbp.pruning.apply_plan import apply_plan
 from hf_vbp.pruning.latency_search import check_latency
@@ -20,6 +20,7 @@ from hf_vbp.results.base_model import describe_base_model
 from hf_vbp.results.redaction import redacted_command
 from hf_vbp.statistics.activation_statistics import ActivationStatistics
 from hf_vbp.workflow.evaluate import evaluate
+from hf_vbp.workflow.evaluation_images import EvaluationRequest, check_evaluation_request, open_evaluation
 from hf_vbp.workflow.gather import gather, with_skipped
 from hf_vbp.workflow.loading import Loading, without_progress_bars
 from hf_vbp.workflow.measure import measure_both
@@ -41,7 +42,10 @@ class PruneRequest:
         config: Budget and method; ``None`` with ``plan``.
         plan: File of a plan to apply, in place of ``config``; needs the statistics that it was made from.
         data: Calibration images; with ``statistics`` they are read only for statistics that the file lacks.
-        evaluation: Labelled images; without them nothing is evaluated.
+        evaluation: Images, labelled where the model has classes; without them nothing is evaluated.
+        bank: For backbones: labelled images among which neighbors are sought; by default ``data``, where it has
+            labels.
+        neighbors: Number of neighbors that vote; None for the default.
         statistics: File of statistics gathered earlier.
         loading: How the model is loaded.
         overwrite: Whether to replace ``output``.
@@ -56,6 +60,8 @@ class PruneRequest:
     plan: Path | None = None
     data: DataRequest | None = None
     evaluation: DataRequest | None = None
+    bank: DataRequest | None = None
+    neighbors: int | None = None
     statistics: Path | None = None
     loading: Loading = field(default_factory=Loading)
     overwrite: bool = False
@@ -81,6 +87,8 @@ def run_prune(request: PruneRequest, reporter: Reporter) -> dict[str, Any]:
     inputs = input_sources(
         model=request.model, data=request.data, evaluation=request.evaluation, statistics=request.statistics
     )
+    if request.bank is not None:
+        inputs["the folder of the bank"] = request.bank.source
     with output_folder(request.output, request.overwrite, inputs, leads=is_main_process()) as folder:
         return _prune_and_save(request, plan, config, reporter, folder)
 
@@ -93,8 +101,12 @@ def _prune_and_save(
     prepared = check_request(loaded.model, config)
     place = folder if folder.is_dir() else folder.parent
     check_space(request.output, place, expected_bytes(prepared, config), CheckpointError)
+    wanted = _evaluation_of(request)
+    task = None if wanted is None else check_evaluation_request(wanted, loaded, compared=True)
     _check_before_the_pass(prepared, plan, config, request, reporter)
-    evaluation = request.evaluation.open(loaded, "evaluation") if request.evaluation else None
+    evaluation = None
+    if wanted is not None:
+        evaluation, measures = open_evaluation(wanted, loaded, cast(Task, task), reporter)
     if plan is None:
         statistics = gather(prepared, loaded, config, reporter, data=request.data, statistics=request.statistics)
     else:
@@ -109,7 +121,7 @@ def _prune_and_save(
     result = _prune(prepared, plan, config, statistics, request, reporter, images)
     if evaluation is not None:
         with reporter.stage("Evaluation", evaluation.images) as progress:
-            result = evaluate(result, evaluation, progress=progress)
+            result = evaluate(result, evaluation, measures=measures, progress=progress)
         with_skipped(evaluation, reporter)
     results = result.results
     results["base_model"] = describe_base_model(loaded.model, loaded.source)
@@ -121,6 +133,14 @@ def _prune_and_save(
     with without_progress_bars():
         receipt = save_checkpoint(result, request.output, processor=loaded.processor, overwrite=request.overwrite)
     return with_receipt(results, receipt)
+
+
+def _evaluation_of(request: PruneRequest) -> EvaluationRequest | None:
+    if request.evaluation is not None:
+        return EvaluationRequest(request.evaluation, request.bank, request.data, request.neighbors)
+    if request.bank is not None or request.neighbors is not None:
+        raise ConfigurationError("--bank and --neighbors need images to evaluate on: give --eval-data.")
+    return None
 
 
 def expected_bytes(prepared: PreparedModel, config: VBPConfig) -> int:
@@ -161,15 +181,13 @@ def _statistics_of(plan: PruningPlan, request: PruneRequest) -> ActivationStatis
 def _check_before_the_pass(
     prepared: PreparedModel, plan: PruningPlan | None, config: VBPConfig, request: PruneRequest, reporter: Reporter
 ) -> None:
-    """Refuse a plan of another model, a latency that cannot be reached and models that cannot be evaluated."""
+    """Refuse a plan of another model, and a latency that cannot be reached."""
     if plan is not None:
         plan.check_model(prepared.fingerprint, [(site.name, site.intermediate_size) for site in prepared.sites])
     elif config.budget.kind == "latency" and request.statistics is None and not is_launched():
         stage = reporter.stage(f"Latency at minimum widths, batch {config.latency_batch}")
         with stage as progress, cpu_threads(request.threads):
             check_latency(prepared, config, progress)
-    if request.evaluation is not None:
-        check_classifier(prepared.model)
 
 
 def _prune(
