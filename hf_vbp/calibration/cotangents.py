@@ -87,8 +87,10 @@ def with_bank(
             f"The output metric of {type(prepared.model).__name__} compares features with those of other images, and "
             f"the data gave {len(every)}: pass at least {SMALLEST_BANK} images, or gather without the metric."
         )
+    features = {name: torch.stack([row[name] for _, row in every]) for name in distance.without_bank}
+    # With their numbers, so that an image is not its own neighbor: its similarity of 1 would hide all others.
     return distance.with_banks(
-        {name: torch.stack([row[name] for _, row in every]).to(torch.float32) for name in distance.without_bank}
+        {name: rows.to(torch.float32) for name, rows in features.items()}, [index for index, _ in every]
     )
 
 
