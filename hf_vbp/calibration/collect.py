@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,16 +13,16 @@ from torch import nn
 
 from hf_vbp._progress import Progress
 from hf_vbp.adapters.base import MLPSite
-from hf_vbp.adapters.prepared import PreparedModel, prepare
+from hf_vbp.adapters.prepared import PreparedModel, prepare_sites
 from hf_vbp.calibration.batch_moments import Workspace
 from hf_vbp.calibration.cotangents import output_distance_of, with_bank
 from hf_vbp.calibration.feed import Feed, LocalBatch
 from hf_vbp.calibration.hooked_model import HookedModel
-from hf_vbp.calibration.open_feed import open_feed
 from hf_vbp.calibration.processes import Processes
 from hf_vbp.calibration.resume import Position, SavedState
 from hf_vbp.calibration.saliency import with_saliency
 from hf_vbp.calibration.site_accumulator import SiteAccumulator
+from hf_vbp.calibration.source import Source
 from hf_vbp.config.requirements import Requirements
 from hf_vbp.config.vbp_config import VBPConfig
 from hf_vbp.errors import ConfigurationError, DataError, StatisticsError
@@ -41,7 +41,7 @@ IDENTITY = ("weights", "dtype", "moments", "output_metric", "token_weights", "da
 @outside_inference_mode
 def collect_statistics(
     model: nn.Module | PreparedModel,
-    data: Iterable[Mapping[str, Any]],
+    data: Iterable[Mapping[str, Any]] | Source,
     config: VBPConfig | Requirements | None = None,
     *,
     limit: int | None = None,
@@ -73,9 +73,10 @@ def collect_statistics(
     Args:
         model: A transformers vision model on its device. It runs in eval mode, in its own dtype (also
             inside autocast and after ``accelerator.prepare``) and without gradients; its mode is restored afterwards.
-        data: Batches with ``pixel_values`` ``(images, channels, height, width)``: the result of
-            :func:`hf_vbp.load_images`, a torch ``DataLoader``, prepared by Accelerate or not, or any iterable of dicts
-            that is the same in every process.
+        data: Batches with ``pixel_values`` ``(images, channels, height, width)``, or whatever the model takes: the
+            result of :func:`hf_vbp.load_images`, a torch ``DataLoader``, prepared by Accelerate or not, or any
+            iterable of dicts that is the same in every process. The first image also verifies the structure of the
+            model.
         config: Its criterion and compensation determine the statistics that are gathered; by default those of
             ``VBPConfig()``. A :class:`~hf_vbp.config.requirements.Requirements` names them directly. The budget is
             not used. With a configuration, the output metric and the token weights are gathered where the kind of the
@@ -84,7 +85,8 @@ def collect_statistics(
         seed: Seed of the labels drawn for the output metric. Labels are drawn image by image, so that they depend
             neither on batches nor on processes.
         max_bytes: Refuse to start when the sums would take more memory than this in each process.
-        accelerator: The ``Accelerator`` whose processes share the pass; found from the environment when not given.
+        accelerator: The ``Accelerator`` whose processes share the pass; found from the environment when not given. A
+            ``Source`` has its own.
         resume: A folder for the state of the pass. When it holds a state, the pass continues from it and ends with
             the same result, bit for bit. The folder is deleted at the end of the pass.
         resume_every: Number of batches between two writes of the state.
@@ -108,12 +110,14 @@ def collect_statistics(
         >>> statistics.save("statistics.safetensors")  # doctest: +SKIP
     """
     _check_arguments(limit, resume_every)
-    prepared = prepare(model)
+    source = Source.of(data, accelerator)
+    provenance = _provenance(source, provenance)
+    prepared = prepare_sites(model, source.first)
     requires = requirements_for(prepared, config)
-    loader, provenance = _source(data, provenance)
-    _check_requirements(requires, loader)
+    _check_requirements(requires, source)
     _check_size(prepared.sites, requires, max_bytes)
-    processes = Processes.of(accelerator)
+    prepared.verified()
+    processes = source.processes
     workspace = Workspace()
     accumulators = [SiteAccumulator(site, workspace, requires) for site in prepared.sites]
     distance = output_distance_of(prepared) if requires.output_metric and prepared.not_single_label else None
@@ -127,15 +131,13 @@ def collect_statistics(
         state = SavedState(Path(resume), processes, {**identity, **more})
     with own_precision(prepared.model):
         if distance is not None:
-            distance = with_bank(prepared, distance, loader, processes, limit)
+            distance = with_bank(prepared, distance, source, limit)
         hooked = HookedModel(prepared.model, accumulators, seed if drawn else None, distance)
         task = _Pass(hooked, accumulators, processes, state, resume_every, progress)
-        position = task.run(lambda: open_feed(loader, processes, limit))
+        position = task.run(source.open(limit))
     statistics = _merged(accumulators, position, processes, fingerprints)
     if requires.saliency:
-        statistics = with_saliency(
-            prepared, statistics, loader, limit=limit, accelerator=accelerator, progress=progress
-        )
+        statistics = with_saliency(prepared, statistics, source, limit=limit, progress=progress)
     if state is not None:
         state.discard()
     return statistics
@@ -155,7 +157,7 @@ def requirements_for(model: nn.Module | PreparedModel, config: VBPConfig | Requi
         ConfigurationError: The criterion needs the loss of a single-label classifier, or ``Requirements`` name
             statistics that only such a model has.
     """
-    prepared = prepare(model)
+    prepared = prepare_sites(model)
     name = type(prepared.model).__name__
     if isinstance(config, Requirements):
         prepared.check_requirements("The saliency", config)
@@ -201,14 +203,13 @@ class _Pass:
     resume_every: int
     progress: Progress | None
 
-    def run(self, open_the_feed: Callable[[], Feed]) -> Position:
+    def run(self, feed: Feed) -> Position:
         """Run the rest of the pass and return the final position of this process.
 
         A failure in one process is raised in all of them.
         """
         position = Position.start()
         with self.processes.together():
-            feed = open_the_feed()
             if self.state is not None:
                 self.state.prepare()
                 position = self.state.load(self.accumulators)
@@ -263,12 +264,10 @@ def _without_empty_halves(site: SiteStatistics) -> SiteStatistics:
     return replace(site, halves=None)
 
 
-def _source(data: Any, provenance: Mapping[str, Any] | None) -> tuple[Any, dict[str, Any]]:
-    # The result of load_images holds both; anything else is batches without a description.
-    loader = getattr(data, "loader", data)
-    described = getattr(data, "provenance", {}) if provenance is None else provenance
+def _provenance(source: Source, given: Mapping[str, Any] | None) -> dict[str, Any]:
     try:
-        return loader, json.loads(json.dumps(dict(described)))
+        described: dict[str, Any] = json.loads(json.dumps(dict(source.provenance if given is None else given)))
+        return described
     except (TypeError, ValueError) as error:
         raise ConfigurationError(f"provenance must hold values that JSON can hold: {error}.") from error
 
@@ -299,15 +298,15 @@ def _check_arguments(limit: int | None, resume_every: int) -> None:
             raise ConfigurationError(f"{name} must be a whole number of at least 1, got {value!r}.")
 
 
-def _check_requirements(requires: Requirements, loader: Any) -> None:
+def _check_requirements(requires: Requirements, source: Source) -> None:
     if requires.token_weights and not (requires.covariances and requires.output_metric):
         raise ConfigurationError(
             "token_weights=True weighs co-moments by gradients: it needs covariances=True and output_metric=True."
         )
-    if requires.saliency and isinstance(loader, Iterator):
+    if requires.saliency and source.read_once:
         raise ConfigurationError(
-            f"The saliency needs a second pass over the images, but a {type(loader).__name__} can be iterated only "
-            "once. Pass a list of batches or a DataLoader."
+            f"The saliency needs a second pass over the images, but a {type(source.loader).__name__} can be iterated "
+            "only once. Pass a list of batches or a DataLoader."
         )
 
 
