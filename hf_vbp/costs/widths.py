@@ -47,15 +47,15 @@ def width_costs(prepared: PreparedModel) -> WidthCosts:
     """Return the closed form of a model's cost, from one forward pass without data on the meta device.
 
     Args:
-        prepared: The dense model; its config describes the size of the images.
+        prepared: The dense model; the batch that verified it gives the size of the images.
 
     Raises:
-        UnsupportedModelError: The config does not describe the size of the images.
+        UnsupportedModelError: The model is not verified, and cannot be.
     """
     tokens = [0] * len(prepared.sites)
     handles = [site.fc2.register_forward_pre_hook(partial(_count_tokens, tokens, site)) for site in prepared.sites]
     try:
-        dense = describe_cost(prepared.model)
+        dense = describe_cost(prepared.model, prepared.inputs)
     finally:
         for handle in handles:
             handle.remove()

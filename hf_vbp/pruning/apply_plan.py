@@ -2,13 +2,13 @@
 
 import copy
 from collections.abc import Sequence
-from typing import Any, TypeVar
+from typing import Any, TypeVar, overload
 
 import torch
 from torch import nn
 
 from hf_vbp.adapters.base import MLPSite
-from hf_vbp.adapters.prepared import prepare
+from hf_vbp.adapters.prepared import PreparedModel, prepare
 from hf_vbp.adapters.site_weights import is_transposed
 from hf_vbp.compensation.base import Compensated, compensate
 from hf_vbp.modeling.config_record import record_pruning
@@ -25,8 +25,20 @@ ModelT = TypeVar("ModelT", bound=nn.Module)
 _Modules = tuple[Any, ...]
 
 
+@overload
+def apply_plan(
+    model: PreparedModel, plan: PruningPlan, statistics: ActivationStatistics, *, inplace: bool = False
+) -> Any: ...
+
+
+@overload
+def apply_plan(
+    model: ModelT, plan: PruningPlan, statistics: ActivationStatistics, *, inplace: bool = False
+) -> ModelT: ...
+
+
 @outside_inference_mode
-def apply_plan(model: ModelT, plan: PruningPlan, statistics: ActivationStatistics, *, inplace: bool = False) -> ModelT:
+def apply_plan(model: Any, plan: PruningPlan, statistics: ActivationStatistics, *, inplace: bool = False) -> Any:
     """Apply a pruning plan. Returns a new model unless ``inplace=True``.
 
     Rows K of ``W1`` and ``b1`` are kept; ``W2`` and ``b2`` are those of the compensation, in the paper (section 3.3)
@@ -34,7 +46,8 @@ def apply_plan(model: ModelT, plan: PruningPlan, statistics: ActivationStatistic
     model's dtype.
 
     Args:
-        model: The dense model that the plan was made for, in fp32, bf16 or fp16, on any one device.
+        model: The dense model that the plan was made for, in fp32, bf16 or fp16, on any one device; or the result of
+            :func:`hf_vbp.adapters.prepare`.
         plan: The kept neurons.
         statistics: The statistics that the plan was made from, for the compensation.
         inplace: Whether to change ``model`` itself, MLP by MLP, which takes the memory of the new weights of ``fc2``
@@ -64,7 +77,7 @@ def apply_plan(model: ModelT, plan: PruningPlan, statistics: ActivationStatistic
         kept = planned.kept_indices()
         compensated = compensate(compensation, weights, kept, site)
         new.append(NewWeights.of(compensated, weights, kept, module.fc2.weight.dtype))
-    return _insert(model, prepared.sites, new, plan, inplace=inplace)
+    return _insert(prepared.model, prepared.sites, new, plan, inplace=inplace)
 
 
 def apply_fitted(model: ModelT, sites: Sequence[MLPSite], fitted: FittedPlan, *, inplace: bool = False) -> ModelT:

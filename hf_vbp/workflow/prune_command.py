@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any, cast
 
 from hf_vbp.adapters.prepared import PreparedModel
+from hf_vbp.calibration.processes import Processes
+from hf_vbp.calibration.source import Source
 from hf_vbp.config.vbp_config import VBPConfig
 from hf_vbp.costs.latency import LatencyOptions, cpu_threads
 from hf_vbp.distributed import is_launched, is_main_process
@@ -28,7 +30,7 @@ from hf_vbp.workflow.outputs import input_sources, output_folder
 from hf_vbp.workflow.prune import check_request, prune
 from hf_vbp.workflow.pruning_result import PruningResult, with_receipt
 from hf_vbp.workflow.refit import refit_mixed_sites
-from hf_vbp.workflow.requests import DataRequest, Reporter
+from hf_vbp.workflow.requests import CalibrationImages, DataRequest, Reporter
 from hf_vbp.workflow.saving import save_checkpoint
 
 
@@ -98,7 +100,8 @@ def _prune_and_save(
 ) -> dict[str, Any]:
     reporter.say(f"Loading {request.model}")
     loaded = request.loading.load(request.model)
-    prepared = check_request(loaded.model, config)
+    calibration = None if request.data is None else CalibrationImages(request.data, loaded)
+    prepared = check_request(loaded.model, config, None if calibration is None else calibration.first)
     place = folder if folder.is_dir() else folder.parent
     check_space(request.output, place, expected_bytes(prepared, config), CheckpointError)
     wanted = _evaluation_of(request)
@@ -107,18 +110,17 @@ def _prune_and_save(
     evaluation = None
     if wanted is not None:
         evaluation, measures = open_evaluation(wanted, loaded, cast(Task, task), reporter)
+    prepared.verified()
     if plan is None:
-        statistics = gather(prepared, loaded, config, reporter, data=request.data, statistics=request.statistics)
+        statistics = gather(prepared, loaded, config, reporter, data=calibration, statistics=request.statistics)
     else:
         statistics = _statistics_of(plan, request)
     if not is_main_process():
         # The processes share the pass over the images; one does the rest.
         return {}
-    images = None
-    if request.data is not None and any(site.mixes_neurons for site in prepared.sites):
-        # A second pass refits the MLPs whose neurons a normalization mixes.
-        images = request.data.open(loaded, "calibration")
-    result = _prune(prepared, plan, config, statistics, request, reporter, images)
+    # For the second pass that refits the MLPs whose neurons a normalization mixes.
+    source = None if calibration is None else Source(calibration.images, Processes.alone())
+    result = _prune(prepared, plan, config, statistics, request, reporter, source)
     if evaluation is not None:
         with reporter.stage("Evaluation", evaluation.images) as progress:
             result = evaluate(result, evaluation, measures=measures, progress=progress)
@@ -126,7 +128,7 @@ def _prune_and_save(
     results = result.results
     results["base_model"] = describe_base_model(loaded.model, loaded.source)
     if request.latency is not None:
-        results["latency"] = measure_both(loaded.model, result.model, request.latency, reporter)
+        results["latency"] = measure_both(prepared, result.model, request.latency, reporter)
     if request.command:
         results["command"] = redacted_command(request.command)
     reporter.say(f"Writing {request.output}, and reopening it in a fresh process")
@@ -197,14 +199,14 @@ def _prune(
     statistics: ActivationStatistics,
     request: PruneRequest,
     reporter: Reporter,
-    images: Any = None,
+    source: Source | None,
 ) -> PruningResult:
     if plan is not None:
         pruned = apply_plan(prepared.model, plan, statistics)
-        refit_mixed_sites(prepared, pruned, config, images)
-        return PruningResult.from_parts(prepared.model, pruned, plan, statistics)
+        refit_mixed_sites(prepared, pruned, config, source)
+        return PruningResult.from_parts(prepared, pruned, plan, statistics)
     if config.budget.kind != "latency":
-        return prune(prepared, images, config, statistics=statistics)
+        return prune(prepared, source, config, statistics=statistics)
     stage = reporter.stage(f"Latency of candidates, batch {config.latency_batch}")
     with stage as progress, cpu_threads(request.threads):
-        return prune(prepared, images, config, statistics=statistics, progress=progress)
+        return prune(prepared, source, config, statistics=statistics, progress=progress)

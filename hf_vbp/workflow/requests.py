@@ -3,11 +3,15 @@
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
-from typing import Any, Literal, Protocol
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from hf_vbp._progress import Progress
 from hf_vbp.errors import DataError, UnsupportedModelError
 from hf_vbp.workflow.loading import LoadedModel
+
+if TYPE_CHECKING:
+    from hf_vbp.calibration.source import Source
 
 
 class Reporter(Protocol):
@@ -125,6 +129,35 @@ class DataRequest:
     def for_evaluation(self, source: str, split: str | None, limit: int | None) -> "DataRequest":
         """Return the request for other images, read in the same way."""
         return replace(self, source=source, split=split, limit=limit, seed=None)
+
+
+@dataclass(frozen=True)
+class CalibrationImages:
+    """Calibration images, opened once, when they are first needed.
+
+    Attributes:
+        request: The images as the user names them.
+        loaded: The model with its processor.
+    """
+
+    request: DataRequest
+    loaded: LoadedModel
+
+    @cached_property
+    def images(self) -> Any:
+        """The :class:`hf_vbp.data.ImageData`; see :meth:`DataRequest.open`."""
+        return self.request.open(self.loaded, "calibration")
+
+    @cached_property
+    def source(self) -> "Source":
+        """The images, shared by all processes."""
+        from hf_vbp.calibration.source import Source
+
+        return Source.of(self.images)
+
+    def first(self) -> dict[str, Any] | None:
+        """Return a batch with the first image; see :meth:`hf_vbp.calibration.source.Source.first`."""
+        return self.source.first()
 
 
 def check_images_alone(loaded: LoadedModel) -> None:
