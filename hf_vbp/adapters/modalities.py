@@ -24,6 +24,9 @@ def check_takes_images(config: Any, source: str = "The model") -> None:
     names = config.architectures if isinstance(config.architectures, list) else []
     if any("ForConditionalGeneration" in str(name) for name in names):
         raise UnsupportedModelError(language_model_message(source))
+    if type(config).__module__.partition(".")[0] != "transformers":
+        # A class of the user's own may name anything; data and the structural check show what the model takes.
+        return
     for one in config_tree(config):
         # Declared fields only, since a config keeps any value that its file holds.
         values = getattr(type(one), "__dataclass_fields__", None) or vars(one)

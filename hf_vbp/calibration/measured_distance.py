@@ -1,6 +1,5 @@
 """The measured output distance of models to the dense one, on the first calibration images."""
 
-from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -10,8 +9,7 @@ from hf_vbp._progress import Progress
 from hf_vbp.adapters.prepared import PreparedModel
 from hf_vbp.calibration.cotangents import output_distance_of, with_bank
 from hf_vbp.calibration.feed import LocalBatch
-from hf_vbp.calibration.open_feed import open_feed
-from hf_vbp.calibration.processes import Processes
+from hf_vbp.calibration.source import Source
 from hf_vbp.errors import DataError, UnsupportedModelError
 from hf_vbp.inputs.batch import model_inputs
 from hf_vbp.modeling.precision import eval_mode, own_precision
@@ -25,28 +23,19 @@ class DistanceToDense:
 
     Args:
         prepared: The dense model.
-        data: As for :func:`hf_vbp.collect_statistics`.
+        source: The images, and the processes that share them.
         limit: The largest number of images.
-        accelerator: As for :func:`hf_vbp.collect_statistics`.
 
     Raises:
         UnsupportedModelError: There is no distance for the output of this model.
         DataError: The images can be read only once, or there are none.
     """
 
-    def __init__(
-        self,
-        prepared: PreparedModel,
-        data: Iterable[Mapping[str, Any]],
-        *,
-        limit: int = MOST_IMAGES,
-        accelerator: Any | None = None,
-    ) -> None:
-        loader = getattr(data, "loader", data)
-        if isinstance(loader, Iterator):
+    def __init__(self, prepared: PreparedModel, source: Source, limit: int = MOST_IMAGES) -> None:
+        if source.read_once:
             raise DataError(
-                f"Measuring merged tokens takes a further pass over the images, but a {type(loader).__name__} can be "
-                "read only once. Pass a list of batches, a DataLoader or the result of load_images."
+                f"Measuring merged tokens takes a further pass over the images, but a {type(source.loader).__name__} "
+                "can be read only once. Pass a list of batches, a DataLoader or the result of load_images."
             )
         distance = output_distance_of(prepared)
         if distance is None:
@@ -54,11 +43,11 @@ class DistanceToDense:
                 f"There is no output distance for {type(prepared.model).__name__}, by which merged tokens are chosen. "
                 "Give their number (merge_tokens)."
             )
-        self.processes = Processes.of(accelerator)
+        self.source, self.processes = source, source.processes
         self.prepared = prepared
         with own_precision(prepared.model):
-            self.distance = with_bank(prepared, distance, loader, self.processes, limit)
-            self.batches = self._read(loader, limit)
+            self.distance = with_bank(prepared, distance, source, limit)
+            self.batches = self._read(limit)
         self.images = sum(self.processes.gather(sum(len(batch.hashes) for batch, _ in self.batches)))
         if not self.images:
             raise DataError("There are no images to measure merged tokens on.")
@@ -81,7 +70,7 @@ class DistanceToDense:
         # Summed in the order of the processes, so that every one chooses the same.
         return float(sum(self.processes.gather(total)) / self.images)
 
-    def _read(self, loader: Any, limit: int) -> list[tuple[LocalBatch, dict[str, Any]]]:
+    def _read(self, limit: int) -> list[tuple[LocalBatch, dict[str, Any]]]:
         read: list[tuple[LocalBatch, dict[str, Any]]] = []
         model = self.prepared.model
 
@@ -90,10 +79,8 @@ class DistanceToDense:
                 with torch.no_grad():
                     read.append((batch, self._counted(model(**model_inputs(model, batch.inputs)))))
 
-        with self.processes.together():
-            feed = open_feed(loader, self.processes, limit)
         with eval_mode(model):
-            feed.walk(work)
+            self.source.open(limit).walk(work)
         return read
 
     def _counted(self, output: Any) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from typing import Any
 from hf_vbp.card import text
 from hf_vbp.card.base_card import BaseCard
 from hf_vbp.card.text import Markdown
+from hf_vbp.results.named_figures import figure_rows
 
 Results = Mapping[str, Any]
 STATES = {"dense": "before", "pruned": "after pruning", "finetuned": "after fine-tuning"}
@@ -161,6 +162,8 @@ class CardFacts:
             before, after = (text.percent(evaluation[key]["top1"]) for key in ("dense", state))
             sentence += f"; top-1 {before} before, {after} {STATES[state]}"
             sentence += f", on {text.count(evaluation[state]['images'])} images"
+        elif state:
+            sentence += _without_head(evaluation, state)
         return sentence + "."
 
     @property
@@ -199,6 +202,14 @@ class CardFacts:
                 cells = [self._accuracy_cell(row, key) for key in columns]
                 rows.append((label, text.count(row["images"]), *cells))
         return Table(("", "images", *(names[key] for key in columns)), tuple(rows))
+
+    @property
+    def figures_table(self) -> Table | None:
+        """Every other figure of the evaluation, which depend on the kind of output, with their intervals."""
+        evaluation = self.results.get("evaluation", {})
+        states = [state for state in STATES if state in evaluation]
+        rows = figure_rows(evaluation, states)
+        return Table(("", *(STATES[state] for state in states)), tuple(rows)) if rows else None
 
     @staticmethod
     def _accuracy_cell(row: Mapping[str, Any], key: str) -> str:
@@ -262,7 +273,7 @@ class CardFacts:
     def data_table(self) -> Table | None:
         """Source and number of the images of each step."""
         rows = []
-        for use in ("calibration", "evaluation", "finetuning"):
+        for use in ("calibration", "evaluation", "bank", "finetuning"):
             row = self.results.get("data", {}).get(use)
             if row:
                 numbers = (text.count(row[key]) if key in row else "" for key in ("images", "tokens"))
@@ -315,6 +326,16 @@ class CardFacts:
         """The name of the recipe of the fine-tuning, which is saved as recipe.yaml."""
         recipe = self.results.get("finetuning", {}).get("recipe")
         return None if recipe is None else str(recipe)
+
+
+def _without_head(evaluation: Mapping[str, Any], state: str) -> str:
+    """Return the accuracy by neighbors or prompts before and after, for the headline."""
+    for key, name in (("zero_shot", "zero-shot top-1"), ("knn", "k-nearest-neighbor top-1")):
+        if key in evaluation.get("dense", {}) and key in evaluation[state]:
+            before, after = (text.percent(evaluation[each][key]["top1"]) for each in ("dense", state))
+            images = text.count(evaluation[state]["images"])
+            return f"; {name} {before} before, {after} {STATES[state]}, on {images} images"
+    return ""
 
 
 def _conditions(row: Mapping[str, Any]) -> str:

@@ -23,7 +23,7 @@ from hf_vbp.checkpoint.isolation import copy_cached_code, isolated_environment
 from hf_vbp.checkpoint.layout import CONFIG, MODELING_FILE, PROCESSORS
 from hf_vbp.checkpoint.remote_code import RemoteCode, inspect_code, refuse_foreign_code
 from hf_vbp.errors import CheckpointError, ConfigurationError
-from hf_vbp.inputs.batch import model_inputs
+from hf_vbp.inputs.batch import count_images, model_inputs, repeat_images
 from hf_vbp.inputs.example import example_batch
 from hf_vbp.modeling.modeling_hf_vbp import auto_map
 from hf_vbp.modeling.precision import forward_of_class, own_precision
@@ -31,6 +31,7 @@ from hf_vbp.modeling.precision import forward_of_class, own_precision
 WAYS = ("import", "remote_code", "stock")
 _SCRIPT = Path(__file__).with_name("fresh_process.py")
 _TIMEOUT_SECONDS = 900
+_IMAGES = 2
 _HUB_ONLY = "AutoBackbone"
 _LOADED = (CONFIG, MODELING_FILE, *PROCESSORS)
 _WEIGHTS = (".safetensors", ".safetensors.index.json")
@@ -129,6 +130,7 @@ def take_receipt(
     ways: Sequence[str] | None = None,
     python: str | os.PathLike[str] | None = None,
     trust_remote_code: bool = False,
+    inputs: Mapping[str, Any] | None = None,
 ) -> Receipt:
     """Compare a saved checkpoint, loaded in a fresh process, with the model that it was saved from.
 
@@ -140,6 +142,7 @@ def take_receipt(
         ways: As for :func:`verify_checkpoint`.
         python: As for :func:`verify_checkpoint`.
         trust_remote_code: As for :func:`verify_checkpoint`.
+        inputs: A batch on which both are compared; by default one made from the configs.
 
     Raises:
         CheckpointError: As for :func:`verify_checkpoint`.
@@ -151,7 +154,7 @@ def take_receipt(
     chosen = _choose_ways(folder, ways)
     with tempfile.TemporaryDirectory(prefix="hf-vbp-receipt-") as temporary:
         job_folder = Path(temporary)
-        tolerance = _write_job(model, folder, chosen, job_folder)
+        tolerance = _write_job(model, folder, chosen, job_folder, inputs)
         results = _run(job_folder, python, code)
     files = _hashes(folder)
     entries = {result["way"]: _entry(folder, result, tolerance, files) for result in results}
@@ -226,19 +229,26 @@ def _loader_name(model: Any) -> str:
     return name
 
 
-def _write_job(model: Any, folder: Path, ways: tuple[str, ...], job_folder: Path) -> float:
+def _write_job(
+    model: Any, folder: Path, ways: tuple[str, ...], job_folder: Path, batch: Mapping[str, Any] | None
+) -> float:
     from safetensors.torch import save_file
 
     parameter = next(model.parameters())
-    inputs = {key: value.cpu().contiguous() for key, value in model_inputs(model, example_batch(model, 2)).items()}
-    outputs = reference_outputs(model, inputs)
+    # Two images, because the kernels for one depend on where its tensors are in memory.
+    given = example_batch(model, _IMAGES) if batch is None else batch
+    taken = model_inputs(model, repeat_images(given, _IMAGES) if count_images(given, model) == 1 else given)
+    tensors = {key: _copy(value) for key, value in taken.items() if isinstance(value, torch.Tensor)}
+    options = {key: value for key, value in taken.items() if isinstance(value, bool | int | float | str)}
+    outputs = reference_outputs(model, {**tensors, **options})
     save_file(outputs, job_folder / "reference.safetensors")
-    save_file(inputs, job_folder / "inputs.safetensors")
+    save_file(tensors, job_folder / "inputs.safetensors")
     job = {
         "directory": str(folder),
         "ways": ways,
         "reference": str(job_folder / "reference.safetensors"),
         "inputs": str(job_folder / "inputs.safetensors"),
+        "options": options,
         "loader": _loader_name(model),
         "architecture": type(model).__name__,
         "module": type(model).__module__,
@@ -271,7 +281,7 @@ def reference_outputs(model: Any, inputs: Mapping[str, Any]) -> dict[str, torch.
     device = next(model.parameters()).device
     try:
         with torch.no_grad(), own_precision(model), forward_of_class(model), full_precision(device):
-            output = model.eval()(**{key: value.to(device) for key, value in inputs.items()})
+            output = model.eval()(**{key: _on(value, device) for key, value in inputs.items()})
     finally:
         for module in training:
             module.training = True
@@ -284,6 +294,15 @@ def reference_outputs(model: Any, inputs: Mapping[str, Any]) -> dict[str, torch.
             "the saved model cannot be compared with it. Check its weights, or save with verify=False."
         )
     return outputs
+
+
+def _copy(value: torch.Tensor) -> torch.Tensor:
+    # Tensors that share memory cannot be written.
+    return value.detach().cpu().clone(memory_format=torch.contiguous_format)
+
+
+def _on(value: Any, device: torch.device) -> Any:
+    return value.to(device) if isinstance(value, torch.Tensor) else value
 
 
 def _run(job_folder: Path, python: str | os.PathLike[str] | None, code: RemoteCode) -> list[dict[str, Any]]:

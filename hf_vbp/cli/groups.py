@@ -70,10 +70,10 @@ Data = Annotated[str, option(IMAGES, "--data", help=f"Calibration images; labels
 OptionalData = Annotated[
     str | None, option(IMAGES, "--data", help=f"Calibration images; labels are not needed. {DATA_HELP}")
 ]
-LabelledData = Annotated[str, option(IMAGES, "--data", help=f"Labelled images. {DATA_HELP}")]
+LabelledData = Annotated[str, option(IMAGES, "--data", help=f"Images, labelled for models with classes. {DATA_HELP}")]
 EvalData = Annotated[str, option(EVALUATION, "--eval-data", help=f"Labelled images to evaluate on. {DATA_HELP}")]
 OptionalEvalData = Annotated[
-    str | None, option(EVALUATION, "--eval-data", help=f"Labelled images to evaluate on. {DATA_HELP}")
+    str | None, option(EVALUATION, "--eval-data", help=f"Images to evaluate on, labelled for classes. {DATA_HELP}")
 ]
 Output = Annotated[Path, option(OUTPUT, "--output", "-o", help="Where to write.", callback=expanded)]
 OptionalOutput = Annotated[Path | None, option(OUTPUT, "--output", "-o", help="Where to write.", callback=expanded)]

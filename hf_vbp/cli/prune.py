@@ -19,6 +19,7 @@ from hf_vbp.cli.groups import (
     with_groups,
 )
 from hf_vbp.cli.label_options import LabelledImageOptions
+from hf_vbp.cli.neighbor_options import NeighborOptions
 from hf_vbp.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ def prune(
     ] = None,
     eval_data: groups.OptionalEvalData = None,
     evaluation: EvaluationOptions,
+    nearest: NeighborOptions,
     latency: Annotated[
         bool, option(LATENCY, "--latency", help="Measure the latency of the dense and the pruned model.")
     ] = False,
@@ -69,6 +71,8 @@ def prune(
         plan=plan,
         data=images.request(data) if data else None,
         evaluation=evaluation.request(eval_data, images) if eval_data else None,
+        bank=nearest.request(images),
+        neighbors=nearest.neighbors,
         statistics=statistics,
         loading=loading.loading(),
         overwrite=overwrite,
@@ -114,6 +118,8 @@ def show(results: dict[str, Any], output: str) -> None:
 
 
 def _evaluation_rows(results: dict[str, Any]) -> list[tuple[Any, ...]]:
+    from hf_vbp.results.named_figures import figure_rows
+
     evaluation = results.get("evaluation", {})
     before, after = evaluation.get("dense", {}), evaluation.get("pruned", {})
     rows: list[tuple[Any, ...]] = []
@@ -125,7 +131,7 @@ def _evaluation_rows(results: dict[str, Any]) -> list[tuple[Any, ...]]:
         rows.append(("agreement with the base model", None, percent(after["agreement"]), None))
     if "kl" in after:
         rows.append(("KL from the base model, nats", None, f"{after['kl']:.3f}", None))
-    return rows
+    return [*rows, *((*row, None) for row in figure_rows(evaluation, ("dense", "pruned")))]
 
 
 def _cost_rows(results: dict[str, Any]) -> list[tuple[Any, ...]]:

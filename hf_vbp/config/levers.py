@@ -25,8 +25,8 @@ def check_levers(levers: tuple[str, ...] | None, merge_tokens: int | None) -> No
         raise ConfigurationError(f"merge_tokens must be a whole number of at least 0, got {shown(merge_tokens)}.")
     if levers is not None and merge_tokens and "tokens" not in levers:
         raise ConfigurationError(
-            f"merge_tokens={merge_tokens} merges tokens, which levers={','.join(levers)} does not allow. Add the lever "
-            "tokens, or leave merge_tokens out."
+            f"merge_tokens={merge_tokens} merges tokens, which levers={','.join(levers)} does not allow. Add the "
+            "lever tokens, or leave merge_tokens out."
         )
 
 

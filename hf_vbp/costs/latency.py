@@ -15,7 +15,7 @@ from hf_vbp.adapters.prepared import PreparedModel, prepare
 from hf_vbp.costs.device_name import device_name
 from hf_vbp.costs.timing import Effort, Times, median_interval, time_in_turns
 from hf_vbp.errors import ConfigurationError, LatencyError
-from hf_vbp.inputs.batch import main_input, model_inputs
+from hf_vbp.inputs.batch import main_input, model_inputs, repeat_images
 from hf_vbp.inputs.example import example_batch
 from hf_vbp.modeling.modeling_hf_vbp import take_neurons
 from hf_vbp.token_merging.merge_tokens import merge_tokens
@@ -78,6 +78,7 @@ def measure_latency(
     models: Mapping[str, nn.Module],
     options: LatencyOptions | None = None,
     *,
+    inputs: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
 ) -> list[dict[str, Any]]:
     """Measure how long a forward pass of each model takes, and the speed-up against the first one.
@@ -89,6 +90,7 @@ def measure_latency(
         models: Models of transformers by name, the dense one first. They are not changed: for another device or dtype
             copies are made.
         options: Batch, device, dtype, threads and precision.
+        inputs: A batch of one image, which is repeated; by default images of the size that the config describes.
         progress: Receives the number of finished repetitions and an estimate of all.
 
     Returns:
@@ -113,7 +115,8 @@ def measure_latency(
     if not models:
         raise ConfigurationError("There is no model to measure.")
     measured = _on(list(models.values()), options)
-    inputs = model_inputs(measured[0], example_batch(measured[0], options.batch))
+    given = example_batch(measured[0], options.batch) if inputs is None else repeat_images(inputs, options.batch)
+    inputs = model_inputs(measured[0], given)
     with cpu_threads(options.threads):
         times = time_in_turns(measured, inputs, options.effort, progress)
         conditions = _conditions(inputs[main_input(inputs, measured[0])], options.batch)
@@ -157,7 +160,7 @@ def latency_of_widths(
     if any(merged_tokens):
         merge_tokens(pruned, merged_tokens)
     models = {"dense": prepared.model, "pruned": pruned}
-    return summary(*measure_latency(models, options, progress=progress))
+    return summary(*measure_latency(models, options, inputs=prepared.inputs, progress=progress))
 
 
 def summary(dense: Mapping[str, Any], pruned: Mapping[str, Any]) -> dict[str, Any]:

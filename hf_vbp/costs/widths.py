@@ -51,11 +51,11 @@ def width_costs(prepared: PreparedModel, merged_tokens: Sequence[int] = ()) -> W
     """Return the closed form of a model's cost, from one forward pass without data on the meta device.
 
     Args:
-        prepared: The dense model; its config describes the size of the images.
+        prepared: The dense model; the batch that verified it gives the size of the images.
         merged_tokens: Tokens merged before each block; the cost with all neurons is then that of the merged model.
 
     Raises:
-        UnsupportedModelError: The config does not describe the size of the images.
+        UnsupportedModelError: The model is not verified, and cannot be.
     """
     key = ("width_costs", tuple(merged_tokens))
     if key not in prepared.costs:
@@ -72,7 +72,7 @@ def _measured(prepared: PreparedModel, merged_tokens: tuple[int, ...]) -> WidthC
         for site in prepared.sites
     ]
     try:
-        dense = describe_cost(model)
+        dense = describe_cost(model, prepared.inputs)
     finally:
         for handle in handles:
             handle.remove()

@@ -2,19 +2,19 @@
 
 import copy
 from collections.abc import Sequence
-from typing import Any, TypeVar
+from typing import Any, TypeVar, overload
 
 import torch
 from torch import nn
 
 from hf_vbp.adapters.base import MLPSite
-from hf_vbp.adapters.prepared import prepare
+from hf_vbp.adapters.prepared import PreparedModel, prepare
 from hf_vbp.adapters.site_weights import is_transposed
 from hf_vbp.compensation.base import Compensated, compensate
 from hf_vbp.modeling.config_record import record_pruning
 from hf_vbp.modeling.modeling_hf_vbp import take_neurons
 from hf_vbp.modeling.precision import outside_inference_mode, own_precision
-from hf_vbp.pruning.make_plan import FittedPlan, cast, check_provided, statistics_digest
+from hf_vbp.pruning.make_plan import FittedPlan, NewWeights, check_provided, statistics_digest
 from hf_vbp.pruning.plan import PruningPlan
 from hf_vbp.statistics.activation_statistics import ActivationStatistics
 from hf_vbp.token_merging.merge_tokens import merge_tokens
@@ -26,8 +26,20 @@ ModelT = TypeVar("ModelT", bound=nn.Module)
 _Modules = tuple[Any, ...]
 
 
+@overload
+def apply_plan(
+    model: PreparedModel, plan: PruningPlan, statistics: ActivationStatistics, *, inplace: bool = False
+) -> Any: ...
+
+
+@overload
+def apply_plan(
+    model: ModelT, plan: PruningPlan, statistics: ActivationStatistics, *, inplace: bool = False
+) -> ModelT: ...
+
+
 @outside_inference_mode
-def apply_plan(model: ModelT, plan: PruningPlan, statistics: ActivationStatistics, *, inplace: bool = False) -> ModelT:
+def apply_plan(model: Any, plan: PruningPlan, statistics: ActivationStatistics, *, inplace: bool = False) -> Any:
     """Apply a pruning plan, with the tokens that it merges. Returns a new model unless ``inplace=True``.
 
     Rows K of ``W1`` and ``b1`` are kept; ``W2`` and ``b2`` are those of the compensation, in the paper (section 3.3)
@@ -35,12 +47,13 @@ def apply_plan(model: ModelT, plan: PruningPlan, statistics: ActivationStatistic
     model's dtype.
 
     Args:
-        model: The dense model that the plan was made for, in fp32, bf16 or fp16, on any one device.
+        model: The dense model that the plan was made for, in fp32, bf16 or fp16, on any one device; or the result of
+            :func:`hf_vbp.adapters.prepare`.
         plan: The kept neurons.
         statistics: The statistics that the plan was made from, for the compensation.
-        inplace: Whether to change ``model`` itself, MLP by MLP, which takes little more memory than the new weights
-            of ``fc2``. Otherwise a copy is made that never holds the dense MLPs, so that it takes the memory of the
-            pruned model only.
+        inplace: Whether to change ``model`` itself, MLP by MLP, which takes the memory of the new weights of ``fc2``
+            where the compensation changes them, and little else. Otherwise a copy is made that never holds the dense
+            MLPs, so that it takes the memory of the pruned model only.
 
     Returns:
         The pruned model, of the same class; its config records the widths, so ``save_pretrained`` writes a
@@ -58,13 +71,14 @@ def apply_plan(model: ModelT, plan: PruningPlan, statistics: ActivationStatistic
     check_provided(statistics, compensation.requires, f"compensation {compensation.name!r}")
     plan.check_model(prepared.fingerprint, [(site.name, site.intermediate_size) for site in prepared.sites])
     plan.check_statistics(statistics_digest(statistics))
-    compensated = [
-        cast(compensate(compensation, weights, kept.kept_indices(), site), module.fc2.weight.dtype)
-        for module, kept, weights, site in zip(
-            prepared.sites, plan.sites, prepared.weights, statistics.sites, strict=True
-        )
-    ]
-    return _insert(model, prepared.sites, compensated, plan, inplace=inplace)
+    new = []
+    for module, planned, weights, site in zip(
+        prepared.sites, plan.sites, prepared.weights, statistics.sites, strict=True
+    ):
+        kept = planned.kept_indices()
+        compensated = compensate(compensation, weights, kept, site)
+        new.append(NewWeights.of(compensated, weights, kept, module.fc2.weight.dtype))
+    return _insert(prepared.model, prepared.sites, new, plan, inplace=inplace)
 
 
 def apply_fitted(model: ModelT, sites: Sequence[MLPSite], fitted: FittedPlan, *, inplace: bool = False) -> ModelT:
@@ -76,21 +90,21 @@ def apply_fitted(model: ModelT, sites: Sequence[MLPSite], fitted: FittedPlan, *,
         fitted: The plan and the new weights of ``fc2``.
         inplace: Whether to change ``model`` itself.
     """
-    return _insert(model, sites, fitted.compensated, fitted.plan, inplace=inplace)
+    return _insert(model, sites, fitted.new, fitted.plan, inplace=inplace)
 
 
 def _insert(
-    model: ModelT, sites: Sequence[MLPSite], compensated: Sequence[Compensated], plan: PruningPlan, *, inplace: bool
+    model: ModelT, sites: Sequence[MLPSite], new: Sequence[NewWeights], plan: PruningPlan, *, inplace: bool
 ) -> ModelT:
     smaller = (
-        _prune_site(site, kept.kept_indices(), new)
-        for site, kept, new in zip(sites, plan.sites, compensated, strict=True)
+        _prune_site(site, kept.kept_indices(), weights)
+        for site, kept, weights in zip(sites, plan.sites, new, strict=True)
     )
     if inplace:
         # Everything that can fail was computed before. Site by site, so that no second set of MLPs is ever held.
         for site, modules in zip(sites, smaller, strict=True):
-            for (module, _), new in zip(site.mlp.modules, modules, strict=True):
-                _become(module, new)
+            for (module, _), smaller_module in zip(site.mlp.modules, modules, strict=True):
+                _become(module, smaller_module)
         pruned = model
     else:
         pruned = _copy_with(model, sites, list(smaller))
@@ -109,13 +123,13 @@ def _become(module: nn.Module, new: nn.Module) -> None:
     own.update({**vars(new), **hooks})
 
 
-def _prune_site(site: MLPSite, kept: torch.Tensor, compensated: Compensated) -> _Modules:
+def _prune_site(site: MLPSite, kept: torch.Tensor, weights: NewWeights) -> _Modules:
     modules = [take_neurons(site.mlp, kept, module, role) for module, role in site.mlp.modules]
     for (_, role), new in zip(site.mlp.modules, modules, strict=True):
         if role == "between":
             _rescale(new, site.intermediate_size, len(kept))
     down = modules[len(site.mlp.ups) + len(site.mlp.between)]
-    _set_weights(down, modules[-1] if site.mlp.after is not None else None, compensated)
+    _set_weights(down, modules[-1] if site.mlp.after is not None else None, weights.weight, weights.bias)
     return tuple(modules)
 
 
@@ -126,13 +140,13 @@ def set_down(site: MLPSite, compensated: Compensated) -> None:
         site: A site of the pruned model.
         compensated: The new weights, for the hidden neurons that it has.
     """
-    _set_weights(site.mlp.down, site.mlp.after, compensated)
+    _set_weights(site.mlp.down, site.mlp.after, compensated.weight, compensated.bias)
 
 
-def _set_weights(down: Any, after: Any, compensated: Compensated) -> None:
-    weight, bias = compensated.weight, compensated.bias
-    transposed = weight.T if is_transposed(down) else weight
-    _assign(down, "weight", transposed.reshape(down.weight.shape))
+def _set_weights(down: Any, after: Any, weight: torch.Tensor | None, bias: torch.Tensor | None) -> None:
+    if weight is not None:
+        transposed = weight.T if is_transposed(down) else weight
+        _assign(down, "weight", transposed.reshape(down.weight.shape))
     if bias is not None and after is not None:
         if down.bias is None:
             _assign(after, "running_mean", -bias)

@@ -3,13 +3,14 @@
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from hf_vbp._progress import Progress
 from hf_vbp.adapters.prepared import PreparedModel, prepare
+from hf_vbp.adapters.site_weights import SiteWeights
 from hf_vbp.compensation.base import Compensated, compensate
 from hf_vbp.config.requirements import Requirements
 from hf_vbp.config.vbp_config import VBPConfig
@@ -24,17 +25,36 @@ from hf_vbp.pruning.plan import PruningPlan, SitePlan
 from hf_vbp.statistics.activation_statistics import ActivationStatistics
 
 
+class NewWeights(NamedTuple):
+    """The new weights of ``fc2`` in the dtype of the model.
+
+    Attributes:
+        weight: ``(out, kept)``; None where the columns of the kept neurons do not change.
+        bias: ``(out,)``, or None.
+    """
+
+    weight: Tensor | None
+    bias: Tensor | None
+
+    @classmethod
+    def of(cls, compensated: Compensated, weights: SiteWeights, kept: Tensor, dtype: torch.dtype) -> "NewWeights":
+        """Cast a compensation; unchanged columns are not kept, since those of a large model take much memory."""
+        same = torch.equal(compensated.weight, weights.fc2_weight[:, kept])
+        bias = compensated.bias
+        return cls(None if same else compensated.weight.to(dtype), None if bias is None else bias.to(dtype))
+
+
 @dataclass(frozen=True, eq=False)
 class FittedPlan:
     """A plan with the compensation that its prediction was computed from.
 
     Attributes:
         plan: The plan.
-        compensated: The new weights of ``fc2`` of each site, already in the model's dtype.
+        new: The new weights of ``fc2`` of each site.
     """
 
     plan: PruningPlan
-    compensated: tuple[Compensated, ...]
+    new: tuple[NewWeights, ...]
 
 
 @outside_inference_mode
@@ -126,7 +146,7 @@ def fit_choice(
     ):
         compensated = compensate(compensation, weights, indices, site)
         prediction.add(site, weights, indices, compensated, module.mixes_neurons)
-        fitted.append(cast(compensated, module.fc2.weight.dtype))
+        fitted.append(NewWeights.of(compensated, weights, indices, module.fc2.weight.dtype))
     dense, costs = width_costs(prepared).dense, width_costs(prepared, chosen.merged_tokens)
     kept_of_sites = [tuple(site_kept.tolist()) for site_kept in chosen.kept]
     plan = PruningPlan(
@@ -237,12 +257,6 @@ def statistics_digest(statistics: ActivationStatistics) -> str:
         for tensor in (site.moments.mean, site.moments.m2):
             digest.update(tensor.contiguous().numpy().tobytes())
     return digest.hexdigest()
-
-
-def cast(compensated: Compensated, dtype: torch.dtype) -> Compensated:
-    """Return weights in the dtype of a model."""
-    bias = compensated.bias
-    return Compensated(compensated.weight.to(dtype), None if bias is None else bias.to(dtype))
 
 
 def _threshold(rankings: Sequence[Ranking], kept: Sequence[tuple[int, ...]]) -> float | None:

@@ -1,9 +1,11 @@
 """The parts of ``vbp_results.json`` that follow from a model, its plan and its statistics."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from torch import nn
 
+from hf_vbp.adapters.prepared import PreparedModel
 from hf_vbp.costs.counts import describe_cost
 from hf_vbp.pruning.plan import PruningPlan
 from hf_vbp.results.base_model import describe_base_model
@@ -16,13 +18,18 @@ from hf_vbp.statistics.split_halves import halves_agreement
 UNNAMED = {"source": "unnamed batches"}
 
 
-def describe_dense(model: nn.Module) -> dict[str, Any]:
+def describe_dense(prepared: PreparedModel) -> dict[str, Any]:
     """Return the parts ``base_model`` and ``cost.dense`` of the results, from the model before it is changed."""
-    return {"base_model": describe_base_model(model), "cost": {"dense": describe_cost(model)}}
+    cost = describe_cost(prepared.model, prepared.inputs)
+    return {"base_model": describe_base_model(prepared.model), "cost": {"dense": cost}}
 
 
 def describe_pruning(
-    dense: dict[str, Any], pruned: nn.Module, plan: PruningPlan, statistics: ActivationStatistics
+    dense: dict[str, Any],
+    pruned: nn.Module,
+    plan: PruningPlan,
+    statistics: ActivationStatistics,
+    inputs: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Return the results of a pruning, in the form of ``vbp_results.json`` (docs/results.md).
 
@@ -31,6 +38,7 @@ def describe_pruning(
         pruned: The pruned model.
         plan: Its plan.
         statistics: The statistics of the dense model.
+        inputs: The batch whose MACs are counted, as for the dense model.
     """
     return {
         "schema_version": SCHEMA_VERSION,
@@ -39,7 +47,7 @@ def describe_pruning(
         "statistics": describe_statistics(statistics),
         "plan": describe_plan(plan),
         "predicted": dict(plan.predicted),
-        "cost": {**dense["cost"], "pruned": describe_cost(pruned)},
+        "cost": {**dense["cost"], "pruned": describe_cost(pruned, inputs)},
         "versions": versions(),
     }
 

@@ -1,12 +1,12 @@
 """Measure what merged tokens and narrower MLPs cost together, so that a plan can spend its budget on both."""
 
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from hf_vbp._progress import Progress
 from hf_vbp.adapters.prepared import PreparedModel
 from hf_vbp.calibration.measured_distance import MOST_IMAGES, DistanceToDense
+from hf_vbp.calibration.source import Source
 from hf_vbp.config.vbp_config import VBPConfig
 from hf_vbp.criteria.base import Ranking
 from hf_vbp.pruning.apply_plan import apply_fitted
@@ -32,7 +32,7 @@ def with_lever_measurements(
     prepared: PreparedModel,
     statistics: ActivationStatistics,
     config: VBPConfig,
-    data: Iterable[Any] | None,
+    source: Source | None,
     *,
     rankings: Sequence[Ranking],
     limit: int | None = None,
@@ -49,7 +49,7 @@ def with_lever_measurements(
         prepared: The dense model.
         statistics: Statistics that hold what the configuration needs.
         config: Method, budget and levers.
-        data: The calibration images; without them nothing is measured.
+        source: The calibration images; without them nothing is measured.
         rankings: Result of :func:`hf_vbp.pruning.make_plan.rank_sites` for this configuration.
         limit: The largest number of images.
         progress: Receives the number of finished images of all models and of all.
@@ -59,9 +59,9 @@ def with_lever_measurements(
         LatencyError: The times on this machine vary too much.
         UnsupportedModelError: There is no output distance for this model.
     """
-    if data is None or not chooses_tokens(prepared, config):
+    if source is None or not chooses_tokens(prepared, config):
         return statistics
-    if isinstance(getattr(data, "loader", data), Iterator):
+    if source.read_once:
         warnings.warn(
             "the images can be read only once, so merged tokens are not measured, and the budget is met by narrower "
             "MLPs alone. Pass a list of batches, a DataLoader or the result of load_images to use both.",
@@ -78,7 +78,7 @@ def with_lever_measurements(
         new = [one for one in found if known.distance(one.merged_tokens, order.widths(one.cut)) is None]
     if not new:
         return statistics
-    measured = DistanceToDense(prepared, data, limit=MOST_IMAGES if limit is None else min(MOST_IMAGES, limit))
+    measured = DistanceToDense(prepared, source, MOST_IMAGES if limit is None else min(MOST_IMAGES, limit))
     points = []
     for index, one in enumerate(new):
         fitted = fit_choice(prepared, statistics, config, rankings, choice_of(one, order))

@@ -10,13 +10,18 @@ from hf_vbp.adapters.prepared import PreparedModel
 from hf_vbp.adapters.registry import find_sites
 from hf_vbp.adapters.site_weights import SiteWeights
 from hf_vbp.calibration.joint_moments import collect_joint_moments
+from hf_vbp.calibration.source import Source
 from hf_vbp.compensation.base import Compensated, CompensationWarning
 from hf_vbp.config.vbp_config import VBPConfig
 from hf_vbp.pruning.apply_plan import set_down
 
 
 def refit_mixed_sites(
-    dense: PreparedModel, pruned: nn.Module, config: VBPConfig, data: Iterable[Any] | None, limit: int | None = None
+    dense: PreparedModel,
+    pruned: nn.Module,
+    config: VBPConfig,
+    data: Iterable[Any] | Source | None,
+    limit: int | None = None,
 ) -> None:
     """Refit ``fc2`` of the sites that mix their neurons, in place, by a second pass over the images.
 

@@ -1,19 +1,23 @@
 """The figures of an evaluation for every class: dense against changed, each computed once more in float64 by numpy."""
 
 import copy
+import math
 from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
+import jsonschema
 import numpy as np
 import pytest
 import torch
 
+import hf_vbp
 from hf_vbp.evaluation.models import evaluate_models
 from hf_vbp.evaluation.task import example_task
 from hf_vbp.inputs.batch import model_inputs
+from hf_vbp.results.record import schema
 
-from .contract import PRUNED, WHOLE
+from .contract import PRUNED, WHOLE, simple_of, work_of
 from .family import Family
 from .running import model_of
 
@@ -52,6 +56,20 @@ def test_the_kind_is_known_before_any_batch(family: Family) -> None:
     task = example_task(model_of(family.name))
     assert task is not None
     assert task.distance is not None
+
+
+@pytest.mark.parametrize("family", PRUNED, ids=lambda family: family.name)
+def test_a_pruned_model_is_evaluated_against_its_dense_one(family: Family) -> None:
+    work, (plan, pruned) = work_of(family.name), simple_of(family.name)
+    result = hf_vbp.PruningResult.from_parts(work.prepared, pruned, plan, work.statistics)
+    result = hf_vbp.evaluate(result, work.batches)
+    jsonschema.validate(result.results, schema())
+    assert result.results["evaluation"]["pruned"]["images"] == 4
+    observed = result.results["observed"]["relative_output_error_by_site"]
+    assert len(observed) == len(work.sites)
+    assert all(math.isfinite(error) and error >= 0 for error in observed)
+    # A site that is not used has no output to be wrong; the others lost some of their neurons.
+    assert any(error > 0 for error in observed)
 
 
 def run(model: Any, batch: Mapping[str, Any]) -> dict[str, Any]:
