@@ -5,6 +5,7 @@ from typing import Any
 from torch import nn
 
 from hf_vbp.costs.counts import describe_cost
+from hf_vbp.modeling.modeling_hf_vbp import merged_tokens
 from hf_vbp.pruning.plan import PruningPlan
 from hf_vbp.results.base_model import describe_base_model
 from hf_vbp.results.plan import describe_plan
@@ -41,6 +42,31 @@ def describe_pruning(
         "predicted": dict(plan.predicted),
         "cost": {**dense["cost"], "pruned": describe_cost(pruned)},
         "versions": versions(),
+    }
+
+
+def with_merging(results: dict[str, Any], model: nn.Module) -> dict[str, Any]:
+    """Return the results of a pruning with the tokens that the model merges now.
+
+    Where they are not those of the results, the cost is counted again, and figures of the pruned model that were
+    measured before are left out.
+
+    Args:
+        results: The results so far.
+        model: The pruned model.
+    """
+    merged = list(merged_tokens(model))
+    if merged == results.get("merged_tokens", []):
+        return results
+    kept = {name: value for name, value in results.items() if name not in ("merged_tokens", "observed", "latency")}
+    evaluation = {name: row for name, row in kept.pop("evaluation", {}).items() if name == "dense"}
+    latency = [row for row in results.get("latency", []) if row["model"] == "dense"]
+    return {
+        **kept,
+        "cost": {**kept["cost"], "pruned": describe_cost(model)},
+        **({"merged_tokens": merged} if merged else {}),
+        **({"evaluation": evaluation} if evaluation else {}),
+        **({"latency": latency} if latency else {}),
     }
 
 
