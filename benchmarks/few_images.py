@@ -28,7 +28,7 @@ from hf_vbp.data.loading import load_images
 from hf_vbp.pruning.apply_plan import apply_fitted
 from hf_vbp.pruning.make_plan import fit_plan, rank_sites
 
-REGULARIZATIONS = ("ridge:1e-3", "unweighted", "ledoit-wolf:1", "oas:1", "edge:0.1", "held-out")
+REGULARIZATIONS = ("auto", "ridge:1e-3", "unweighted", "ledoit-wolf:1", "oas:1", "edge:0.1", "held-out")
 
 
 @dataclass(frozen=True)

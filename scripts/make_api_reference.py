@@ -27,6 +27,8 @@ PARTS = {
                    "statistics.moments:Moments", "adapters:Adapter", "adapters:LinearPairAdapter", "adapters:MLPSite",
                  "adapters:TableAdapter", "adapters:Layout",
                    "evaluation.metrics:PerImageMetric"],
+    "Evaluation": ["evaluation.requests:Measures", "evaluation.task_metrics:TaskMetric",
+                   "evaluation.zero_shot:ZeroShot", "evaluation.figures:Evaluation", "evaluation.figures:Figure"],
     "Other": ["costs.latency:LatencyOptions", "costs.latency:measure_latency", "hub.publish_callback:PublishCallback",
               "pruning.damage:predict_damage"],
 }  # fmt: skip

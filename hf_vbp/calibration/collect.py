@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,28 +14,21 @@ from torch import nn
 from hf_vbp._progress import Progress
 from hf_vbp.adapters.base import MLPSite
 from hf_vbp.adapters.prepared import PreparedModel, prepare
-from hf_vbp.calibration.batch_moments import Workspace
 from hf_vbp.calibration.cotangents import output_distance_of, with_bank
-from hf_vbp.calibration.feed import Feed, LocalBatch
-from hf_vbp.calibration.hooked_model import HookedModel
-from hf_vbp.calibration.open_feed import open_feed
+from hf_vbp.calibration.gathering import Gathering, Images, statistics_bytes
 from hf_vbp.calibration.processes import Processes
-from hf_vbp.calibration.resume import Position, SavedState
 from hf_vbp.calibration.saliency import with_saliency
-from hf_vbp.calibration.site_accumulator import SiteAccumulator
 from hf_vbp.config.requirements import Requirements
 from hf_vbp.config.vbp_config import VBPConfig
-from hf_vbp.errors import ConfigurationError, DataError, StatisticsError
+from hf_vbp.errors import ConfigurationError
 from hf_vbp.modeling.precision import outside_inference_mode, own_precision
 from hf_vbp.output_distance import OutputDistance
 from hf_vbp.results.versions import versions
 from hf_vbp.statistics.activation_statistics import ActivationStatistics
-from hf_vbp.statistics.site_statistics import SiteStatistics
+
+__all__ = ["collect_statistics", "requirements_for", "statistics_bytes"]
 
 logger = logging.getLogger(__name__)
-
-# Fingerprints that an interrupted pass and its continuation must share.
-IDENTITY = ("weights", "dtype", "moments", "output_metric", "token_weights", "data")
 
 
 @outside_inference_mode
@@ -47,6 +40,7 @@ def collect_statistics(
     limit: int | None = None,
     seed: int = 0,
     max_bytes: int | None = None,
+    store: str | Path | None = None,
     accelerator: Any | None = None,
     resume: str | Path | None = None,
     resume_every: int = 50,
@@ -83,7 +77,12 @@ def collect_statistics(
         limit: Stop after this many images of the whole set.
         seed: Seed of the labels drawn for the output metric. Labels are drawn image by image, so that they depend
             neither on batches nor on processes.
-        max_bytes: Refuse to start when the sums would take more memory than this in each process.
+        max_bytes: The memory that the sums may take in each process. Where those of all sites need more, the call is
+            refused, unless ``store`` is given.
+        store: An empty folder for the statistics, one file per site. Sites are gathered in groups whose sums fit into
+            ``max_bytes``, with one pass over ``data`` for each group, and the result reads each site from the folder
+            when it is used. A killed call continues after the last finished group. Needs the disk space of all
+            sites; processes must share the folder.
         accelerator: The ``Accelerator`` whose processes share the pass; found from the environment when not given.
         resume: A folder for the state of the pass. When it holds a state, the pass continues from it and ends with
             the same result, bit for bit. The folder is deleted at the end of the pass.
@@ -96,12 +95,13 @@ def collect_statistics(
         The statistics, the same in every process.
 
     Raises:
-        ConfigurationError: Invalid argument, or the sums need more than ``max_bytes``.
+        ConfigurationError: Invalid argument, or the sums need more than ``max_bytes``, with ``store`` those of a
+            single site.
         UnsupportedModelError: The model has no MLP sites, or one whose structure differs from that of its adapter.
         NonFiniteError: Weights, images, activations or gradients hold NaN or infinity; names the site and the image.
         DataError: There are no images, or a batch has no ``pixel_values``.
-        StatisticsError: The state cannot be written or read, or the processes read different data.
-        StatisticsMismatchError: The folder of ``resume`` holds the state of another pass.
+        StatisticsError: The state or the store cannot be written or read, or processes or passes read different data.
+        StatisticsMismatchError: The folder of ``resume`` or ``store`` holds the state of another pass.
 
     Example:
         >>> statistics = hf_vbp.collect_statistics(model, images, hf_vbp.VBPConfig())  # doctest: +SKIP
@@ -112,32 +112,23 @@ def collect_statistics(
     requires = requirements_for(prepared, config)
     loader, provenance = _source(data, provenance)
     _check_requirements(requires, loader)
-    _check_size(prepared.sites, requires, max_bytes)
+    _check_size(prepared.sites, requires, max_bytes, None if store is None else loader)
     processes = Processes.of(accelerator)
-    workspace = Workspace()
-    accumulators = [SiteAccumulator(site, workspace, requires) for site in prepared.sites]
     distance = output_distance_of(prepared) if requires.output_metric and prepared.not_single_label else None
     drawn = None if not requires.output_metric else {"seed": seed, **_kinds(distance)}
     fingerprints = _fingerprints(prepared, requires, drawn, provenance)
-    state = None
-    if resume is not None:
-        identity = {key: fingerprints[key] for key in IDENTITY}
-        # The layout of the packed sums is part of the state, so a state with another layout is refused.
-        more = {"halves": requires.halves, "limit": limit, "layout": "packed symmetric by depth"}
-        state = SavedState(Path(resume), processes, {**identity, **more})
+    state = None if resume is None else (Path(resume), resume_every)
     with own_precision(prepared.model):
         if distance is not None:
             distance = with_bank(prepared, distance, loader, processes, limit)
-        hooked = HookedModel(prepared.model, accumulators, seed if drawn else None, distance)
-        task = _Pass(hooked, accumulators, processes, state, resume_every, progress)
-        position = task.run(lambda: open_feed(loader, processes, limit))
-    statistics = _merged(accumulators, position, processes, fingerprints)
+        images = Images(loader, processes, limit, seed if drawn else None, distance)
+        gathering = Gathering(prepared, requires, images, fingerprints, state, progress)
+        statistics = gathering.in_one_pass() if store is None else gathering.in_groups(Path(store), max_bytes)
     if requires.saliency:
         statistics = with_saliency(
             prepared, statistics, loader, limit=limit, accelerator=accelerator, progress=progress
         )
-    if state is not None:
-        state.discard()
+    gathering.discard_state()
     return statistics
 
 
@@ -170,97 +161,6 @@ def requirements_for(model: nn.Module | PreparedModel, config: VBPConfig | Requi
     if prepared.not_single_label is None or output_distance_of(prepared) is not None:
         return chosen.requires
     return replace(chosen.requires, output_metric=False, token_weights=False)
-
-
-def statistics_bytes(sites: Sequence[MLPSite], requires: Requirements) -> int:
-    """Return the bytes of the sums of a pass in each process, for any number of images.
-
-    Args:
-        sites: The MLP sites of the model.
-        requires: The statistics that are gathered.
-    """
-    matrices = requires.covariances + (requires.covariances and requires.halves) + requires.token_weights
-    vectors = 4 + 2 * requires.token_weights
-    doubles = sum(
-        vectors * site.intermediate_size
-        + matrices * site.intermediate_size**2
-        + requires.output_metric * site.hidden_size**2
-        for site in sites
-    )
-    return 8 * doubles
-
-
-@dataclass
-class _Pass:
-    """One pass over the images of this process."""
-
-    model: HookedModel
-    accumulators: Sequence[SiteAccumulator]
-    processes: Processes
-    state: SavedState | None
-    resume_every: int
-    progress: Progress | None
-
-    def run(self, open_the_feed: Callable[[], Feed]) -> Position:
-        """Run the rest of the pass and return the final position of this process.
-
-        A failure in one process is raised in all of them.
-        """
-        position = Position.start()
-        with self.processes.together():
-            feed = open_the_feed()
-            if self.state is not None:
-                self.state.prepare()
-                position = self.state.load(self.accumulators)
-        done = 0
-
-        def work(batch: LocalBatch) -> None:
-            nonlocal done
-            if batch.hashes:
-                self.model.run(batch.inputs, batch.indices)
-                done = max(done, batch.indices[-1] + 1)
-            position.batches += 1
-            position.images += len(batch.hashes)
-            position.order = batch.order
-            position.sketch.update(batch.hashes)
-            if self.state is not None and position.batches % self.resume_every == 0:
-                self.state.save(self.accumulators, position)
-            if self.progress is not None:
-                self.progress(done, feed.total)
-
-        with self.model:
-            feed.walk(work, skip=position.batches, order=position.order)
-        return position
-
-
-def _merged(
-    accumulators: Sequence[SiteAccumulator], position: Position, processes: Processes, fingerprints: dict[str, Any]
-) -> ActivationStatistics:
-    images = sum(processes.gather(position.images))
-    if not images:
-        raise DataError("The data gave no images; statistics need at least one.")
-    sites = []
-    for accumulator in accumulators:
-        with processes.together():
-            site = accumulator.finish()
-        site = processes.merge_site(site)
-        if not site.moments.count:
-            raise StatisticsError(
-                f"site {site.name} was never used by the model: no activations reached it. Check that the forward "
-                "pass of the model runs this MLP."
-            )
-        sites.append(_without_empty_halves(site))
-    sketch = position.sketch
-    for hashes in processes.gather(position.sketch.hashes()):
-        sketch.update(hashes)
-    fingerprints.update(images=images, tokens=sites[0].moments.count, image_sketch=sketch.hashes())
-    return ActivationStatistics(tuple(sites), fingerprints)
-
-
-def _without_empty_halves(site: SiteStatistics) -> SiteStatistics:
-    if site.halves is not None and all(half.count > 1 for half in site.halves):
-        return site
-    return replace(site, halves=None)
 
 
 def _source(data: Any, provenance: Mapping[str, Any] | None) -> tuple[Any, dict[str, Any]]:
@@ -311,13 +211,25 @@ def _check_requirements(requires: Requirements, loader: Any) -> None:
         )
 
 
-def _check_size(sites: Sequence[MLPSite], requires: Requirements, limit: int | None) -> None:
+def _check_size(sites: Sequence[MLPSite], requires: Requirements, limit: int | None, stored: Any | None) -> None:
     size = statistics_bytes(sites, requires)
     kind = "covariances" if requires.covariances else "variances"
     logger.info("The sums of %d sites take %.1f MiB (%s)", len(sites), size / 2**20, kind)
-    if limit is not None and size > limit:
+    if limit is None or size <= limit:
+        return
+    largest = max(statistics_bytes([site], requires) for site in sites)
+    if stored is None or largest > limit:
+        needed = f"{len(sites)} sites of {sites[0].intermediate_size} hidden neurons need {size:,} bytes"
+        advice = "; a folder as store= gathers groups of sites in several passes"
+        one = "" if len(sites) == 1 else f", the largest site {largest:,}"
         raise ConfigurationError(
-            f"The {kind} of {len(sites)} sites of {sites[0].intermediate_size} hidden neurons need {size:,} bytes, "
-            f"but max_bytes is {limit:,}. Raise the limit"
-            + (", or use a criterion and a compensation without covariances." if requires.covariances else ".")
+            f"The {kind} of {needed}{one}, but max_bytes is {limit:,}. Raise the limit"
+            + (", or use a criterion and a compensation without covariances" if requires.covariances else "")
+            + (advice if largest <= limit else "")
+            + "."
+        )
+    if isinstance(stored, Iterator):
+        raise ConfigurationError(
+            f"The {kind} need {size:,} bytes, but max_bytes is {limit:,}, so several passes over the images are "
+            f"needed, and a {type(stored).__name__} can be iterated only once. Pass a list of batches or a DataLoader."
         )

@@ -24,6 +24,7 @@ from hf_vbp.inputs.fit import images_of
 from hf_vbp.modeling.precision import eval_mode, outside_inference_mode
 from hf_vbp.statistics.activation_statistics import ActivationStatistics
 from hf_vbp.statistics.float64 import accumulation_device, to_float64
+from hf_vbp.statistics.stored_sites import with_values
 
 
 @outside_inference_mode
@@ -106,8 +107,7 @@ def with_saliency(
         progress: As for :func:`collect_saliency`.
     """
     saliency = collect_saliency(prepared, data, limit=limit, accelerator=accelerator, progress=progress)
-    sites = tuple(replace(site, saliency=s) for site, s in zip(statistics.sites, saliency, strict=True))
-    return replace(statistics, sites=sites)
+    return replace(statistics, sites=with_values(statistics.sites, "saliency", saliency))
 
 
 class _Recorder:

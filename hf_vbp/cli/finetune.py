@@ -9,15 +9,15 @@ import typer
 
 from hf_vbp.cli import groups
 from hf_vbp.cli.console import Reporter, percent, print_json_text, print_lines, print_table
-from hf_vbp.cli.groups import IMAGES, OUTPUT, option
+from hf_vbp.cli.groups import IMAGES, OUTPUT, TRAINING, option
 
 
 def finetune(
     recipe: Annotated[
         list[str],
         typer.Argument(
-            help="A recipe (FILE.yaml), or a pruned checkpoint (a folder or a Hub id); then fields that replace those "
-            "of the recipe, such as training.learning_rate=1e-4.",
+            help="A pruned checkpoint (a folder or a Hub id), or a recipe (FILE.yaml); then any other fields of a "
+            "recipe, such as training.max_steps=60 or data.augmentation=plain.",
             show_default=False,
         ),
     ],
@@ -27,6 +27,42 @@ def finetune(
     eval_data: Annotated[
         str | None, option(IMAGES, "--eval-data", help="Labelled images to evaluate on (data.evaluation.source).")
     ] = None,
+    model_labels: Annotated[
+        str | None,
+        option(
+            IMAGES,
+            "--model-labels",
+            help="File of the model's class names in order of id, in place of its config's "
+            "(data.train.model_labels, data.evaluation.model_labels).",
+        ),
+    ] = None,
+    label_map: Annotated[
+        str | None,
+        option(
+            IMAGES,
+            "--label-map",
+            help="File that maps classes of the data set to labels or ids of the model (data.train.label_map, "
+            "data.evaluation.label_map).",
+        ),
+    ] = None,
+    teacher: Annotated[
+        str | None,
+        option(
+            TRAINING,
+            "--teacher",
+            help="Model to learn from, by default the one that was pruned; none for labels alone (teacher).",
+        ),
+    ] = None,
+    epochs: Annotated[
+        float | None, option(TRAINING, "--epochs", help="Passes over the images (training.num_train_epochs).")
+    ] = None,
+    learning_rate: Annotated[
+        float | None, option(TRAINING, "--learning-rate", help="Peak learning rate (training.learning_rate).")
+    ] = None,
+    batch_size: Annotated[
+        int | None,
+        option(TRAINING, "--batch-size", help="Images per device (training.per_device_train_batch_size)."),
+    ] = None,
     output: groups.OptionalOutput = None,
     resume: Annotated[bool, option(OUTPUT, "--resume", help="Continue an earlier run, where there is one.")] = False,
     overwrite: groups.Overwrite = False,
@@ -34,16 +70,30 @@ def finetune(
     json: groups.Json = False,
     quiet: groups.Quiet = False,
 ) -> None:
-    """Fine-tune a pruned checkpoint, by default with the model it was pruned from as the teacher."""
+    """Fine-tune a pruned checkpoint, by default with the model it was pruned from as the teacher.
+
+    Every field of a recipe can be given after the checkpoint as section.field=value, among them all of
+    transformers.TrainingArguments (training.NAME=VALUE).
+    """
     from hf_vbp.distributed import is_main_process
     from hf_vbp.results.record import to_json
+    from hf_vbp.workflow.finetune.options import RecipeOptions
     from hf_vbp.workflow.finetune.recipe import load_recipe
     from hf_vbp.workflow.finetune.run import run_finetune
     from hf_vbp.workflow.loading import without_progress_bars
 
-    read = load_recipe(recipe, data=data, evaluation=eval_data, output=output)
-    flags = (("--data", data), ("--eval-data", eval_data), ("--output", output))
-    given = [str(word) for flag, value in flags if value is not None for word in (flag, value)]
+    options = RecipeOptions(
+        data=data,
+        evaluation=eval_data,
+        model_labels=model_labels,
+        label_map=label_map,
+        teacher=teacher,
+        epochs=epochs,
+        learning_rate=learning_rate,
+        batch_size=batch_size,
+        output=output,
+    )
+    read = load_recipe(recipe, options)
     # The settings of the run identify the process; without them a process on a CPU assumes that it is the only one.
     silent = quiet or read.arguments().process_index != 0
     # Loggers of training.report_to may print (Trackio does); standard output is for the results.
@@ -53,7 +103,7 @@ def finetune(
             Reporter(quiet=silent),
             resume=resume,
             overwrite=overwrite,
-            command=shlex.join(["hf-vbp", "finetune", *recipe, *given]),
+            command=shlex.join(["hf-vbp", "finetune", *recipe, *options.words]),
         )
     if not is_main_process():
         return

@@ -32,7 +32,10 @@ def push(
     ] = None,
     message: Annotated[str | None, option(HUB, "--message", help="Message of the commit.")] = None,
     dry_run: Annotated[
-        bool, option(HUB, "--dry-run", help="Run all checks and show the changes; send nothing.")
+        bool,
+        option(
+            HUB, "--dry-run", help="Run all checks and show the changes and the card; send nothing. Works offline."
+        ),
     ] = False,
     trust_remote_code: groups.TrustRemoteCode = False,
     json: groups.Json = False,
@@ -56,11 +59,18 @@ def push(
     if json:
         print_json(_as_json(result))
     else:
-        print_lines([result.sentence])
+        print_lines([*_preview(result), result.sentence])
 
 
 def _show_plan(plan: "PushPlan") -> None:
     print_lines(plan.lines)
+
+
+def _preview(result: "PushResult") -> list[str]:
+    """Return the card of a dry run, indented."""
+    if result.status != "dry_run" or not result.plan.card:
+        return []
+    return ["The card (README.md):", *(f"  {line}".rstrip() for line in result.plan.card.splitlines())]
 
 
 def _as_json(result: "PushResult") -> dict[str, Any]:
@@ -74,4 +84,6 @@ def _as_json(result: "PushResult") -> dict[str, Any]:
         "files": [{"path": file.path, "size": file.size, "changed": file.path in plan.changed} for file in plan.files],
         "deleted": list(plan.deleted),
         "remarks": list(plan.remarks),
+        "not_checked": list(plan.not_checked),
+        "card": plan.card,
     }

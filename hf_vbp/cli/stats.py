@@ -71,7 +71,13 @@ def gather(
     ] = 50,
     max_bytes: Annotated[
         int | None,
-        option(STATISTICS, "--max-bytes", help="Refuse to start if the sums would take more memory.", min=1),
+        option(
+            STATISTICS,
+            "--max-bytes",
+            help="Memory that the sums may take. Where they need more, groups of MLPs are gathered in several passes, "
+            "in a folder next to the output.",
+            min=1,
+        ),
     ] = None,
     loading: ModelOptions,
     output: groups.Output,

@@ -21,6 +21,7 @@ from hf_vbp.compensation.regularization import (
     KINDS,
     NEED_HALVES,
     Regularization,
+    automatic_regularization,
     choose_regularization,
     sampling_noise,
 )
@@ -32,6 +33,7 @@ from hf_vbp.statistics.moments import Moments
 from hf_vbp.statistics.site_moments import (
     TOKEN_WEIGHTS,
     covariance_of,
+    damped,
     full_halves,
     least_squares_moments,
     through_origin,
@@ -39,8 +41,9 @@ from hf_vbp.statistics.site_moments import (
 from hf_vbp.statistics.site_statistics import SiteStatistics
 
 DEFAULT_RIDGE = 1e-3
-"""Ridge of the linear compensation, as a share of the mean variance of the neurons of the site."""
+"""Strength of the regularization of the linear compensation."""
 
+AUTO = "auto"
 HELD_OUT = "held-out"
 
 
@@ -49,17 +52,19 @@ HELD_OUT = "held-out"
 class Linear(Compensation):
     """Predict the removed neurons from the kept ones by least squares, and add the prediction to the kept weights.
 
-    With mean ``m`` and covariance ``C`` of the hidden neurons, ``B = C_PK (C_KK + lambda I)^-1``,
+    With mean ``m`` and covariance ``C`` of the hidden neurons, regularized, ``B = C_PK C_KK^-1``,
     ``fc2_weight' = W_K + W_P B`` and ``fc2_bias' = b + W_P (m_P - B m_K)``: the best affine compensation for this
     kept set, at no cost at inference time. It is the mean shift when the neurons are uncorrelated. Where ``fc2`` has
     no bias it is least squares through the origin: ``E[h h^T]`` in place of ``C``, no shift.
 
     Attributes:
-        ridge: ``lambda`` as a share of the mean of the diagonal of ``C``; 0 for none. The strength, when
-            ``regularization`` is another kind.
-        regularization: A kind of :class:`~hf_vbp.compensation.regularization.Regularization`, or ``"held-out"`` to
-            choose kind and strength for each site by the error on the half of the images that was not used for the
-            fit.
+        ridge: The strength of the regularization; 0 for none.
+        regularization: ``"auto"`` shrinks all correlations by the share ``ridge``, at most 1, and by more where there
+            are few tokens for the neurons, or where the statistics hold covariances of two halves of the images and
+            the error on the half that was not used for the fit is lower by a tenth
+            (:func:`~hf_vbp.compensation.regularization.automatic_regularization`). ``"held-out"`` chooses kind and
+            strength by this error alone. Otherwise a kind of
+            :class:`~hf_vbp.compensation.regularization.Regularization`.
         token_weights: ``"gradient"`` fits to tokens weighted by the norm of their gradient, ``"none"`` weighs all
             tokens equally, ``"auto"`` uses the weighted tokens where they were gathered.
 
@@ -69,11 +74,11 @@ class Linear(Compensation):
 
     name = "linear"
     ridge: float = DEFAULT_RIDGE
-    regularization: str = "ridge"
+    regularization: str = AUTO
     token_weights: str = "auto"
 
     def __post_init__(self) -> None:
-        check_choice("regularization", self.regularization, (*KINDS, HELD_OUT))
+        check_choice("regularization", self.regularization, (AUTO, *KINDS, HELD_OUT))
         check_choice("token_weights", self.token_weights, TOKEN_WEIGHTS)
         if (
             isinstance(self.ridge, bool)
@@ -81,7 +86,13 @@ class Linear(Compensation):
             or abs(self.ridge) > sys.float_info.max
         ):
             raise ConfigurationError(f"ridge must be a number of 0 or more, got {shown(self.ridge)}.")
-        _ = self._regularization
+        if self.regularization == AUTO and not 0 <= self.ridge <= 1:
+            bound = "0 or more" if self.ridge < 0 else "at most 1"
+            raise ConfigurationError(
+                f"the strength of regularization 'auto' is a share: 'ridge' must be {bound}, got {self.ridge}"
+            )
+        if self.regularization not in (AUTO, HELD_OUT):
+            _ = Regularization(self.regularization, self.ridge)
 
     @property
     def requires(self) -> Requirements:
@@ -97,21 +108,17 @@ class Linear(Compensation):
         if weights.fc2_bias is None:
             site = through_origin(site)
         moments = least_squares_moments(site, self.token_weights)
-        regularization = self._regularization
-        if regularization is None:
-            regularization = choose_regularization(site, weights, kept, metric=site.metric)[0]
+        regularization = self._chosen(weights, kept, site)
         noise = _noise(regularization, site)
         covariance = regularization.apply(covariance_of(moments, site.name), moments.count, noise=noise)
         return fit_linear(weights, kept, moments, covariance, site.name)
 
     def refit(self, fitted: Compensated, joint: JointMoments) -> Compensated:
-        """Return the least-squares fit of the dense outputs, with a ridge as a share of the mean variance."""
+        """Return the least-squares fit of the dense outputs, with a ridge as a share of each variance."""
         about = joint.about_origin() if fitted.bias is None else joint
         hidden = joint.hidden
-        covariance = about.comoment[:hidden, :hidden].clone()
-        strength = self.ridge if self.regularization == "ridge" else DEFAULT_RIDGE
-        if hidden:
-            covariance.diagonal().add_(strength * covariance.diagonal().mean())
+        strength = self.ridge if self.regularization in (AUTO, "ridge") else DEFAULT_RIDGE
+        covariance = damped(about.comoment[:hidden, :hidden], strength)
         factor = cholesky(covariance)
         if not hidden or factor is None:
             return fitted
@@ -119,9 +126,12 @@ class Linear(Compensation):
         bias = None if fitted.bias is None else about.mean[hidden:] - weight @ about.mean[:hidden]
         return Compensated(weight, bias)
 
-    @property
-    def _regularization(self) -> Regularization | None:
-        return None if self.regularization == HELD_OUT else Regularization(self.regularization, self.ridge)
+    def _chosen(self, weights: SiteWeights, kept: Tensor, site: SiteStatistics) -> Regularization:
+        if self.regularization == AUTO:
+            return automatic_regularization(site, weights, kept, strength=self.ridge, metric=site.metric)
+        if self.regularization == HELD_OUT:
+            return choose_regularization(site, weights, kept, metric=site.metric)[0]
+        return Regularization(self.regularization, self.ridge)
 
 
 def fit_linear(

@@ -2,20 +2,25 @@
 
 A sample covariance from too few images overfits: its small eigenvalues are too small, and the least-squares
 compensation that inverts them is good on the calibration images only. The best kind and strength of regularization
-differ between sites and numbers of images; :func:`choose_regularization` chooses them by the error on held-out images.
+differ between sites and numbers of images; :func:`choose_regularization` chooses them by the error on held-out images,
+:func:`automatic_regularization` chooses the strength of the default kind.
+
+The variances of the neurons of a site may differ by many orders of magnitude: some models have a few neurons of 1e3 to
+1e5 times the median variance. What is added to all of them as a share of the mean variance is then larger than the
+variance of the others. The default kind therefore is relative to the variance of each neuron.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from hf_vbp.adapters.site_weights import SiteWeights
-from hf_vbp.compensation.least_squares import complement, expected_error, fold
+from hf_vbp.compensation.least_squares import complement, fold
 from hf_vbp.errors import ConfigurationError, StatisticsError
 from hf_vbp.statistics.moments import Moments
-from hf_vbp.statistics.site_moments import covariance_of, full_halves
+from hf_vbp.statistics.site_moments import covariance_of, full_halves, negligible
 from hf_vbp.statistics.site_statistics import SiteStatistics
 
 KINDS = ("ridge", "diagonal", "ledoit-wolf", "oas", "edge")
@@ -29,7 +34,8 @@ class Regularization:
 
     Attributes:
         kind: ``"ridge"`` adds ``strength`` times the mean variance to the diagonal. ``"diagonal"`` shrinks all
-            correlations by ``strength`` and keeps the variances. ``"ledoit-wolf"`` shrinks towards a multiple of
+            correlations by ``strength`` and keeps the variances, whatever their scales; 1 leaves no correlation, which
+            is the mean shift. ``"ledoit-wolf"`` shrinks towards a multiple of
             the identity by the estimate of Ledoit and Wolf (2004), times ``strength``; the error of the sample
             covariance is estimated from the difference of its two halves, because the original estimate assumes
             independent samples, and tokens of the same image are not independent. ``"oas"`` shrinks in the same way by
@@ -74,7 +80,8 @@ class Regularization:
             return _with_ridge(covariance, self.strength)
         if self.kind == "diagonal":
             shrunk = covariance * (1 - self.strength)
-            shrunk.diagonal().copy_(covariance.diagonal())
+            variances = covariance.diagonal()
+            shrunk.diagonal().copy_(variances + self.strength * negligible(variances))
             return shrunk
         if self.kind == "ledoit-wolf":
             return _ledoit_wolf(covariance, noise, self.strength)
@@ -90,6 +97,50 @@ CANDIDATES = (
     Regularization("oas", 1.0),
 )
 """Default candidates of :func:`choose_regularization`."""
+
+
+# Shares that all correlations may be shrunk by; 1 is the mean shift.
+STRENGTHS = (1e-2, 3e-2, 1e-1, 3e-1, 1.0)
+# One that stands for all: where neither it nor the mean shift pays, the others are not tried.
+TYPICAL = 1e-1
+PAYS = 0.9
+"""The error on held-out images, as a share of that of the weak regularization, below which another one is chosen.
+Half of the images need a stronger one than all of them, so a small gain there is none."""
+PER_TOKEN = 0.25
+"""The share by which correlations are shrunk at least, times the tokens for each kept neuron. The error of a sample
+correlation is of the order of one over the tokens, and adds up over the kept neurons."""
+
+
+def automatic_regularization(
+    site: SiteStatistics, weights: SiteWeights, kept: Tensor, *, strength: float, metric: Tensor | None = None
+) -> Regularization:
+    """Return the kind ``"diagonal"`` with a strength that suits the site, whatever the scales of its neurons.
+
+    It is ``strength``, or a quarter of the kept neurons over the tokens where this is more. Where the statistics hold
+    covariances of two halves of the images, it is another one if this lowers the error on held-out images by a tenth.
+
+    Args:
+        site: Statistics with covariances.
+        weights: The dense weights.
+        kept: ``(kept,)`` int64, the kept neurons.
+        strength: The share by which all correlations are shrunk at least; 0 is returned unchanged.
+        metric: ``G`` ``(out, out)`` that weighs output errors, or None for the identity.
+    """
+    plain = Regularization("diagonal", strength)
+    if not strength or not 0 < len(kept) < weights.hidden:
+        return plain
+    weak = replace(plain, strength=max(strength, min(PER_TOKEN * len(kept) / max(site.moments.count, 1), 1.0)))
+    others = [Regularization("diagonal", share) for share in STRENGTHS if share > strength]
+    halves = full_halves(site)
+    if halves is None or not others:
+        return weak
+    held_out = _held_out_error(site, halves, weights, kept, metric)
+    found = {weak: held_out(weak)}
+    found.update((other, held_out(other)) for other in others if other.strength in (TYPICAL, 1.0))
+    if min(found.values()) >= PAYS * found[weak]:
+        return weak
+    found.update((other, held_out(other)) for other in others if other not in found)
+    return min(found, key=found.__getitem__)
 
 
 def choose_regularization(
@@ -127,15 +178,8 @@ def choose_regularization(
             f"the statistics of site {site.name!r} hold no covariances of two halves of the images, which are needed "
             "to choose a regularization; gather them, or name a regularization, such as ridge"
         )
-    first, second = halves
-    covariances = [covariance_of(half, site.name) for half in halves]
-    # The noise of one half is twice that of the whole.
-    noise = 2 * sampling_noise(*covariances)
-    trials = [
-        _Trial(first, covariances[0], second, weights, kept, metric, noise),
-        _Trial(second, covariances[1], first, weights, kept, metric, noise),
-    ]
-    errors = [sum(trial.error(candidate) for trial in trials) / 2 for candidate in candidates]
+    held_out = _held_out_error(site, halves, weights, kept, metric)
+    errors = [held_out(candidate) for candidate in candidates]
     return candidates[min(range(len(errors)), key=errors.__getitem__)], errors
 
 
@@ -147,29 +191,93 @@ def sampling_noise(first: Tensor, second: Tensor) -> float:
     return float((first - second).square().sum() / 4)
 
 
-@dataclass(frozen=True)
-class _Trial:
-    """A compensation fitted on one half of the images and evaluated on the other."""
+def _held_out_error(
+    site: SiteStatistics,
+    halves: tuple[Moments, Moments],
+    weights: SiteWeights,
+    kept: Tensor,
+    metric: Tensor | None,
+) -> Callable[[Regularization], float]:
+    """Return the error of a regularization: fitted on each half and evaluated on the other, the mean of both."""
+    first, second = halves
+    covariances = [covariance_of(half, site.name) for half in halves]
+    # The noise of one half is twice that of the whole.
+    noise = 2 * sampling_noise(*covariances)
+    trials = [
+        _Trial.of(first, covariances[0], second, covariances[1], weights, kept, metric, noise),
+        _Trial.of(second, covariances[1], first, covariances[0], weights, kept, metric, noise),
+    ]
+    return lambda candidate: sum(trial.error(candidate) for trial in trials) / 2
 
-    fitted: Moments
+
+@dataclass(frozen=True, eq=False)
+class _Trial:
+    """A compensation fitted on one half of the images and evaluated on the other.
+
+    The error of the output is ``F (h_K - m_K) - W_P (h_P - m_P)``, with the folded columns ``F``, the removed ones
+    ``W_P`` and the means ``m`` of the fitted half. With the covariance ``H`` and the means ``m + d`` of the other
+    half, its second moment there consists of ``F H_KK F^T``, ``F H_KP W_P^T``, ``W_P H_PP W_P^T`` and
+    ``F d_K - W_P d_P``.
+    """
+
     covariance: Tensor
-    held_out: Moments
-    weights: SiteWeights
-    kept: Tensor
-    metric: Tensor | None
+    count: int
     noise: float
+    kept: Tensor
+    pruned: Tensor
+    removed: Tensor
+    metric: Tensor | None
+    held_out: Tensor
+    cross: Tensor
+    shift: Tensor
+    kept_shift: Tensor
+    constant: float
+
+    @classmethod
+    def of(
+        cls,
+        fitted: Moments,
+        covariance: Tensor,
+        other: Moments,
+        held_out: Tensor,
+        weights: SiteWeights,
+        kept: Tensor,
+        metric: Tensor | None,
+        noise: float,
+    ) -> "_Trial":
+        pruned = complement(kept, weights.hidden)
+        removed = weights.fc2_weight[:, pruned]
+        mean = other.mean - fitted.mean
+        # A neuron that is large in few images only may be small throughout one half. All images show that it is not,
+        # so it is not used as if it were.
+        unseen = (held_out.diagonal() - 3 * covariance.diagonal()).clamp(min=0) / 2
+        covariance = covariance + torch.diag(unseen)
+        of_removed = removed if metric is None else metric @ removed
+        return cls(
+            covariance=covariance,
+            count=fitted.count,
+            noise=noise,
+            kept=kept,
+            pruned=pruned,
+            removed=removed,
+            metric=metric,
+            held_out=held_out[kept][:, kept],
+            cross=held_out[kept][:, pruned] @ of_removed.T,
+            shift=removed @ mean[pruned],
+            kept_shift=mean[kept],
+            constant=float((of_removed * (removed @ held_out[pruned][:, pruned])).sum()),
+        )
 
     def error(self, candidate: Regularization) -> float:
-        pruned = complement(self.kept, self.weights.hidden)
-        regularized = candidate.apply(self.covariance, self.fitted.count, noise=self.noise)
-        removed = self.weights.fc2_weight[:, pruned]
-        folded = fold(regularized, self.kept, pruned, removed)
+        regularized = candidate.apply(self.covariance, self.count, noise=self.noise)
+        folded = fold(regularized, self.kept, self.pruned, self.removed)
         if folded is None:
             return float("inf")
-        # The compensated output minus the dense one is W_P (B (h_K - m_K) - (h_P - m_P)), with m of the fitted half.
-        change = torch.empty_like(self.weights.fc2_weight)
-        change[:, pruned], change[:, self.kept] = -removed, folded
-        return expected_error(change, -change @ self.fitted.mean, self.held_out, self.metric)[0]
+        weighted = folded if self.metric is None else self.metric @ folded
+        offset = folded @ self.kept_shift - self.shift
+        bias = offset @ (offset if self.metric is None else self.metric @ offset)
+        spread = (weighted * (folded @ self.held_out)).sum() - 2 * (folded.T * self.cross).sum()
+        return max(float(spread + bias) + self.constant, 0.0)
 
 
 def _with_ridge(covariance: Tensor, strength: float) -> Tensor:

@@ -54,7 +54,8 @@ def eliminate(
     Raises:
         ConfigurationError: The shapes do not match, or ``block`` is below 1.
         NonFiniteError: The input has NaN or infinite values.
-        StatisticsError: ``covariance`` is singular apart from zero rows, or not positive definite.
+        StatisticsError: ``covariance`` is singular apart from zero rows, or not positive definite; or the costs
+            exceed the range of float64.
     """
     hidden = covariance.shape[0]
     if block < 1:
@@ -70,8 +71,10 @@ def eliminate(
     constant = (covariance.diagonal() == 0).cpu()
     neurons = (~constant).nonzero().flatten()
     order, costs = [constant.nonzero().flatten()], [torch.zeros(int(constant.sum()), dtype=torch.float64)]
-    inverse = _inverse(_among(covariance.to(device, torch.float64), neurons.to(device)))
-    gram = _among(gram.to(device, torch.float64), neurons.to(device))
+    inverse, gram = _scaled_inverse(
+        _among(covariance.to(device, torch.float64), neurons.to(device)),
+        _among(gram.to(device, torch.float64), neurons.to(device)),
+    )
     while neurons.numel():
         removed, cost, inverse, gram = _eliminate_block(inverse, gram, min(block, neurons.numel()))
         order.append(neurons[removed.cpu()])
@@ -81,6 +84,10 @@ def eliminate(
         neurons = neurons[is_kept]
         if progress is not None:
             progress(hidden - neurons.numel(), hidden)
+    if not bool(torch.isfinite(torch.cat(costs)).all()):
+        raise StatisticsError(
+            "the costs of removing neurons exceed the range of float64: check activations and weights of the site"
+        )
     return EliminationCurve(torch.cat(order), torch.cat(costs))
 
 
@@ -98,9 +105,10 @@ def _eliminate_block(inverse: Tensor, gram: Tensor, steps: int) -> tuple[Tensor,
     # Pending updates: inverse - scaled^T scaled, gram - ratio^T partner - partner^T ratio.
     scaled, ratio, partner = inverse.new_zeros(3, steps, size)
     inverse_diagonal, gram_diagonal = inverse.diagonal().clone(), gram.diagonal().clone()
+    is_removed = torch.zeros(size, dtype=torch.bool, device=inverse.device)
     positions, costs = [], []
     for step in range(steps):
-        cost = gram_diagonal / inverse_diagonal
+        cost = (gram_diagonal / inverse_diagonal).masked_fill(is_removed, torch.inf)
         position = cost.argmin().view(1)
         s, r, p = scaled[:step], ratio[:step], partner[:step]
         column = inverse.index_select(0, position)[0] - s.index_select(1, position)[:, 0] @ s
@@ -112,15 +120,11 @@ def _eliminate_block(inverse: Tensor, gram: Tensor, steps: int) -> tuple[Tensor,
         scaled[step], ratio[step], partner[step] = column / pivot.sqrt(), u, z
         inverse_diagonal -= scaled[step].square()
         gram_diagonal -= 2 * u * z
-        # Exclude eliminated neurons from the argmin.
-        inverse_diagonal.index_fill_(0, position, 1.0)
-        gram_diagonal.index_fill_(0, position, torch.inf)
+        is_removed.index_fill_(0, position, True)
         positions.append(position)
         costs.append(cost.index_select(0, position))
     removed = torch.cat(positions)
-    is_kept = torch.ones(size, dtype=torch.bool, device=inverse.device)
-    is_kept[removed] = False
-    kept = is_kept.nonzero().flatten()
+    kept = (~is_removed).nonzero().flatten()
     s, r, p = scaled[:, kept], ratio[:, kept], partner[:, kept]
     inverse = torch.addmm(_among(inverse, kept), s.T, s, alpha=-1)
     cross = r.T @ p
@@ -131,6 +135,18 @@ def _eliminate_block(inverse: Tensor, gram: Tensor, steps: int) -> tuple[Tensor,
 
 def _among(matrix: Tensor, indices: Tensor) -> Tensor:
     return matrix.index_select(0, indices).index_select(1, indices)
+
+
+def _scaled_inverse(covariance: Tensor, gram: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the inverse of the covariance and the Gram matrix, in units in which every variance is about 1.
+
+    The costs do not depend on the units of the neurons. Powers of two keep every bit, and without them the inverse of
+    variances below 1e-154 leaves the range of float64.
+    """
+    exponents = (torch.frexp(covariance.diagonal()).exponent // 2).to(covariance.dtype)
+    unit, per_unit = exponents.exp2(), (-exponents).exp2()
+    scaled = covariance * per_unit * per_unit[:, None]
+    return _inverse(scaled), gram * unit * unit[:, None]
 
 
 def _inverse(covariance: Tensor) -> Tensor:

@@ -18,13 +18,15 @@ from hf_vbp.statistics.site_moments import (
     TOKEN_WEIGHTS,
     check_metrics,
     covariance_of,
+    damped,
     least_squares_moments,
     through_origin,
 )
 from hf_vbp.statistics.site_statistics import SiteStatistics
+from hf_vbp.statistics.stored_sites import with_values
 
 DEFAULT_RIDGE = 1e-3
-"""Ridge of the covariance, as a share of the mean variance of the neurons of the site."""
+"""Ridge of the covariance, as a share of the variance of each neuron."""
 
 METRICS = ("auto", "gradient", "identity")
 
@@ -41,7 +43,7 @@ class Obs(Criterion):
     Attributes:
         metric: ``"gradient"`` weighs output errors by ``G = E[g g^T]`` of the statistics, across sites too;
             ``"identity"`` weighs all directions equally; ``"auto"`` uses ``G`` where all sites have it.
-        ridge: Added to the diagonal of the covariance, as a share of its mean.
+        ridge: Added to the variances, as a share of each, whatever the scales of the neurons.
         token_weights: ``"gradient"`` uses the covariance in which tokens are weighted by the norm of their gradient,
             ``"none"`` the plain one; ``"auto"`` uses the weighted one where all sites have it and the metric is
             ``"gradient"``.
@@ -95,7 +97,7 @@ class Obs(Criterion):
     ) -> Sequence[SiteStatistics]:
         """Return the statistics with the elimination curves of all sites."""
         curves = elimination_curves(statistics, weights, self, device=device, progress=progress)
-        return [replace(site, curve=curve) for site, curve in zip(statistics, curves, strict=True)]
+        return with_values(statistics, "curve", curves)
 
     def resolved(self, statistics: Sequence[SiteStatistics]) -> "Obs":
         """Return the criterion with every ``"auto"`` replaced by the value that it has for these statistics.
@@ -149,8 +151,10 @@ def elimination_curves(
     for site, site_weights in zip(statistics, weights, strict=True):
         about = through_origin(site) if site_weights.fc2_bias is None else site
         covariance = covariance_of(least_squares_moments(about, chosen.token_weights), site.name)
-        if chosen.ridge and len(covariance):
-            covariance.diagonal().add_(chosen.ridge * covariance.diagonal().mean())
+        # Constant neurons remain constant, so that they cost nothing.
+        constant = covariance.diagonal() == 0
+        covariance = damped(covariance, chosen.ridge)
+        covariance.diagonal()[constant] = 0.0
         metric = None if chosen.metric == "identity" else site.metric
         try:
             curve = eliminate(covariance, output_gram(site_weights.fc2_weight, metric), device=device)

@@ -1,4 +1,10 @@
+from .dense_metrics import DepthError as DepthError
+from .dense_metrics import MeanIoU as MeanIoU
+from .dense_metrics import MultiLabelScores as MultiLabelScores
+from .figures import Evaluation as Evaluation
+from .figures import Figure as Figure
 from .measures import kl_divergences as kl_divergences
+from .measures import paired_interval as paired_interval
 from .measures import top_classes as top_classes
 from .measures import wilson_interval as wilson_interval
 from .metrics import Agreement as Agreement
@@ -6,6 +12,9 @@ from .metrics import KLDivergence as KLDivergence
 from .metrics import MeanLoss as MeanLoss
 from .metrics import Top1Accuracy as Top1Accuracy
 from .metrics import Top5Accuracy as Top5Accuracy
-from .models import Evaluation as Evaluation
 from .models import evaluate_models as evaluate_models
+from .neighbors import nearest_classes as nearest_classes
 from .output_error import OutputErrors as OutputErrors
+from .requests import Measures as Measures
+from .task_metrics import TaskMetric as TaskMetric
+from .zero_shot import ZeroShot as ZeroShot

@@ -1,6 +1,7 @@
 """The values of an evaluation as pure functions of logits."""
 
 import math
+from collections.abc import Sequence
 from statistics import NormalDist
 
 import torch
@@ -68,3 +69,31 @@ def wilson_interval(successes: int, trials: int, confidence: float = 0.95) -> tu
         0.0 if successes == 0 else min(share, center - half),
         1.0 if successes == trials else max(share, center + half),
     )
+
+
+def paired_interval(before: Sequence[bool], after: Sequence[bool], confidence: float = 0.95) -> tuple[float, float]:
+    """Return the interval of the change of a share that was measured twice on the same images.
+
+    The adjusted Wald interval of Agresti and Min (2005): half an image is added to each of the four combinations of
+    correct and incorrect, so that an interval is never empty where no image changed.
+
+    Args:
+        before: Whether each image was correct before.
+        after: Whether each image is correct now, in the same order.
+        confidence: The probability that such an interval contains the true change.
+
+    Raises:
+        ConfigurationError: There are no images, or they differ in number, or the confidence is out of range.
+    """
+    if len(before) != len(after) or not before or not 0 < confidence < 1:
+        raise ConfigurationError(
+            f"No interval for {len(before)} images before and {len(after)} after at confidence {confidence}: give the "
+            f"same images twice, at least one, and a confidence between 0 and 1."
+        )
+    lost = sum(was and not now for was, now in zip(before, after, strict=True)) + 0.5
+    gained = sum(now and not was for was, now in zip(before, after, strict=True)) + 0.5
+    count = len(before) + 2
+    change = (gained - lost) / count
+    error = math.sqrt(max(lost + gained - (gained - lost) ** 2 / count, 0.0)) / count
+    half = NormalDist().inv_cdf(0.5 + confidence / 2) * error
+    return max(-1.0, change - half), min(1.0, change + half)

@@ -2,86 +2,24 @@
 
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from hf_vbp._progress import Progress
-from hf_vbp.errors import ConfigurationError, DataError, LabelError, NonFiniteError, UnsupportedModelError
-from hf_vbp.evaluation.measures import kl_divergences, top_classes
-from hf_vbp.evaluation.metrics import Agreement, KLDivergence, Top1Accuracy, Top5Accuracy
-from hf_vbp.inputs.batch import model_inputs
+from hf_vbp.errors import ConfigurationError, DataError, LabelError, UnsupportedModelError
+from hf_vbp.evaluation.accumulators import Features
+from hf_vbp.evaluation.figures import Evaluation
+from hf_vbp.evaluation.model_figures import ModelFigures
+from hf_vbp.evaluation.neighbors import number_of_neighbors
+from hf_vbp.evaluation.output_error import OutputErrors
+from hf_vbp.evaluation.outputs import output_of
+from hf_vbp.evaluation.requests import Measures
+from hf_vbp.evaluation.task import Task, task_of
+from hf_vbp.inputs.batch import count_images, model_inputs
 from hf_vbp.inputs.example import example_batch
-from hf_vbp.inputs.fit import images_of
-from hf_vbp.modeling.precision import own_precision
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """The figures of one model. A figure that could not be measured is None.
-
-    Attributes:
-        images: The number of images.
-        top1: Share whose label has the highest logit.
-        top1_interval: Its 95 % Wilson interval.
-        top5: Share whose label is among the 5 highest logits (all, where there are fewer classes).
-        agreement: Share with the same highest logit as the reference model.
-        kl: Mean of KL(reference || model) over the images, in nats.
-    """
-
-    images: int
-    top1: float | None = None
-    top1_interval: tuple[float, float] | None = None
-    top5: float | None = None
-    agreement: float | None = None
-    kl: float | None = None
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the figures that were measured, as in ``vbp_results.json``."""
-        figures = {
-            "images": self.images,
-            "top1": self.top1,
-            "top1_interval": None if self.top1_interval is None else list(self.top1_interval),
-            "top5": self.top5,
-            "agreement": self.agreement,
-            "kl": self.kl,
-        }
-        return {name: value for name, value in figures.items() if value is not None}
-
-
-class _Figures:
-    """The metrics of one model, which take a few values of each image."""
-
-    def __init__(self) -> None:
-        self._images = self._labelled = self._compared = 0
-        self._top1, self._top5 = Top1Accuracy(), Top5Accuracy()
-        self._agreement, self._kl = Agreement(), KLDivergence()
-
-    def add(self, logits: torch.Tensor, labels: torch.Tensor | None, reference: torch.Tensor | None) -> None:
-        self._images += len(logits)
-        chosen = top_classes(logits, 1)[:, 0].tolist()
-        if labels is not None:
-            self._labelled += len(logits)
-            known = labels.tolist()
-            self._top1.add_batch(predictions=chosen, references=known)
-            self._top5.add_batch(predictions=top_classes(logits, 5).tolist(), references=known)
-        if reference is not None:
-            self._compared += len(logits)
-            self._agreement.add_batch(predictions=chosen, references=top_classes(reference, 1)[:, 0].tolist())
-            self._kl.add_batch(predictions=kl_divergences(reference, logits).tolist())
-
-    def result(self) -> Evaluation:
-        found: dict[str, Any] = {"images": self._images}
-        # Accuracies of some of the images would not compare with the other figures.
-        if self._labelled == self._images:
-            top1 = self._top1.compute()
-            found |= {"top1": top1["top1"], "top1_interval": tuple(top1["top1_interval"])}
-            found["top5"] = self._top5.compute()["top5"]
-        if self._compared:
-            found |= {"agreement": self._agreement.compute()["agreement"], "kl": self._kl.compute()["kl"]}
-        return Evaluation(**found)
+from hf_vbp.modeling.precision import eval_mode, own_precision
 
 
 def evaluate_models(
@@ -89,20 +27,28 @@ def evaluate_models(
     loader: Iterable[Mapping[str, Any]],
     *,
     reference: str | None = "dense",
+    measures: Measures | None = None,
+    output_errors: OutputErrors | None = None,
     progress: Progress | None = None,
     device: str | torch.device | None = None,
 ) -> dict[str, Evaluation]:
     """Measure models on the same batches, in one pass.
 
+    Classifiers have accuracies, agreement and KL. For every other kind of output the distance from the reference model
+    is measured (docs/output_distance.md); labels of several labels per image and of regressions are compared with it.
+    Backbones, dual encoders, detectors, segmenters and depth models are compared with annotations as ``measures``
+    describes.
+
     Each model computes in its own dtype, also inside autocast and after ``accelerator.prepare``; the figures are
-    computed from its logits in float64 by the metrics of :mod:`hf_vbp.evaluation.metrics`. Batches without ``labels``
-    give agreement and KL only. Mode and device of the models are restored.
+    computed in float64. Mode and device of the models are restored.
 
     Args:
-        models: The models by name. Their outputs must have ``logits`` ``(n, classes)`` for one label per image.
-        loader: Batches with ``pixel_values`` ``(n, 3, h, w)`` and optionally ``labels`` ``(n,)``: the
-            result of :func:`hf_vbp.load_images`, or any iterable of dicts.
-        reference: The model that agreement and KL compare with; it has neither itself. None for no comparison.
+        models: The models by name.
+        loader: Batches that the processor of the models made, optionally with ``labels``: the result of
+            :func:`hf_vbp.load_images`, or any iterable of dicts.
+        reference: The model that the others are compared with; it has no such figures itself. None for no comparison.
+        measures: A bank of neighbors, class-name prompts, or metrics of annotated images.
+        output_errors: Compares the outputs of the MLPs of two of the models in the same pass, the reference first.
         progress: Receives the number of finished images and, where it is known, of all.
         device: The device to compute on; by default that of each model.
 
@@ -110,41 +56,119 @@ def evaluate_models(
         An :class:`Evaluation` for each name.
 
     Raises:
-        ConfigurationError: There is no such reference, or the models have different numbers of classes.
+        ConfigurationError: There is no such reference, the models have different outputs, or ``measures`` do not fit.
         DataError: There are no images.
-        LabelError: A label is not one of the classes of a model, or an image has several.
-        UnsupportedModelError: A model is no classifier with one label per image.
-        NonFiniteError: A model gives NaN or infinite logits.
+        LabelError: Labels have another form than the output, or are not among the classes of a model.
+        UnsupportedModelError: The kind of output of a model is not known, or nothing of it can be measured.
+        NonFiniteError: A model gives NaN or infinite outputs.
     """
     if not models or (reference is not None and reference not in models):
         raise ConfigurationError(
             f"The reference {reference!r} is not among the models ({', '.join(models) or 'none were given'}): name "
             f"one of them, or pass reference=None."
         )
-    for name, model in models.items():
-        _check_task(model, name)
+    measures = measures or Measures()
     # The result of load_images holds the loader, whose data set has the number of images.
     loader = getattr(loader, "loader", loader)
-    figures = {name: _Figures() for name in models}
-    total, done = _total(loader), 0
+    total = _total(loader)
     with ExitStack() as stack:
         stack.enter_context(own_precision(*models.values()))
         for model in models.values():
             stack.enter_context(_evaluating(model, device))
+        comparison = _Comparison(models, reference, measures)
+        if output_errors is not None:
+            # Not before: the images of a bank do not count.
+            stack.enter_context(output_errors)
         for batch in loader:
-            done += _add_batch(models, figures, batch, reference)
+            comparison.add(batch)
             if progress is not None:
-                progress(done, total)
-    if done == 0:
+                progress(comparison.images, total)
+    if comparison.images == 0:
         raise DataError("There are no images to evaluate on: the loader gave none.")
-    return {name: found.result() for name, found in figures.items()}
+    return comparison.result()
+
+
+class _Comparison:
+    """The figures of all models while batches are added."""
+
+    def __init__(self, models: Mapping[str, nn.Module], reference: str | None, measures: Measures) -> None:
+        self.models, self.reference, self.measures = models, reference, measures
+        self.images = 0
+        self._compared = reference is not None and len(models) > 1
+        self._figures: dict[str, ModelFigures] = {}
+        self._prompts = {
+            name: None if measures.zero_shot is None else measures.zero_shot.class_embeddings(model)
+            for name, model in models.items()
+        }
+        self._banks = self._read_banks()
+
+    def add(self, batch: Mapping[str, Any]) -> None:
+        """Run every model on a batch, the reference first, and add its figures."""
+        images = count_images(batch, next(iter(self.models.values())))
+        expected: Any = None
+        names = sorted(self.models, key=lambda name: name != self.reference)
+        for name in names:
+            output, inputs = output_of(self.models[name], batch)
+            figures = self._figures_of(name, output)
+            if name == self.reference:
+                expected = output
+            against = None if name == self.reference else expected
+            figures.add(output, inputs, batch, against, images)
+        self.images += images
+
+    def result(self) -> dict[str, Evaluation]:
+        """Return the figures of each model."""
+        hits = {name: figures.accuracies() for name, figures in self._figures.items()}
+        before = {} if self.reference is None else hits[self.reference]
+        return {
+            name: self._figures[name].result(self.images, hits[name], {} if name == self.reference else before)
+            for name in self.models
+        }
+
+    def _figures_of(self, name: str, output: Any) -> ModelFigures:
+        if name not in self._figures:
+            model = self.models[name]
+            task = task_of(model, output)
+            self.measures.check_model(model, task, compared=self._compared)
+            dense = None if self.reference is None else self._figures.get(self.reference)
+            if dense is not None and _parts(task) != _parts(dense.task):
+                raise ConfigurationError(
+                    f"{name} gives {task.kinds} and {self.reference} {dense.task.kinds}: they cannot be compared."
+                )
+            self._figures[name] = ModelFigures(
+                (name, self.reference or name), task, self.measures, self._banks.get(name), self._prompts[name]
+            )
+        return self._figures[name]
+
+    def _read_banks(self) -> dict[str, Features]:
+        bank = self.measures.bank
+        if bank is None:
+            return {}
+        found = {name: Features() for name in self.models}
+        for batch in getattr(bank, "loader", bank):
+            labels = batch.get("labels")
+            if labels is None:
+                raise LabelError(
+                    "The bank of neighbors has no labels: pass labelled images, as the evaluation images."
+                )
+            for name, model in self.models.items():
+                output, inputs = output_of(model, batch)
+                task = task_of(model, output)
+                self.measures.check_model(model, task, compared=self._compared)
+                task.check_labels(labels, count_images(batch, model))
+                found[name].add(task.values(output, inputs), labels)
+        for features in found.values():
+            if not len(features):
+                raise DataError("The bank of neighbors has no images: pass labelled images.")
+            number_of_neighbors(self.measures.neighbors, len(features))
+        return found
 
 
 def check_classifier(model: nn.Module, name: str = "The model") -> None:
-    """Refuse a model that cannot be evaluated, before any work; runs it on one made image.
+    """Refuse a model that is no classifier with one label per image, before any work; runs it on one made image.
 
-    The figures of an evaluation have no meaning for regression, for several labels per image, and for outputs that are
-    not ``(images, classes)``.
+    Sweeps compare models by their accuracy. They have no meaning for regression, for several labels per image, and for
+    outputs that are not ``(images, classes)``.
 
     Args:
         model: A vision model of transformers.
@@ -153,103 +177,43 @@ def check_classifier(model: nn.Module, name: str = "The model") -> None:
     Raises:
         UnsupportedModelError: The model does not choose one of several classes for each image.
     """
-    _check_task(model, name)
-    with own_precision(model), _evaluating(model, None), torch.no_grad():
-        _check_logits(model, name, model(**model_inputs(model, example_batch(model))), 1)
-
-
-def _check_task(model: Any, name: str) -> None:
-    """Refuse a model whose config describes anything else than one label per image."""
     config = getattr(model, "config", None)
     problem, labels = getattr(config, "problem_type", None), getattr(config, "num_labels", None)
     if problem in ("regression", "multi_label_classification") or labels == 1:
         kind = "several labels per image" if problem == "multi_label_classification" else "a number per image"
         raise UnsupportedModelError(
             f"{name} is a {type(model).__name__} that predicts {kind} (problem_type {problem}, {labels} labels): "
-            f"top-1, agreement and KL are defined for models that choose one of several classes. Measure it on your "
-            f"own task, without evaluation images here."
+            "top-1, agreement and KL are defined for models that choose one of several classes. Prune it at each "
+            f"ratio with hf_vbp.prune(..., eval_data=images) instead."
         )
-
-
-def _check_logits(model: nn.Module, name: str, outputs: Any, images: int) -> torch.Tensor:
-    """Return the logits ``(images, classes)`` of an output, or refuse the model."""
-    logits = getattr(outputs, "logits", None)
-    advice = "evaluate a model for image classification, or prune without evaluation images."
-    if not isinstance(logits, torch.Tensor):
+    with own_precision(model), _evaluating(model, None), torch.no_grad():
+        logits = getattr(model(**model_inputs(model, example_batch(model))), "logits", None)
+    advice = "sweep a model for image classification, or prune at each ratio with hf_vbp.prune(..., eval_data=images)."
+    if not isinstance(logits, Tensor):
         raise UnsupportedModelError(f"{name} is a {type(model).__name__}, which gives no logits: {advice}")
-    if logits.ndim != 2 or len(logits) != images or logits.shape[1] < 2:
+    if logits.ndim != 2 or len(logits) != 1 or logits.shape[1] < 2:
         raise UnsupportedModelError(
-            f"{name} is a {type(model).__name__}, whose logits have the shape {tuple(logits.shape)} for "
-            f"{images} images; expected (images, classes): {advice}"
+            f"{name} is a {type(model).__name__}, whose logits have the shape {tuple(logits.shape)} for 1 image; "
+            f"expected (images, classes): {advice}"
         )
-    return logits
 
 
-def _add_batch(
-    models: Mapping[str, nn.Module],
-    figures: Mapping[str, _Figures],
-    batch: Mapping[str, Any],
-    reference: str | None,
-) -> int:
-    """Add one batch to the figures; return its number of images."""
-    if "pixel_values" not in batch:
-        raise DataError(f"A batch has {', '.join(batch) or 'nothing'}, but no pixel_values.")
-    pixel_values, labels = batch["pixel_values"], batch.get("labels")
-    expected = None if reference is None else _logits(models[reference], reference, pixel_values)
-    for name, model in models.items():
-        own = name == reference
-        logits = expected if own and expected is not None else _logits(model, name, pixel_values)
-        if labels is not None:
-            _check_labels(labels, logits.shape[-1], name)
-        if expected is not None and logits.shape != expected.shape:
-            raise ConfigurationError(
-                f"{name} has {logits.shape[-1]} classes and {reference} {expected.shape[-1]}: they cannot be compared."
-            )
-        against = None if own else expected
-        figures[name].add(logits, None if labels is None else labels.cpu(), against)
-    return len(pixel_values)
-
-
-def _check_labels(labels: torch.Tensor, classes: int, name: str) -> None:
-    if labels.ndim != 1 or labels.is_floating_point():
-        raise LabelError(
-            f"The labels of a batch are {labels.dtype} of shape {tuple(labels.shape)}; expected one class id for each "
-            f"image, (images,) int64."
-        )
-    for label in (int(labels.max()), int(labels.min())):
-        if not 0 <= label < classes:
-            raise LabelError(
-                f"The label {label} is beyond the {classes} classes of {name}: pass id2label to load_images, so that "
-                f"the classes of the data are matched with those of the model."
-            )
-
-
-@torch.no_grad()
-def _logits(model: nn.Module, name: str, pixel_values: torch.Tensor) -> torch.Tensor:
-    """Return the logits ``(n, classes)`` float64 on the CPU."""
-    inputs = model_inputs(model, {"pixel_values": pixel_values})
-    with images_of(model, inputs):
-        outputs = model(**inputs)
-    logits = _check_logits(model, name, outputs, len(pixel_values))
-    logits = logits.cpu().double()
-    if not bool(torch.isfinite(logits).all()):
-        raise NonFiniteError(f"{name} gives logits that are NaN or infinite: its weights or images are damaged.")
-    return logits
+def _parts(task: Task) -> list[tuple[str, str]]:
+    return [] if task.distance is None else [(part.name, part.kind.value) for part in task.distance.parts]
 
 
 @contextmanager
 def _evaluating(model: nn.Module, device: str | torch.device | None) -> Any:
     """Put a model into eval mode and on the device, and restore both at the end."""
-    training, home = model.training, next(model.parameters()).device
-    model.eval()
-    if device is not None:
-        model.to(device)
-    try:
-        yield
-    finally:
-        model.train(training)
+    home = next(model.parameters()).device
+    with eval_mode(model):
         if device is not None:
-            model.to(home)
+            model.to(device)
+        try:
+            yield
+        finally:
+            if device is not None:
+                model.to(home)
 
 
 def _total(loader: Iterable[Any]) -> int | None:

@@ -42,7 +42,8 @@ class OutputErrors:
         self.energies = [0.0] * len(self.sites)
         self.sums: list[torch.Tensor | None] = [None] * len(self.sites)
         self.tokens = [0] * len(self.sites)
-        self._dense_outputs: dict[int, torch.Tensor] = {}
+        # Several of a site that runs several times in a forward pass.
+        self._dense_outputs: dict[int, list[torch.Tensor]] = {}
         self._handles: list[Any] = []
 
     def __enter__(self) -> "OutputErrors":
@@ -76,10 +77,10 @@ class OutputErrors:
         return described
 
     def _keep(self, index: int, module: nn.Module, inputs: Any, output: torch.Tensor) -> None:
-        self._dense_outputs[index] = self.sites[index][0].by_neuron(output.detach())
+        self._dense_outputs.setdefault(index, []).append(self.sites[index][0].by_neuron(output.detach()))
 
     def _compare(self, index: int, module: nn.Module, inputs: Any, output: torch.Tensor) -> None:
-        dense = self._dense_outputs.pop(index)
+        dense = self._dense_outputs[index].pop(0)
         # Products in float32: in float64 they would take longer than the models on many GPUs.
         dense = dense.reshape(-1, dense.shape[-1]).float()
         output = self.sites[index][1].by_neuron(output.detach())

@@ -71,6 +71,13 @@ def is_transient(error: BaseException) -> bool:
     return isinstance(error, (*TRANSPORT, json.JSONDecodeError))
 
 
+def is_unreachable(error: BaseException | None) -> bool:
+    """Return whether the Hub was not asked at all: offline mode, no connection, or no token for the request."""
+    if error is None or status_of(error) is not None:
+        return False
+    return isinstance(cause_of(error), (OfflineModeIsEnabled, LocalTokenNotFoundError, *TRANSPORT))
+
+
 def server_reason(error: BaseException) -> str:
     """Return the reason that the server gave, in one line; empty where there is none."""
     message = getattr(cause_of(error), "server_message", None)

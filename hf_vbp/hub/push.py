@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from hf_vbp.checkpoint.remote_code import inspect_code, refuse_foreign_code
 from hf_vbp.errors import ConfigurationError, HubError
 from hf_vbp.hub.client import full_repo_id, make_api
+from hf_vbp.hub.failures import is_unreachable
 from hf_vbp.hub.files import PushFile, checkpoint_files
 from hf_vbp.hub.load_checks import check_loads, check_receipt
 from hf_vbp.hub.preflight import check_checkpoint, check_secrets, private_paths
@@ -51,7 +52,8 @@ def push_to_hub(
         create_pr: Open a pull request instead of committing.
         overwrite: Commit to a repository that already has content. Weights of an earlier model are deleted.
         commit_message: Message of the commit.
-        dry_run: Stop after all checks, before anything is sent.
+        dry_run: Stop after all checks, before anything is sent. Without a connection or a token the folder alone is
+            checked, and ``not_checked`` of the plan lists the rest.
         base_model: Hub id of the base model, where it was loaded from a folder.
         check_load: Load the checkpoint in a fresh process first and compare it with its receipt.
         trust_remote_code: Whether foreign code of the checkpoint may run in that process, which has no access
@@ -72,7 +74,9 @@ def push_to_hub(
         >>> import hf_vbp
         >>> print(hf_vbp.push_to_hub("pruned-vit", "me/pruned-vit", dry_run=True).plan.lines)  # doctest: +SKIP
     """
-    request = PushRequest(private, revision, create_pr, overwrite, base_model, trust_remote_code or not check_load)
+    request = PushRequest(
+        private, revision, create_pr, overwrite, base_model, trust_remote_code or not check_load, dry_run
+    )
     retries, api = retries or DEFAULT, make_api(token)
     plan = plan_push(api, Path(directory), repo_id, request, retries)
     if check_load:
@@ -98,6 +102,7 @@ class PushRequest:
     overwrite: bool = False
     base_model: str | None = None
     accepts_foreign_code: bool = False
+    dry_run: bool = False
 
     def __post_init__(self) -> None:
         if self.create_pr and (self.overwrite or self.revision):
@@ -120,14 +125,29 @@ def plan_push(api: "HfApi", directory: Path, repo_id: str, request: PushRequest,
     code = inspect_code(directory)
     refuse_foreign_code(directory, code, request.accepts_foreign_code)
     check_receipt(results, files)
-    repo_id = full_repo_id(api, repo_id)
-    remote = read_remote(api, repo_id, request.revision, retries)
+    repo_id, remote = read_target(api, repo_id, request, retries)
     card, remarks = make_push_card(api, repo_id, directory, results, request.base_model, remote, retries)
     check_secrets([card])
     everything = [*files, card]
     remarks += private_paths(everything, directory)
     remarks += [f"Foreign code: {code.summary}."] if code.findings else []
     return decide_push(directory, repo_id, everything, remote, request, remarks)
+
+
+def read_target(api: "HfApi", repo_id: str, request: PushRequest, retries: Retries) -> tuple[str, Remote]:
+    """Return the full name of the repository and its content, which a dry run does without where there is no Hub.
+
+    Raises:
+        HubError: The name is not valid, or the repository cannot be read.
+    """
+    full_id = repo_id
+    try:
+        full_id = full_repo_id(api, repo_id)
+        return full_id, read_remote(api, full_id, request.revision, retries)
+    except HubError as error:
+        if not (request.dry_run and is_unreachable(error.__cause__)):
+            raise
+        return full_id, Remote(exists=False, unread=str(error))
 
 
 def check_push_target(
@@ -174,10 +194,12 @@ def decide_push(
         HubError: The repository has content, its visibility differs, or there is no repository for a pull request.
     """
     check_visibility(remote, repo_id, request.private)
-    if request.create_pr and not remote.exists:
-        raise HubError(f"{repo_id} does not exist, so it cannot get a pull request. Push without --create-pr.")
     changed, deleted = remote.changed(files), remote.stale(files)
-    if remote.exists and remote.has_revision and not changed and not deleted:
+    if remote.unread is not None:
+        action = "unknown"
+    elif request.create_pr and not remote.exists:
+        raise HubError(f"{repo_id} does not exist, so it cannot get a pull request. Push without --create-pr.")
+    elif remote.exists and remote.has_revision and not changed and not deleted:
         action = "nothing"
     elif remote.exists and not remote.is_blank and not (request.overwrite or request.create_pr or request.revision):
         raise refuse_content(remote, repo_id)
@@ -194,4 +216,16 @@ def decide_push(
         tuple(file.path for file in changed),
         tuple(deleted),
         tuple(dict.fromkeys(remarks)),
+        _not_checked(repo_id, remote) if request.dry_run else (),
+    )
+
+
+def _not_checked(repo_id: str, remote: Remote) -> tuple[str, ...]:
+    """Return what a dry run leaves to the push."""
+    if remote.unread is None:
+        return (f"whether the token may write to {repo_id}.",)
+    return (
+        f"whether {repo_id} exists, its content and visibility, and whether the token may write to it. "
+        f"{remote.unread}",
+        "license and data sets in the card, which are those of the base model on the Hub.",
     )

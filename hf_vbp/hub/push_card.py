@@ -37,7 +37,7 @@ def make_push_card(
     has_processor = any((directory / name).is_file() for name in PROCESSORS)
     facts = make_facts(results, repo_id=repo_id, base_model=base_model, has_processor=has_processor)
     remarks = list(facts.remarks)
-    if facts.base_id is not None:
+    if facts.base_id is not None and remote.unread is None:
         base, remark = read_base_card(facts.base_id, facts.base_revision, api, retries)
         remarks += [remark] if remark else []
         facts = make_facts(results, repo_id=repo_id, base_model=base_model, base=base, has_processor=has_processor)

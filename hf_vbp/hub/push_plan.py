@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from hf_vbp.checkpoint.layout import CARD
 from hf_vbp.hub.files import PushFile
 
 
@@ -13,8 +14,8 @@ class PushPlan:
     Attributes:
         directory: The folder of the checkpoint.
         repo_id: The repository.
-        action: ``create`` (a new repository), ``commit``, ``pull_request``, or ``nothing`` when the repository already
-            holds the same files.
+        action: ``create`` (a new repository), ``commit``, ``pull_request``, ``nothing`` when the repository already
+            holds the same files, or ``unknown`` for a dry run that could not read the repository.
         revision: The branch; None for main.
         private: Whether the repository is, or will be, private; None for the default of the namespace.
         parent: The commit that the push must follow; None while the repository does not exist.
@@ -22,6 +23,7 @@ class PushPlan:
         changed: Names of those that differ from the files in the repository.
         deleted: Names of files of an earlier model that are deleted.
         remarks: Notes: values left out of the card, local paths in published files, foreign code.
+        not_checked: What a dry run without the Hub could not check.
     """
 
     directory: Path
@@ -34,6 +36,12 @@ class PushPlan:
     changed: tuple[str, ...]
     deleted: tuple[str, ...] = ()
     remarks: tuple[str, ...] = ()
+    not_checked: tuple[str, ...] = ()
+
+    @property
+    def card(self) -> str:
+        """The text of the card; empty where there is none."""
+        return next((file.read().decode() for file in self.files if file.path == CARD), "")
 
     @property
     def lines(self) -> list[str]:
@@ -45,13 +53,15 @@ class PushPlan:
             "commit": f"Commit to {where}{kind}",
             "pull_request": f"Open a pull request on {where}{kind} with",
             "nothing": f"Nothing to do: {where} already holds the same files",
+            "unknown": f"Send to {where}{kind}",
         }
         lines = [f"{verbs[self.action]}:" if self.action != "nothing" else verbs["nothing"]]
         for file in self.files:
             note = "" if file.path in self.changed else "  (unchanged)"
             lines.append(f"  {file.path:32s} {file.size:>12,d} bytes{note}")
         lines += [f"  {path:32s}    (deleted: file of an earlier model)" for path in self.deleted]
-        return lines + [f"Note: {remark}" for remark in self.remarks]
+        lines += [f"Note: {remark}" for remark in self.remarks]
+        return lines + [f"Not checked: {part}" for part in self.not_checked]
 
 
 @dataclass(frozen=True)
@@ -79,9 +89,10 @@ class PushResult:
         """The result in one sentence."""
         size = sum(file.size for file in self.plan.files if file.path in self.plan.changed)
         sent = f"{len(self.plan.changed)} of {len(self.plan.files)} files, {size:,d} bytes"
+        checks = "the checks of the folder passed" if self.plan.action == "unknown" else "all checks passed"
         return {
             "pushed": f"Pushed {sent} to {self.url} in one commit ({self.commit}).",
             "pull_request": f"Opened a pull request with {sent}: {self.url}",
             "unchanged": f"Nothing changed: {self.url} already holds the same files ({self.commit}).",
-            "dry_run": f"Dry run: nothing was sent to {self.url}.",
+            "dry_run": f"Dry run: {checks}, nothing was sent to {self.url}.",
         }[self.status]

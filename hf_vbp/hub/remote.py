@@ -59,6 +59,7 @@ class Remote:
         head: Commit that the revision points to.
         has_revision: Whether the branch exists; a new one starts at the head of main.
         files: Path to file.
+        unread: Why it could not be read, for a dry run; None where it was read.
     """
 
     exists: bool
@@ -66,6 +67,7 @@ class Remote:
     head: str | None = None
     has_revision: bool = True
     files: dict[str, RemoteFile] = field(default_factory=dict)
+    unread: str | None = None
 
     @property
     def is_blank(self) -> bool:

@@ -76,13 +76,19 @@ def check_first_image(model: Any, data: Any) -> None:
     Raises:
         DataError: The model cannot take the first image.
     """
-    item = _first_item(getattr(data, "loader", data))
+    item = first_item(data)
     pixels = item.get("pixel_values") if isinstance(item, Mapping) else None
     if isinstance(pixels, torch.Tensor) and pixels.ndim in (3, 4) and pixels.is_floating_point():
         check_fit(model, pixels if pixels.ndim == 3 else pixels[0])
 
 
-def _first_item(data: Any) -> Any:
+def first_item(data: Any) -> Any:
+    """Return the first item of a sequence or of a ``DataLoader`` with indices; None where reading it would use it up.
+
+    Args:
+        data: Batches of images, in any form.
+    """
+    data = getattr(data, "loader", data)
     if isinstance(data, list | tuple):
         return data[0] if data else None
     if isinstance(data, DataLoader) and data.batch_sampler is not None:

@@ -14,7 +14,7 @@ from hf_vbp.compensation.base import Compensated, compensate
 from hf_vbp.modeling.config_record import record_pruning
 from hf_vbp.modeling.modeling_hf_vbp import take_neurons
 from hf_vbp.modeling.precision import outside_inference_mode, own_precision
-from hf_vbp.pruning.make_plan import FittedPlan, check_provided, statistics_digest
+from hf_vbp.pruning.make_plan import FittedPlan, cast, check_provided, statistics_digest
 from hf_vbp.pruning.plan import PruningPlan
 from hf_vbp.statistics.activation_statistics import ActivationStatistics
 
@@ -37,8 +37,9 @@ def apply_plan(model: ModelT, plan: PruningPlan, statistics: ActivationStatistic
         model: The dense model that the plan was made for, in fp32, bf16 or fp16, on any one device.
         plan: The kept neurons.
         statistics: The statistics that the plan was made from, for the compensation.
-        inplace: Whether to change ``model`` itself. Otherwise a copy is made that never holds the dense MLPs,
-            so that it takes the memory of the pruned model only.
+        inplace: Whether to change ``model`` itself, MLP by MLP, which takes little more memory than the new weights
+            of ``fc2``. Otherwise a copy is made that never holds the dense MLPs, so that it takes the memory of the
+            pruned model only.
 
     Returns:
         The pruned model, of the same class; its config records the widths, so ``save_pretrained`` writes a
@@ -56,14 +57,13 @@ def apply_plan(model: ModelT, plan: PruningPlan, statistics: ActivationStatistic
     check_provided(statistics, compensation.requires, f"compensation {compensation.name!r}")
     plan.check_model(prepared.fingerprint, [(site.name, site.intermediate_size) for site in prepared.sites])
     plan.check_statistics(statistics_digest(statistics))
-    # All new modules are made before the first one is inserted, so that a failure leaves the model unchanged.
-    modules = [
-        _prune_site(module, kept.kept_indices(), compensate(compensation, weights, kept.kept_indices(), site))
+    compensated = [
+        cast(compensate(compensation, weights, kept.kept_indices(), site), module.fc2.weight.dtype)
         for module, kept, weights, site in zip(
             prepared.sites, plan.sites, prepared.weights, statistics.sites, strict=True
         )
     ]
-    return _insert(model, prepared.sites, modules, plan, inplace=inplace)
+    return _insert(model, prepared.sites, compensated, plan, inplace=inplace)
 
 
 def apply_fitted(model: ModelT, sites: Sequence[MLPSite], fitted: FittedPlan, *, inplace: bool = False) -> ModelT:
@@ -75,25 +75,34 @@ def apply_fitted(model: ModelT, sites: Sequence[MLPSite], fitted: FittedPlan, *,
         fitted: The plan and the new weights of ``fc2``.
         inplace: Whether to change ``model`` itself.
     """
-    modules = [
-        _prune_site(module, kept.kept_indices(), compensated)
-        for module, kept, compensated in zip(sites, fitted.plan.sites, fitted.compensated, strict=True)
-    ]
-    return _insert(model, sites, modules, fitted.plan, inplace=inplace)
+    return _insert(model, sites, fitted.compensated, fitted.plan, inplace=inplace)
 
 
 def _insert(
-    model: ModelT, sites: Sequence[MLPSite], modules: Sequence[_Modules], plan: PruningPlan, *, inplace: bool
+    model: ModelT, sites: Sequence[MLPSite], compensated: Sequence[Compensated], plan: PruningPlan, *, inplace: bool
 ) -> ModelT:
+    smaller = (
+        _prune_site(site, kept.kept_indices(), new)
+        for site, kept, new in zip(sites, plan.sites, compensated, strict=True)
+    )
     if inplace:
-        for site, new in zip(sites, modules, strict=True):
-            for name, module in zip(site.module_names, new, strict=True):
-                model.set_submodule(name, module)
+        # Everything that can fail was computed before. Site by site, so that no second set of MLPs is ever held.
+        for site, modules in zip(sites, smaller, strict=True):
+            for (module, _), new in zip(site.mlp.modules, modules, strict=True):
+                _become(module, new)
         pruned = model
     else:
-        pruned = _copy_with(model, sites, modules)
+        pruned = _copy_with(model, sites, list(smaller))
     _record(pruned, sites, plan)
     return pruned
+
+
+def _become(module: nn.Module, new: nn.Module) -> None:
+    # Not replaced in its parent: then whoever else holds the module, as the sites do, would keep the dense weights.
+    own = vars(module)
+    hooks = {name: value for name, value in own.items() if "_hooks" in name}
+    own.clear()
+    own.update({**vars(new), **hooks})
 
 
 def _prune_site(site: MLPSite, kept: torch.Tensor, compensated: Compensated) -> _Modules:

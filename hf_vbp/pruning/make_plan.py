@@ -104,7 +104,7 @@ def fit_plan(
     ):
         compensated = compensate(compensation, weights, indices, site)
         prediction.add(site, weights, indices, compensated, module.mixes_neurons)
-        fitted.append(_cast(compensated, module.fc2.weight.dtype))
+        fitted.append(cast(compensated, module.fc2.weight.dtype))
     costs = width_costs(prepared)
     kept_of_sites = [tuple(site_kept.tolist()) for site_kept in chosen.kept]
     plan = PruningPlan(
@@ -243,7 +243,7 @@ def precompute_scores(
     statistics.check_model(prepared)
     check_provided(statistics, criterion.requires, f"criterion {criterion.name!r}")
     sites = criterion.precompute(statistics.sites, prepared.weights, device=device, progress=progress)
-    return replace(statistics, sites=tuple(sites))
+    return replace(statistics, sites=sites)
 
 
 def statistics_digest(statistics: ActivationStatistics) -> str:
@@ -255,7 +255,8 @@ def statistics_digest(statistics: ActivationStatistics) -> str:
     return digest.hexdigest()
 
 
-def _cast(compensated: Compensated, dtype: torch.dtype) -> Compensated:
+def cast(compensated: Compensated, dtype: torch.dtype) -> Compensated:
+    """Return weights in the dtype of a model."""
     bias = compensated.bias
     return Compensated(compensated.weight.to(dtype), None if bias is None else bias.to(dtype))
 

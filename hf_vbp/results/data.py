@@ -30,4 +30,5 @@ class Data(TypedDict, total=False):
 
     calibration: DataSource
     evaluation: DataSource
+    bank: DataSource
     finetuning: DataSource

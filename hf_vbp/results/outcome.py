@@ -7,12 +7,15 @@ from hf_vbp.results.figures import (
     Count,
     Fraction,
     Interval,
+    Length,
     NonNegative,
     Positive,
     PositiveCount,
     open_section,
 )
 
+# A difference of two shares.
+Change = Annotated[float, Bounds(minimum=-1, maximum=1)]
 # Errors of unchanged MLPs may be negative by the rounding of their sums.
 RelativeError = Annotated[float, Bounds(minimum=-1e-6)]
 
@@ -42,6 +45,50 @@ class Costs(TypedDict):
     pruned: Cost
 
 
+class Figure(TypedDict):
+    """Mean of a figure over the images, with its uncertainty."""
+
+    mean: NonNegative
+    standard_error: NotRequired[NonNegative]
+    interval: NotRequired[Annotated[list[NonNegative], Length(2), "95 % interval of the mean"]]
+
+
+class OutputFigures(TypedDict):
+    """Distance of one tensor of the output from that of the dense model; means over the images."""
+
+    kind: Annotated[str, "kind of output, see docs/output_distance.md"]
+    kl: NotRequired[Annotated[Figure, "Kullback-Leibler divergence of the classes, in nats, mean over positions"]]
+    binary_kl: NotRequired[Annotated[Figure, "the same of labels that each hold or not, summed over the labels"]]
+    agreement: NotRequired[Annotated[Figure, "share of positions with the same answer"]]
+    squared_error: NotRequired[Annotated[Figure, "squared error, summed over coordinates, mean over positions"]]
+    variance_share: NotRequired[Annotated[Figure, "squared error over the variance of the dense output; may exceed 1"]]
+    cosine_distance: NotRequired[Annotated[Figure, "1 - cosine, between 0 and 2"]]
+    neighbor_kl: NotRequired[Annotated[Figure, "Kullback-Leibler divergence of the similarities to other images"]]
+    neighbor_agreement: NotRequired[Annotated[Figure, "share of images with the same nearest image"]]
+
+
+class NeighborAccuracy(TypedDict):
+    """Top-1 of a vote of the nearest labelled images, each model with features of its own."""
+
+    top1: Fraction
+    interval: Interval
+    change: NotRequired[Annotated[Change, "top1 minus that of the dense model"]]
+    change_interval: NotRequired[Annotated[list[Change], Length(2), "paired 95 % interval"]]
+    neighbors: PositiveCount
+    bank_images: PositiveCount
+
+
+class ZeroShotAccuracy(TypedDict):
+    """Top-1 by the nearest of class-name prompts."""
+
+    top1: Fraction
+    interval: Interval
+    change: NotRequired[Annotated[Change, "top1 minus that of the dense model"]]
+    change_interval: NotRequired[Annotated[list[Change], Length(2), "paired 95 % interval"]]
+    classes: PositiveCount
+    templates: list[str]
+
+
 class Evaluation(TypedDict):
     """Figures of one model on the evaluation images."""
 
@@ -51,6 +98,13 @@ class Evaluation(TypedDict):
     top5: NotRequired[Fraction]
     agreement: NotRequired[Annotated[Fraction, "share of images with the same answer as the dense model"]]
     kl: NotRequired[Annotated[NonNegative, "Kullback-Leibler divergence from the dense model, in nats"]]
+    label_accuracy: NotRequired[Annotated[Fraction, "share of correct decisions, of several labels per image"]]
+    f1: NotRequired[Annotated[Fraction, "micro F1, of several labels per image"]]
+    label_squared_error: NotRequired[Annotated[Figure, "squared error of a regression against the labels"]]
+    outputs: NotRequired[Annotated[dict[str, OutputFigures], "by the tensor of the output"]]
+    knn: NotRequired[NeighborAccuracy]
+    zero_shot: NotRequired[ZeroShotAccuracy]
+    metrics: NotRequired[Annotated[dict[str, dict[str, float]], "values of the metrics that the user named"]]
 
 
 class Evaluations(TypedDict, total=False):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from hf_vbp.errors import StatisticsMismatchError
 from hf_vbp.statistics.fingerprints import ImageSketch
 from hf_vbp.statistics.serialization import load_statistics, save_statistics
 from hf_vbp.statistics.site_statistics import SiteStatistics
+from hf_vbp.statistics.stored_sites import load_folder
 
 # Fingerprints that must agree for two files to be merged; the others are counts and provenance.
 MUST_AGREE = ("weights", "dtype", "moments", "output_metric", "token_weights")
@@ -25,7 +27,8 @@ class ActivationStatistics:
     """The statistics of every MLP site of one model over one set of images.
 
     Attributes:
-        sites: One entry per site, in the order of the blocks.
+        sites: One entry per site, in the order of the blocks: a tuple, or sites that are read from a folder when they
+            are used (:class:`~hf_vbp.statistics.stored_sites.StoredSites`).
         fingerprints: Identity of model and data, ready for JSON: ``weights`` (hash of the site weights),
             ``model`` (id, revision, model_type, architecture), ``dtype``, ``data`` (provenance as given),
             ``images``, ``tokens`` (of the first site), ``moments`` (``"diagonal"`` or ``"full"``),
@@ -33,7 +36,7 @@ class ActivationStatistics:
             ``image_sketch`` and ``versions``.
     """
 
-    sites: tuple[SiteStatistics, ...]
+    sites: Sequence[SiteStatistics]
     fingerprints: dict[str, Any]
 
     @property
@@ -129,7 +132,15 @@ class ActivationStatistics:
 
     @classmethod
     def load(cls, path: str | Path) -> ActivationStatistics:
-        """Read a file that :meth:`save` wrote; see :func:`hf_vbp.statistics.serialization.load_statistics`."""
+        """Read a file that :meth:`save` wrote, or a folder that a pass with ``store`` wrote.
+
+        The sites of a folder are read one by one when they are used, so that they are never all in memory.
+
+        Raises:
+            StatisticsError: It is missing, damaged, unfinished or of another kind; the message names the content.
+        """
+        if Path(path).is_dir():
+            return cls(*load_folder(Path(path)))
         return cls(*load_statistics(Path(path)))
 
     def _sketch(self) -> ImageSketch:

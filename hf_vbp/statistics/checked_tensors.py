@@ -21,10 +21,11 @@ class CheckedTensors:
     Args:
         path: The file, for messages.
         tensors: All tensors of the file by name; those that are read are removed.
+        values: Whether to check the values too, for which all of them are read from the disk.
     """
 
-    def __init__(self, path: Path, tensors: dict[str, torch.Tensor]) -> None:
-        self.path, self._tensors = path, tensors
+    def __init__(self, path: Path, tensors: dict[str, torch.Tensor], *, values: bool = True) -> None:
+        self.path, self._tensors, self._values = path, tensors, values
 
     def error(self, message: str) -> StatisticsError:
         """Return the error to raise for content that is not consistent."""
@@ -63,7 +64,7 @@ class CheckedTensors:
             raise self.error(
                 f"expected {name} of {dtype} and shape ({expected_shape}), got {tensor.dtype} of {tuple(tensor.shape)}"
             )
-        if not bool(torch.isfinite(tensor).all()):
+        if self._values and not bool(torch.isfinite(tensor).all()):
             raise self.error(f"{name} holds NaN or infinity")
         if minimum is not None and bool((tensor < minimum).any()):
             raise self.error(f"{name} holds values below {minimum:g}")
@@ -89,7 +90,8 @@ class CheckedTensors:
         comoment = None
         if full:
             comoment = self.take(f"{prefix}.comoment", (hidden, hidden))
-            self._check_comoment(f"{prefix}.comoment", comoment, m2)
+            if self._values:
+                self._check_comoment(f"{prefix}.comoment", comoment, m2)
         return Moments(count, mean, m2, comoment)
 
     def metric(self, name: str) -> torch.Tensor:
@@ -101,6 +103,8 @@ class CheckedTensors:
         metric = self.take(name, (None, None))
         if metric.shape[0] != metric.shape[1]:
             raise self.error(f"{name} has shape {tuple(metric.shape)}, expected a square matrix")
+        if not self._values:
+            return metric
         largest = float(metric.abs().max()) if metric.numel() else 0.0
         if bool((metric.diagonal() < 0).any()) or bool(((metric - metric.T).abs() > ROUNDING * largest).any()):
             raise self.error(f"{name} is not symmetric with a diagonal of 0 or more")

@@ -95,8 +95,12 @@ def save_statistics(sites: Sequence[SiteStatistics], fingerprints: Mapping[str, 
     write_atomically(tensors, description, path, FORMAT)
 
 
-def load_statistics(path: Path) -> tuple[tuple[SiteStatistics, ...], dict[str, Any]]:
+def load_statistics(path: Path, *, values: bool = True) -> tuple[tuple[SiteStatistics, ...], dict[str, Any]]:
     """Read a file of statistics and check every tensor of it.
+
+    Args:
+        path: The file. Its tensors are mapped: each is read from the disk when it is used.
+        values: Whether to check the values of the tensors too; not for files that were checked before.
 
     Raises:
         StatisticsError: The file is missing, damaged, of another kind or version, or its content is not consistent;
@@ -108,7 +112,7 @@ def load_statistics(path: Path) -> tuple[tuple[SiteStatistics, ...], dict[str, A
         raise StatisticsError(f"{path} does not name its sites. Gather the statistics again.")
     fingerprints = _checked_fingerprints(path, description.get("fingerprints"))
     options = fingerprints.pop("curves", None)
-    reader = CheckedTensors(path, tensors)
+    reader = CheckedTensors(path, tensors, values=values)
     sites = tuple(_read_site(reader, name, index, fingerprints, options) for index, name in enumerate(names))
     reader.finish()
     if fingerprints["tokens"] != sites[0].moments.count:

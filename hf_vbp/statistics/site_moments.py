@@ -26,6 +26,32 @@ def covariance_of(moments: Moments, name: str) -> Tensor:
     return moments.comoment / (moments.count - 1)
 
 
+def negligible(variances: Tensor) -> float:
+    """Return 1e-6 of the median of the variances above 0: neurons of less are constant, or vary by rounding only.
+
+    Args:
+        variances: ``(hidden,)``, of any scales.
+    """
+    positive = variances[variances > 0]
+    return 1e-6 * float(positive.median()) if len(positive) else 0.0
+
+
+def damped(covariance: Tensor, strength: float) -> Tensor:
+    """Return a covariance with larger variances, by a share of each.
+
+    A share of the mean variance would be larger than most variances where a few are extreme. The share of a variance
+    is that of at least a :func:`negligible` one, so that constant neurons can be inverted.
+
+    Args:
+        covariance: ``(hidden, hidden)`` float64; not changed.
+        strength: 0 or more.
+    """
+    made = covariance.clone()
+    variances = covariance.diagonal()
+    made.diagonal().add_(strength * (variances + negligible(variances)))
+    return made
+
+
 TOKEN_WEIGHTS = ("auto", "gradient", "none")
 
 

@@ -8,8 +8,12 @@ from torch import nn
 
 from hf_vbp._progress import Progress
 from hf_vbp.errors import ConfigurationError
-from hf_vbp.evaluation.models import check_classifier, evaluate_models
+from hf_vbp.evaluation.models import evaluate_models
 from hf_vbp.evaluation.output_error import OutputErrors
+from hf_vbp.evaluation.requests import Measures
+from hf_vbp.evaluation.task import Task, example_task
+from hf_vbp.inputs.batch import count_images
+from hf_vbp.inputs.fit import first_item
 from hf_vbp.workflow.describe import describe_images
 from hf_vbp.workflow.loading import Loading
 from hf_vbp.workflow.pruning_result import PruningResult
@@ -20,17 +24,21 @@ def evaluate(
     result: PruningResult,
     data: Iterable[Mapping[str, Any]],
     *,
+    measures: Measures | None = None,
     dense: nn.Module | None = None,
     progress: Progress | None = None,
 ) -> PruningResult:
     """Evaluate the pruned and the dense model on the same images, and add the figures to the results.
 
+    Which figures are measured depends on the kind of output (docs/evaluation.md): accuracies, agreement and KL of
+    classifiers; for all others the distance between the outputs of the two models, and what ``measures`` names.
     Models that are saved or pushed afterwards have the figures in ``vbp_results.json`` and in the model card.
 
     Args:
-        result: Result of :func:`hf_vbp.prune`, of a model for image classification.
-        data: Batches with ``pixel_values`` and ``labels``: the result of :func:`hf_vbp.load_images`, a
-            ``DataLoader``, or any iterable of dicts. Without labels, only agreement and KL are measured.
+        result: Result of :func:`hf_vbp.prune`.
+        data: Batches that the processor of the model made, optionally with ``labels``: the result of
+            :func:`hf_vbp.load_images`, a ``DataLoader``, or any iterable of dicts.
+        measures: For backbones a bank of labelled images, for dual encoders class names, for annotated images metrics.
         dense: The dense model; by default the one that was pruned. Needed after ``inplace=True``.
         progress: Receives the number of finished images and, where it is known, of all.
 
@@ -38,10 +46,10 @@ def evaluate(
         A new result with the parts ``evaluation``, ``observed`` and ``data.evaluation``.
 
     Raises:
-        ConfigurationError: The dense model is not known.
-        UnsupportedModelError: The models do not choose one of several classes for each image.
+        ConfigurationError: The dense model is not known, or ``measures`` do not fit the model.
+        UnsupportedModelError: The kind of output is not known, and no metric is given.
         DataError: There are no images.
-        LabelError: A label is not among the classes of the model.
+        LabelError: A label is not among the classes of the model, or the model has nothing to compare labels with.
 
     Example:
         >>> import hf_vbp
@@ -58,20 +66,71 @@ def evaluate(
         raise ConfigurationError(
             "The dense model was pruned in place, so it cannot be evaluated. Pass dense=, a copy from before pruning."
         )
-    check_classifier(dense)
+    measures = measures or Measures()
+    check_evaluation(dense, data, measures)
     weighted = result.plan.predicted.get("metric") == "gradient"
     metrics = [site.metric if weighted else None for site in result.statistics.sites]
     models = {"dense": dense, "pruned": result.model}
-    with OutputErrors(dense, result.model, metrics) as observed:
-        found = evaluate_models(models, getattr(data, "loader", data), reference="dense", progress=progress)
+    observed = OutputErrors(dense, result.model, metrics)
+    loader = getattr(data, "loader", data)
+    found = evaluate_models(models, loader, measures=measures, output_errors=observed, progress=progress)
     measured: dict[str, Any] = {name: evaluation.to_dict() for name, evaluation in found.items()}
     before, after = (measured[name].get("top1") for name in models)
     if before and after is not None:
         measured["retention"] = after / before
-    described = {**describe_images(data), "images": found["dense"].images}
+    described = {"evaluation": {**describe_images(data), "images": found["dense"].images}}
+    if measures.bank is not None:
+        number = found["dense"].knn["bank_images"] if found["dense"].knn else None
+        described["bank"] = {**describe_images(measures.bank), **({} if number is None else {"images": number})}
     parts = {"evaluation": measured, "observed": observed.to_dict()}
-    data_part = {**result.results.get("data", {}), "evaluation": described}
+    data_part = {**result.results.get("data", {}), **described}
     return replace(result, results={**result.results, "data": data_part, **parts})
+
+
+def check_evaluation(
+    model: nn.Module, data: Any, measures: Measures, *, task: Task | None = None, compared: bool = True
+) -> Task | None:
+    """Refuse an evaluation that is not possible, before any work, and return what the output of the model is.
+
+    Args:
+        model: The dense model; without ``task`` it runs on one made image.
+        data: The evaluation images; their first item is read where that does not use it up.
+        measures: What is measured in addition.
+        task: What the output is, where it is known.
+        compared: Whether the model is compared with another one.
+
+    Raises:
+        UnsupportedModelError: The kind of output is not known, or nothing could be measured.
+        ConfigurationError: ``measures`` do not fit the model.
+        LabelError: The labels have another form than the output needs, or nothing is compared with them.
+    """
+    task = example_task(model) if task is None else task
+    measures.check_model(model, task, compared=compared)
+    item = first_item(data)
+    if task is not None and isinstance(item, Mapping) and item.get("labels") is not None:
+        measures.check_labels(item["labels"], task, count_images(item, model))
+    return task
+
+
+def with_labelled_bank(measures: Measures, task: Task | None, data: Any, eval_data: Any) -> Measures:
+    """Return the measures with the calibration images as a bank, where they and the evaluation images are labelled.
+
+    Args:
+        measures: What the user requested; a bank or class names of his are kept.
+        task: What the output of the model is; a bank is added for backbones only.
+        data: The calibration images.
+        eval_data: The evaluation images.
+    """
+    wanted = task is not None and task.labels == "features" and measures.bank is None and measures.zero_shot is None
+    if wanted and _are_labelled(eval_data) and _are_labelled(data):
+        return replace(measures, bank=data)
+    return measures
+
+
+def _are_labelled(data: Any) -> bool:
+    known = getattr(data, "labelled", None)
+    item = first_item(data) if known is None else None
+    return bool(known) or (isinstance(item, Mapping) and item.get("labels") is not None)
 
 
 def run_evaluate(

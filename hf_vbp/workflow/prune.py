@@ -13,7 +13,8 @@ from hf_vbp.calibration.saliency import with_saliency
 from hf_vbp.config.vbp_config import VBPConfig
 from hf_vbp.distributed import is_launched
 from hf_vbp.errors import ConfigurationError, DataError
-from hf_vbp.evaluation.models import check_classifier
+from hf_vbp.evaluation.requests import Measures
+from hf_vbp.evaluation.task import example_task
 from hf_vbp.inputs.fit import check_first_image
 from hf_vbp.modeling.precision import outside_inference_mode, own_precision
 from hf_vbp.pruning.apply_plan import apply_fitted
@@ -22,7 +23,7 @@ from hf_vbp.pruning.latency_search import check_latency
 from hf_vbp.pruning.make_plan import check_provided, fit_plan
 from hf_vbp.statistics.activation_statistics import ActivationStatistics
 from hf_vbp.workflow.describe import describe_dense, describe_pruning
-from hf_vbp.workflow.evaluate import evaluate
+from hf_vbp.workflow.evaluate import check_evaluation, evaluate, with_labelled_bank
 from hf_vbp.workflow.pruning_result import PruningResult
 from hf_vbp.workflow.refit import refit_mixed_sites
 
@@ -35,6 +36,7 @@ def prune(
     *,
     statistics: ActivationStatistics | None = None,
     eval_data: Iterable[Mapping[str, Any]] | None = None,
+    measures: Measures | None = None,
     inplace: bool = False,
     limit: int | None = None,
     provenance: Mapping[str, Any] | None = None,
@@ -51,7 +53,10 @@ def prune(
             unless the criterion needs a separate pass that they do not contain (``snip``).
         config: Method and budget.
         statistics: Statistics gathered earlier from this model.
-        eval_data: Labelled images to evaluate both models on afterwards, as for :func:`hf_vbp.evaluate`.
+        eval_data: Images to evaluate both models on afterwards, as for :func:`hf_vbp.evaluate`, with labels where the
+            model has classes.
+        measures: What is measured in addition, as for :func:`hf_vbp.evaluate`. For backbones, labelled calibration
+            images are the bank of neighbors of labelled evaluation images, unless another one is given.
         inplace: Whether to change ``model`` itself instead of a copy.
         limit: Stop gathering after this many images.
         provenance: Describes the images, for the results file; by default the description of ``data``.
@@ -83,8 +88,13 @@ def prune(
     if eval_data is not None and inplace:
         raise ConfigurationError("eval_data needs the dense model too, so it cannot be used with inplace=True.")
     prepared = check_request(model, config)
+    if measures is not None and eval_data is None:
+        raise ConfigurationError("measures needs images to evaluate on: pass eval_data.")
+    measures = measures or Measures()
     if eval_data is not None:
-        check_classifier(prepared.model)
+        task = example_task(prepared.model)
+        measures = with_labelled_bank(measures, task, data, eval_data)
+        check_evaluation(prepared.model, eval_data, measures, task=task)
         check_first_image(prepared.model, eval_data)
     with own_precision(prepared.model):
         if statistics is None:
@@ -104,7 +114,9 @@ def prune(
         results = describe_pruning(dense, pruned, fitted.plan, statistics)
         kept = None if inplace else prepared.model
         result = PruningResult(pruned, fitted.plan, statistics, results, kept)
-        return result if eval_data is None else evaluate(result, eval_data, progress=progress)
+        if eval_data is None:
+            return result
+        return evaluate(result, eval_data, measures=measures, progress=progress)
 
 
 def check_request(model: nn.Module | PreparedModel, config: VBPConfig) -> PreparedModel:

@@ -36,7 +36,8 @@ class StatsRequest:
         overwrite: Whether to replace ``output``.
         resume: Folder for the state of the pass; a killed pass continues from it.
         resume_every: Batches between two writes of the state.
-        max_bytes: Refuse to start when the sums would take more memory.
+        max_bytes: The memory that the sums may take. Where they need more, groups of MLPs are gathered in several
+            passes, in a folder next to ``output`` that is deleted at the end.
     """
 
     model: str
@@ -78,6 +79,8 @@ def _gather_and_save(request: StatsRequest, reporter: Reporter) -> "ActivationSt
     from hf_vbp.config.requirements import Requirements
     from hf_vbp.pruning.budget_cost import check_budget
     from hf_vbp.pruning.make_plan import precompute_scores
+    from hf_vbp.statistics.activation_statistics import ActivationStatistics
+    from hf_vbp.statistics.stored_sites import StoredSites
 
     reporter.say(f"Loading {request.model}")
     loaded = request.loading.load(request.model)
@@ -86,8 +89,12 @@ def _gather_and_save(request: StatsRequest, reporter: Reporter) -> "ActivationSt
     check_budget(prepared, request.config)
     requires = requirements_for(prepared, request.config) | Requirements(halves=request.halves)
     size = statistics_bytes(prepared.sites, requires)
-    check_file_space(request.output, size)
+    grouped = request.max_bytes is not None and size > request.max_bytes
+    check_file_space(request.output, 2 * size if grouped else size)
     reporter.say(f"{len(prepared.sites)} MLPs; the sums take {size / 1e6:.1f} MB in each process")
+    store = request.output.with_name(f"{request.output.name}.sites") if grouped else None
+    if store is not None:
+        reporter.say(f"Gathering groups of MLPs in several passes, in {store}")
     with reporter.stage("Statistics", images.images) as progress:
         statistics = collect_statistics(
             prepared,
@@ -97,13 +104,18 @@ def _gather_and_save(request: StatsRequest, reporter: Reporter) -> "ActivationSt
             resume=request.resume,
             resume_every=request.resume_every,
             max_bytes=request.max_bytes,
+            store=store,
         )
+    stored = statistics.sites
     if is_main_process():
         if request.precompute:
             with reporter.stage("Elimination", len(prepared.sites)) as progress:
                 device = str(loaded.model.device)
                 statistics = precompute_scores(prepared, statistics, request.config, device=device, progress=progress)
         statistics.save(request.output)
+    if isinstance(stored, StoredSites) and is_main_process():
+        stored.delete()
+        return ActivationStatistics.load(request.output)
     return statistics
 
 

@@ -73,6 +73,7 @@ def folder_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Path]
             jobs += [job("few", ["list", "dispatched"], 7, requires=FULL)]
             jobs += [job("some", ["shuffled"], options={"limit": 20})]
             jobs += [job("bad", ["plain", "dispatched", "disagreeing"], bad_image=9)]
+            jobs += [job("stored", ["plain"], requires=EVERYTHING, options={"store": "store", "max_bytes": 100_000})]
             jobs += [job("saliency", ["plain", "dispatched", "stream_prepared"], requires=Requirements(saliency=True))]
             launch(cache[count], count, *jobs)
         return cache[count]
@@ -131,6 +132,14 @@ def test_the_same_statistics_for_every_number_of_processes(
             assert torch.equal(mine.moments.comoment, theirs.moments.comoment)  # type: ignore[arg-type]
             assert torch.equal(mine.weighted.comoment, theirs.weighted.comoment)  # type: ignore
             assert torch.equal(mine.metric, theirs.metric)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("count", COUNTS)
+def test_processes_share_a_store(count: int, folder_of: Any, alone: ActivationStatistics) -> None:
+    store = folder_of(count) / "store"
+    assert len(list(store.glob("site-*"))) == len(alone.sites)
+    for file in (store, *(folder_of(count) / f"stored-plain-{rank}.safetensors" for rank in range(count))):
+        assert_close(ActivationStatistics.load(file), alone, 1e-12)
 
 
 def test_a_shuffle_has_the_same_order_in_all_processes(folder_of: Any) -> None:

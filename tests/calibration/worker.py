@@ -104,6 +104,8 @@ def run(job: dict[str, Any], mode: str, folder: Path) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
 
     options = {**job["options"], "config": Requirements(**job["requires"])}
+    if "store" in options:
+        options["store"] = folder / options["store"]
     output = folder / f"{job['name']}-{mode}-{rank}.safetensors"
     try:
         collect_statistics(model, loader, progress=progress, **options).save(output)

@@ -8,8 +8,11 @@ from typing import Any
 
 import jsonschema
 import pytest
+import torch
 
 from hf_vbp.results.record import load_results, schema
+from hf_vbp.statistics.activation_statistics import ActivationStatistics
+from tests.calibration.test_resume import assert_same_bits
 from tests.cli.helpers import NAMES, Ran, run, save_images, save_tiny
 from tests.conftest import TINY
 from tests.costs.clock import Clock
@@ -62,6 +65,17 @@ def test_prune_prints_only_its_results_and_writes_them(
     assert {path.name for path in out.iterdir()} == wanted
     # No folder of this machine is named.
     assert str(tmp_path.parent) not in json.dumps({**results, "command": ""})
+
+
+def test_a_limit_of_memory_gives_the_same_statistics(hf_vbp: Any, shelf: Path, tmp_path: Path) -> None:
+    command = ["stats", shelf / "model", "--data", shelf / "images", "--output"]
+    hf_vbp(*command, tmp_path / "one.safetensors")
+    ran = hf_vbp(*command, tmp_path / "groups.safetensors", "--max-bytes", "100000")
+    assert "several passes" in ran.err
+    one, groups = (ActivationStatistics.load(tmp_path / f"{name}.safetensors") for name in ("one", "groups"))
+    assert_same_bits(groups, one)
+    assert all(torch.equal(a.curve.order, b.curve.order) for a, b in zip(groups.sites, one.sites))  # type: ignore
+    assert {path.name for path in tmp_path.iterdir()} == {"one.safetensors", "groups.safetensors"}
 
 
 def test_statistics_and_plan_are_shown_and_serve_pruning(hf_vbp: Any, shelf: Path, tmp_path: Path) -> None:

@@ -56,7 +56,7 @@ def test_push_prints_only_json(
         {"path": "README.md", "size": 6, "changed": True},
         {"path": "config.json", "size": 2, "changed": False},
     ]
-    assert found["remarks"] == ["A remark."]
+    assert (found["remarks"], found["card"]) == (["A remark."], "# Card")
 
 
 @pytest.mark.parametrize(("passed", "code"), [(True, 0), (None, 0), (False, 1)])

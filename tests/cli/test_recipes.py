@@ -8,7 +8,7 @@ import pytest
 from hf_vbp.results.record import load_results
 from hf_vbp.workflow.finetune.recipe import load_recipe
 from tests.cli.helpers import run
-from tests.workflow.finetune.helpers import make_work
+from tests.workflow.finetune.helpers import CLASSES, make_dense, make_images, make_pruned, make_work
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 
@@ -65,6 +65,52 @@ def test_finetuning_needs_no_file(
     # The saved recipe is a recipe for the same run.
     again = load_recipe([tmp_path / "out/recipe.yaml"])
     assert (again.model, again.teacher, again.data.train.source, again.output) == ("pruned", "dense", "train", "out")
+
+
+def test_a_model_without_class_names_is_finetuned_with_options_alone(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = {index: f"LABEL_{index}" for index in range(len(CLASSES))}
+    make_dense(tmp_path / "dense", id2label=names, label2id={name: index for index, name in names.items()})
+    make_pruned(tmp_path / "pruned", tmp_path / "dense")
+    make_images(tmp_path / "train")
+    make_images(tmp_path / "test", each=2, seed=1)
+    (tmp_path / "names.txt").write_text("\n".join(CLASSES), encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    arguments = ["finetune", "pruned", "--data", "train", "--eval-data", "test", "--output", "out", "--epochs", "2",
+                 "--learning-rate", "1e-3", "--batch-size", "10", "training.use_cpu=true",
+                 "training.dataloader_pin_memory=false"]  # fmt: skip
+    refused = run(arguments, capfd, monkeypatch)
+    assert refused.code == 2
+    assert "--model-labels" in refused.err
+    ran = run([*arguments, "--model-labels", "names.txt"], capfd, monkeypatch)
+    assert ran.code == 0, ran.err
+    assert "The teacher is dense, the model that was pruned" in ran.err
+    results = load_results(tmp_path / "out")
+    finetuned = results["finetuning"]
+    assert (finetuned["teacher"], finetuned["epochs"], finetuned["steps"]) == ("dense", 2, 4)
+    assert (finetuned["images_per_step"], finetuned["learning_rate"]) == (10, 1e-3)
+    assert set(results["evaluation"]) == {"dense", "pruned", "finetuned", "retention"}
+    options = "--data train --eval-data test --model-labels names.txt --epochs 2 --learning-rate 0.001 --batch-size 10"
+    settings = "training.use_cpu=true training.dataloader_pin_memory=false"
+    assert finetuned["command"] == f"hf-vbp finetune pruned {settings} {options} --output out"
+    assert [results["data"][part]["labels"] for part in ("finetuning", "evaluation")] == ["names", "names"]
+
+
+def test_an_option_that_replaces_a_field_of_the_recipe_is_reported(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    text = (
+        "model: pruned\noutput: out\ndata: {train: {source: images}}\ntraining: {num_train_epochs: 7, use_cpu: true}\n"
+    )
+    Path("recipe.yaml").write_text(text, encoding="utf-8")
+    ran = run(["finetune", "recipe.yaml", "--epochs", "3"], capfd, monkeypatch)
+    assert "--epochs 3 replaces training.num_train_epochs: 7 of the recipe" in ran.err
+    both = run(["finetune", "recipe.yaml", "--epochs", "3", "training.num_train_epochs=4"], capfd, monkeypatch)
+    assert both.code == 2
+    assert "--epochs 3 contradicts training.num_train_epochs=4" in both.err
+    assert [path.name for path in tmp_path.iterdir()] == ["recipe.yaml"]
 
 
 def test_a_token_is_refused_and_not_written(

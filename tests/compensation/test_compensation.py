@@ -77,7 +77,7 @@ def test_a_covariance_is_used_unchanged():
     ridged = site.moments.covariance.clone()
     ridged.diagonal().add_(1e-2 * ridged.diagonal().mean())
     given = fit_linear(weights, KEPT, site.moments, ridged)
-    asked = compensate("linear", weights, KEPT, site, ridge=1e-2)
+    asked = compensate("linear", weights, KEPT, site, regularization="ridge", ridge=1e-2)
     torch.testing.assert_close(given[0], asked[0], rtol=1e-10, atol=1e-12)
 
 

@@ -111,7 +111,9 @@ def test_the_choice_is_better_on_fresh_tokens_than_almost_no_regularization():
         assert errors[CANDIDATES.index(chosen)] == min(errors)
         options = {"ridge": chosen.strength, "regularization": chosen.kind}
         ours = output_error(fresh, weights, KEPT, *compensate("linear", weights, KEPT, site, **options))
-        plain = output_error(fresh, weights, KEPT, *compensate("linear", weights, KEPT, site, ridge=1e-6))
+        plain = output_error(
+            fresh, weights, KEPT, *compensate("linear", weights, KEPT, site, regularization="ridge", ridge=1e-6)
+        )
         held_out = compensate("linear", weights, KEPT, site, regularization="held-out")
         assert output_error(fresh, weights, KEPT, *held_out) == pytest.approx(ours)
         gains.append(plain / ours)

@@ -110,7 +110,7 @@ def test_the_paper_is_one_preset() -> None:
         (
             {"compensation_options": {"regularization": "lasso"}},
             ConfigurationError,
-            "Unknown regularization 'lasso'; expected one of ridge, .*held-out",
+            "Unknown regularization 'lasso'; expected one of auto, ridge, .*held-out",
         ),
         (
             {"compensation": "mean", "compensation_options": {"ridge": 0.1}},

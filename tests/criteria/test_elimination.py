@@ -175,3 +175,30 @@ def test_rounding_errors_are_small_at_the_width_of_deit_base():
     residual = covariance[gone][:, gone] - cross @ torch.cholesky_solve(cross.T, factor)
     true = torch.trace(fc2_weight[:, gone] @ residual @ fc2_weight[:, gone].T).item()
     assert curve.errors[hidden - hidden // 2].item() == pytest.approx(true, rel=1e-8)
+
+
+@pytest.mark.parametrize("variance", [1e-31, 1e-100, 1e-250])
+@pytest.mark.parametrize("tokens", [40, 900])
+def test_variances_near_zero_give_the_curve_of_ordinary_ones(variance, tokens):
+    covariance = torch.cov(random_samples(100, tokens, seed=3).T)
+    covariance.diagonal().add_(1e-3 * covariance.diagonal().mean())
+    gram = output_gram(torch.randn(5, 100, generator=torch.Generator().manual_seed(1), dtype=torch.float64))
+    expected, curve = eliminate(covariance, gram), eliminate(covariance * variance, gram)
+    assert curve.order.tolist() == expected.order.tolist()
+    torch.testing.assert_close(curve.costs / variance, expected.costs, rtol=1e-6, atol=1e-9)
+
+
+def test_the_units_of_the_neurons_do_not_matter():
+    covariance = torch.cov(random_samples(60, 500, seed=4).T)
+    fc2_weight = torch.randn(5, 60, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    units = torch.logspace(-120, 120, 60, dtype=torch.float64)
+    expected = eliminate(covariance, output_gram(fc2_weight))
+    curve = eliminate(covariance * units * units[:, None], output_gram(fc2_weight / units))
+    assert curve.order.tolist() == expected.order.tolist()
+    torch.testing.assert_close(curve.costs, expected.costs, rtol=1e-6, atol=1e-9)
+
+
+def test_costs_beyond_float64_are_refused():
+    covariance = 1e300 * torch.eye(3, dtype=torch.float64)
+    with pytest.raises(StatisticsError, match="exceed the range of float64"):
+        eliminate(covariance, output_gram(1e100 * torch.ones(2, 3, dtype=torch.float64)))

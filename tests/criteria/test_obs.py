@@ -20,7 +20,7 @@ def sites(*, metric):
 
 def ridged(site, ridge=1e-3):
     covariance = site.moments.covariance
-    covariance.diagonal().add_(ridge * covariance.diagonal().mean())
+    covariance.diagonal().mul_(1 + ridge)
     return covariance
 
 

@@ -130,7 +130,7 @@ def reopen(recipe: Recipe, reporter: Reporter, *, weight: float) -> Trained:
     )
     if recipe.data.evaluation is None:
         return Trained(student.model, start, None, None, state["results"])
-    dense = dense_model(start, choose_teacher(recipe, start, weight=weight))
+    dense = dense_model(start, choose_teacher(recipe, start, reporter, weight=weight))
     evaluation = recipe.data.evaluation.open(student, "evaluation")
     return Trained(student.model, start, dense, evaluation, state["results"])
 

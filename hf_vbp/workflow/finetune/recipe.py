@@ -23,6 +23,7 @@ from hf_vbp.workflow.finetune.fields import (
     section_of,
     write_yaml,
 )
+from hf_vbp.workflow.finetune.options import RecipeOptions, apply_options
 from hf_vbp.workflow.requests import DataRequest
 
 if TYPE_CHECKING:
@@ -84,6 +85,7 @@ class Recipe:
         training: Fields of :class:`hf_vbp.distillation.arguments.DistillationArguments`.
         name: Name of the recipe in the results.
         files: The files that the recipe was read from.
+        notes: Fields of the files that options of the command line replace.
     """
 
     output: str
@@ -96,6 +98,7 @@ class Recipe:
     training: Mapping[str, Any] = field(default_factory=dict)
     name: str = "recipe"
     files: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def arguments(self) -> "DistillationArguments":
         """Return the settings of the run, validated by transformers too.
@@ -163,29 +166,23 @@ class Recipe:
         return write_yaml(redacted(_without_none(tree)))
 
 
-def load_recipe(
-    parts: Sequence[str | Path],
-    *,
-    data: str | None = None,
-    evaluation: str | None = None,
-    output: str | Path | None = None,
-) -> Recipe:
+def load_recipe(parts: Sequence[str | Path], options: RecipeOptions | None = None) -> Recipe:
     """Read a recipe from files and overrides; later ones replace fields of earlier ones.
 
     Args:
         parts: Files that end in ``.yaml`` or ``.yml``, and overrides such as ``training.learning_rate=1e-4``. The
             first one may also be a pruned checkpoint, a folder or a Hub id; no file is needed then.
-        data: Replaces ``data.train.source``.
-        evaluation: Replaces ``data.evaluation.source``.
-        output: Replaces ``output``.
+        options: Fields given as options, which replace those of the files.
 
     Raises:
-        ConfigurationError: A file cannot be read, or a field is unknown, missing or invalid.
+        ConfigurationError: A file cannot be read, a field is unknown, missing or invalid, or an option contradicts
+            an override.
 
     Example:
         >>> load_recipe(["recipes/deit-tiny/recipe.yaml", "training.num_train_epochs=1"])  # doctest: +SKIP
     """
     tree: Tree = {}
+    overrides: Tree = {}
     names = []
     for position, part in enumerate(map(str, parts)):
         if part.endswith((".yaml", ".yml")):
@@ -194,19 +191,12 @@ def load_recipe(
         elif position == 0 and "=" not in part:
             tree = {"model": part}
         else:
-            tree = merge(tree, read_override(part))
-    for label, value in (("data.train.source", data), ("data.evaluation.source", evaluation), ("output", output)):
-        if value is not None:
-            tree = merge(tree, _nested(label, str(value)))
+            override = read_override(part)
+            tree, overrides = merge(tree, override), merge(overrides, override)
+    tree, notes = apply_options(tree, overrides, options or RecipeOptions())
     files = tuple(part for part in map(str, parts) if part.endswith((".yaml", ".yml")))
-    return replace(make_recipe(tree, name=names[0] if names else "defaults"), files=files)
-
-
-def _nested(label: str, value: Any) -> Tree:
-    for part in reversed(label.split(".")):
-        value = {part: value}
-    tree: Tree = value
-    return tree
+    recipe = make_recipe(tree, name=names[0] if names else "defaults")
+    return replace(recipe, files=files, notes=tuple(notes))
 
 
 def make_recipe(tree: Mapping[str, Any], *, name: str = "recipe") -> Recipe:

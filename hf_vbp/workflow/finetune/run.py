@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from transformers import PrinterCallback
 
+from hf_vbp.checkpoint.layout import RESULTS
 from hf_vbp.checkpoint.unverified import FAILURES
 from hf_vbp.data.augmentation import Augmentation
 from hf_vbp.data.training_images import TrainingImages, open_training_images
@@ -22,6 +23,7 @@ from hf_vbp.results.finetuning import describe_run, with_finetuning
 from hf_vbp.workflow.finetune.finish import Trained, check_kept, dense_model, finish, keep, measure, reopen
 from hf_vbp.workflow.finetune.folders import finetune_output
 from hf_vbp.workflow.finetune.progress import ReportProgress
+from hf_vbp.workflow.finetune.publish import take_over_push
 from hf_vbp.workflow.finetune.recipe import Recipe
 from hf_vbp.workflow.finetune.start import Start, TeacherChoice, choose_teacher, open_start
 from hf_vbp.workflow.requests import Reporter
@@ -50,16 +52,27 @@ def run_finetune(
     Raises:
         CheckpointError: The evaluation or the verification of the trained model failed. The model is kept in
             ``OUTPUT.unverified``, which the message names; ``resume`` finishes the run from there.
+        HubError: The repository of ``training.push_to_hub`` cannot be pushed to, before any work, or the push failed
+            after the checkpoint was saved.
         HfVbpError: Any other failure, raised before expensive work where that is possible.
     """
     args = recipe.arguments()
     check_launch(args)
+    for note in recipe.notes:
+        reporter.say(note)
+    publication = take_over_push(recipe, args)
     with finetune_output(recipe, args, overwrite=overwrite):
         leads = args.process_index == 0
+        if publication is not None and leads:
+            publication.check()
         if check_kept(recipe, resume=resume, overwrite=overwrite, leads=leads):
-            return _finish_kept(recipe, args, reporter, overwrite)
-        _check_folder(args, resume=resume, overwrite=overwrite)
-        return _finetune_and_save(recipe, args, reporter, resume=resume, overwrite=overwrite, command=command)
+            results = _finish_kept(recipe, args, reporter, overwrite)
+        else:
+            _check_folder(args, resume=resume, overwrite=overwrite)
+            results = _finetune_and_save(recipe, args, reporter, resume=resume, overwrite=overwrite, command=command)
+    if publication is not None and leads:
+        publication.push(reporter)
+    return results
 
 
 def _finetune_and_save(
@@ -73,7 +86,12 @@ def _finetune_and_save(
 ) -> dict[str, Any]:
     leads = args.process_index == 0
     start = open_start(recipe, reporter)
-    teacher = choose_teacher(recipe, start, weight=args.hard_label_weight)
+    if recipe.training.get("push_to_hub") and not start.results:
+        raise ConfigurationError(
+            f"{start.student.source} has no {RESULTS}, from which the card of a push is made: prune it with hf-vbp "
+            "prune, or leave training.push_to_hub out."
+        )
+    teacher = choose_teacher(recipe, start, reporter, weight=args.hard_label_weight)
     evaluation = recipe.data.evaluation.open(start.student, "evaluation") if recipe.data.evaluation else None
     training = _training_images(recipe, start, args, labelled=teacher.loaded is None or args.hard_label_weight > 0)
     _settle_length(args, training)

@@ -11,6 +11,7 @@ from hf_vbp.errors import CheckpointError, ConfigurationError
 from hf_vbp.inputs.position_embeddings import interpolate_position_embeddings
 from hf_vbp.results.base_model import describe_base_model
 from hf_vbp.results.record import load_results
+from hf_vbp.workflow.finetune.base_folder import find_base, was_pruned
 from hf_vbp.workflow.finetune.recipe import NO_TEACHER, PruneFirst, Recipe
 from hf_vbp.workflow.loading import LoadedModel, load_model
 from hf_vbp.workflow.requests import Reporter
@@ -120,23 +121,27 @@ def _from_hub(source: str, name: str, revision: str | None) -> Path | None:
         raise CheckpointError(f"{name} of {source} cannot be read: {str(error).splitlines()[0]}") from error
 
 
-def choose_teacher(recipe: Recipe, start: Start, *, weight: float) -> TeacherChoice:
-    """Load the teacher of a recipe: the one it names, or the model that was pruned, at the recorded revision.
+def choose_teacher(recipe: Recipe, start: Start, reporter: Reporter, *, weight: float) -> TeacherChoice:
+    """Load the teacher of a recipe: the one it names, or the model that was pruned.
+
+    That model is loaded from the Hub at the recorded revision. Of a folder only the name is recorded: it is
+    looked up in the current folder and next to the checkpoint, and accepted only with the weights that were pruned.
 
     Args:
         recipe: The recipe.
         start: The model that it starts from.
+        reporter: Receives the name of a teacher that the recipe does not name.
         weight: The weight of the labels; at 1 there is no teacher.
 
     Raises:
-        ConfigurationError: The pruned model is not recorded, or was a folder, of which only the name is recorded.
+        ConfigurationError: The pruned model is not recorded, or its folder is not found.
         LabelError: The teacher has other labels.
     """
     from hf_vbp.distillation.teacher import check_teacher
 
     if recipe.teacher == NO_TEACHER or weight == 1:
         return TeacherChoice(None, {"teacher": NO_TEACHER})
-    choice = _named(recipe, start) if recipe.teacher is not None else _base(start)
+    choice = _named(recipe, start) if recipe.teacher is not None else _base(start, reporter)
     if choice.loaded is not None:
         check_teacher(start.student.model, choice.loaded.model)
         _check_processors(start.student, choice.loaded)
@@ -145,31 +150,23 @@ def choose_teacher(recipe: Recipe, start: Start, *, weight: float) -> TeacherCho
 
 def _named(recipe: Recipe, start: Start) -> TeacherChoice:
     loaded = load_model(str(recipe.teacher), revision=recipe.teacher_revision)
-    return TeacherChoice(loaded, _described(loaded), is_base=_was_pruned(loaded.model, start.plan))
+    return TeacherChoice(loaded, _described(loaded), is_base=was_pruned(loaded.model, start.plan))
 
 
-def _was_pruned(model: Any, plan: str | None) -> bool:
-    """Return whether a model has the weights that a plan was made for."""
-    from hf_vbp.adapters.identity import weights_fingerprint
-
-    return plan is not None and json.loads(plan).get("weights") == weights_fingerprint(model)
-
-
-def _base(start: Start) -> TeacherChoice:
+def _base(start: Start, reporter: Reporter) -> TeacherChoice:
     if start.base is not None:
         return TeacherChoice(start.base, _described(start.base), is_base=True)
     base = start.results.get("base_model", {})
     if not base.get("id"):
         raise ConfigurationError(
-            f"{start.student.source} does not record the model that it was pruned from ({RESULTS}). Set the "
-            f"teacher (teacher=ID), or train on labels alone (teacher={NO_TEACHER})."
+            f"{start.student.source} does not record the model that it was pruned from ({RESULTS}). Name it "
+            f"(--teacher ID), or train on labels alone (--teacher {NO_TEACHER})."
         )
     if base.get("source") != "sample" and (base.get("source") == "folder" or "/" not in base["id"]):
-        raise ConfigurationError(
-            f"{start.student.source} was pruned from a folder named {base['id']!r}. Set the teacher "
-            f"(teacher=/path/to/{base['id']}), or train on labels alone (teacher={NO_TEACHER})."
-        )
-    loaded = load_model(base["id"], revision=base.get("revision"))
+        loaded = find_base(start.student.source, base["id"], start.plan, start.dtype)
+    else:
+        loaded = load_model(base["id"], revision=base.get("revision"))
+    reporter.say(f"The teacher is {loaded.source}, the model that was pruned")
     size = getattr(start.student.model.config, "image_size", None)
     if size is not None and size != getattr(loaded.model.config, "image_size", None):
         # It was pruned after its position embeddings were adapted to another size.

@@ -8,6 +8,7 @@ import yaml
 from hf_vbp.config.vbp_config import VBPConfig
 from hf_vbp.errors import BudgetError, ConfigurationError
 from hf_vbp.workflow.finetune.fields import merge, read_override
+from hf_vbp.workflow.finetune.options import RecipeOptions
 from hf_vbp.workflow.finetune.recipe import load_recipe, make_recipe
 from hf_vbp.workflow.requests import DataRequest
 
@@ -131,23 +132,103 @@ def test_an_empty_field_is_its_default() -> None:
 
 
 def test_a_checkpoint_and_its_images_are_a_recipe() -> None:
-    recipe = load_recipe(["me/pruned-vit", "training.seed=3"], data="images", evaluation="labelled", output="out")
+    recipe = load_recipe(
+        ["me/pruned-vit", "training.seed=3"], RecipeOptions(data="images", evaluation="labelled", output="out")
+    )
     assert (recipe.model, recipe.output, recipe.name) == ("me/pruned-vit", "out", "defaults")
     assert (recipe.data.train.source, recipe.training) == ("images", {"seed": 3})
     assert recipe.data.evaluation is not None
     assert recipe.data.evaluation.source == "labelled"
     with pytest.raises(ConfigurationError, match=r"has no data\.train: set data\.train\.source \(or pass --data\)"):
-        load_recipe(["folder"], output="out")
+        load_recipe(["folder"], RecipeOptions(output="out"))
     with pytest.raises(ConfigurationError, match="'folder' is neither a recipe"):
-        load_recipe(["training.seed=3", "folder"], data="images", output="out")
+        load_recipe(["training.seed=3", "folder"], RecipeOptions(data="images", output="out"))
 
 
 def test_flags_replace_the_fields_of_a_file(tmp_path: Path) -> None:
     path = tmp_path / "recipe.yaml"
     path.write_text(yaml.safe_dump(with_(data={"train": {"limit": 5}})), encoding="utf-8")
-    recipe = load_recipe([path, "output=ignored"], data="images", output=tmp_path / "out")
+    recipe = load_recipe([path, "training.seed=3"], RecipeOptions(data="images", output=tmp_path / "out"))
     assert recipe.output == str(tmp_path / "out")
     assert recipe.data.train == DataRequest("images", limit=5)
+    assert recipe.training == {"seed": 3}
+    assert recipe.notes == (
+        "--data images replaces data.train.source: 'sample' of the recipe",
+        f"--output {tmp_path / 'out'} replaces output: 'out' of the recipe",
+    )
+
+
+def test_training_flags_set_the_fields_of_the_trainer(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.yaml"
+    training = {"num_train_epochs": 10, "per_device_train_batch_size": 4}
+    path.write_text(yaml.safe_dump(with_(training=training, teacher="big")), encoding="utf-8")
+    options = RecipeOptions(teacher="none", epochs=3, learning_rate=1.25e-4, batch_size=4)
+    recipe = load_recipe([path], options)
+    assert recipe.teacher == "none"
+    assert recipe.training == {"num_train_epochs": 3.0, "learning_rate": 1.25e-4, "per_device_train_batch_size": 4}
+    # One note for each value of the file that changes.
+    assert recipe.notes == (
+        "--teacher none replaces teacher: 'big' of the recipe",
+        "--epochs 3 replaces training.num_train_epochs: 10 of the recipe",
+    )
+    words = ["--teacher", "none", "--epochs", "3", "--learning-rate", "0.000125", "--batch-size", "4"]
+    assert options.words == words
+    # The options that are recorded with the run are those of the same run.
+    read = RecipeOptions(teacher=words[1], epochs=float(words[3]), learning_rate=float(words[5]), batch_size=4)
+    assert load_recipe([path], read) == recipe
+
+
+def test_label_files_hold_for_training_and_evaluation() -> None:
+    options = RecipeOptions(data="images", evaluation="labelled", model_labels="names.txt", label_map="map.json")
+    recipe = load_recipe(["pruned", "output=out"], options)
+    assert recipe.data.train == DataRequest("images", model_labels="names.txt", label_map="map.json")
+    assert recipe.data.evaluation == DataRequest("labelled", model_labels="names.txt", label_map="map.json")
+    without = load_recipe(["pruned", "output=out"], RecipeOptions(data="images", model_labels="names.txt"))
+    assert without.data.evaluation is None
+    assert without.data.train.model_labels == "names.txt"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "options", "message"),
+    [
+        (["training.num_train_epochs=5"], {"epochs": 3.0}, "--epochs 3 contradicts training.num_train_epochs=5: give"),
+        (["training.learning_rate=1e-3"], {"learning_rate": 1e-4}, "--learning-rate 0.0001 contradicts training.lear"),
+        (["teacher=none"], {"teacher": "big"}, "--teacher big contradicts teacher=none"),
+        (["output=a"], {"output": Path("b")}, "--output b contradicts output=a"),
+        (["data.train.source=a"], {"data": "b"}, "--data b contradicts data.train.source=a"),
+        (
+            [],
+            {"epochs": 3.0},
+            "--epochs 3 would have no effect, because training.max_steps is 60: leave --epochs 3 out",
+        ),
+        (
+            ["training.num_train_epochs=3"],
+            {},
+            "training.num_train_epochs=3 would have no effect, because training.max",
+        ),
+        (["training.max_steps=-1"], {"epochs": 0.0}, "num_train_epochs is 0.0; expected a number above 0"),
+        (["training.max_steps=-1"], {"batch_size": 0}, "per_device_train_batch_size is 0; expected at least 1"),
+    ],
+)
+def test_flags_that_contradict_the_recipe_are_refused(
+    tmp_path: Path, overrides: list[str], options: dict[str, Any], message: str
+) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump(with_(training={"max_steps": 60})), encoding="utf-8")
+    with pytest.raises(ConfigurationError, match=re.escape(message)):
+        load_recipe([path, *overrides], RecipeOptions(**options))
+
+
+def test_flags_may_repeat_an_override(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump(with_(training={"max_steps": 60})), encoding="utf-8")
+    overrides = [path, "training.num_train_epochs=3", "training.max_steps=-1"]
+    recipe = load_recipe(overrides, RecipeOptions(epochs=3.0))
+    assert recipe.training == {"num_train_epochs": 3.0, "max_steps": -1}
+    assert not recipe.notes
+    # A file may hold both: the recipe that a run saves does.
+    path.write_text(yaml.safe_dump(with_(training={"max_steps": 60, "num_train_epochs": 10})), encoding="utf-8")
+    assert load_recipe([path]).training["max_steps"] == 60
 
 
 def test_contradicting_training_settings_are_refused() -> None:

@@ -131,7 +131,6 @@ def refused(work: Path, error: type[Exception], message: str, **changes: Any) ->
 
 
 def test_impossible_requests_are_refused_before_training(work: Path) -> None:
-    refused(work, ConfigurationError, "folder named 'dense'. Set the teacher", teacher=None)
     refused(work, CheckpointError, "not a folder", model="./nowhere")
     refused(work, DataError, "no folder", data={"train": {"source": "./nowhere"}})
     refused(
@@ -276,7 +275,7 @@ def test_the_base_of_a_student_of_another_size_is_adapted_as_the_student_was(tmp
     result.save_pretrained(tmp_path / "pruned", verify=False)
     fields = {"model": str(tmp_path / "pruned"), "data": {"train": {"source": "sample"}}, "output": str(tmp_path)}
     recipe = make_recipe(fields)
-    choice = choose_teacher(recipe, open_start(recipe, Said()), weight=0.5)
+    choice = choose_teacher(recipe, open_start(recipe, Said()), Said(), weight=0.5)
     assert choice.is_base
     assert choice.loaded is not None
     pixels = torch.randn(2, 3, 48, 64)

@@ -1,0 +1,138 @@
+"""The figures of an evaluation for every class: dense against changed, each computed once more in float64 by numpy."""
+
+import copy
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from hf_vbp.evaluation.models import evaluate_models
+from hf_vbp.evaluation.task import example_task
+from hf_vbp.inputs.batch import model_inputs
+
+from .contract import PRUNED, WHOLE
+from .family import Family
+from .running import model_of
+
+FAMILIES = [*PRUNED, *WHOLE]
+SHARES = {"agreement", "neighbor_agreement"}
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
+def test_every_output_is_compared_by_its_kind(family: Family) -> None:
+    dense = model_of(family.name)
+    changed = copy.deepcopy(dense)
+    with torch.no_grad():
+        for site in family.sites:
+            changed.get_submodule(site.down).weight.mul_(1.1)
+    batches = [family.batch(3), family.batch(2, 0, 3)]
+    found = evaluate_models({"dense": dense, "changed": changed}, batches)
+    figures = found["changed"].to_dict()
+    assert found["dense"].to_dict() == {"images": 5}
+    outputs = [[run(model, batch) for batch in batches] for model in (dense, changed)]
+    if "outputs" not in figures:
+        p, q = (np.concatenate([output["logits"] for output in each]) for each in outputs)
+        assert figures["kl"] == pytest.approx(kl(p, q, -1).mean(), rel=1e-5, abs=1e-9)
+        assert figures["agreement"] == pytest.approx((p.argmax(-1) == q.argmax(-1)).mean())
+        return
+    for name, part in figures["outputs"].items():
+        check_ranges(part)
+        expected = by_numpy(part["kind"], [[tensor(output, name) for output in each] for each in outputs])
+        for figure, values in expected.items():
+            assert part[figure]["mean"] == pytest.approx(values.mean(), rel=1e-5, abs=1e-9), (name, figure)
+            error = values.std(ddof=1) / len(values) ** 0.5
+            assert part[figure]["standard_error"] == pytest.approx(error, rel=1e-5, abs=1e-9), (name, figure)
+
+
+@pytest.mark.parametrize("family", PRUNED, ids=lambda family: family.name)
+def test_the_kind_is_known_before_any_batch(family: Family) -> None:
+    task = example_task(model_of(family.name))
+    assert task is not None
+    assert task.distance is not None
+
+
+def run(model: Any, batch: Mapping[str, Any]) -> dict[str, Any]:
+    with torch.no_grad():
+        # Models with random masking get the noise of the library.
+        output = model(**model_inputs(model, batch))
+    return {
+        name: value.numpy() if isinstance(value, torch.Tensor) else value
+        for name, value in output.items()
+        if value is not None
+    }
+
+
+def tensor(output: Mapping[str, Any], name: str) -> Any:
+    key, _, index = name.partition(".")
+    return np.asarray(output[key][int(index)] if index else output[key], dtype=np.float64)
+
+
+def check_ranges(part: Mapping[str, Any]) -> None:
+    for name, figure in part.items():
+        if name != "kind":
+            low, high = figure["interval"]
+            assert 0 <= low <= figure["mean"] <= high
+            assert name not in SHARES or high <= 1
+
+
+def by_numpy(kind: str, outputs: list[list[Any]]) -> dict[str, Any]:
+    """Values of each image; nothing for outputs whose positions are padded, which other tests cover."""
+    per_image = {
+        "logits": partial(categories, axis=-1),
+        "pixel_classes": partial(categories, axis=1),
+        "multi_label": partial(labels, add=True),
+        "masks": partial(labels, add=False),
+        "regression": partial(squares, add=True),
+        "boxes": partial(squares, add=True),
+        "heat_maps": partial(squares, add=False),
+        "depth": variances,
+        "feature_maps": variances,
+        "embeddings": cosines,
+    }.get(kind)
+    if per_image is None:
+        return {}
+    pieces = [per_image(p, q) for p, q in zip(*outputs, strict=True)]
+    return {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
+
+
+def by_image(values: Any) -> Any:
+    return values.reshape(len(values), -1).mean(1)
+
+
+def log_softmax(x: Any, axis: int) -> Any:
+    x = x - x.max(axis, keepdims=True)
+    return x - np.log(np.exp(x).sum(axis, keepdims=True))
+
+
+def kl(p: Any, q: Any, axis: int) -> Any:
+    a, b = (log_softmax(np.asarray(x, dtype=np.float64), axis) for x in (p, q))
+    with np.errstate(invalid="ignore"):
+        return np.where(np.exp(a) > 0, np.exp(a) * (a - b), 0.0).sum(axis)
+
+
+def categories(p: Any, q: Any, axis: int) -> dict[str, Any]:
+    return {"kl": by_image(kl(p, q, axis)), "agreement": by_image(p.argmax(axis) == q.argmax(axis))}
+
+
+def labels(p: Any, q: Any, add: bool) -> dict[str, Any]:
+    a, b = 1 / (1 + np.exp(-p)), 1 / (1 + np.exp(-q))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        each = np.where(a > 0, a * np.log(a / b), 0.0) + np.where(a < 1, (1 - a) * np.log((1 - a) / (1 - b)), 0.0)
+    return {"binary_kl": by_image(each.sum(-1) if add else each), "agreement": by_image((p > 0) == (q > 0))}
+
+
+def squares(p: Any, q: Any, add: bool) -> dict[str, Any]:
+    each = np.square(p - q)
+    return {"squared_error": by_image(each.sum(-1) if add else each)}
+
+
+def variances(p: Any, q: Any) -> dict[str, Any]:
+    return {"variance_share": by_image(np.square(p - q)) / p.reshape(len(p), -1).var(1)}
+
+
+def cosines(p: Any, q: Any) -> dict[str, Any]:
+    lengths = np.linalg.norm(p, axis=-1) * np.linalg.norm(q, axis=-1)
+    return {"cosine_distance": 1 - (p * q).sum(-1) / lengths}
