@@ -102,6 +102,12 @@ class CardFacts:
         return len(set(self.plan["widths"])) == 1
 
     @property
+    def merging(self) -> str | None:
+        """The numbers of tokens that are merged before the blocks; None where none are."""
+        counts = self.results.get("merged_tokens")
+        return ", ".join(map(str, counts)) if counts else None
+
+    @property
     def ways(self) -> frozenset[str]:
         """The ways of loading that were tried and compared."""
         return frozenset(row["way"] for row in self.results.get("receipt", []))
@@ -251,7 +257,9 @@ class CardFacts:
         rows = self.results.get("receipt", [])
         if not rows:
             return None
-        cells = [(row["way"], row["transformers"], text.number(row["max_abs_difference"])) for row in rows]
+        names = [row["way"] + (", without merging" if row.get("without_merging") else "") for row in rows]
+        versions = [row["transformers"] for row in rows]
+        cells = zip(names, versions, (text.number(row["max_abs_difference"]) for row in rows), strict=True)
         return Table(("loaded by", "transformers", "largest difference of an output"), tuple(cells))
 
     @property

@@ -59,7 +59,7 @@ def _open(way: str, job: dict[str, Any]) -> dict[str, Any]:
     model, info = loader.from_pretrained(
         job["directory"], dtype=getattr(torch, job["dtype"]), output_loading_info=True, **options
     )
-    reference = load_file(job["reference"])
+    reference = load_file(job["references"][way])
     # An auto class cannot know that a backbone was built without its pooler; a new one changes no other output.
     without_pooler = "last_hidden_state" in reference and "pooler_output" not in reference
     missing = [key for key in info["missing_keys"] if not (without_pooler and key.startswith("pooler."))]

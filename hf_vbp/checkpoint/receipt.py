@@ -8,8 +8,8 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from hf_vbp.checkpoint.remote_code import RemoteCode, inspect_code, refuse_forei
 from hf_vbp.errors import CheckpointError, ConfigurationError
 from hf_vbp.inputs.batch import count_images, model_inputs, repeat_images
 from hf_vbp.inputs.example import example_batch
-from hf_vbp.modeling.modeling_hf_vbp import auto_map
+from hf_vbp.modeling.modeling_hf_vbp import auto_map, merged_tokens, without_merging
 from hf_vbp.modeling.precision import forward_of_class, own_precision
 
 WAYS = ("import", "remote_code", "stock")
@@ -49,12 +49,20 @@ class ReceiptEntry:
         transformers: The version of transformers that loaded it.
         max_abs_difference: The largest absolute difference of any output to that of the model in memory.
         files: Name to sha256 of the files that were loaded, so that a later change is detected.
+        without_merging: Whether the model merges tokens and was compared without merging, as plain transformers loads
+            it.
     """
 
     way: str
     transformers: str
     max_abs_difference: float
     files: dict[str, str] = field(default_factory=dict)
+    without_merging: bool = False
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the entry as a row of the ``receipt`` part of ``vbp_results.json``."""
+        row = asdict(self)
+        return row if self.without_merging else {name: row[name] for name in row if name != "without_merging"}
 
 
 @dataclass(frozen=True)
@@ -76,7 +84,7 @@ class Receipt:
 
     def to_list(self) -> list[dict[str, Any]]:
         """Return the ``receipt`` part of ``vbp_results.json``."""
-        return [asdict(entry) for entry in self.entries]
+        return [entry.to_dict() for entry in self.entries]
 
 
 def verify_checkpoint(
@@ -95,7 +103,8 @@ def verify_checkpoint(
     Args:
         directory: The folder of the checkpoint.
         ways: The ways of :data:`WAYS` to try; by default all that apply: ``import`` and ``remote_code`` where the
-            config records widths per block, ``import`` and ``stock`` where it does not.
+            config records widths per block, ``import`` and ``stock`` where it records nothing, all three where it
+            records merged tokens only. By ``stock`` the checkpoint is compared with the model without merging.
         reference: The model that the checkpoint must equal; by default the checkpoint as loaded in this process.
         python: The interpreter of the fresh process, for instance of an environment with another transformers.
         trust_remote_code: Whether foreign code of the checkpoint may run in the fresh process.
@@ -158,6 +167,8 @@ def take_receipt(
         results = _run(job_folder, python, code)
     files = _hashes(folder)
     entries = {result["way"]: _entry(folder, result, tolerance, files) for result in results}
+    if "stock" in entries and merged_tokens(model):
+        entries["stock"] = replace(entries["stock"], without_merging=True)
     return Receipt(Path(directory), tuple(entries[way] for way in WAYS if way in entries))
 
 
@@ -173,15 +184,22 @@ def applicable_ways(directory: str | os.PathLike[str]) -> tuple[str, ...]:
     lacking = [name for name in code.files if not (folder / name).is_file()]
     if lacking:
         raise CheckpointError(f"{folder}: auto_map in {CONFIG} names {', '.join(lacking)}, which does not exist.")
-    if not _holds_record(config):
+    records = list(_records(config))
+    if not records:
         return ("import", "stock")
-    return ("import", "remote_code") if code.names_model and _has_loader(config) else ("import",)
+    ways = ("import", "remote_code") if code.names_model and _has_loader(config) else ("import",)
+    # Without merging, the weights fit the classes of transformers.
+    merges_only = all(isinstance(record, dict) and "widths" not in record for record in records)
+    return (*ways, "stock") if merges_only else ways
 
 
-def _holds_record(config: dict[str, Any]) -> bool:
-    """Return whether a config or one inside it (of a tower, of a backbone) has a record of widths."""
-    inner = (value for value in config.values() if isinstance(value, dict) and "model_type" in value)
-    return "vbp" in config or any(_holds_record(value) for value in inner)
+def _records(config: dict[str, Any]) -> Iterator[Any]:
+    """Yield the records of a config and of those inside it (of a tower, of a backbone)."""
+    if "vbp" in config:
+        yield config["vbp"]
+    for value in config.values():
+        if isinstance(value, dict) and "model_type" in value:
+            yield from _records(value)
 
 
 def _has_loader(config: dict[str, Any]) -> bool:
@@ -241,12 +259,17 @@ def _write_job(
     tensors = {key: _copy(value) for key, value in taken.items() if isinstance(value, torch.Tensor)}
     options = {key: value for key, value in taken.items() if isinstance(value, bool | int | float | str)}
     outputs = reference_outputs(model, {**tensors, **options})
+    with without_merging(model):
+        stock = reference_outputs(model, {**tensors, **options})
     save_file(outputs, job_folder / "reference.safetensors")
+    save_file(stock, job_folder / "stock.safetensors")
     save_file(tensors, job_folder / "inputs.safetensors")
     job = {
         "directory": str(folder),
         "ways": ways,
-        "reference": str(job_folder / "reference.safetensors"),
+        "references": {
+            way: str(job_folder / f"{'stock' if way == 'stock' else 'reference'}.safetensors") for way in ways
+        },
         "inputs": str(job_folder / "inputs.safetensors"),
         "options": options,
         "loader": _loader_name(model),

@@ -106,8 +106,8 @@ def show(results: dict[str, Any], output: str) -> None:
 
     plan = results["plan"]
     title = f"{percent(plan['ratio'])} of the hidden neurons removed ({plan['criterion']}, {plan['compensation']})"
-    if "merged_tokens" in plan:
-        title += f", tokens merged before each block: {', '.join(map(str, plan['merged_tokens']))}"
+    if "merged_tokens" in results:
+        title += f", tokens merged before each block: {', '.join(map(str, results['merged_tokens']))}"
     images = results.get("evaluation", {}).get("pruned", {}).get("images")
     caption = (
         f"evaluated on {images} images, the same before and after" if images else "not evaluated (no --eval-data)"

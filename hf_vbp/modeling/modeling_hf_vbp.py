@@ -25,7 +25,8 @@ import inspect
 import re
 import threading
 import warnings
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -911,6 +912,18 @@ def merged_tokens(model: nn.Module) -> "tuple[int, ...]":
             if getattr(hook, "merges_tokens", False):
                 return tuple(hook.merging.counts)  # type: ignore[attr-defined]
     return ()
+
+
+@contextmanager
+def without_merging(model: nn.Module) -> "Iterator[None]":
+    """Turn merging off inside a ``with`` block. The config keeps its record."""
+    counts = merged_tokens(model)
+    remove_token_merging(model)
+    try:
+        yield
+    finally:
+        if counts:
+            set_token_merging(model, counts)
 
 
 def merge_as_recorded(model: Any) -> None:

@@ -137,3 +137,4 @@ class ReceiptRow(TypedDict):
     transformers: str
     max_abs_difference: NonNegative
     files: NotRequired[Annotated[dict[str, str], "name to sha256"]]
+    without_merging: NotRequired[Annotated[bool, "compared with the model without merged tokens"]]

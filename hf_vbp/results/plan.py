@@ -36,7 +36,6 @@ class Plan(TypedDict):
     round_to: NotRequired[PositiveCount]
     options: NotRequired[PlanOptions]
     latency: NotRequired[Annotated[dict[str, Any], "measurements for a latency budget"]]
-    merged_tokens: NotRequired[Annotated[list[Count], "tokens merged before each block"]]
     dense_widths: list[Count]
     widths: list[Count]
 
@@ -47,7 +46,7 @@ def describe_plan(plan: Any) -> Plan:
     names = ("criterion", "compensation", "scope", "budget", "minimum_width", "round_to", "options")
     described: Plan = {
         **{name: written[name] for name in names},  # type: ignore[typeddict-item]
-        **{name: written[name] for name in ("latency", "merged_tokens") if name in written},
+        **({"latency": written["latency"]} if "latency" in written else {}),
         "ratio": plan.ratio,
         "dense_widths": plan.dense_widths,
         "widths": plan.widths,

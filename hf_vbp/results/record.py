@@ -6,13 +6,14 @@ The format (version 1) is documented in docs/results.md. Shares are fractions be
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, NotRequired, TypedDict, cast
+from typing import Annotated, Any, Literal, NotRequired, TypedDict, cast
 
 from hf_vbp._progress import one_line
 from hf_vbp.errors import CheckpointError
 from hf_vbp.results.base_model import BaseModel
 from hf_vbp.results.checks import find_problem, strict_json
 from hf_vbp.results.data import Data
+from hf_vbp.results.figures import Count
 from hf_vbp.results.finetuning import Finetuning
 from hf_vbp.results.json_schema import make_schema
 from hf_vbp.results.measured import without_unmeasured
@@ -33,6 +34,7 @@ class Results(TypedDict):
     data: NotRequired[Data]
     statistics: NotRequired[Statistics]
     plan: Plan
+    merged_tokens: NotRequired[Annotated[list[Count], "number of tokens that are merged before each block"]]
     predicted: NotRequired[OutputError]
     observed: NotRequired[OutputError]
     cost: Costs

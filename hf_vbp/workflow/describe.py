@@ -7,6 +7,7 @@ from torch import nn
 
 from hf_vbp.adapters.prepared import PreparedModel
 from hf_vbp.costs.counts import describe_cost
+from hf_vbp.modeling.modeling_hf_vbp import merged_tokens
 from hf_vbp.pruning.plan import PruningPlan
 from hf_vbp.results.base_model import describe_base_model
 from hf_vbp.results.plan import describe_plan
@@ -40,15 +41,42 @@ def describe_pruning(
         statistics: The statistics of the dense model.
         inputs: The batch whose MACs are counted, as for the dense model.
     """
+    merged = list(merged_tokens(pruned))
     return {
         "schema_version": SCHEMA_VERSION,
         "base_model": dense["base_model"],
         "data": {"calibration": describe_calibration(statistics)},
         "statistics": describe_statistics(statistics),
         "plan": describe_plan(plan),
+        **({"merged_tokens": merged} if merged else {}),
         "predicted": dict(plan.predicted),
         "cost": {**dense["cost"], "pruned": describe_cost(pruned, inputs)},
         "versions": versions(),
+    }
+
+
+def with_merging(results: dict[str, Any], model: nn.Module) -> dict[str, Any]:
+    """Return the results of a pruning with the tokens that the model merges now.
+
+    Where they are not those of the results, the cost is counted again, and figures of the pruned model that were
+    measured before are left out.
+
+    Args:
+        results: The results so far.
+        model: The pruned model.
+    """
+    merged = list(merged_tokens(model))
+    if merged == results.get("merged_tokens", []):
+        return results
+    kept = {name: value for name, value in results.items() if name not in ("merged_tokens", "observed", "latency")}
+    evaluation = {name: row for name, row in kept.pop("evaluation", {}).items() if name == "dense"}
+    latency = [row for row in results.get("latency", []) if row["model"] == "dense"]
+    return {
+        **kept,
+        "cost": {**kept["cost"], "pruned": describe_cost(model)},
+        **({"merged_tokens": merged} if merged else {}),
+        **({"evaluation": evaluation} if evaluation else {}),
+        **({"latency": latency} if latency else {}),
     }
 
 

@@ -14,7 +14,8 @@ from hf_vbp.evaluation.requests import Measures
 from hf_vbp.evaluation.task import Task, example_task
 from hf_vbp.inputs.batch import count_images
 from hf_vbp.inputs.fit import first_item
-from hf_vbp.workflow.describe import describe_images
+from hf_vbp.modeling.modeling_hf_vbp import merged_tokens
+from hf_vbp.workflow.describe import describe_images, with_merging
 from hf_vbp.workflow.evaluation_images import EvaluationRequest, check_evaluation_request, open_evaluation
 from hf_vbp.workflow.loading import Loading
 from hf_vbp.workflow.pruning_result import PruningResult
@@ -44,7 +45,8 @@ def evaluate(
         progress: Receives the number of finished images and, where it is known, of all.
 
     Returns:
-        A new result with the parts ``evaluation``, ``observed`` and ``data.evaluation``.
+        A new result with the parts ``evaluation``, ``observed`` and ``data.evaluation``; without ``observed`` where
+        the pruned model merges tokens.
 
     Raises:
         ConfigurationError: The dense model is not known, or ``measures`` do not fit the model.
@@ -72,7 +74,9 @@ def evaluate(
     weighted = result.plan.predicted.get("metric") == "gradient"
     metrics = [site.metric if weighted else None for site in result.statistics.sites]
     models = {"dense": dense, "pruned": result.model}
-    observed = OutputErrors(dense, result.model, metrics)
+    # The MLPs of a model that merges tokens have other tokens.
+    merges = merged_tokens(result.model) != merged_tokens(dense)
+    observed = None if merges else OutputErrors(dense, result.model, metrics)
     loader = getattr(data, "loader", data)
     found = evaluate_models(models, loader, measures=measures, output_errors=observed, progress=progress)
     measured: dict[str, Any] = {name: evaluation.to_dict() for name, evaluation in found.items()}
@@ -83,9 +87,10 @@ def evaluate(
     if measures.bank is not None:
         number = found["dense"].knn["bank_images"] if found["dense"].knn else None
         described["bank"] = {**describe_images(measures.bank), **({} if number is None else {"images": number})}
-    parts = {"evaluation": measured, "observed": observed.to_dict()}
-    data_part = {**result.results.get("data", {}), **described}
-    return replace(result, results={**result.results, "data": data_part, **parts})
+    results = with_merging(result.results, result.model)
+    parts = {"evaluation": measured, **({} if observed is None else {"observed": observed.to_dict()})}
+    data_part = {**results.get("data", {}), **described}
+    return replace(result, results={**results, "data": data_part, **parts})
 
 
 def check_evaluation(

@@ -16,7 +16,7 @@ from hf_vbp.errors import PlanError
 from hf_vbp.pruning.plan import PruningPlan
 from hf_vbp.results.record import to_json
 from hf_vbp.statistics.activation_statistics import ActivationStatistics
-from hf_vbp.workflow.describe import describe_dense, describe_pruning
+from hf_vbp.workflow.describe import describe_dense, describe_pruning, with_merging
 
 if TYPE_CHECKING:
     from hf_vbp.hub.push_plan import PushResult
@@ -73,8 +73,8 @@ class PruningResult:
                 f"The pruned model has MLPs of widths {widths}, but the plan has {plan.widths}. Pass the result of "
                 "apply_plan for this plan."
             )
-        results = describe_pruning(describe_dense(prepared), pruned, plan, statistics, prepared.inputs)
-        return cls(pruned, plan, statistics, results, prepared.model, prepared.inputs)
+        described = describe_pruning(describe_dense(prepared), pruned, plan, statistics, prepared.inputs)
+        return cls(pruned, plan, statistics, with_merging(described, pruned), prepared.model, prepared.inputs)
 
     def save_pretrained(
         self,
@@ -88,6 +88,8 @@ class PruningResult:
         **push_options: Any,
     ) -> Receipt:
         """Save the model with its plan and results, and verify that the checkpoint reloads with the same outputs.
+
+        Where tokens were merged after the figures of the model were measured, these figures are left out.
 
         Args:
             save_directory: A new or an empty folder.
@@ -105,9 +107,10 @@ class PruningResult:
             CheckpointError: The folder is taken, the disk is full, or the checkpoint does not reload as the model.
             HubError: The push failed; the checkpoint is saved.
         """
+        results = with_merging(self.results, self.model)
         files: dict[str, Content] = {
             PLAN: self.plan.to_json(),
-            RESULTS: lambda receipt: to_json(with_receipt(self.results, receipt)),
+            RESULTS: lambda receipt: to_json(with_receipt(results, receipt)),
         }
         receipt = save_checkpoint(
             self.model,

@@ -54,6 +54,21 @@ def test_a_model_of_which_some_mlps_were_pruned_is_pushed_and_audited(
     assert "config, weights and results agree" in str(audited["lines"])
 
 
+def test_a_model_that_merges_tokens_is_pushed_audited_and_merges_again(
+    client: Client, xet_hub: LoopbackHub, tmp_path: Path, vit: Any, batches: list[dict[str, torch.Tensor]]
+) -> None:
+    result = hf_vbp.prune(vit, batches, hf_vbp.VBPConfig(ratio=0.5))
+    hf_vbp.merge_tokens(result.model, [0, 5, 3])
+    result = hf_vbp.evaluate(result, batches)
+    processor = ViTImageProcessor(size={"height": 32, "width": 32})
+    result.save_pretrained(tmp_path / "merged", processor=processor)
+    answer = client.push(tmp_path / "merged", "alice/merged", base_model="alice/base-vit")
+    assert answer["status"] == "pushed", answer
+    assert "merged before each block: 0, 5, 3" in xet_hub.repositories["alice/merged"].files()["README.md"].decode()
+    audited = client.ask("audit", repo_id="alice/merged", options={"check_load": True})
+    assert audited["passed"], audited
+
+
 @pytest.mark.parametrize(
     ("widths", "dense_widths", "measured", "passes"),
     [
