@@ -65,6 +65,8 @@ def width_costs(prepared: PreparedModel, merged_tokens: Sequence[int] = ()) -> W
 
 
 def _measured(prepared: PreparedModel, merged_tokens: tuple[int, ...]) -> WidthCosts:
+    # Verifies the model where that was not done yet, which must not be counted.
+    inputs = prepared.inputs
     model = with_merged_tokens(prepared.model, merged_tokens)
     tokens = [0] * len(prepared.sites)
     handles = [
@@ -72,7 +74,7 @@ def _measured(prepared: PreparedModel, merged_tokens: tuple[int, ...]) -> WidthC
         for site in prepared.sites
     ]
     try:
-        dense = describe_cost(model, prepared.inputs)
+        dense = describe_cost(model, inputs)
     finally:
         for handle in handles:
             handle.remove()
