@@ -27,6 +27,8 @@ def main(job_file: str) -> None:
     job = json.loads(Path(job_file).read_text(encoding="utf-8"))
     block = _Block()
     sys.meta_path.insert(0, block)
+    if job["module_path"] is not None:
+        sys.path.append(job["module_path"])
     import torch
 
     torch.set_num_threads(job["threads"])

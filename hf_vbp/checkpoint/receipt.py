@@ -21,6 +21,7 @@ from hf_vbp.checkpoint.fresh_process import flattened
 from hf_vbp.checkpoint.from_pretrained import from_pretrained
 from hf_vbp.checkpoint.isolation import copy_cached_code, isolated_environment
 from hf_vbp.checkpoint.layout import CONFIG, MODELING_FILE, PROCESSORS
+from hf_vbp.checkpoint.model_classes import find_model_class
 from hf_vbp.checkpoint.remote_code import RemoteCode, inspect_code, refuse_foreign_code
 from hf_vbp.errors import CheckpointError, ConfigurationError
 from hf_vbp.inputs.batch import count_images, model_inputs, repeat_images
@@ -235,8 +236,8 @@ def _read_config(folder: Path) -> dict[str, Any]:
 def _loader(config: dict[str, Any]) -> Any:
     import transformers
 
-    architectures = config.get("architectures") or ["AutoModel"]
-    return getattr(transformers, architectures[0], transformers.AutoModel)
+    architectures = config.get("architectures") or [None]
+    return find_model_class(architectures[0], config.get("model_type")) or transformers.AutoModel
 
 
 def _loader_name(model: Any) -> str:
@@ -275,6 +276,7 @@ def _write_job(
         "loader": _loader_name(model),
         "architecture": type(model).__name__,
         "module": type(model).__module__,
+        "module_path": _module_path(type(model)),
         "dtype": str(parameter.dtype).removeprefix("torch."),
         "device": str(parameter.device),
         "attn_implementation": model.config._attn_implementation,
@@ -285,6 +287,26 @@ def _write_job(
     shutil.copyfile(_SCRIPT, job_folder / "fresh_process.py")
     scale = max(1.0, *(float(value.abs().max()) for value in outputs.values()))
     return scale * (1e-4 if torch.finfo(parameter.dtype).bits >= 32 else 5e-2)
+
+
+def _module_path(cls: type) -> str | None:
+    """Return the folder from which a fresh process imports a class of the user's own; None for other classes.
+
+    Raises:
+        CheckpointError: It is defined in a script or a notebook.
+    """
+    name = cls.__module__
+    if name.partition(".")[0] in ("transformers", "transformers_modules", "hf_vbp"):
+        return None
+    file = getattr(sys.modules.get(name), "__file__", None)
+    if name == "__main__" or file is None:
+        raise CheckpointError(
+            f"{cls.__name__} is defined in a script or a notebook ({name}), so no other process can import "
+            "it to verify the checkpoint. Move the class to a module, or save with verify=False."
+        )
+    path = Path(file).resolve()
+    levels = name.count(".") + (path.name == "__init__.py")
+    return str(path.parents[levels])
 
 
 def reference_outputs(model: Any, inputs: Mapping[str, Any]) -> dict[str, torch.Tensor]:

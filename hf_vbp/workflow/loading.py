@@ -10,6 +10,7 @@ from hf_vbp._packages import missing_package
 from hf_vbp._progress import one_line, shown
 from hf_vbp.adapters.modalities import check_takes_images
 from hf_vbp.checkpoint.layout import CONFIG
+from hf_vbp.checkpoint.model_classes import find_model_class
 from hf_vbp.errors import (
     CheckpointError,
     ConfigurationError,
@@ -233,11 +234,12 @@ def _model_class(source: str, config: Any) -> Any:
     if not config.architectures:
         return transformers.AutoModelForImageClassification
     name = config.architectures[0] if isinstance(config.architectures, list) else config.architectures
-    found = getattr(transformers, name, None) if isinstance(name, str) else None
-    if not isinstance(found, type) or not issubclass(found, transformers.PreTrainedModel):
+    found = find_model_class(name, config.model_type)
+    if found is None:
         raise UnsupportedModelError(
             f"{source} was saved from the class {shown(name)} (architectures in config.json), which transformers "
-            f"{transformers.__version__} does not have. Expected a checkpoint of a class of transformers."
+            f"{transformers.__version__} does not have. Expected a class of transformers, or one that an imported "
+            "module (--import MODULE) registers with AutoConfig and an auto class."
         )
     built_from: Any = getattr(found, "config_class", None) or object
     if not isinstance(config, built_from):
