@@ -221,9 +221,11 @@ class CardFacts:
     def _accuracy_cell(row: Mapping[str, Any], key: str) -> str:
         if key not in row:
             return ""
-        if key == "top1":
-            return text.with_interval(row["top1"], row.get("top1_interval"))
-        return text.number(row[key]) if key == "kl" else text.percent(row[key])
+        interval = row.get(f"{key}_interval")
+        if key != "kl":
+            return text.with_interval(row[key], interval)
+        low_to_high = "" if interval is None else f" ({' to '.join(map(text.number, interval))})"
+        return text.number(row[key]) + low_to_high
 
     @property
     def cost_table(self) -> Table:

@@ -102,6 +102,7 @@ def _config(
 
 def show(results: dict[str, Any], output: str) -> None:
     """Print the closing table: figures before and after, cost, and how to load the checkpoint."""
+    from hf_vbp.results.named_figures import figure_rows
     from hf_vbp.workflow.how_to_load import how_to_load
 
     plan = results["plan"]
@@ -114,12 +115,13 @@ def show(results: dict[str, Any], output: str) -> None:
     )
     rows = [*_evaluation_rows(results), *_cost_rows(results)]
     print_table(title, ("", "before", "after", "kept"), rows, caption=caption)
+    figures = figure_rows(results.get("evaluation", {}), ("dense", "pruned"))
+    if figures:
+        print_table("Figures by kind of output, with 95 % intervals", ("", "before", "after"), figures)
     print_lines(how_to_load(results, output))
 
 
 def _evaluation_rows(results: dict[str, Any]) -> list[tuple[Any, ...]]:
-    from hf_vbp.results.named_figures import figure_rows
-
     evaluation = results.get("evaluation", {})
     before, after = evaluation.get("dense", {}), evaluation.get("pruned", {})
     rows: list[tuple[Any, ...]] = []
@@ -131,7 +133,7 @@ def _evaluation_rows(results: dict[str, Any]) -> list[tuple[Any, ...]]:
         rows.append(("agreement with the base model", None, percent(after["agreement"]), None))
     if "kl" in after:
         rows.append(("KL from the base model, nats", None, f"{after['kl']:.3f}", None))
-    return [*rows, *((*row, None) for row in figure_rows(evaluation, ("dense", "pruned")))]
+    return rows
 
 
 def _cost_rows(results: dict[str, Any]) -> list[tuple[Any, ...]]:

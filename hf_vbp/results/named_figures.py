@@ -46,7 +46,7 @@ class NamedFigure:
 
 
 def _number(value: float) -> str:
-    return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
+    return f"{value:,}" if isinstance(value, int) else f"{value:.3g}"
 
 
 def named_figures(figures: Mapping[str, Any]) -> list[NamedFigure]:
@@ -92,10 +92,12 @@ def _against_labels(figures: Mapping[str, Any]) -> Iterator[NamedFigure]:
 
 def _of_outputs(outputs: Mapping[str, Any]) -> Iterator[NamedFigure]:
     for part, figures in outputs.items():
+        # A single output needs no name.
+        prefix = f"{part}: " if len(outputs) > 1 else ""
         for key, name in _OF_OUTPUTS.items():
             if key in figures:
                 one, unit = figures[key], "share" if key in _SHARES else "number"
-                yield NamedFigure(f"{part}: {name}", one["mean"], one.get("interval"), unit)
+                yield NamedFigure(prefix + name, one["mean"], one.get("interval"), unit)
 
 
 def _of_metrics(figures: Mapping[str, Any]) -> Iterator[NamedFigure]:

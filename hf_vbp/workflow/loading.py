@@ -255,13 +255,16 @@ def _load_weights(path: str, hub: dict[str, Any], model_class: Any, dtype: Any) 
 
     with without_progress_bars():
         model, info = from_pretrained(path, auto_class=model_class, dtype=dtype, output_loading_info=True, **hub)
-    # A pooler is not pruned or evaluated, and many backbones are published without one.
+    # Many backbones are published without a pooler (DINO, classifiers without their head).
     missing = sorted(key for key in info["missing_keys"] if "pooler" not in key.split("."))
     if missing:
         raise CheckpointError(
             f"{path} lacks weights of {type(model).__name__} ({', '.join(missing[:3])}"
             f"{', ...' if len(missing) > 3 else ''}), which would be random. Save the complete model first."
         )
+    if any(key.startswith("pooler.") for key in info["missing_keys"]):
+        # A new one would be random: its output would enter the metric, and would differ in every evaluation.
+        model.pooler = None
     return model.eval()
 
 

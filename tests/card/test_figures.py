@@ -51,7 +51,7 @@ def test_the_card_of_a_detector_names_its_figures() -> None:
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in card.splitlines() if line.startswith("|")]
     assert ["map", "0.31", "0.29"] in rows
     assert ["map: map\\_small", "0.1", "0.09"] in rows
-    assert ["logits: KL (nats)", "", "0.1234 (0.1 to 0.15)"] in rows
+    assert ["logits: KL (nats)", "", "0.123 (0.1 to 0.15)"] in rows
     assert ["logits: same answer as the dense model", "", "90.0 % (88.0 to 92.0)"] in rows
     # A squared error is no share, so it is not shown as one.
     assert ["pred\\_boxes: squared error", "", "12.5"] in rows
@@ -62,6 +62,12 @@ def test_the_card_of_a_backbone_shows_its_neighbors() -> None:
     card = card_of(BACKBONE)
     assert "k-nearest-neighbor top-1 80.0 % before, 75.0 % after pruning, on 40 images" in card
     assert "-5.0 (-12.0 to +1.0)" in card
+
+
+def test_the_only_output_of_a_model_needs_no_name() -> None:
+    outputs = {"predicted_depth": {"kind": "depth", "variance_share": {"mean": 1.25, "interval": [1.0, 1.5]}}}
+    (figure,) = named_figures({"images": 3, "outputs": outputs})
+    assert (figure.name, figure.text) == ("squared error over the variance", "1.25 (1 to 1.5)")
 
 
 def test_a_figure_that_was_not_measured_has_no_row() -> None:
