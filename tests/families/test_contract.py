@@ -194,7 +194,7 @@ def test_the_pruned_modules_have_the_planned_widths(family: Family) -> None:
 def test_the_default_method_runs(family: Family) -> None:
     work = work_of(family.name)
     plan = work.plan("obs", "linear")
-    small = hf_vbp.apply_plan(work.model, plan, work.statistics)
+    small = work.apply(plan)
     assert [site.intermediate_size for site in find_sites(small)] == plan.widths
     assert all(torch.isfinite(value).all() for value in outputs(small, work.batches[0]).values())
     assert plan.ratio == pytest.approx(contract.RATIO, abs=0.02)
@@ -233,7 +233,7 @@ def test_every_criterion_with_every_compensation(row: str, pairs: list[tuple[str
                 work.plan(criterion, compensation)
             continue
         plan = work.plan(criterion, compensation)
-        small = hf_vbp.apply_plan(work.model, plan, work.statistics)
+        small = work.apply(plan)
         assert [site.intermediate_size for site in find_sites(small)] == plan.widths
         assert all(torch.isfinite(value).all() for value in outputs(small, work.batches[0]).values())
 
