@@ -223,7 +223,7 @@ def run(options: argparse.Namespace) -> dict[Any, tuple[Tensor, Tensor]]:
                 if key[1:] not in rankings:
                     rankings[key[1:]] = rank_sites(prepared, found, METHOD)
                 fitted = fit_plan(prepared, found, METHOD.with_budget(ratio=ratio), rankings=rankings[key[1:]])
-                results[key] = judge(apply_fitted(model, prepared.sites, fitted))
+                results[key] = judge(apply_fitted(prepared, fitted))
                 torch.save(results, options.output / "results.pt")
                 print(*key, *(round(float(each.mean()), 4) for each in results[key]), file=sys.stderr, flush=True)
     return results

@@ -17,6 +17,7 @@ from hf_vbp.adapters.prepared import PreparedModel
 from hf_vbp.calibration.feed import LocalBatch
 from hf_vbp.calibration.source import Source
 from hf_vbp.calibration.tokens import tokens_of
+from hf_vbp.errors import DataError
 from hf_vbp.inputs.batch import model_inputs
 from hf_vbp.modeling.precision import eval_mode, own_precision
 from hf_vbp.statistics.joint import JointMoments
@@ -40,6 +41,9 @@ def collect_joint_moments(
         data: As for :func:`hf_vbp.collect_statistics`.
         limit: As for :func:`hf_vbp.collect_statistics`.
         accelerator: As for :func:`hf_vbp.collect_statistics`.
+
+    Raises:
+        DataError: There are no images.
     """
     pairs = [pair for pair in zip(dense.sites, sites, strict=True) if pair[0].mixes_neurons]
     source = Source.of(data, accelerator)
@@ -64,6 +68,8 @@ def collect_joint_moments(
     for own in processes.gather(sums):
         for index, found in own.items():
             merged[index] = merged[index].merge(found) if index in merged else found
+    if pairs and not merged:
+        raise DataError("The data gave no images; fc2 is refitted on at least one.")
     return merged
 
 

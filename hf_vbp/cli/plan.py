@@ -74,10 +74,18 @@ def show(made: "PruningPlan", output: Path | None) -> None:
     print_lines(
         [
             f"Predicted output error of all MLPs: {percent(made.predicted['relative_output_error'])}, of the "
-            f"calibration images, {'exact' if made.predicted['exact'] else 'as if neurons were uncorrelated'}.",
+            f"calibration images, {_certainty(made)}.",
             *([] if output is None else [f"Saved the plan to {output}."]),
         ]
     )
+
+
+def _certainty(made: "PruningPlan") -> str:
+    if made.predicted["exact"]:
+        return "exact"
+    if made.config.requires.covariances:
+        return "after the refit on images; without it the error is much larger, since a normalization mixes neurons"
+    return "as if neurons were uncorrelated"
 
 
 def _cost_rows(made: "PruningPlan") -> list[tuple[Any, ...]]:

@@ -82,7 +82,7 @@ def with_lever_measurements(
     points = []
     for index, one in enumerate(new):
         fitted = fit_choice(prepared, statistics, config, rankings, choice_of(one, order))
-        model = apply_fitted(prepared.model, prepared.sites, fitted)
+        model = apply_fitted(prepared, fitted)
         distance = measured.of(model, _part(progress, index, len(new)))
         points.append(LeverMeasurement(one.merged_tokens, tuple(order.widths(one.cut)), distance, one.latency))
     updated = LeverMeasurements(config.method, measured.images, known.points).with_points(points)

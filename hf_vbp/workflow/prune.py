@@ -22,12 +22,12 @@ from hf_vbp.pruning.apply_plan import apply_fitted
 from hf_vbp.pruning.latency_search import check_latency
 from hf_vbp.pruning.levers import check_levers, most_merged_tokens
 from hf_vbp.pruning.make_plan import check_provided, fit_plan, rank_sites
+from hf_vbp.pruning.refit import check_refit
 from hf_vbp.statistics.activation_statistics import ActivationStatistics
 from hf_vbp.workflow.describe import describe_dense, describe_pruning
 from hf_vbp.workflow.evaluate import check_evaluation, evaluate, with_labelled_bank
 from hf_vbp.workflow.measure_levers import with_lever_measurements
 from hf_vbp.workflow.pruning_result import PruningResult
-from hf_vbp.workflow.refit import refit_mixed_sites
 
 
 @outside_inference_mode
@@ -100,6 +100,7 @@ def prune(
         measures = with_labelled_bank(measures, task, data, eval_data)
         check_evaluation(prepared.model, eval_data, measures, task=task)
         check_first_image(prepared.model, eval_data)
+    check_refit(prepared, source, 2 if statistics is None else 1)
     prepared.verified()
     with own_precision(prepared.model):
         if statistics is None:
@@ -118,8 +119,7 @@ def prune(
         )
         fitted = fit_plan(prepared, statistics, config, rankings=rankings, progress=progress)
         dense = describe_dense(prepared)
-        pruned = apply_fitted(prepared.model, prepared.sites, fitted, inplace=inplace)
-        refit_mixed_sites(prepared, pruned, config, source, limit)
+        pruned = apply_fitted(prepared, fitted, inplace=inplace, data=source, limit=limit)
         results = describe_pruning(dense, pruned, fitted.plan, statistics, prepared.inputs)
         kept = None if inplace else prepared.model
         result = PruningResult(pruned, fitted.plan, statistics, results, kept, prepared.inputs)

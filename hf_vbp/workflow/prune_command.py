@@ -30,7 +30,6 @@ from hf_vbp.workflow.measure import measure_both
 from hf_vbp.workflow.outputs import input_sources, output_folder
 from hf_vbp.workflow.prune import check_request, prune
 from hf_vbp.workflow.pruning_result import PruningResult, with_receipt
-from hf_vbp.workflow.refit import refit_mixed_sites
 from hf_vbp.workflow.requests import CalibrationImages, DataRequest, Reporter
 from hf_vbp.workflow.saving import save_checkpoint
 
@@ -203,8 +202,7 @@ def _prune(
     source: Source | None,
 ) -> PruningResult:
     if plan is not None:
-        pruned = apply_plan(prepared.model, plan, statistics)
-        refit_mixed_sites(prepared, pruned, config, source)
+        pruned = apply_plan(prepared, plan, statistics)
         return PruningResult.from_parts(prepared, pruned, plan, statistics)
     if config.budget.kind != "latency":
         return prune(prepared, source, config, statistics=statistics)

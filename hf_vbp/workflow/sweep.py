@@ -24,6 +24,7 @@ from hf_vbp.inputs.fit import check_first_image
 from hf_vbp.pruning.apply_plan import apply_fitted
 from hf_vbp.pruning.budget_cost import check_budget
 from hf_vbp.pruning.make_plan import fit_plan, rank_sites
+from hf_vbp.pruning.refit import check_refit
 from hf_vbp.statistics.activation_statistics import ActivationStatistics
 from hf_vbp.workflow.prune import complete_statistics
 
@@ -47,8 +48,9 @@ def sweep(
 ) -> list[Row]:
     """Prune at several ratios from one pass of statistics, and evaluate all models on the same images.
 
-    The calibration images are read once and the neurons are ranked once per method. At most four pruned models are in
-    memory at a time; the evaluation images are read once for each group of four.
+    The calibration images are read once and the neurons are ranked once per method. Where a normalization inside the
+    MLPs mixes their neurons, the images are read once more for each model, as by :func:`hf_vbp.prune`. At most four
+    pruned models are in memory at a time; the evaluation images are read once for each group of four.
 
     Args:
         model: The dense model, a classifier; it is not changed.
@@ -97,10 +99,12 @@ def sweep(
     source = None if data is None else Source.of(data)
     prepared = check_sweep(model, tasks, None if source is None else source.first)
     check_first_image(prepared.model, loader)
+    check_refit(prepared, source, len(tasks) + (statistics is None))
     prepared.verified()
     gathered = sweep_statistics(prepared, methods, source, statistics, limit=limit, progress=progress)
     rows: list[Row] = []
-    for group in sweep_rows(prepared, gathered, tasks, loader, latency=latency, progress=progress):
+    made = sweep_rows(prepared, gathered, tasks, loader, data=source, limit=limit, latency=latency, progress=progress)
+    for group in made:
         # The dense model is evaluated in each group.
         rows += group[1:] if rows else group
     return rows
@@ -176,6 +180,8 @@ def sweep_rows(
     tasks: Sequence[VBPConfig],
     loader: Iterable[Mapping[str, Any]],
     *,
+    data: Iterable[Any] | Source | None = None,
+    limit: int | None = None,
     latency: LatencyOptions | None = None,
     progress: Progress | None = None,
     on_noise: Callable[[LatencyError], None] = lambda error: warnings.warn(str(error), stacklevel=2),
@@ -187,6 +193,8 @@ def sweep_rows(
         statistics: Statistics that serve all tasks.
         tasks: The configurations.
         loader: Batches to evaluate on.
+        data: Calibration images, which are read once for each task where the neurons of an MLP are mixed.
+        limit: Stop such a pass after this many images.
         latency: Conditions of the latency; None measures none.
         progress: Receives the number of evaluated images in all groups.
         on_noise: Receives the error where a latency cannot be measured.
@@ -200,7 +208,7 @@ def sweep_rows(
             if key not in rankings:
                 rankings[key] = rank_sites(prepared, statistics, task)
             fitted = fit_plan(prepared, statistics, task, rankings=rankings[key])
-            models[str(number)] = apply_fitted(prepared.model, prepared.sites, fitted)
+            models[str(number)] = apply_fitted(prepared, fitted, data=data, limit=limit)
         found = evaluate_models(models, loader, reference="dense", progress=_of_all(progress, index, len(groups)))
         timed = {} if latency is None else _latency_columns(models, prepared.inputs, latency, on_noise)
         described: list[Row] = [{"ratio": 0.0}, *map(describe_method, group)]

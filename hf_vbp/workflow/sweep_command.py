@@ -138,6 +138,7 @@ def _sweep(request: SweepRequest, tasks: list[VBPConfig], table: SweepTable, rep
             statistics,
             missing,
             images.loader,
+            data=None if calibration is None else calibration.source,
             latency=request.latency,
             progress=progress,
             on_noise=lambda error: reporter.warn(f"The latency of some rows is left out. {error}"),

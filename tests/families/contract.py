@@ -1,5 +1,6 @@
 """What the contract test needs of a family: statistics, plans, pruned models, and activations by plain hooks."""
 
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ import torch
 import hf_vbp
 from hf_vbp import VBPConfig
 from hf_vbp.adapters.prepared import PreparedModel, prepare
+from hf_vbp.compensation.base import CompensationWarning
 
 from .family import Family, Site
 from .running import BY_NAME, hooked, model_of, neurons_last
@@ -75,7 +77,13 @@ class Work:
 
     def pruned(self, criterion: str, compensation: str) -> Any:
         """A pruned copy of the model."""
-        return hf_vbp.apply_plan(self.model, self.plan(criterion, compensation), self.statistics)
+        return self.apply(self.plan(criterion, compensation))
+
+    def apply(self, plan: Any) -> Any:
+        """A pruned copy of the model by a plan, with the first fit where neurons are mixed."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", CompensationWarning)
+            return hf_vbp.apply_plan(self.model, plan, self.statistics)
 
     @property
     def all_images(self) -> dict[str, Any]:
@@ -104,7 +112,7 @@ def simple_of(name: str) -> tuple[Any, Any]:
     work = work_of(name)
     method = ("variance", "mean" if has_bias(work.family) else "none")
     plan = work.plan(*method)
-    return plan, hf_vbp.apply_plan(work.model, plan, work.statistics)
+    return plan, work.apply(plan)
 
 
 def has_bias(family: Family) -> bool:
