@@ -16,18 +16,16 @@ from typing import Any
 import torch
 from torch import nn
 
-from hf_vbp.calibration.batch_moments import full_precision
-from hf_vbp.checkpoint.fresh_process import flattened
 from hf_vbp.checkpoint.from_pretrained import from_pretrained
 from hf_vbp.checkpoint.isolation import copy_cached_code, isolated_environment
 from hf_vbp.checkpoint.layout import CONFIG, MODELING_FILE, PROCESSORS
 from hf_vbp.checkpoint.model_classes import find_model_class
+from hf_vbp.checkpoint.reference_outputs import reference_outputs
 from hf_vbp.checkpoint.remote_code import RemoteCode, inspect_code, refuse_foreign_code
 from hf_vbp.errors import CheckpointError, ConfigurationError
 from hf_vbp.inputs.batch import count_images, model_inputs, repeat_images
 from hf_vbp.inputs.example import example_batch
 from hf_vbp.modeling.modeling_hf_vbp import auto_map, merged_tokens, without_merging
-from hf_vbp.modeling.precision import forward_of_class, own_precision
 
 WAYS = ("import", "remote_code", "stock")
 _SCRIPT = Path(__file__).with_name("fresh_process.py")
@@ -309,45 +307,9 @@ def _module_path(cls: type) -> str | None:
     return str(path.parents[levels])
 
 
-def reference_outputs(model: Any, inputs: Mapping[str, Any]) -> dict[str, torch.Tensor]:
-    """Return every floating output of a model in evaluation mode, by name, on the CPU.
-
-    The model computes as a loaded one does: in its own dtype, without autocast or reduced float32 precision, and
-    with the forward of its class, also after ``accelerator.prepare(model)`` and inside an autocast region.
-
-    Args:
-        model: Any vision model; the mode of each module is not changed.
-        inputs: The arguments of the forward pass, in the model's dtype.
-
-    Raises:
-        CheckpointError: The model gives NaN or infinity, or no tensor at all.
-    """
-    training = [module for module in model.modules() if module.training]
-    device = next(model.parameters()).device
-    try:
-        with torch.no_grad(), own_precision(model), forward_of_class(model), full_precision(device):
-            output = model.eval()(**{key: _on(value, device) for key, value in inputs.items()})
-    finally:
-        for module in training:
-            module.training = True
-    outputs = {
-        name: value.cpu().contiguous() for name, value in flattened(output).items() if value.is_floating_point()
-    }
-    if not outputs or not all(torch.isfinite(value).all() for value in outputs.values()):
-        raise CheckpointError(
-            f"{type(model).__name__} gives {'NaN or infinity' if outputs else 'no tensor'} for random images, so "
-            "the saved model cannot be compared with it. Check its weights, or save with verify=False."
-        )
-    return outputs
-
-
 def _copy(value: torch.Tensor) -> torch.Tensor:
     # Tensors that share memory cannot be written.
     return value.detach().cpu().clone(memory_format=torch.contiguous_format)
-
-
-def _on(value: Any, device: torch.device) -> Any:
-    return value.to(device) if isinstance(value, torch.Tensor) else value
 
 
 def _run(job_folder: Path, python: str | os.PathLike[str] | None, code: RemoteCode) -> list[dict[str, Any]]:
