@@ -20,7 +20,7 @@ demo: $(STAMP) ## prune the sample model, print the table
 	$(BIN)/hf-vbp prune sample --data sample --eval-data sample --ratio 0.5 --output demo --overwrite
 
 test: $(STAMP) lint ## the whole suite
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not slow and not compat"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not slow and not compat" --durations=40
 
 coverage: $(STAMP) ## the suite with line and branch coverage, child processes included
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not slow and not compat" --cov

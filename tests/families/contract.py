@@ -1,5 +1,6 @@
 """What the contract test needs of a family: statistics, plans, pruned models, and activations by plain hooks."""
 
+import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -23,6 +24,32 @@ WHOLE = [family for family in FAMILIES if family.class_name.endswith("ForConditi
 """Language models with a vision tower, which is pruned as a model of its own."""
 PRUNED = [family for family in FAMILIES if family.sites and family not in WHOLE]
 WITHOUT = [family for family in FAMILIES if not family.sites]
+
+
+def _kind(family: Family) -> tuple[str, frozenset[Any]]:
+    """The name of the architecture without its head, and the layouts of its MLPs."""
+    stem = re.split(r"(?<=\w)(?=For[A-Z]|Model|Backbone|Vision)", family.class_name, maxsplit=1)[0]
+
+    def local(name: str, parent: str) -> str:
+        return name.removeprefix(f"{parent}.")
+
+    layouts = frozenset(
+        (tuple(local(up, site.parent) for up in site.ups), local(site.down, site.parent), site.between, site.behind)
+        for site in family.sites
+    )
+    return (family.name if family.needs else stem + "no_bias" * ("no_bias" in family.name)), layouts
+
+
+def _first_of_each_kind(families: Sequence[Family]) -> frozenset[str]:
+    first: dict[Any, str] = {}
+    for family in families:
+        first.setdefault(_kind(family), family.name)
+    return frozenset(first.values())
+
+
+FIRST = _first_of_each_kind(PRUNED)
+"""Families that are the first of their architecture and layouts. What the head of the others changes little is tested
+with them in ``make test-slow``."""
 
 NOT_EXPORTED = {
     "EomtForUniversalSegmentation",

@@ -19,7 +19,19 @@ from hf_vbp.errors import ConfigurationError, UnsupportedModelError
 from hf_vbp.modeling.modeling_hf_vbp import LAYOUTS, Layout
 
 from . import contract
-from .contract import NOT_EXPORTED, PRUNED, WHOLE, WITHOUT, captured, difference, held, outputs, simple_of, work_of
+from .contract import (
+    FIRST,
+    NOT_EXPORTED,
+    PRUNED,
+    WHOLE,
+    WITHOUT,
+    captured,
+    difference,
+    held,
+    outputs,
+    simple_of,
+    work_of,
+)
 from .family import Family, Site
 from .running import model_of, width_in, width_out
 
@@ -27,6 +39,12 @@ from .running import model_of, width_in, width_out
 def each(families: list[Family]) -> pytest.MarkDecorator:
     """Run a test for each family."""
     return pytest.mark.parametrize("family", families, ids=lambda family: family.name)
+
+
+def first_of_each(families: list[Family]) -> pytest.MarkDecorator:
+    """Run a test for each family, those that share architecture and layouts with an earlier one as slow tests."""
+    marked = [family if family.name in FIRST else pytest.param(family, marks=pytest.mark.slow) for family in families]
+    return pytest.mark.parametrize("family", marked, ids=lambda family: family.name)
 
 
 EACH = each(PRUNED)
@@ -131,7 +149,7 @@ def test_statistics_equal_those_of_captured_activations(family: Family) -> None:
         assert torch.equal(site.moments.comoment.diagonal(), site.moments.m2)
 
 
-@EACH
+@first_of_each(PRUNED)
 def test_statistics_do_not_depend_on_batches(family: Family) -> None:
     """Two batches in one pass, in two passes, and as one batch: noise of the metric is seeded by image."""
     work = work_of(family.name)
@@ -247,7 +265,7 @@ def loss_of(output: Any) -> torch.Tensor:
     return torch.stack([value.double().sum() for value in contract.tensors(output).values()]).sum()
 
 
-@EACH
+@first_of_each(PRUNED)
 def test_one_training_step_changes_the_pruned_mlps(family: Family) -> None:
     work = work_of(family.name)
     _, small = simple_of(family.name)
@@ -266,7 +284,7 @@ def test_one_training_step_changes_the_pruned_mlps(family: Family) -> None:
         small.load_state_dict(before)
 
 
-@EACH
+@first_of_each(PRUNED)
 def test_the_pruned_model_runs_in_bfloat16(family: Family) -> None:
     work = work_of(family.name)
     # LeViT keeps attention biases of the dtype of its first pass until it trains.

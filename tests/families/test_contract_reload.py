@@ -12,7 +12,7 @@ import torch
 
 import hf_vbp
 
-from .contract import BY_CLASS_ONLY, PRUNED, TOWERS, fixed, outputs, simple_of, with_smaller_tower, work_of
+from .contract import BY_CLASS_ONLY, FIRST, PRUNED, TOWERS, fixed, outputs, simple_of, with_smaller_tower, work_of
 from .family import Family
 from .running import BY_NAME
 
@@ -99,7 +99,12 @@ def good(result: dict[str, Any]) -> bool:
 
 
 DENSE = pytest.mark.parametrize(
-    "family", [family for family in PRUNED if not family.needs], ids=lambda family: family.name
+    "family",
+    [
+        pytest.param(family, id=family.name, marks=() if family.name in FIRST else pytest.mark.slow)
+        for family in PRUNED
+        if not family.needs
+    ],
 )
 
 
