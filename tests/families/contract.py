@@ -135,10 +135,10 @@ def work_of(name: str) -> Work:
 
 @cache
 def simple_of(name: str) -> tuple[Any, Any]:
-    """The plan by variances and the pruned model, by the paper's method where all sites have a bias."""
+    """The plan and the pruned model of the paper's preset; where a site has no bias, without a compensation."""
     work = work_of(name)
-    method = ("variance", "mean" if has_bias(work.family) else "none")
-    plan = work.plan(*method)
+    changes = {} if has_bias(work.family) else {"compensation": "none"}
+    plan = hf_vbp.make_plan(work.prepared, work.statistics, VBPConfig.preset("paper", ratio=RATIO, **changes))
     return plan, work.apply(plan)
 
 

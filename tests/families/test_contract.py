@@ -13,6 +13,7 @@ import hf_vbp
 from hf_vbp import VBPConfig
 from hf_vbp.adapters.prepared import prepare
 from hf_vbp.adapters.registry import adapter_of, find_sites
+from hf_vbp.calibration.saliency import with_saliency
 from hf_vbp.config.registry import COMPENSATIONS, CRITERIA
 from hf_vbp.config.requirements import Requirements
 from hf_vbp.errors import ConfigurationError, UnsupportedModelError
@@ -223,6 +224,13 @@ def test_the_default_method_runs(family: Family) -> None:
     assert plan.ratio == pytest.approx(contract.RATIO, abs=0.02)
 
 
+@each([family for family in PRUNED if not contract.has_bias(family)])
+def test_the_preset_of_the_paper_is_refused_without_a_bias(family: Family) -> None:
+    work = work_of(family.name)
+    with pytest.raises(ConfigurationError, match="has no bias, so compensation 'mean' has nowhere to fold"):
+        hf_vbp.make_plan(work.prepared, work.statistics, VBPConfig.preset("paper", ratio=contract.RATIO))
+
+
 def test_every_row_of_the_table_has_an_example() -> None:
     without = {row for row, family in ROWS.items() if family is None}
     # Names of older versions of transformers and timm, and of files.
@@ -242,6 +250,25 @@ def test_the_pairs_are_all_that_need_no_labels() -> None:
     assert set(COMPENSATIONS.names()) >= set(KINDS)
     assert {criterion for criterion, _ in FAST} == set(METHODS)
     assert {compensation for _, compensation in FAST} == set(KINDS)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("row", [row for row, family in ROWS.items() if family])
+def test_the_criterion_that_needs_labels(row: str) -> None:
+    family = ROWS[row]
+    assert family is not None
+    work = work_of(family.name)
+    if work.prepared.not_single_label:
+        with pytest.raises(ConfigurationError, match="single-label classifier"):
+            hf_vbp.collect_statistics(work.prepared, work.batches, VBPConfig(criterion="snip"))
+        return
+    statistics = with_saliency(work.prepared, work.statistics, work.batches)
+    for compensation in KINDS:
+        if compensation != "mean" or contract.has_bias(family):
+            plan = hf_vbp.make_plan(work.prepared, statistics, work.config("snip", compensation))
+            small = hf_vbp.apply_plan(work.model, plan, statistics)
+            assert [site.intermediate_size for site in find_sites(small)] == plan.widths
+            assert all(torch.isfinite(value).all() for value in outputs(small, work.batches[0]).values())
 
 
 @pytest.mark.parametrize("row", [row for row, family in ROWS.items() if family])
