@@ -56,7 +56,8 @@ def gather(
     with reporter.stage("Statistics", None if images is None else images.images) as progress:
         if earlier is not None:
             return complete_statistics(prepared, earlier, config, images, progress=progress)
-        gathered = collect_statistics(prepared, images or (), config, progress=progress)
+        # Not "images or ()": the length of a stream is not known.
+        gathered = collect_statistics(prepared, () if images is None else images, config, progress=progress)
     described = with_skipped(images, reporter)
     return replace(gathered, fingerprints={**gathered.fingerprints, "data": described})
 
