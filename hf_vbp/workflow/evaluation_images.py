@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from hf_vbp.errors import ConfigurationError, DataError
+from hf_vbp.errors import ConfigurationError, DataError, LabelError
 from hf_vbp.evaluation.requests import Measures
 from hf_vbp.evaluation.task import Task, example_task
 from hf_vbp.workflow.loading import LoadedModel
@@ -85,18 +85,37 @@ def open_evaluation(
         return request.images.open(loaded, "evaluation"), Measures()
     if task.labels != "features":
         return request.images.open(loaded, "evaluation", labels="none"), Measures()
-    images = request.images.open(loaded, "evaluation", labels="data")
-    if request.bank is None and not (images.labelled and request.calibration is not None):
-        if images.labelled:
-            reporter.say("No k-nearest neighbors: name labelled images with --bank")
+    bank = _bank(request, loaded, reporter)
+    if bank is None:
         return request.images.open(loaded, "evaluation", labels="none"), Measures()
-    chosen = request.bank or request.calibration
-    bank = None if chosen is None else chosen.open(loaded, "calibration", labels="data")
-    if bank is None or not bank.labelled:
-        if request.bank is not None:
+    images = request.images.open(loaded, "evaluation", id2label=dict(enumerate(bank.class_names or ())))
+    if images.labelled:
+        return images, Measures(bank=bank, neighbors=request.neighbors)
+    if request.bank is not None or request.neighbors is not None:
+        raise DataError(
+            f"{request.images.source} has no labels, which k-nearest neighbors need: name labelled images, or leave "
+            "out --bank and --neighbors."
+        )
+    reporter.say("No k-nearest neighbors: the evaluation images have no labels")
+    return images, Measures()
+
+
+def _bank(request: EvaluationRequest, loaded: LoadedModel, reporter: Reporter) -> Any:
+    """Return the labelled images of the bank; None where none is named and the calibration images cannot be it."""
+    if request.bank is not None:
+        bank = request.bank.open(loaded, "calibration", labels="data")
+        if not bank.labelled:
             raise DataError(f"{request.bank.source} has no labels, which a bank needs: name labelled images.")
-        reporter.say("No k-nearest neighbors: --data has no labels, and no --bank is named")
-        return request.images.open(loaded, "evaluation", labels="none"), Measures()
-    classes = dict(enumerate(bank.class_names or ()))
-    images = request.images.open(loaded, "evaluation", id2label=classes)
-    return images, Measures(bank=bank, neighbors=request.neighbors)
+        return bank
+    if request.calibration is not None:
+        try:
+            bank = request.calibration.open(loaded, "calibration", labels="data")
+        except LabelError as error:
+            reporter.say(f"No k-nearest neighbors: {error} Or name other images with --bank.")
+            return None
+        if bank.labelled:
+            return bank
+    if request.neighbors is not None:
+        raise DataError("--neighbors needs labelled images: name them with --bank.")
+    reporter.say("No k-nearest neighbors: name labelled images with --bank")
+    return None

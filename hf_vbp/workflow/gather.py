@@ -57,7 +57,7 @@ def gather(
     with reporter.stage("Statistics", None if images is None else images.images) as progress:
         if earlier is not None:
             return complete_statistics(prepared, earlier, config, source, progress=progress)
-        gathered = collect_statistics(prepared, source or (), config, progress=progress)
+        gathered = collect_statistics(prepared, () if source is None else source, config, progress=progress)
     described = with_skipped(images, reporter)
     return replace(gathered, fingerprints={**gathered.fingerprints, "data": described})
 

@@ -79,7 +79,8 @@ class DataRequest:
             purpose: Decides the split where none is named.
             labels: What labels are ids of: with ``"model"`` the classes of the model, which evaluation images must
                 have; with ``"data"`` the classes of the data, where it has some; with ``"none"`` labels are not read.
-            id2label: Classes of other images, which these must have too, in place of those of the model.
+            id2label: Classes of other images, with which those of these are matched where they have some, in place of
+                those of the model.
 
         Returns:
             A :class:`hf_vbp.data.ImageData`.
@@ -108,7 +109,7 @@ class DataRequest:
             purpose=purpose,
             id2label=classes if matched else None,
             labels=labels,
-            require_labels=matched,
+            require_labels=matched and id2label is None,
             split=self.split,
             revision=self.revision,
             image_column=self.image_column,

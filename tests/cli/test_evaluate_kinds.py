@@ -11,6 +11,7 @@ from transformers import AutoModel
 
 import hf_vbp as library
 from hf_vbp.results.record import load_results
+from tests.data.helpers import shards as make_shards
 
 from .helpers import run, save_images, save_tiny
 
@@ -120,7 +121,24 @@ def test_without_labels_a_backbone_is_compared_with_the_dense_one(
         }
     message = refused("evaluate", backbone, "--data", labelled, "--bank", images)
     assert "flat has no labels, which a bank needs" in message
+    message = refused("evaluate", backbone, "--data", images, "--bank", labelled)
+    assert "flat has no labels, which k-nearest neighbors need" in message
     assert "nothing can be measured without another model" in refused("evaluate", backbone, "--data", images)
+
+
+def test_shards_whose_classes_are_not_known_beforehand_are_no_bank_but_can_be_compared(
+    hf_vbp: Command, refused: Command, backbone: Path, tmp_path: Path
+) -> None:
+    shards, out = make_shards(tmp_path / "shards"), tmp_path / "out"
+    hf_vbp("prune", backbone, "--data", shards, "--eval-data", shards, "--ratio", "0.5", "--output", out)
+    assert set(load_results(out)["evaluation"]["pruned"]) == {"images", "outputs"}
+    message = refused("evaluate", backbone, "--data", shards, "--bank", shards)
+    assert "are not known before it is read" in message
+    # Names of the bank match those of the shards.
+    names = save_images(tmp_path / "bank", 2, ("cat", "dog", "owl"))
+    named = make_shards(tmp_path / "named")
+    found = json.loads(hf_vbp("evaluate", backbone, "--data", named, "--bank", names, "--json").out)
+    assert found["model"]["knn"]["bank_images"] == 6
 
 
 def test_a_backbone_that_was_published_without_a_pooler_equals_itself(hf_vbp: Command, tmp_path: Path) -> None:
