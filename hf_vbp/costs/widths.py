@@ -52,10 +52,12 @@ def width_costs(prepared: PreparedModel) -> WidthCosts:
     Raises:
         UnsupportedModelError: The model is not verified, and cannot be.
     """
+    # The passes that verify the sites, before tokens are counted.
+    inputs = prepared.inputs
     tokens = [0] * len(prepared.sites)
     handles = [site.fc2.register_forward_pre_hook(partial(_count_tokens, tokens, site)) for site in prepared.sites]
     try:
-        dense = describe_cost(prepared.model, prepared.inputs)
+        dense = describe_cost(prepared.model, inputs)
     finally:
         for handle in handles:
             handle.remove()
