@@ -118,6 +118,8 @@ def test_it_is_pruned_from_data_alone(kind: str) -> None:
 def test_budgets_and_criteria_that_need_a_forward_pass(fields: dict[str, Any]) -> None:
     result = hf_vbp.prune(make(), DATA["list"](), hf_vbp.VBPConfig(**fields))
     assert sum(result.plan.widths) < 2 * WIDTH
+    # The closed form of the plan is what is counted on the pruned model.
+    assert result.plan.cost["pruned"] == result.results["cost"]["pruned"]
 
 
 @pytest.mark.parametrize(("cls", "says"), [(ScanNet, "no input can be made"), (PixelNet, "fails on pixel_values")])
