@@ -3,7 +3,6 @@
 import functools
 import importlib
 import inspect
-import json
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, get_type_hi
 
 import typer
 
+from hf_vbp.cli.values import read_latency, read_options
 from hf_vbp.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -239,26 +239,6 @@ def flags_of(group: Any) -> list[str]:
     return [f"--{f.name.replace('_', '-')}" for f in fields(group) if getattr(group, f.name) != f.default]
 
 
-def read_options(flag: str, texts: Sequence[str] | None) -> dict[str, Any] | None:
-    """Read options of the form ``NAME=VALUE``; a value is JSON where it can be, else text.
-
-    Raises:
-        ConfigurationError: A text has another form, or a name is repeated.
-    """
-    if not texts:
-        return None
-    values: dict[str, Any] = {}
-    for text in texts:
-        name, equals, value = text.partition("=")
-        if not equals or not name or name in values:
-            raise ConfigurationError(f"{flag} takes NAME=VALUE, each name once; got {text!r}.")
-        try:
-            values[name] = json.loads(value)
-        except ValueError:
-            values[name] = value
-    return values
-
-
 @dataclass(frozen=True)
 class BudgetOptions:
     """How much to remove, or to keep; exactly one of them."""
@@ -288,8 +268,7 @@ class BudgetOptions:
             options = "--ratio, --target-parameters, --target-macs, --target-latency"
             raise ConfigurationError(f"Give exactly one budget of {options}; got {', '.join(self.flags) or 'none'}.")
         asked = {**vars(self), "target_latency": read_latency(self.target_latency)}
-        batch = conditions.budget_batch if self.target_latency is not None else 1
-        return method.config(**asked, latency_batch=batch)
+        return method.config(**asked, **(conditions.of_budget if self.target_latency is not None else {}))
 
 
 @dataclass(frozen=True)
@@ -333,6 +312,11 @@ class LatencyConditions:
         return self.options((self.budget_batch,))[0]
 
     @property
+    def of_budget(self) -> dict[str, Any]:
+        """The fields of the configuration of a latency budget."""
+        return {"latency_batch": self.budget_batch, "latency_precision": self.latency_precision}
+
+    @property
     def budget_batch(self) -> int:
         """The one batch size.
 
@@ -343,16 +327,6 @@ class LatencyConditions:
         if len(batches) > 1:
             raise ConfigurationError(f"Give --latency-batch once here; got {', '.join(map(str, batches))}.")
         return batches[0]
-
-
-def read_latency(text: str | None) -> float | str | None:
-    """Return a share as a number, and a time such as ``12ms`` unchanged."""
-    if text is None:
-        return None
-    try:
-        return float(text)
-    except ValueError:
-        return text
 
 
 def with_groups(command: Callable[..., None]) -> Callable[..., None]:

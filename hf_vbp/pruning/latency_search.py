@@ -90,7 +90,7 @@ def meet_latency(
         BudgetError: The budget cannot be met, or the dense model meets it already.
         LatencyError: The times on this machine vary too much.
     """
-    search = _Search(prepared, order, LatencyOptions(batch=config.latency_batch), progress)
+    search = _Search(prepared, order, _options(config), progress)
     fast = search.measure(order.cuts[-1])
     target = _target(config.budget, fast, config)
     # The dense model needs no measurement: its share is 1 by definition.
@@ -121,10 +121,14 @@ def check_latency(prepared: PreparedModel, config: VBPConfig, progress: Progress
     """
     if not config.has_budget or config.budget.kind != "latency":
         return
-    options, widths = LatencyOptions(batch=config.latency_batch), narrowest_widths(prepared.widths, config.limits)
+    options, widths = _options(config), narrowest_widths(prepared.widths, config.limits)
     latency = latency_of_widths(prepared, widths, options, progress=progress)
     _target(config.budget, Candidate(0, 0.0, 1 / latency["speedup"], latency), config)
     prepared.latencies[_conditions(widths, options)] = latency
+
+
+def _options(config: VBPConfig) -> LatencyOptions:
+    return LatencyOptions(batch=config.latency_batch, precision=config.latency_precision)
 
 
 def _conditions(widths: Sequence[int], options: LatencyOptions) -> Hashable:
