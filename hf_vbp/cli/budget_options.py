@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 import typer
 
 from hf_vbp.cli.groups import BUDGET, LATENCY, MethodOptions, flags_of
+from hf_vbp.cli.values import read_latency
 from hf_vbp.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -61,8 +62,7 @@ class BudgetOptions:
             raise ConfigurationError(f"Give exactly one budget of {options}; got {', '.join(self.budgets) or 'none'}.")
         levers = None if self.levers is None else tuple(name.strip() for name in self.levers.split(","))
         asked: dict[str, Any] = {**vars(self), "target_latency": read_latency(self.target_latency), "levers": levers}
-        batch = conditions.budget_batch if self.target_latency is not None else 1
-        return method.config(**asked, latency_batch=batch)
+        return method.config(**asked, **(conditions.of_budget if self.target_latency is not None else {}))
 
 
 @dataclass(frozen=True)
@@ -106,6 +106,11 @@ class LatencyConditions:
         return self.options((self.budget_batch,))[0]
 
     @property
+    def of_budget(self) -> dict[str, Any]:
+        """The fields of the configuration of a latency budget."""
+        return {"latency_batch": self.budget_batch, "latency_precision": self.latency_precision}
+
+    @property
     def budget_batch(self) -> int:
         """The one batch size.
 
@@ -116,13 +121,3 @@ class LatencyConditions:
         if len(batches) > 1:
             raise ConfigurationError(f"Give --latency-batch once here; got {', '.join(map(str, batches))}.")
         return batches[0]
-
-
-def read_latency(text: str | None) -> float | str | None:
-    """Return a share as a number, and a time such as ``12ms`` unchanged."""
-    if text is None:
-        return None
-    try:
-        return float(text)
-    except ValueError:
-        return text

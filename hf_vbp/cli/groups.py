@@ -3,16 +3,16 @@
 import functools
 import importlib
 import inspect
-import json
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, get_type_hints
 
 import typer
 
+from hf_vbp.cli.values import read_options
 from hf_vbp.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -236,26 +236,6 @@ class MethodOptions:
 def flags_of(group: Any) -> list[str]:
     """Return the flags of a group of options whose values differ from their defaults."""
     return [f"--{f.name.replace('_', '-')}" for f in fields(group) if getattr(group, f.name) != f.default]
-
-
-def read_options(flag: str, texts: Sequence[str] | None) -> dict[str, Any] | None:
-    """Read options of the form ``NAME=VALUE``; a value is JSON where it can be, else text.
-
-    Raises:
-        ConfigurationError: A text has another form, or a name is repeated.
-    """
-    if not texts:
-        return None
-    values: dict[str, Any] = {}
-    for text in texts:
-        name, equals, value = text.partition("=")
-        if not equals or not name or name in values:
-            raise ConfigurationError(f"{flag} takes NAME=VALUE, each name once; got {text!r}.")
-        try:
-            values[name] = json.loads(value)
-        except ValueError:
-            values[name] = value
-    return values
 
 
 def with_groups(command: Callable[..., None]) -> Callable[..., None]:

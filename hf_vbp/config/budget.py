@@ -8,6 +8,9 @@ from typing import Any
 from hf_vbp._progress import shown
 from hf_vbp.errors import BudgetError, ConfigurationError
 
+DEFAULT_PRECISION = 0.03
+"""Of a measured latency: the 95 % interval of the median is at most this share of it to either side."""
+
 # The name of each cost in messages.
 COSTS = {"ratio": "hidden neurons", "parameters": "parameters", "macs": "MACs", "latency": "latency"}
 

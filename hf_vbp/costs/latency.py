@@ -1,6 +1,7 @@
 """Measured latency of models, dense and pruned."""
 
 import copy
+import math
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -260,6 +261,10 @@ def _row(name: str, seconds: Sequence[float], conditions: Mapping[str, Any]) -> 
     }
 
 
+def _rounded_up(share: float) -> float:
+    return math.ceil(100 * share + 1) / 100
+
+
 def _check_certain(times: Times, options: LatencyOptions, conditions: Mapping[str, Any]) -> None:
     """Refuse times whose median is too uncertain to be of use."""
     uncertainty = times.uncertainty()
@@ -268,5 +273,6 @@ def _check_certain(times: Times, options: LatencyOptions, conditions: Mapping[st
             f"This machine is too noisy to measure a latency: after {times.rounds} repetitions in "
             f"{times.elapsed:.0f} s the median is certain to within {100 * uncertainty:.1f} % only, and "
             f"{100 * options.precision:g} % is needed ({describe_conditions(conditions)}). Stop other work on the "
-            "machine and try again, use fewer threads or a larger batch, or accept less precision."
+            "machine and try again, use fewer threads (--threads) or a larger batch (--latency-batch), or accept less "
+            f"precision (--latency-precision {_rounded_up(uncertainty)}, latency_precision from Python)."
         )

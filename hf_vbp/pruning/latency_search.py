@@ -106,7 +106,7 @@ def meet_latency(
         BudgetError: The budget cannot be met, or the dense model meets it already.
         LatencyError: The times on this machine vary too much.
     """
-    search = _Search(prepared, order, LatencyOptions(batch=config.latency_batch), progress, merged_tokens)
+    search = _Search(prepared, order, options_of(config), progress, merged_tokens)
     fast = search.measure(order.cuts[-1])
     target = _target(config.budget, fast, config)
     # The dense model needs no measurement: its share is 1 by definition.
@@ -151,10 +151,15 @@ def check_latency(
     """
     if not config.has_budget or config.budget.kind != "latency":
         return
-    options, widths = LatencyOptions(batch=config.latency_batch), narrowest_widths(prepared.widths, config.limits)
+    options, widths = options_of(config), narrowest_widths(prepared.widths, config.limits)
     latency = latency_of_widths(prepared, widths, options, merged_tokens=merged_tokens, progress=progress)
     _target(config.budget, Candidate(0, 0.0, 1 / latency["speedup"], latency), config)
     prepared.latencies[_conditions(widths, options, merged_tokens)] = latency
+
+
+def options_of(config: VBPConfig) -> LatencyOptions:
+    """Return the conditions under which a latency budget is measured."""
+    return LatencyOptions(batch=config.latency_batch, precision=config.latency_precision)
 
 
 def share_asked(budget: Budget, dense_milliseconds: float) -> float:

@@ -11,11 +11,11 @@ from hf_vbp._progress import Progress
 from hf_vbp.adapters.prepared import PreparedModel
 from hf_vbp.config.budget import Budget
 from hf_vbp.config.vbp_config import VBPConfig
-from hf_vbp.costs.latency import LatencyOptions, current_conditions, latency_of_widths
+from hf_vbp.costs.latency import current_conditions, latency_of_widths
 from hf_vbp.criteria.base import Ranking
 from hf_vbp.errors import BudgetError, ConfigurationError
 from hf_vbp.pruning.budget_cost import budget_cost
-from hf_vbp.pruning.latency_search import meet_latency, share_asked
+from hf_vbp.pruning.latency_search import meet_latency, options_of, share_asked
 from hf_vbp.pruning.levers import (
     Candidate,
     LeverWarning,
@@ -130,7 +130,7 @@ def best_candidate(
     if measurements is None:
         return None
     if config.budget.kind == "latency":
-        conditions = current_conditions(prepared.model, LatencyOptions(batch=config.latency_batch))
+        conditions = current_conditions(prepared.model, options_of(config))
         known = measured_candidates(config, order, measurements, conditions)
     else:
         known = lever_candidates(prepared, config, order)
@@ -176,7 +176,7 @@ def latency_candidates(
     Raises:
         BudgetError: No candidate meets the budget.
     """
-    options = LatencyOptions(batch=config.latency_batch)
+    options = options_of(config)
     most = most_tokens(prepared)
     fastest = latency_of_widths(
         prepared, order.widths(order.cuts[-1]), options, merged_tokens=counts_for(prepared.model, most)

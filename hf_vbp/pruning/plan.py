@@ -111,7 +111,6 @@ class PruningPlan:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the JSON form of the plan."""
-        batch = {} if self.config.latency_batch == 1 else {"latency_batch": self.config.latency_batch}
         return {
             "version": MERGING_PLAN_VERSION if self.merged_tokens else PLAN_VERSION,
             "criterion": self.config.criterion,
@@ -120,7 +119,7 @@ class PruningPlan:
             "budget": self.budget.to_dict(self.achieved),
             "minimum_width": self.config.minimum_width,
             "round_to": self.config.round_to,
-            **batch,
+            **self.config.latency_options,
             **_lever_fields(self.config),
             "threshold": self.threshold,
             "options": {
@@ -314,7 +313,7 @@ def _config(content: Mapping[str, Any], budget: Mapping[str, Any]) -> VBPConfig:
             scope=_field(content, "scope", str),
             minimum_width=content.get("minimum_width", 1),
             round_to=content.get("round_to", 1),
-            latency_batch=content.get("latency_batch", 1),
+            **{name: content[name] for name in ("latency_batch", "latency_precision") if name in content},
             levers=content.get("levers"),
             merge_tokens=content.get("merge_tokens"),
             criterion_options=criterion,

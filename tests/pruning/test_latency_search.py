@@ -9,7 +9,7 @@ import hf_vbp
 from hf_vbp.adapters.prepared import prepare
 from hf_vbp.adapters.registry import find_sites
 from hf_vbp.config.vbp_config import VBPConfig
-from hf_vbp.errors import BudgetError, LatencyError
+from hf_vbp.errors import BudgetError, ConfigurationError, LatencyError
 from hf_vbp.pruning import latency_search
 from hf_vbp.pruning.budget_cost import check_budget
 from hf_vbp.pruning.plan import PruningPlan
@@ -75,6 +75,27 @@ def test_the_plan_records_the_measurement(vit: Any, statistics: Any, monkeypatch
     assert (plan.latency["batch"], plan.latency["dtype"], plan.latency["device"]) == (4, "float32", "cpu")
     assert {"threads", "device_name", "repetitions", "speedup_interval"} <= set(plan.latency)
     assert PruningPlan.from_dict(plan.to_dict()) == plan
+
+
+def test_a_noisy_machine_can_be_measured_with_less_precision(
+    vit: Any, statistics: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A second for each pass: the time is over after 30 passes of each model.
+    Clock(lambda model, now: 100 * seconds(model), noise=0.5).install(monkeypatch)
+    with pytest.raises(LatencyError, match=r"--latency-precision 0\.\d+, latency_precision from Python"):
+        hf_vbp.make_plan(vit, statistics, VBPConfig(target_latency=0.5))
+    config = VBPConfig(target_latency=0.5, latency_precision=0.9)
+    plan = hf_vbp.make_plan(vit, statistics, config)
+    assert plan.latency["repetitions"] <= 20
+    assert plan.to_dict()["latency_precision"] == 0.9
+    assert PruningPlan.from_dict(plan.to_dict()) == plan
+    assert VBPConfig.from_dict(config.to_dict()) == config
+
+
+@pytest.mark.parametrize("precision", [0, 1, -0.1, "0.1", True, float("nan")])
+def test_an_invalid_precision_is_refused(precision: Any) -> None:
+    with pytest.raises(ConfigurationError, match="latency_precision must be between 0 and 1"):
+        VBPConfig(target_latency=0.7, latency_precision=precision)
 
 
 def test_a_time_in_milliseconds(vit: Any, statistics: Any, monkeypatch: pytest.MonkeyPatch) -> None:
