@@ -379,3 +379,24 @@ def test_version_and_help(hf_vbp: Any) -> None:
 
     assert hf_vbp("--version").out == f"hf-vbp {__version__}\n"
     assert "prune" in hf_vbp("--help").out
+
+
+def test_prune_and_plan_spend_a_budget_on_merged_tokens_too(hf_vbp: Any, shelf: Path, tmp_path: Path) -> None:
+    common = ["--data", shelf / "images", "--target-macs", "0.7", "--json"]
+    results = json.loads(hf_vbp("prune", shelf / "model", *common, "--output", tmp_path / "both").out)
+    jsonschema.validate(results, schema())
+    assert results["merged_tokens"][0] == 0
+    assert results["merged_tokens"][1] > 0
+    assert results["cost"]["pruned"]["macs"] <= 0.7 * results["cost"]["dense"]["macs"]
+    assert all(row["max_abs_difference"] == 0 for row in results["receipt"])
+    # 0.8 can be met by narrower MLPs alone.
+    alone = ["--data", shelf / "images", "--target-macs", "0.8", "--json"]
+    mlp = json.loads(hf_vbp("prune", shelf / "model", *alone, "--levers", "mlp", "--output", tmp_path / "mlp").out)
+    assert "merged_tokens" not in mlp
+    given = ["--data", shelf / "images", "--ratio", "0.5", "--merge-tokens", "2", "--json"]
+    fixed = json.loads(hf_vbp("prune", shelf / "model", *given, "--output", tmp_path / "fixed").out)
+    assert fixed["merged_tokens"] == [0, 2, 2]
+    statistics = tmp_path / "s.safetensors"
+    hf_vbp("stats", shelf / "model", "--data", shelf / "images", "--output", statistics)
+    plan = hf_vbp("plan", shelf / "model", "--statistics", statistics, "--ratio", "0.5", "--merge-tokens", "2")
+    assert "Tokens merged before each block: 0, 2, 2" in plan.out

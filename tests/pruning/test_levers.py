@@ -17,6 +17,7 @@ from hf_vbp.errors import BudgetError, ConfigurationError, PlanError
 from hf_vbp.pruning.levers import LeverWarning, candidate_numbers, counts_for, fewest_tokens
 
 from ..conftest import make_model
+from ..costs.clock import Clock
 
 Batches = list[dict[str, torch.Tensor]]
 TOKENS, LAYERS, HIDDEN, WIDTH = 17, 3, 32, 48
@@ -201,6 +202,27 @@ def test_images_that_can_be_read_once_are_not_measured(vit: Any, batches: Batche
     with pytest.warns(LeverWarning, match="read only once"):
         result = hf_vbp.prune(vit, iter(batches), VBPConfig(target_macs=0.8))
     assert result.plan.merged_tokens == ()
+
+
+@pytest.mark.parametrize("target", [0.75, "0.7ms"])
+def test_a_latency_budget_is_spent_on_both_levers(
+    vit: Any, batches: Batches, target: float | str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dense = count_macs(vit)
+    Clock(lambda model, now: 1e-3 * count_macs(model) / dense).install(monkeypatch)
+    config = VBPConfig(target_latency=target)
+    result = hf_vbp.prune(vit, batches, config)
+    points = result.statistics.measurements_of(config.method).points  # type: ignore[union-attr]
+    assert len({point.merged_tokens for point in points}) > 1
+    best = min(points, key=lambda point: point.distance)
+    assert (result.plan.merged_tokens, tuple(result.plan.widths)) == (best.merged_tokens, best.widths)
+    share = target if isinstance(target, float) else 0.7
+    assert count_macs(result.model) / dense <= share
+    assert result.plan.achieved == pytest.approx(count_macs(result.model) / dense, rel=1e-6)
+    assert result.plan.latency["speedup"] == pytest.approx(dense / count_macs(result.model), rel=1e-6)
+    # What was measured is read again, without a new measurement.
+    Clock(lambda model, now: 1.0).install(monkeypatch)
+    assert hf_vbp.make_plan(vit, result.statistics, config).to_json() == result.plan.to_json()
 
 
 def _pixels(batches: Batches) -> dict[str, torch.Tensor]:
