@@ -2,6 +2,7 @@
 
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from hf_vbp._progress import Progress
@@ -74,10 +75,7 @@ class DataRequest:
 
         if loaded.processor is None:
             check_images_alone(loaded)
-            raise DataError(
-                f"{loaded.source} has no image processor (preprocessor_config.json), so images cannot be prepared "
-                "for it. Save the image processor it was trained with next to the model."
-            )
+            raise without_processor(loaded.source)
         check_images_alone(loaded)
         images = load_images(
             self.source,
@@ -106,6 +104,23 @@ class DataRequest:
     def for_evaluation(self, source: str, split: str | None, limit: int | None) -> "DataRequest":
         """Return the request for other images, read in the same way."""
         return replace(self, source=source, split=split, limit=limit, seed=None)
+
+
+def without_processor(source: str) -> DataError:
+    """Return the refusal to prepare images for a model whose image processor is missing or damaged."""
+    from hf_vbp.checkpoint.layout import PROCESSORS
+    from hf_vbp.data.processing import load_processor
+
+    folder = Path(source).expanduser()
+    if any((folder / name).is_file() for name in PROCESSORS):
+        try:
+            load_processor(folder)
+        except DataError as error:
+            return error
+    return DataError(
+        f"{source} has no image processor (preprocessor_config.json), so images cannot be prepared for it. Save the "
+        "image processor it was trained with next to the model."
+    )
 
 
 def check_images_alone(loaded: LoadedModel) -> None:
