@@ -2,6 +2,8 @@
 
 import os
 from collections.abc import Iterable
+from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 from hf_vbp._packages import missing_package
@@ -55,13 +57,24 @@ def from_pretrained(path_or_id: str | os.PathLike[str], *, auto_class: Any = Non
         except ImportError as error:
             raise missing_package(error, str(path_or_id)) from error
         except load_errors() as error:
-            reason = one_line(error, _LONGEST).partition(" Model type should be one of")[0] + (
-                f". Note that {problem}." if problem else ""
-            )
+            reason = _reason(error, path_or_id) + (f". Note that {problem}." if problem else "")
             raise CheckpointError(f"{path_or_id} cannot be loaded: {reason}") from error
     _check_widths(model, path_or_id)
     _check_complete(model, info, path_or_id, kwargs.get("ignore_mismatched_sizes", False))
     return (model, info) if wants_info else model
+
+
+def _reason(error: Exception, path_or_id: Any) -> str:
+    """Return the reason of a failure in one line, without the lists and the advice that are meant for programmers."""
+    text = one_line(error, _LONGEST)
+    if "ignore_mismatched_sizes" in text:
+        return (
+            "some of its weights have other shapes than its config.json describes; the report above lists them. "
+            "Restore the config.json of these weights"
+        )
+    if isinstance(error, IndexError | EOFError | UnpicklingError) and any(Path(path_or_id).glob("*.bin")):
+        return f"its .bin weights are damaged or not those of PyTorch ({text}). Restore them, or save safetensors"
+    return text.partition(" Model type should be one of")[0]
 
 
 def _check_widths(model: Any, source: Any) -> None:

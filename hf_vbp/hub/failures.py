@@ -111,7 +111,7 @@ def _reason(error: BaseException) -> str:
     if isinstance(error, json.JSONDecodeError):
         return "the answer is not JSON, perhaps from a proxy: check HF_ENDPOINT and the network, and try again"
     if isinstance(error, HFValidationError):
-        return f"the repository id is not valid: {without_home(str(error))}"
+        return f"the repository id is not valid: {without_home(str(error)).rstrip('.')}"
     if isinstance(error, TRANSPORT):
         note = without_home(" ".join(str(error).split()))[:160] or type(error).__name__
         return (

@@ -224,7 +224,8 @@ def _load_config(path: str, hub: dict[str, Any]) -> Any:
                 f"{path} loads only with code that comes with it, which hf_vbp does not run. Expected a checkpoint of "
                 "a model type that transformers itself has."
             ) from error
-        raise CheckpointError(f"The config of {path} cannot be loaded: {one_line(error)}") from error
+        place = "" if Path(path).is_dir() else " from the Hub, and there is no folder of that name here"
+        raise CheckpointError(f"The config of {path} cannot be loaded{place}: {one_line(error)}") from error
 
 
 def _model_class(source: str, config: Any) -> Any:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from hf_vbp._progress import Progress
@@ -94,10 +95,7 @@ class DataRequest:
 
         if loaded.processor is None:
             check_images_alone(loaded)
-            raise DataError(
-                f"{loaded.source} has no image processor (preprocessor_config.json), so images cannot be prepared "
-                "for it. Save the image processor it was trained with next to the model."
-            )
+            raise without_processor(loaded.source)
         check_images_alone(loaded)
         matched = purpose == "evaluation" and labels == "model"
         classes = loaded.model.config.id2label if id2label is None else id2label
@@ -159,6 +157,23 @@ class CalibrationImages:
     def first(self) -> dict[str, Any] | None:
         """Return a batch with the first image; see :meth:`hf_vbp.calibration.source.Source.first`."""
         return self.source.first()
+
+
+def without_processor(source: str) -> DataError:
+    """Return the refusal to prepare images for a model whose image processor is missing or damaged."""
+    from hf_vbp.checkpoint.layout import PROCESSORS
+    from hf_vbp.data.processing import load_processor
+
+    folder = Path(source).expanduser()
+    if any((folder / name).is_file() for name in PROCESSORS):
+        try:
+            load_processor(folder)
+        except DataError as error:
+            return error
+    return DataError(
+        f"{source} has no image processor (preprocessor_config.json), so images cannot be prepared for it. Save the "
+        "image processor it was trained with next to the model."
+    )
 
 
 def check_images_alone(loaded: LoadedModel) -> None:

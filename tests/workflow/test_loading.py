@@ -10,6 +10,7 @@ import transformers
 import hf_vbp
 from hf_vbp.errors import CheckpointError, HfVbpError
 from hf_vbp.workflow.loading import load_model
+from hf_vbp.workflow.requests import without_processor
 from tests.conftest import make_model
 
 LONG = "x" * 100_000
@@ -129,3 +130,33 @@ def test_what_to_do_next_at_the_end_of_a_long_text_is_kept() -> None:
 
     with pytest.raises(CheckpointError, match=r"pip install flash-attn$"):
         hf_vbp.from_pretrained("somewhere", auto_class=Refusing)
+
+
+def test_damaged_and_mismatched_weights_are_named(checkpoint: Path) -> None:
+    config = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))
+    changed = {**config, "num_labels": 1, "id2label": {"0": "score"}, "label2id": {"score": 0}}
+    (checkpoint / "config.json").write_text(json.dumps(changed), encoding="utf-8")
+    for message in refused(checkpoint):
+        assert "some of its weights have other shapes than its config.json describes" in message
+    (checkpoint / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    (checkpoint / "model.safetensors").unlink()
+    for content in (b"bad", b""):
+        (checkpoint / "pytorch_model.bin").write_bytes(content)
+        for message in refused(checkpoint):
+            assert "its .bin weights are damaged" in message
+
+
+def test_a_damaged_processor_is_not_called_missing(checkpoint: Path) -> None:
+    assert "has no image processor (preprocessor_config.json)" in str(without_processor(str(checkpoint)))
+    (checkpoint / "preprocessor_config.json").write_text("{bad", encoding="utf-8")
+    message = str(without_processor(str(checkpoint)))
+    assert "has no image processor that can be loaded (" in message
+    assert "preprocessor_config.json" in message
+
+
+def test_a_name_that_is_neither_a_folder_nor_on_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(
+        CheckpointError, match="cannot be loaded from the Hub, and there is no folder of that name here"
+    ):
+        load_model("nowhere")

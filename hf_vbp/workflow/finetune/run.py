@@ -17,7 +17,7 @@ from hf_vbp.distillation.arguments import DistillationArguments
 from hf_vbp.distillation.checkpoints import last_checkpoint, training_checkpoints
 from hf_vbp.distillation.sharding import check_launch
 from hf_vbp.distillation.trainer import DistillationTrainer
-from hf_vbp.errors import CheckpointError, ConfigurationError, DataError
+from hf_vbp.errors import CheckpointError, ConfigurationError
 from hf_vbp.modeling.precision import remove_autocast_wrapper
 from hf_vbp.results.finetuning import describe_run, with_finetuning
 from hf_vbp.workflow.finetune.finish import Trained, check_kept, dense_model, finish, keep, measure, reopen
@@ -26,7 +26,7 @@ from hf_vbp.workflow.finetune.progress import ReportProgress
 from hf_vbp.workflow.finetune.publish import take_over_push
 from hf_vbp.workflow.finetune.recipe import Recipe
 from hf_vbp.workflow.finetune.start import Start, TeacherChoice, choose_teacher, open_start
-from hf_vbp.workflow.requests import Reporter
+from hf_vbp.workflow.requests import Reporter, without_processor
 
 
 def run_finetune(
@@ -149,10 +149,7 @@ def _check_folder(args: DistillationArguments, *, resume: bool, overwrite: bool)
 
 def _training_images(recipe: Recipe, start: Start, args: DistillationArguments, *, labelled: bool) -> TrainingImages:
     if start.student.processor is None:
-        raise DataError(
-            f"{start.student.source} has no image processor (preprocessor_config.json), so images cannot be prepared "
-            "for it. Save the processor that it was trained with next to the model."
-        )
+        raise without_processor(start.student.source)
     seed = args.seed if args.data_seed is None else args.data_seed
     augmentation = Augmentation(recipe.data.augmentation, start.student.processor, seed=seed)
     if args.cache_teacher_logits and augmentation.is_random:
