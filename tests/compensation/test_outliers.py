@@ -8,9 +8,11 @@ import torch
 from torch import Tensor
 
 from hf_vbp.adapters.site_weights import SiteWeights
-from hf_vbp.compensation.base import compensate
+from hf_vbp.compensation.base import Compensated, compensate
+from hf_vbp.compensation.linear import Linear
 from hf_vbp.compensation.regularization import automatic_regularization
 from hf_vbp.criteria.base import rank
+from hf_vbp.statistics.joint import JointMoments
 from tests.maths_helpers import SampledSite, full, output_error, random_site
 
 HIDDEN, TOKENS = 64, 10
@@ -184,6 +186,18 @@ def test_scales_of_neurons_do_not_change_the_order_of_elimination() -> None:
     (changed,) = rank("obs", [other], [replace(weights, fc2_weight=weights.fc2_weight / outliers)])
     assert plain.order().tolist() == changed.order().tolist()
     torch.testing.assert_close(changed.scores, plain.scores, rtol=1e-4, atol=0.0)
+
+
+def test_the_refit_does_not_depend_on_the_scales_either() -> None:
+    site, _, weights = of_tokens(activations(24 + FRESH, seed=2), 24, random_site(HIDDEN, 8)[1])
+    outliers = torch.where(torch.arange(HIDDEN) % 16 == 4, 300.0, 1.0).double()
+    dense = site.samples @ weights.fc2_weight.T
+    fitted = Compensated(torch.zeros(8, len(KEPT)).double(), torch.zeros(8).double())
+    plain, changed = (
+        Linear().refit(fitted, JointMoments.of((site.samples * scale)[:, KEPT], dense))
+        for scale in (torch.ones(HIDDEN).double(), outliers)
+    )
+    torch.testing.assert_close(changed.weight * outliers[KEPT], plain.weight, rtol=1e-3, atol=1e-4)
 
 
 def test_neurons_that_are_constant_or_vary_by_rounding_predict_nothing() -> None:

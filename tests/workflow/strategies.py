@@ -22,7 +22,7 @@ CRITERIA: dict[str, dict[str, st.SearchStrategy[Any]]] = {
 COMPENSATIONS: dict[str, dict[str, st.SearchStrategy[Any]]] = {
     "linear": {
         "ridge": RIDGES,
-        "regularization": st.sampled_from(["ridge", "diagonal", "ledoit-wolf", "oas", "edge", "held-out"]),
+        "regularization": st.sampled_from(["auto", "ridge", "diagonal", "ledoit-wolf", "oas", "edge", "held-out"]),
         "token_weights": st.sampled_from(["auto", "none"]),
     },
     "mean": {},
