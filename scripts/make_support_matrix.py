@@ -27,9 +27,9 @@ criterion runs with every compensation for one class per layout.
   installed). *Class*: only with `import hf_vbp` and the class itself, because no auto class of transformers that opens
   a folder lists it.
 - **Notes**: what is not exact, not exported or not pruned. The contract test uses tensors. In addition, every class is
-  pruned with batches of its real processor, and its checkpoint is opened by the pipeline of its task; *from tensors
-  only*: it has no processor of its own; *processor needs torchvision*, *needs timm*: that part runs in `make
-  test-vision`.
+  pruned with batches of its real processor, and its checkpoint is opened by the pipeline of its task where there is
+  one; *from tensors only*: it has no processor of its own; *processor needs torchvision*, *needs timm*: that part runs
+  in `make test-vision`.
 """
 MIXES = "not exact: a normalization over the neurons changes the others; the compensation is refitted by a second pass"
 HEADER = ("class", "output", "MLPs", "loads by", "notes")

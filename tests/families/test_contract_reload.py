@@ -47,7 +47,11 @@ def pipeline_of(family: Family, model: Any, folder: Path) -> dict[str, Any]:
     if processor is None or task is None:
         return {}
     parts, arguments = processors.parts_of(task, processor), processors.arguments_of(task)
-    if family.class_name != "TimmWrapperForImageClassification":
+    if family.class_name == "TimmWrapperForImageClassification":
+        # The processor is described by the config, as in the checkpoints of timm.
+        file = folder / family.name / "config.json"
+        file.write_text(json.dumps({**json.loads(file.read_text()), "pretrained_cfg": processors.timm_config(model)}))
+    else:
         for part in parts.values():
             part.save_pretrained(folder / family.name)
     item = processors.sound() if task == "audio-classification" else processors.image()
