@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test coverage test-slow test-compat test-newest lint format clean help
+.PHONY: demo test coverage test-slow test-compat test-newest test-vision lint format clean help
 
 help: ## show the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/^([a-z-]+):.*## /  make \1\t/'
@@ -20,7 +20,7 @@ demo: $(STAMP) ## prune the sample model, print the table
 	$(BIN)/hf-vbp prune sample --data sample --eval-data sample --ratio 0.5 --output demo --overwrite
 
 test: $(STAMP) lint ## the whole suite
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not slow and not compat"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not slow and not compat" --durations=40
 
 coverage: $(STAMP) ## the suite with line and branch coverage, child processes included
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not slow and not compat" --cov
@@ -62,5 +62,18 @@ test-newest: ## reload pruned checkpoints under the newest transformers of the i
 	$(NEWEST) -c "import transformers; print('transformers', transformers.__version__)"
 	OMP_NUM_THREADS=1 $(NEWEST) -m pytest tests/checkpoint tests/modeling -m "not slow and not compat"
 
+# The processors of DINOv3, SAM2 and of videos, and timm, need torchvision, which fits one torch each.
+VISION := .venv-vision/bin/python
+VISION_PAIR ?= torch==2.14.1 torchvision==0.29.1
+
+test-vision: ## processors that need torchvision, and the models of timm, in an environment of its own
+	test -x $(VISION) || $(PYTHON) -m venv .venv-vision
+	$(VISION) -m pip install --quiet --disable-pip-version-check $(VISION_PAIR)
+	grep -v '^torch==' constraints.txt > .venv-vision/constraints.txt
+	$(VISION) -m pip install --quiet --disable-pip-version-check -c .venv-vision/constraints.txt -e '.[dev]' timm
+	OMP_NUM_THREADS=1 $(VISION) -m pytest tests/families/test_processors.py \
+		tests/families/test_contract_reload.py::test_every_checkpoint_loads_by_import_and_by_remote_code
+	OMP_NUM_THREADS=1 $(VISION) -m pytest tests/families/test_contract.py -k Timm
+
 clean: ## remove generated files and environments
-	rm -rf $(VENV) .venv-compat .venv-newest demo build dist .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) .venv-compat .venv-newest .venv-vision demo build dist .pytest_cache .mypy_cache .ruff_cache

@@ -113,7 +113,7 @@ def run_case(case: Sequence[str], options: argparse.Namespace) -> Iterator[Row]:
             fitted = fit_plan(
                 prepared, statistics, config.with_budget(ratio=ratio), rankings=rankings[config.criterion]
             )
-            pruned = apply_fitted(model, prepared.sites, fitted)
+            pruned = apply_fitted(prepared, fitted)
             predicted = predict(pruned, batches)
             right = predicted == labels
             paper = papers.setdefault(ratio, right)

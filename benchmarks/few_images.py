@@ -102,7 +102,7 @@ def run(options: argparse.Namespace) -> Iterator[Row]:
                 kind = "none" if regularization == "unweighted" else "gradient"
                 config = replace(methods[kind], ratio=ratio, compensation_options=compensation_options(regularization))
                 fitted = fit_plan(prepared, statistics, config, rankings=rankings[kind])
-                right, kl = judge(apply_fitted(model, prepared.sites, fitted))
+                right, kl = judge(apply_fitted(prepared, fitted))
                 first = first or (right, kl)
                 changes = [paired(mine - theirs) for mine, theirs in zip((right, kl), first, strict=True)]
                 means = float(right.mean()), float(kl.mean())

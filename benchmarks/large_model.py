@@ -66,13 +66,18 @@ class Peaks:
     def __init__(self, model_bytes: int) -> None:
         gc.collect()
         self.size, self.before = model_bytes, resident_bytes()
-        self.shares: dict[str, float] = {}
+        self.bytes: dict[str, int] = {}
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """The peaks as shares of the size of the model."""
+        return {step: round(added / self.size, 3) for step, added in self.bytes.items()}
 
     def during(self, step: str, work: Callable[[], ResultT]) -> ResultT:
         """Run a step."""
         start = time.perf_counter()
         result, peak = peak_during(work)
-        self.shares[step] = round((peak - self.before) / self.size, 3)
+        self.bytes[step] = peak - self.before
         print(f"{step}: {self.shares[step]} of the model, {time.perf_counter() - start:.0f} s", file=sys.stderr)
         gc.collect()
         return result
@@ -107,6 +112,7 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         "model_bytes": size,
         "sums_bytes": sums,
         "max_bytes": limit,
+        "added_bytes": peaks.bytes,
         "added_over_model": peaks.shares,
     }
 

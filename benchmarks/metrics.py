@@ -21,7 +21,6 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -224,7 +223,7 @@ def run(options: argparse.Namespace) -> dict[Any, tuple[Tensor, Tensor]]:
                 if key[1:] not in rankings:
                     rankings[key[1:]] = rank_sites(prepared, found, METHOD)
                 fitted = fit_plan(prepared, found, METHOD.with_budget(ratio=ratio), rankings=rankings[key[1:]])
-                results[key] = judge(apply_fitted(model, prepared.sites, fitted))
+                results[key] = judge(apply_fitted(prepared, fitted))
                 torch.save(results, options.output / "results.pt")
                 print(*key, *(round(float(each.mean()), 4) for each in results[key]), file=sys.stderr, flush=True)
     return results
@@ -287,16 +286,16 @@ def rows_of(results: Mapping[Any, tuple[Tensor, Tensor]], options: argparse.Name
     """Yield one row of figures for each ratio and variant."""
     variants = [str(Variant(kind, draws)) for kind in options.kinds for draws in options.draws]
     for ratio in sorted(options.ratios):
+        reference = [results[ratio, variants[0], seed] for seed in options.seeds]
         for variant in variants:
+            mine = [results[ratio, variant, seed] for seed in options.seeds]
             row: dict[str, Any] = {"ratio": ratio, "variant": variant, "seeds": len(options.seeds)}
             for place, name in enumerate(("top1", "kl")):
-                of = partial(
-                    lambda place, ratio, v: [results[ratio, v, s][place] for s in options.seeds], place, ratio
-                )
-                means = [float(each.mean()) for each in of(variant)]
+                figures, theirs = ([of_seed[place] for of_seed in each] for each in (mine, reference))
+                means = [float(figure.mean()) for figure in figures]
                 row[name] = sum(means) / len(means)
                 row[f"{name}_lowest"], row[f"{name}_highest"] = min(means), max(means)
-                row[f"{name}_difference"], row[f"{name}_interval"] = compared(of(variant), of(variants[0]))
+                row[f"{name}_difference"], row[f"{name}_interval"] = compared(figures, theirs)
             yield row
 
 
@@ -307,12 +306,10 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
         "|---|---|---|---|---|---|---|",
     ]
     for row in rows:
-        shown = {
-            name: ""
-            if row["variant"] == rows[0]["variant"]
-            else f"{row[f'{name}_difference']:+.{d}f} ± {row[f'{name}_interval']:.{d}f}"
-            for name, d in (("top1", 3), ("kl", 4))
-        }
+        shown = dict.fromkeys(("top1", "kl"), "")
+        if row["variant"] != rows[0]["variant"]:
+            shown["top1"] = f"{row['top1_difference']:+.3f} ± {row['top1_interval']:.3f}"
+            shown["kl"] = f"{row['kl_difference']:+.4f} ± {row['kl_interval']:.4f}"
         lines.append(
             f"| {row['ratio']:g} | {row['variant']} | {row['top1']:.3f} | {shown['top1']} | {row['kl']:.4f} | "
             f"{row['kl_lowest']:.4f} to {row['kl_highest']:.4f} | {shown['kl']} |"

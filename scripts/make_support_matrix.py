@@ -7,7 +7,7 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from tests.families import contract  # noqa: E402
+from tests.families import contract, processors  # noqa: E402
 from tests.families.family import Family  # noqa: E402
 from tests.families.inventory import layout_of  # noqa: E402
 from tests.families.zoo import FAMILIES  # noqa: E402
@@ -26,8 +26,10 @@ criterion runs with every compensation for one class per layout.
 - **Loads by**: `import hf_vbp` and the class, and remote code (`trust_remote_code=True` with an auto class, hf_vbp not
   installed). *Class*: only with `import hf_vbp` and the class itself, because no auto class of transformers that opens
   a folder lists it.
-- **Notes**: what is not exact, not exported or not pruned. All inputs are tensors; processors are not part of this
-  test. *Needs timm*: the row is tested only where timm is installed.
+- **Notes**: what is not exact, not exported or not pruned. The contract test uses tensors. In addition, every class is
+  pruned with batches of its real processor, and its checkpoint is opened by the pipeline of its task; *from tensors
+  only*: it has no processor of its own; *processor needs torchvision*, *needs timm*: that part runs in `make
+  test-vision`.
 """
 MIXES = "not exact: a normalization over the neurons changes the others; the compensation is refitted by a second pass"
 HEADER = ("class", "output", "MLPs", "loads by", "notes")
@@ -42,7 +44,11 @@ def notes_of(family: Family) -> str:
     if family.class_name in contract.NOT_EXPORTED:
         notes.append("`torch.export` fails, also for the dense model")
     notes += [f"`{prefix}` is not pruned: {reason}" for prefix, reason in family.excluded.items()]
-    notes += [f"needs {family.needs}"] if family.needs else []
+    notes += ["from tensors only"] if family.class_name in processors.FROM_TENSORS else []
+    if family.needs:
+        notes.append(f"needs {family.needs}")
+    elif family.class_name in processors.NEEDS_TORCHVISION:
+        notes.append("processor needs torchvision")
     return "; ".join([*notes, *([family.notes] if family.notes else [])])
 
 

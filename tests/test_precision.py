@@ -11,7 +11,7 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
 import hf_vbp
-from hf_vbp.checkpoint.receipt import reference_outputs
+from hf_vbp.checkpoint.reference_outputs import reference_outputs
 from hf_vbp.distillation.teacher import Teacher
 from hf_vbp.evaluation import evaluate_models
 from hf_vbp.modeling.precision import forward_of_class, own_precision, remove_autocast_wrapper

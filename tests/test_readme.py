@@ -30,6 +30,7 @@ PAGES = {
     "docs/adapters.md": {},
     "docs/beyond_the_paper.md": {},
     "docs/data.md": {},
+    "docs/evaluation.md": {},
     "docs/output_distance.md": {},
     "docs/statistics.md": {},
     "docs/token_merging.md": {},

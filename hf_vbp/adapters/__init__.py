@@ -2,6 +2,7 @@
 
 from hf_vbp.adapters.base import Adapter, MLPSite
 from hf_vbp.adapters.linear_pair import LinearPairAdapter
+from hf_vbp.adapters.prepared import PreparedModel, prepare
 from hf_vbp.adapters.prunable import check_finite_weights, check_prunable
 from hf_vbp.adapters.registry import find_sites, get_adapter, register_adapter, registered_model_types
 from hf_vbp.adapters.structure import check_structure
@@ -13,12 +14,14 @@ __all__ = [
     "Layout",
     "LinearPairAdapter",
     "MLPSite",
+    "PreparedModel",
     "TableAdapter",
     "check_finite_weights",
     "check_prunable",
     "check_structure",
     "find_sites",
     "get_adapter",
+    "prepare",
     "register_adapter",
     "registered_model_types",
 ]

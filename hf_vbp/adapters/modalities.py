@@ -1,5 +1,6 @@
 """Reject models that do not take images, by their config."""
 
+import inspect
 from typing import Any
 
 from hf_vbp._progress import shown
@@ -24,15 +25,27 @@ def check_takes_images(config: Any, source: str = "The model") -> None:
     names = config.architectures if isinstance(config.architectures, list) else []
     if any("ForConditionalGeneration" in str(name) for name in names):
         raise UnsupportedModelError(language_model_message(source))
+    if type(config).__module__.partition(".")[0] != "transformers":
+        # A class of the user's own may name anything; data and the structural check show what the model takes.
+        return
     for one in config_tree(config):
-        # Declared fields only, since a config keeps any value that its file holds.
-        values = getattr(type(one), "__dataclass_fields__", None) or vars(one)
-        if any(name in values for name in _SIGNS) or one.model_type in (*_PIXEL_LANGUAGE_MODELS, "timm_wrapper"):
+        if any(name in _declared(type(one)) for name in _SIGNS) or one.model_type in (
+            *_PIXEL_LANGUAGE_MODELS,
+            "timm_wrapper",
+        ):
             return
     raise UnsupportedModelError(
         f"{source} is a {shown(config.model_type)} model, whose config describes no images. Expected a vision "
         "model: a classifier, backbone, tower, detector, segmenter or depth model."
     )
+
+
+def _declared(config_class: type) -> set[str]:
+    """Return the declared fields of a config: its instances keep any value that a file holds.
+
+    Configs of transformers are dataclasses; those of other packages may declare them as parameters of ``__init__``.
+    """
+    return {*getattr(config_class, "__dataclass_fields__", ()), *inspect.signature(config_class).parameters}
 
 
 def language_model_message(source: str) -> str:

@@ -32,35 +32,57 @@ class SiteWeights:
     @classmethod
     def of(cls, site: MLPSite) -> "SiteWeights":
         """Copy the weights of a site."""
-
-        def copy(parameter: Tensor) -> Tensor:
-            # copy=True: for a float64 model on the CPU, `to` alone would share memory with the model. To the CPU
-            # first, because some devices (MPS) have no float64.
-            return parameter.detach().to("cpu").to(dtype=torch.float64, copy=True)
-
-        mlp = site.mlp
-        rows = [copy(up.weight).T if is_transposed(up) else copy(up.weight).flatten(1) for up in mlp.ups]
-        biases = [copy(up.bias) for up in mlp.ups if up.bias is not None]
-        if mlp.layout.packed:
-            rows, biases = (
-                [half for both in rows for half in both.chunk(2)],
-                [b for both in biases for b in both.chunk(2)],
-            )
-        bias = None if mlp.down.bias is None else copy(mlp.down.bias)
-        if mlp.after is not None:
-            shift = -copy(mlp.after.running_mean)
-            bias = shift if bias is None else bias + shift
-        return cls(
-            fc1_weight=torch.cat(rows, 1) if len(rows) > 1 else rows[0],
-            fc1_bias=(torch.stack(biases, 1) if len(biases) > 1 else biases[0]) if biases else None,
-            fc2_weight=copy(mlp.down.weight).T if is_transposed(mlp.down) else copy(mlp.down.weight).flatten(1),
-            fc2_bias=bias,
-        )
+        return cls(*_up(site), *_down(site))
 
     @property
     def hidden(self) -> int:
         """The number of hidden neurons."""
         return self.fc2_weight.shape[1]
+
+
+class _ReadWhenUsed(SiteWeights):
+    """The weights of a site that are copied when they are used first: most methods use ``fc2`` only."""
+
+    def __init__(self, site: MLPSite) -> None:
+        vars(self)["_site"] = site
+
+    def __getattr__(self, name: str) -> Tensor | None:
+        # Only called for what was not copied yet.
+        for names, read in ((("fc1_weight", "fc1_bias"), _up), (("fc2_weight", "fc2_bias"), _down)):
+            if name in names:
+                vars(self).update(zip(names, read(vars(self)["_site"]), strict=True))
+                found: Tensor | None = vars(self)[name]
+                return found
+        raise AttributeError(name)
+
+
+def _up(site: MLPSite) -> tuple[Tensor, Tensor | None]:
+    mlp = site.mlp
+    rows = [_copy(up.weight).T if is_transposed(up) else _copy(up.weight).flatten(1) for up in mlp.ups]
+    biases = [_copy(up.bias) for up in mlp.ups if up.bias is not None]
+    if mlp.layout.packed:
+        rows, biases = (
+            [half for both in rows for half in both.chunk(2)],
+            [b for both in biases for b in both.chunk(2)],
+        )
+    weight = torch.cat(rows, 1) if len(rows) > 1 else rows[0]
+    return weight, (torch.stack(biases, 1) if len(biases) > 1 else biases[0]) if biases else None
+
+
+def _down(site: MLPSite) -> tuple[Tensor, Tensor | None]:
+    mlp = site.mlp
+    bias = None if mlp.down.bias is None else _copy(mlp.down.bias)
+    if mlp.after is not None:
+        shift = -_copy(mlp.after.running_mean)
+        bias = shift if bias is None else bias + shift
+    weight = _copy(mlp.down.weight)
+    return weight.T if is_transposed(mlp.down) else weight.flatten(1), bias
+
+
+def _copy(parameter: Tensor) -> Tensor:
+    # copy=True: for a float64 model on the CPU, `to` alone would share memory with the model. To the CPU first,
+    # because some devices (MPS) have no float64.
+    return parameter.detach().to("cpu").to(dtype=torch.float64, copy=True)
 
 
 def is_transposed(projection: Any) -> bool:
@@ -91,7 +113,7 @@ class WeightsOfSites(Sequence[SiteWeights]):
         if isinstance(index, slice):
             return WeightsOfSites(self._sites[index])
         if self._copies is None:
-            return SiteWeights.of(self._sites[index])
+            return _ReadWhenUsed(self._sites[index])
         position = range(len(self))[index]
         if position not in self._copies:
             self._copies[position] = SiteWeights.of(self._sites[position])

@@ -19,9 +19,10 @@ from torch import Tensor, nn
 from hf_vbp._progress import one_line
 from hf_vbp.adapters.base import MLPSite
 from hf_vbp.adapters.outputs import check_repeatable, differ
-from hf_vbp.errors import UnsupportedModelError
+from hf_vbp.errors import HfVbpError, UnsupportedModelError
 from hf_vbp.inputs.batch import describe_inputs, model_inputs
 from hf_vbp.inputs.example import example_batch
+from hf_vbp.inputs.fit import images_of
 from hf_vbp.modeling.modeling_hf_vbp import out_width, take_neurons
 from hf_vbp.modeling.precision import eval_mode, forward_of_class, own_precision
 
@@ -43,16 +44,22 @@ def check_structure(model: nn.Module, sites: Sequence[MLPSite], batch: Mapping[s
 
     Raises:
         UnsupportedModelError: A site has another structure; the message names the site and the finding. Or the
-            forward pass is random in eval mode.
+            forward pass is random in eval mode, or fails on the batch.
+        DataError: The images of the batch have another shape than the model takes.
     """
-    _check_shapes(model, sites)
+    check_shapes(model, sites)
     inputs = model_inputs(model, example_batch(model) if batch is None else batch)
     records = [_Record(site) for site in sites]
     try:
-        output = _forward(model, inputs, [record.watch() for record in records])
-    except (RuntimeError, ValueError) as error:
+        with images_of(model, inputs):
+            output = _forward(model, inputs, [record.watch() for record in records])
+    except HfVbpError:
+        raise
+    except (RuntimeError, ValueError, TypeError) as error:
         raise UnsupportedModelError(
-            f"The forward pass of {type(model).__name__} fails on {describe_inputs(inputs)}: {one_line(error, 300)}"
+            f"The forward pass of {type(model).__name__} fails on {describe_inputs(inputs)}: "
+            f"{one_line(error, 300).rstrip('.')}. If it takes other inputs, pass data, or a "
+            "batch that its processor made to every step: prepared = hf_vbp.adapters.prepare(model, batch)."
         ) from error
     for record in records:
         record.check_used()
@@ -64,7 +71,16 @@ def check_structure(model: nn.Module, sites: Sequence[MLPSite], batch: Mapping[s
     return output
 
 
-def _check_shapes(model: nn.Module, sites: Sequence[MLPSite]) -> None:
+def check_shapes(model: nn.Module, sites: Sequence[MLPSite]) -> None:
+    """Refuse sites whose widths disagree or whose weights are shared; no forward pass is made.
+
+    Args:
+        model: The model that the sites belong to.
+        sites: Its MLP sites.
+
+    Raises:
+        UnsupportedModelError: Names the site.
+    """
     owners: dict[int, str] = {}
     for name, module in model.named_modules(remove_duplicate=False):
         for parameter in module._parameters.values():

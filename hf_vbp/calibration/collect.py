@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,11 +13,11 @@ from torch import nn
 
 from hf_vbp._progress import Progress
 from hf_vbp.adapters.base import MLPSite
-from hf_vbp.adapters.prepared import PreparedModel, prepare
+from hf_vbp.adapters.prepared import PreparedModel, prepare_sites
 from hf_vbp.calibration.cotangents import output_distance_of, with_bank
 from hf_vbp.calibration.gathering import Gathering, Images, statistics_bytes
-from hf_vbp.calibration.processes import Processes
 from hf_vbp.calibration.saliency import with_saliency
+from hf_vbp.calibration.source import Source
 from hf_vbp.config.requirements import Requirements
 from hf_vbp.config.vbp_config import VBPConfig
 from hf_vbp.errors import ConfigurationError
@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 @outside_inference_mode
 def collect_statistics(
     model: nn.Module | PreparedModel,
-    data: Iterable[Mapping[str, Any]],
+    data: Iterable[Mapping[str, Any]] | Source,
     config: VBPConfig | Requirements | None = None,
     *,
     limit: int | None = None,
@@ -67,9 +67,10 @@ def collect_statistics(
     Args:
         model: A transformers vision model on its device. It runs in eval mode, in its own dtype (also
             inside autocast and after ``accelerator.prepare``) and without gradients; its mode is restored afterwards.
-        data: Batches with ``pixel_values`` ``(images, channels, height, width)``: the result of
-            :func:`hf_vbp.load_images`, a torch ``DataLoader``, prepared by Accelerate or not, or any iterable of dicts
-            that is the same in every process.
+        data: Batches with ``pixel_values`` ``(images, channels, height, width)``, or whatever the model takes: the
+            result of :func:`hf_vbp.load_images`, a torch ``DataLoader``, prepared by Accelerate or not, or any
+            iterable of dicts that is the same in every process. The first image also verifies the structure of the
+            model.
         config: Its criterion and compensation determine the statistics that are gathered; by default those of
             ``VBPConfig()``. A :class:`~hf_vbp.config.requirements.Requirements` names them directly. The budget is
             not used. With a configuration, the output metric and the token weights are gathered where the kind of the
@@ -83,7 +84,8 @@ def collect_statistics(
             ``max_bytes``, with one pass over ``data`` for each group, and the result reads each site from the folder
             when it is used. A killed call continues after the last finished group. Needs the disk space of all
             sites; processes must share the folder.
-        accelerator: The ``Accelerator`` whose processes share the pass; found from the environment when not given.
+        accelerator: The ``Accelerator`` whose processes share the pass; found from the environment when not given. A
+            ``Source`` has its own.
         resume: A folder for the state of the pass. When it holds a state, the pass continues from it and ends with
             the same result, bit for bit. The folder is deleted at the end of the pass.
         resume_every: Number of batches between two writes of the state.
@@ -108,26 +110,25 @@ def collect_statistics(
         >>> statistics.save("statistics.safetensors")  # doctest: +SKIP
     """
     _check_arguments(limit, resume_every)
-    prepared = prepare(model)
+    source = Source.of(data, accelerator)
+    provenance = _provenance(source, provenance)
+    prepared = prepare_sites(model, source.first)
     requires = requirements_for(prepared, config)
-    loader, provenance = _source(data, provenance)
-    _check_requirements(requires, loader)
-    _check_size(prepared.sites, requires, max_bytes, None if store is None else loader)
-    processes = Processes.of(accelerator)
+    _check_requirements(requires, source)
+    _check_size(prepared.sites, requires, max_bytes, None if store is None else source)
+    prepared.verified()
     distance = output_distance_of(prepared) if requires.output_metric and prepared.not_single_label else None
     drawn = None if not requires.output_metric else {"seed": seed, **_kinds(distance)}
     fingerprints = _fingerprints(prepared, requires, drawn, provenance)
     state = None if resume is None else (Path(resume), resume_every)
     with own_precision(prepared.model):
         if distance is not None:
-            distance = with_bank(prepared, distance, loader, processes, limit)
-        images = Images(loader, processes, limit, seed if drawn else None, distance)
+            distance = with_bank(prepared, distance, source, limit)
+        images = Images(source, limit, seed if drawn else None, distance)
         gathering = Gathering(prepared, requires, images, fingerprints, state, progress)
         statistics = gathering.in_one_pass() if store is None else gathering.in_groups(Path(store), max_bytes)
     if requires.saliency:
-        statistics = with_saliency(
-            prepared, statistics, loader, limit=limit, accelerator=accelerator, progress=progress
-        )
+        statistics = with_saliency(prepared, statistics, source, limit=limit, progress=progress)
     gathering.discard_state()
     return statistics
 
@@ -146,7 +147,7 @@ def requirements_for(model: nn.Module | PreparedModel, config: VBPConfig | Requi
         ConfigurationError: The criterion needs the loss of a single-label classifier, or ``Requirements`` name
             statistics that only such a model has.
     """
-    prepared = prepare(model)
+    prepared = prepare_sites(model)
     name = type(prepared.model).__name__
     if isinstance(config, Requirements):
         prepared.check_requirements("The saliency", config)
@@ -163,12 +164,10 @@ def requirements_for(model: nn.Module | PreparedModel, config: VBPConfig | Requi
     return replace(chosen.requires, output_metric=False, token_weights=False)
 
 
-def _source(data: Any, provenance: Mapping[str, Any] | None) -> tuple[Any, dict[str, Any]]:
-    # The result of load_images holds both; anything else is batches without a description.
-    loader = getattr(data, "loader", data)
-    described = getattr(data, "provenance", {}) if provenance is None else provenance
+def _provenance(source: Source, given: Mapping[str, Any] | None) -> dict[str, Any]:
     try:
-        return loader, json.loads(json.dumps(dict(described)))
+        described: dict[str, Any] = json.loads(json.dumps(dict(source.provenance if given is None else given)))
+        return described
     except (TypeError, ValueError) as error:
         raise ConfigurationError(f"provenance must hold values that JSON can hold: {error}.") from error
 
@@ -199,19 +198,19 @@ def _check_arguments(limit: int | None, resume_every: int) -> None:
             raise ConfigurationError(f"{name} must be a whole number of at least 1, got {value!r}.")
 
 
-def _check_requirements(requires: Requirements, loader: Any) -> None:
+def _check_requirements(requires: Requirements, source: Source) -> None:
     if requires.token_weights and not (requires.covariances and requires.output_metric):
         raise ConfigurationError(
             "token_weights=True weighs co-moments by gradients: it needs covariances=True and output_metric=True."
         )
-    if requires.saliency and isinstance(loader, Iterator):
+    if requires.saliency and source.read_once:
         raise ConfigurationError(
-            f"The saliency needs a second pass over the images, but a {type(loader).__name__} can be iterated only "
-            "once. Pass a list of batches or a DataLoader."
+            f"The saliency needs a second pass over the images, but a {type(source.loader).__name__} can be iterated "
+            "only once. Pass a list of batches or a DataLoader."
         )
 
 
-def _check_size(sites: Sequence[MLPSite], requires: Requirements, limit: int | None, stored: Any | None) -> None:
+def _check_size(sites: Sequence[MLPSite], requires: Requirements, limit: int | None, stored: Source | None) -> None:
     size = statistics_bytes(sites, requires)
     kind = "covariances" if requires.covariances else "variances"
     logger.info("The sums of %d sites take %.1f MiB (%s)", len(sites), size / 2**20, kind)
@@ -228,8 +227,9 @@ def _check_size(sites: Sequence[MLPSite], requires: Requirements, limit: int | N
             + (advice if largest <= limit else "")
             + "."
         )
-    if isinstance(stored, Iterator):
+    if stored.read_once:
         raise ConfigurationError(
             f"The {kind} need {size:,} bytes, but max_bytes is {limit:,}, so several passes over the images are "
-            f"needed, and a {type(stored).__name__} can be iterated only once. Pass a list of batches or a DataLoader."
+            f"needed, and a {type(stored.loader).__name__} can be iterated only once. Pass a list of batches or a "
+            "DataLoader."
         )

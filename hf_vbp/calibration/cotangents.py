@@ -1,6 +1,6 @@
 """The random cotangents at the output of a model, whose gradients give the output metric."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -8,8 +8,7 @@ from torch import Tensor
 
 from hf_vbp.adapters.prepared import PreparedModel
 from hf_vbp.calibration.feed import LocalBatch
-from hf_vbp.calibration.open_feed import open_feed
-from hf_vbp.calibration.processes import Processes
+from hf_vbp.calibration.source import Source
 from hf_vbp.errors import ConfigurationError, UnsupportedModelError
 from hf_vbp.inputs.batch import model_inputs, patches_by_image
 from hf_vbp.modeling.precision import eval_mode
@@ -43,16 +42,13 @@ def scalar_of(distance: OutputDistance, output: Any, indices: range, seed: int) 
     return distance.inner_product(output, cotangents)
 
 
-def with_bank(
-    prepared: PreparedModel, distance: OutputDistance, loader: Any, processes: Processes, limit: int | None
-) -> OutputDistance:
+def with_bank(prepared: PreparedModel, distance: OutputDistance, source: Source, limit: int | None) -> OutputDistance:
     """Return the distance with the features of at most 500 of the images as a bank of neighbors.
 
     Args:
         prepared: The model; it runs in eval mode, which is restored.
         distance: The distance; one without parts that need a bank is returned unchanged.
-        loader: The images; they are read twice.
-        processes: The processes that share them. All get the same bank.
+        source: The images; they are read twice. All processes that share them get the same bank.
         limit: As for :func:`hf_vbp.collect_statistics`.
 
     Raises:
@@ -60,11 +56,11 @@ def with_bank(
     """
     if not distance.without_bank:
         return distance
-    if isinstance(loader, Iterator):
+    if source.read_once:
         raise ConfigurationError(
             f"The output metric of {type(prepared.model).__name__} compares features with those of other images, "
-            f"which takes a second pass, but a {type(loader).__name__} can be iterated only once. Pass a list of "
-            "batches or a DataLoader, or gather without the metric (output_metric=False)."
+            f"which takes a second pass, but a {type(source.loader).__name__} can be iterated only once. Pass a list "
+            "of batches or a DataLoader, or gather without the metric (output_metric=False)."
         )
     found: list[tuple[int, dict[str, Tensor]]] = []
 
@@ -75,11 +71,10 @@ def with_bank(
             rows = {name: values[name].cpu() for name in distance.without_bank}
             found.extend((index, _row(rows, place)) for place, index in enumerate(batch.indices))
 
-    with processes.together():
-        feed = open_feed(loader, processes, min(BANK_SIZE, limit or BANK_SIZE))
+    feed = source.open(min(BANK_SIZE, limit or BANK_SIZE))
     with eval_mode(prepared.model):
         feed.walk(work)
-    every = sorted((pair for own in processes.gather(found) for pair in own), key=lambda pair: pair[0])
+    every = sorted((pair for own in source.processes.gather(found) for pair in own), key=lambda pair: pair[0])
     if not every:
         return distance
     if len(every) < SMALLEST_BANK:
@@ -87,8 +82,10 @@ def with_bank(
             f"The output metric of {type(prepared.model).__name__} compares features with those of other images, and "
             f"the data gave {len(every)}: pass at least {SMALLEST_BANK} images, or gather without the metric."
         )
+    features = {name: torch.stack([row[name] for _, row in every]) for name in distance.without_bank}
+    # With their numbers, so that an image is not its own neighbor: its similarity of 1 would hide all others.
     return distance.with_banks(
-        {name: torch.stack([row[name] for _, row in every]).to(torch.float32) for name in distance.without_bank}
+        {name: rows.to(torch.float32) for name, rows in features.items()}, [index for index, _ in every]
     )
 
 

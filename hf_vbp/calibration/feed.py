@@ -9,6 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import chain, islice
 from typing import Any
 
 import torch
@@ -57,11 +58,27 @@ class Feed(ABC):
         dataloader: The source of the batches.
         processes: The processes that share them.
         limit: Number of images to take of the whole set, or ``None`` for all.
+
+    Attributes:
+        held: The iterator of an earlier :meth:`look`, with which the next pass starts.
     """
 
     def __init__(self, dataloader: Any, processes: Processes, limit: int | None = None) -> None:
         self.dataloader, self.processes, self.limit = dataloader, processes, limit
         self.final_order = ""
+        self.held: Iterator[Any] | None = None
+
+    @abstractmethod
+    def look(self) -> tuple[Any, Iterator[Any] | None]:
+        """Return the first batch, or a part of it, and the iterator that was opened for it, which starts with it.
+
+        The batch is None where there are none. The iterator is None where nothing was opened that a pass continues.
+        """
+
+    def opened(self, source: Any) -> Iterator[Any]:
+        """Return the iterator that a look opened, the first time, otherwise a new one over ``source``."""
+        held, self.held = self.held, None
+        return iter(source) if held is None else held
 
     @property
     def shared_order(self) -> bool:
@@ -121,6 +138,13 @@ class Feed(ABC):
                 break
         if failure is not None:
             raise failure
+
+
+def look_by_iteration(source: Any) -> tuple[Any, Iterator[Any]]:
+    """Return the first item of an iterable, None where there is none, and an iterator over all items."""
+    iterator = iter(source)
+    first = list(islice(iterator, 1))
+    return (first[0] if first else None), chain(first, iterator)
 
 
 def local_batch(batch: Any, images: int, indices: range, digest: Any) -> LocalBatch:

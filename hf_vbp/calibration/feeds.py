@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import hashlib
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from hf_vbp.calibration.feed import Feed, LocalBatch, check_order, images_in, local_batch
+from hf_vbp.calibration.feed import Feed, LocalBatch, check_order, images_in, local_batch, look_by_iteration
 
 
 class ReadingFeed(Feed):
     """Reads every batch in every process and takes every ``count``-th: exact for anything that can be iterated."""
 
+    def look(self) -> tuple[Any, Iterator[Any] | None]:
+        """Return the first batch; see :meth:`Feed.look`. That of a sequence is taken by index."""
+        if isinstance(self.dataloader, Sequence):
+            return (self.dataloader[0] if len(self.dataloader) else None), None
+        return look_by_iteration(self.dataloader)
+
     def batches(self, skip: int = 0, order: str | None = None) -> Iterator[LocalBatch]:
         """Return the batches of this process; see :meth:`Feed.batches`."""
         digest = hashlib.sha256()
         start, taken = 0, 0
-        for number, batch in enumerate(self.dataloader):
+        for number, batch in enumerate(self.opened(self.dataloader)):
             images = images_in(batch)
             if self.limit is not None:
                 images = min(images, self.limit - start)
@@ -45,11 +51,15 @@ class OwnBatchesFeed(Feed):
         """False: each process sees its own images only."""
         return False
 
+    def look(self) -> tuple[Any, Iterator[Any] | None]:
+        """Return the first batch of this process; see :meth:`Feed.look`."""
+        return look_by_iteration(self.dataloader)
+
     def batches(self, skip: int = 0, order: str | None = None) -> Iterator[LocalBatch]:
         """Return the batches of this process; see :meth:`Feed.batches`."""
         digest = hashlib.sha256()
         done = 0
-        with _iterating(self.dataloader) as batches:
+        with _iterating(self.dataloader, self.opened) as batches:
             for taken, batch in enumerate(batches, start=1):
                 indices, done = self._share(images_in(batch), done)
                 local = local_batch(batch, len(indices), indices, digest)
@@ -108,10 +118,10 @@ class OwnShardFeed(OwnBatchesFeed):
 
 
 @contextmanager
-def _iterating(dataloader: Any) -> Iterator[Iterator[Any]]:
+def _iterating(dataloader: Any, opened: Callable[[Any], Iterator[Any]]) -> Iterator[Iterator[Any]]:
     """Iterate over a loader of Accelerate, and unregister it also when the iteration ends early."""
     try:
-        yield iter(dataloader)
+        yield opened(dataloader)
     finally:
         if dataloader in dataloader.gradient_state.dataloader_references:
             dataloader.end()

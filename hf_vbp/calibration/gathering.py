@@ -13,10 +13,10 @@ from hf_vbp.adapters.prepared import PreparedModel
 from hf_vbp.calibration.batch_moments import Workspace
 from hf_vbp.calibration.feed import Feed, LocalBatch
 from hf_vbp.calibration.hooked_model import HookedModel
-from hf_vbp.calibration.open_feed import open_feed
 from hf_vbp.calibration.processes import Processes
 from hf_vbp.calibration.resume import Position, SavedState
 from hf_vbp.calibration.site_accumulator import SiteAccumulator
+from hf_vbp.calibration.source import Source
 from hf_vbp.config.requirements import Requirements
 from hf_vbp.errors import DataError, StatisticsError
 from hf_vbp.output_distance import OutputDistance
@@ -68,15 +68,13 @@ class Images:
     """The images of every pass, and what is drawn for them.
 
     Attributes:
-        loader: The batches.
-        processes: The processes that share them.
+        source: The images, and the processes that share them.
         limit: Number of images to take.
         seed: Seed of the labels or the noise for the output metric; None gathers none.
         distance: The distance of outputs whose cotangents are drawn.
     """
 
-    loader: Any
-    processes: Processes
+    source: Source
     limit: int | None
     seed: int | None
     distance: OutputDistance | None
@@ -115,7 +113,7 @@ class Gathering:
         Raises:
             StatisticsError: The folder cannot be used, or the passes read different images.
         """
-        processes, everything = self.images.processes, self.prepared.sites
+        processes, everything = self.images.source.processes, self.prepared.sites
         store = SiteStore(folder, self._identity(), self._more(), [site.name for site in everything])
         with processes.together():
             finished = store.open()
@@ -156,7 +154,7 @@ class Gathering:
         self, sites: Sequence[MLPSite], span: Mapping[str, Any], progress: Progress | None
     ) -> tuple[list[SiteAccumulator], dict[str, Any]]:
         """Run one pass; return the sums of this process, and the number and hashes of the images of all."""
-        images, processes = self.images, self.images.processes
+        images, processes = self.images, self.images.source.processes
         workspace, every = Workspace(), 1
         accumulators = [SiteAccumulator(site, workspace, self.requires) for site in sites]
         if self.resume is not None:
@@ -166,7 +164,7 @@ class Gathering:
             self._state = SavedState(folder, processes, identity)
         hooked = HookedModel(self.prepared.model, accumulators, images.seed, images.distance)
         one = _Pass(hooked, accumulators, processes, self._state, every, progress)
-        position = one.run(lambda: open_feed(images.loader, processes, images.limit))
+        position = one.run(lambda: images.source.open(images.limit))
         number, sketch = sum(processes.gather(position.images)), position.sketch
         if not number:
             raise DataError("The data gave no images; statistics need at least one.")
@@ -175,7 +173,7 @@ class Gathering:
         return accumulators, {"images": number, "image_sketch": sketch.hashes()}
 
     def _merged(self, accumulators: list[SiteAccumulator]) -> Iterator[SiteStatistics]:
-        processes = self.images.processes
+        processes = self.images.source.processes
         while accumulators:
             with processes.together():
                 # Freed one by one, while the full matrices of the sites are made.

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from hf_vbp.adapters.base import MLPSite
 from hf_vbp.adapters.prepared import PreparedModel
 from hf_vbp.calibration.feed import LocalBatch
-from hf_vbp.calibration.open_feed import open_feed
-from hf_vbp.calibration.processes import Processes
+from hf_vbp.calibration.source import Source
 from hf_vbp.calibration.tokens import tokens_of
+from hf_vbp.errors import DataError
 from hf_vbp.inputs.batch import model_inputs
 from hf_vbp.modeling.precision import eval_mode, own_precision
 from hf_vbp.statistics.joint import JointMoments
@@ -27,7 +27,7 @@ def collect_joint_moments(
     dense: PreparedModel,
     pruned: nn.Module,
     sites: Sequence[MLPSite],
-    data: Iterable[Mapping[str, Any]],
+    data: Iterable[Mapping[str, Any]] | Source,
     *,
     limit: int | None = None,
     accelerator: Any | None = None,
@@ -41,11 +41,13 @@ def collect_joint_moments(
         data: As for :func:`hf_vbp.collect_statistics`.
         limit: As for :func:`hf_vbp.collect_statistics`.
         accelerator: As for :func:`hf_vbp.collect_statistics`.
+
+    Raises:
+        DataError: There are no images.
     """
     pairs = [pair for pair in zip(dense.sites, sites, strict=True) if pair[0].mixes_neurons]
-    processes = Processes.of(accelerator)
-    with processes.together():
-        feed = open_feed(getattr(data, "loader", data), processes, limit)
+    source = Source.of(data, accelerator)
+    processes, feed = source.processes, source.open(limit)
     sums: dict[int, JointMoments] = {}
     with own_precision(dense.model, pruned), eval_mode(dense.model), eval_mode(pruned), _Taps(pairs) as taps:
 
@@ -66,6 +68,8 @@ def collect_joint_moments(
     for own in processes.gather(sums):
         for index, found in own.items():
             merged[index] = merged[index].merge(found) if index in merged else found
+    if pairs and not merged:
+        raise DataError("The data gave no images; fc2 is refitted on at least one.")
     return merged
 
 

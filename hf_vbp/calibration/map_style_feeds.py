@@ -3,18 +3,32 @@
 from __future__ import annotations
 
 import hashlib
+import random
 from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import numpy
 import torch
 from accelerate.data_loader import BatchSamplerShard, DataLoaderShard
 from torch.utils.data import BatchSampler, DataLoader, DistributedSampler, Sampler
 
-from hf_vbp.calibration.feed import Feed, LocalBatch, check_order, hash_inputs, images_in, labels_of, loader_settings
+from hf_vbp.calibration.feed import (
+    Feed,
+    LocalBatch,
+    check_order,
+    hash_inputs,
+    images_in,
+    labels_of,
+    loader_settings,
+    look_by_iteration,
+)
 from hf_vbp.calibration.processes import Processes
 from hf_vbp.errors import ConfigurationError
+
+# Items of a data set that a look takes: more than one, since a collation may drop bad images.
+_LOOKED_AT = 4
 
 
 def open_map_style_feed(dataloader: DataLoader[Any], processes: Processes, limit: int | None) -> Feed | None:
@@ -74,6 +88,28 @@ class MapStyleFeed(Feed):
         images: int = len(sampler)
         return images if self.limit is None else min(self.limit, images)
 
+    def look(self) -> tuple[Any, Iterator[Any] | None]:
+        """Return a batch with a few items of the data set; see :meth:`Feed.look`.
+
+        They are those of the first index batch, except that a shuffle is drawn from another seed. No random number
+        generator is changed.
+        """
+        sampler = getattr(self.index_batches, "sampler", None)
+        held: Iterator[Any] | None = None
+        if hasattr(sampler, "generator"):
+            with _random_state_kept(), _generator(sampler, torch.Generator().manual_seed(0)):
+                chosen = next(iter(self.index_batches), None)
+        else:
+            chosen, held = look_by_iteration(self.index_batches)
+        return None if chosen is None else self._load(list(chosen)[:_LOOKED_AT]), held
+
+    def _load(self, indices: list[Any]) -> Any:
+        # Workers stay the only ones that open the files of the data set.
+        workers = min(1, self.dataloader.num_workers)
+        loader = self._loader([indices], num_workers=workers, generator=None, pin_memory=False)
+        with _random_state_kept():
+            return next(iter(loader), None)
+
     def batches(self, skip: int = 0, order: str | None = None) -> Iterator[LocalBatch]:
         """Return the batches of this process; skipped ones are not loaded. See :meth:`Feed.batches`."""
         chosen = _ChosenBatches(self._index_batches(), skip, order)
@@ -90,8 +126,8 @@ class MapStyleFeed(Feed):
                 del local
         self.final_order = chosen.final_order
 
-    def _loader(self, chosen: Sampler[Any]) -> DataLoader[Any]:
-        settings = loader_settings(self.dataloader)
+    def _loader(self, chosen: Any, **changes: Any) -> DataLoader[Any]:
+        settings = {**loader_settings(self.dataloader), **changes}
         if self.dataloader.batch_sampler is None:
             return DataLoader(self.dataloader.dataset, sampler=chosen, batch_size=None, **settings)
         return DataLoader(self.dataloader.dataset, batch_sampler=chosen, **settings)
@@ -99,7 +135,7 @@ class MapStyleFeed(Feed):
     def _index_batches(self) -> Iterator[tuple[list[Any], list[Any], range]]:
         """Yield every whole index batch, the part of it for this process, and the numbers of that part."""
         start = 0
-        for number, batch in enumerate(self.index_batches):
+        for number, batch in enumerate(self.opened(self.index_batches)):
             whole = list(batch) if self.limit is None else list(batch)[: self.limit - start]
             offset, stop = self._part(number, len(whole))
             yield whole, whole[offset:stop], range(start + offset, start + stop)
@@ -145,7 +181,7 @@ class DistributedSamplerFeed(MapStyleFeed):
                 f"{self.processes.index} of {self.processes.count}. Pass a loader with an ordinary sampler."
             )
         done = 0
-        for batch in self.index_batches:
+        for batch in self.opened(self.index_batches):
             whole = list(batch)
             first = done * step + rank
             done += len(whole)
@@ -186,10 +222,30 @@ def _same_shuffle(sampler: Any, processes: Processes) -> Iterator[None]:
     given = sampler.generator
     if given is None:
         seed = int(torch.empty((), dtype=torch.int64).random_())
-        sampler.generator = torch.Generator().manual_seed(processes.first(seed))
+        given = torch.Generator().manual_seed(processes.first(seed))
     else:
         given.set_state(processes.first(given.get_state()))
+    with _generator(sampler, given):
+        yield
+
+
+@contextmanager
+def _generator(sampler: Any, generator: torch.Generator) -> Iterator[None]:
+    """Let a sampler draw from another generator."""
+    given, sampler.generator = sampler.generator, generator
     try:
         yield
     finally:
         sampler.generator = given
+
+
+@contextmanager
+def _random_state_kept() -> Iterator[None]:
+    """Restore the global random number generators of torch (on the CPU), numpy and Python."""
+    python, arrays = random.getstate(), numpy.random.get_state()
+    try:
+        with torch.random.fork_rng(devices=[]):
+            yield
+    finally:
+        random.setstate(python)
+        numpy.random.set_state(arrays)

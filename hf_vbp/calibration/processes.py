@@ -34,9 +34,14 @@ class Processes:
     def of(cls, accelerator: Any | None) -> Processes:
         """Return the processes of ``accelerator``, or those in the environment of a launcher."""
         if accelerator is None and not is_launched():
-            return cls(0, 1, torch.device("cpu"))
+            return cls.alone()
         state = accelerator if accelerator is not None else launched_state()
         return cls(int(state.process_index), int(state.num_processes), torch.device(state.device))
+
+    @classmethod
+    def alone(cls) -> Processes:
+        """Return this process as the only one, for work that one of several does."""
+        return cls(0, 1, torch.device("cpu"))
 
     @property
     def several(self) -> bool:

@@ -11,12 +11,11 @@ from torch import Tensor, nn
 
 from hf_vbp._progress import Progress
 from hf_vbp.adapters.base import MLPSite
-from hf_vbp.adapters.prepared import PreparedModel, prepare
+from hf_vbp.adapters.prepared import PreparedModel, prepare_sites
 from hf_vbp.calibration.batch_moments import arithmetic_dtype
 from hf_vbp.calibration.feed import LocalBatch
 from hf_vbp.calibration.hooked_model import check_finite_pixels, device_and_dtype
-from hf_vbp.calibration.open_feed import open_feed
-from hf_vbp.calibration.processes import Processes
+from hf_vbp.calibration.source import Source
 from hf_vbp.config.requirements import Requirements
 from hf_vbp.errors import ConfigurationError, DataError, NonFiniteError
 from hf_vbp.inputs.batch import model_inputs
@@ -30,7 +29,7 @@ from hf_vbp.statistics.stored_sites import with_values
 @outside_inference_mode
 def collect_saliency(
     model: nn.Module | PreparedModel,
-    data: Iterable[Mapping[str, Any]],
+    data: Iterable[Mapping[str, Any]] | Source,
     *,
     labels: str = "self",
     limit: int | None = None,
@@ -63,11 +62,11 @@ def collect_saliency(
         raise ConfigurationError(f"labels must be 'self' or 'given', got {labels!r}.")
     if limit is not None and limit < 1:
         raise ConfigurationError(f"limit must be 1 or more, got {limit}.")
-    prepared = prepare(model)
+    source = Source.of(data, accelerator)
+    prepared = prepare_sites(model, source.first)
     prepared.check_requirements("The saliency", Requirements(saliency=True))
-    processes = Processes.of(accelerator)
-    with processes.together():
-        feed = open_feed(getattr(data, "loader", data), processes, limit)
+    prepared.verified()
+    processes, feed = source.processes, source.open(limit)
     recorder = _Recorder(prepared, labels)
     done = 0
 
@@ -90,7 +89,7 @@ def collect_saliency(
 def with_saliency(
     prepared: PreparedModel,
     statistics: ActivationStatistics,
-    data: Iterable[Mapping[str, Any]],
+    data: Iterable[Mapping[str, Any]] | Source,
     *,
     limit: int | None = None,
     accelerator: Any | None = None,

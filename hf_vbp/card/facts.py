@@ -6,7 +6,9 @@ from typing import Any
 
 from hf_vbp.card import text
 from hf_vbp.card.base_card import BaseCard
+from hf_vbp.card.cells import are_figures, conditions, scalars, speedup
 from hf_vbp.card.text import Markdown
+from hf_vbp.results.named_figures import figure_rows
 
 Results = Mapping[str, Any]
 STATES = {"dense": "before", "pruned": "after pruning", "finetuned": "after fine-tuning"}
@@ -43,7 +45,7 @@ class Table:
     def markdown(self) -> Markdown:
         """The table as Markdown; columns of figures are aligned to the right."""
         columns: list[tuple[str, ...]] = list(zip(*self.rows, strict=True)) or [()] * len(self.header)
-        rule = ["---:" if _are_figures(cells) else "---" for cells in columns]
+        rule = ["---:" if are_figures(cells) else "---" for cells in columns]
         header, *rows = ([str(text.foreign(cell)) for cell in cells] for cells in (self.header, *self.rows))
         return Markdown("\n".join("| " + " | ".join(cells) + " |" for cells in (header, rule, *rows)))
 
@@ -167,6 +169,8 @@ class CardFacts:
             before, after = (text.percent(evaluation[key]["top1"]) for key in ("dense", state))
             sentence += f"; top-1 {before} before, {after} {STATES[state]}"
             sentence += f", on {text.count(evaluation[state]['images'])} images"
+        elif state:
+            sentence += _without_head(evaluation, state)
         return sentence + "."
 
     @property
@@ -206,13 +210,23 @@ class CardFacts:
                 rows.append((label, text.count(row["images"]), *cells))
         return Table(("", "images", *(names[key] for key in columns)), tuple(rows))
 
+    @property
+    def figures_table(self) -> Table | None:
+        """Every other figure of the evaluation, which depend on the kind of output, with their intervals."""
+        evaluation = self.results.get("evaluation", {})
+        states = [state for state in STATES if state in evaluation]
+        rows = figure_rows(evaluation, states)
+        return Table(("", *(STATES[state] for state in states)), tuple(rows)) if rows else None
+
     @staticmethod
     def _accuracy_cell(row: Mapping[str, Any], key: str) -> str:
         if key not in row:
             return ""
-        if key == "top1":
-            return text.with_interval(row["top1"], row.get("top1_interval"))
-        return text.number(row[key]) if key == "kl" else text.percent(row[key])
+        interval = row.get(f"{key}_interval")
+        if key != "kl":
+            return text.with_interval(row[key], interval)
+        low_to_high = "" if interval is None else f" ({' to '.join(map(text.number, interval))})"
+        return text.number(row[key]) + low_to_high
 
     @property
     def cost_table(self) -> Table:
@@ -233,11 +247,11 @@ class CardFacts:
         if not rows:
             return None
         header: tuple[str, ...] = ("model", "measured on", "batch", "median (ms)")
-        cells = [(row["model"], _conditions(row), _cell(row["batch"]), _cell(row["median_ms"])) for row in rows]
+        cells = [(row["model"], conditions(row), _cell(row["batch"]), _cell(row["median_ms"])) for row in rows]
         if not any("speedup" in row for row in rows):
             return Table(header, tuple(cells))
-        speedups = [_speedup(row) for row in rows]
-        with_speedups = tuple((*row, speedup) for row, speedup in zip(cells, speedups, strict=True))
+        speedups = [speedup(row) for row in rows]
+        with_speedups = tuple((*row, gain) for row, gain in zip(cells, speedups, strict=True))
         return Table((*header, "speed-up (95 % interval)"), with_speedups)
 
     @property
@@ -247,18 +261,16 @@ class CardFacts:
         if not rows:
             return None
         names = [row["way"] + (", without merging" if row.get("without_merging") else "") for row in rows]
-        cells = [
-            (name, row["transformers"], text.number(row["max_abs_difference"]))
-            for name, row in zip(names, rows, strict=True)
-        ]
+        versions = [row["transformers"] for row in rows]
+        cells = zip(names, versions, (text.number(row["max_abs_difference"]) for row in rows), strict=True)
         return Table(("loaded by", "transformers", "largest difference of an output"), tuple(cells))
 
     @property
     def predicted_table(self) -> Table | None:
         """Output error predicted before pruning, and observed after it."""
-        predicted = dict(_scalars(self.results.get("predicted", {})))
+        predicted = dict(scalars(self.results.get("predicted", {})))
         evaluation = self.results.get("evaluation", {})
-        observed = dict(_scalars(self.results.get("observed", {})))
+        observed = dict(scalars(self.results.get("observed", {})))
         observed |= {key: value for key, value in evaluation.get("pruned", {}).items() if key in METRICS}
         if "retention" in evaluation:
             observed["retention"] = evaluation["retention"]
@@ -272,7 +284,7 @@ class CardFacts:
     def data_table(self) -> Table | None:
         """Source and number of the images of each step."""
         rows = []
-        for use in ("calibration", "evaluation", "finetuning"):
+        for use in ("calibration", "evaluation", "bank", "finetuning"):
             row = self.results.get("data", {}).get(use)
             if row:
                 numbers = (text.count(row[key]) if key in row else "" for key in ("images", "tokens"))
@@ -327,20 +339,14 @@ class CardFacts:
         return None if recipe is None else str(recipe)
 
 
-def _conditions(row: Mapping[str, Any]) -> str:
-    """Return device, dtype and threads of a measurement in one cell."""
-    device = row["device"] if "device_name" not in row else f"{row['device_name']} ({row['device']})"
-    threads = row.get("threads")
-    counted = "" if threads is None else f", {threads} thread{'' if threads == 1 else 's'}"
-    return f"{device}, {row['dtype']}{counted}"
-
-
-def _speedup(row: Mapping[str, Any]) -> str:
-    if "speedup" not in row:
-        return ""
-    interval = row.get("speedup_interval", ())
-    bounds = f" ({interval[0]:.2f} to {interval[1]:.2f})" if len(interval) == 2 else ""
-    return f"{row['speedup']:.2f}x{bounds}"
+def _without_head(evaluation: Mapping[str, Any], state: str) -> str:
+    """Return the accuracy by neighbors or prompts before and after, for the headline."""
+    for key, name in (("zero_shot", "zero-shot top-1"), ("knn", "k-nearest-neighbor top-1")):
+        if key in evaluation.get("dense", {}) and key in evaluation[state]:
+            before, after = (text.percent(evaluation[each][key]["top1"]) for each in ("dense", state))
+            images = text.count(evaluation[state]["images"])
+            return f"; {name} {before} before, {after} {STATES[state]}, on {images} images"
+    return ""
 
 
 def _label(key: str) -> str:
@@ -352,10 +358,6 @@ def _figure(key: str, value: Any) -> str:
     return text.percent(value) if key in FRACTIONS and value is not None else _cell(value)
 
 
-def _are_figures(cells: Sequence[str]) -> bool:
-    return any(cells) and all(cell[:1] in "0123456789+-." for cell in cells if cell)
-
-
 def _cell(value: Any) -> str:
     if value is None:
         return ""
@@ -363,18 +365,7 @@ def _cell(value: Any) -> str:
     return text.number(value) if is_number else str(value)
 
 
-def _scalars(value: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    """Return the figures of an open section, without lists (one entry per layer)."""
-    found: list[tuple[str, Any]] = []
-    for key, item in value.items():
-        if isinstance(item, Mapping):
-            found += _scalars(item, f"{prefix}{key} ")
-        elif isinstance(item, int | float) and not isinstance(item, bool):
-            found.append((prefix + key, item))
-    return found
-
-
 def _details(value: Mapping[str, Any]) -> Table | None:
-    flat = dict(_scalars(value)) | {key: item for key, item in value.items() if isinstance(item, str | bool)}
+    flat = dict(scalars(value)) | {key: item for key, item in value.items() if isinstance(item, str | bool)}
     rows = tuple((_label(key), _cell(item)) for key, item in flat.items())
     return Table(("", "value"), rows) if rows else None

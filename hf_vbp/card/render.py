@@ -49,7 +49,10 @@ def make_facts(
     from_hub = described.get("source", "hub") == "hub" and named is not None and REPO_ID.fullmatch(named)
     base_id = base_model or (named if from_hub else None)
     if base_id is None:
-        remarks += ("base_model is left out of the card: the model was loaded from a folder (give base_model=...).",)
+        remarks += (
+            "base_model is left out of the card: the model was loaded from a folder (give its Hub id with base_model, "
+            "--base-model on the command line).",
+        )
     name = repo_id.rpartition("/")[2] if repo_id else f"{_short(base_id or named or described['model_type'])}-vbp"
     revision = described.get("revision")
     return CardFacts(

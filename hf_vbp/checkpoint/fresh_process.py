@@ -27,6 +27,8 @@ def main(job_file: str) -> None:
     job = json.loads(Path(job_file).read_text(encoding="utf-8"))
     block = _Block()
     sys.meta_path.insert(0, block)
+    if job["module_path"] is not None:
+        sys.path.append(job["module_path"])
     import torch
 
     torch.set_num_threads(job["threads"])
@@ -69,7 +71,8 @@ def _open(way: str, job: dict[str, Any]) -> dict[str, Any]:
         raise RuntimeError(f"a {type(model).__name__} was loaded, expected {job['architecture']}")
     model.to(job["device"]).eval()
     with torch.no_grad():
-        output = model(**{name: value.to(job["device"]) for name, value in load_file(job["inputs"]).items()})
+        inputs = {name: value.to(job["device"]) for name, value in load_file(job["inputs"]).items()}
+        output = model(**inputs, **job["options"])
     outputs = flattened(output)
     differences = [_difference(outputs[name].cpu(), value) for name, value in reference.items()]
     return {"way": way, "transformers": transformers.__version__, "max_abs_difference": max(differences)}

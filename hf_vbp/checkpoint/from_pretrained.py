@@ -55,7 +55,9 @@ def from_pretrained(path_or_id: str | os.PathLike[str], *, auto_class: Any = Non
         except ImportError as error:
             raise missing_package(error, str(path_or_id)) from error
         except load_errors() as error:
-            reason = one_line(error, _LONGEST) + (f". Note that {problem}." if problem else "")
+            reason = one_line(error, _LONGEST).partition(" Model type should be one of")[0] + (
+                f". Note that {problem}." if problem else ""
+            )
             raise CheckpointError(f"{path_or_id} cannot be loaded: {reason}") from error
     _check_widths(model, path_or_id)
     _check_complete(model, info, path_or_id, kwargs.get("ignore_mismatched_sizes", False))

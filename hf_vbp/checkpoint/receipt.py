@@ -16,21 +16,21 @@ from typing import Any
 import torch
 from torch import nn
 
-from hf_vbp.calibration.batch_moments import full_precision
-from hf_vbp.checkpoint.fresh_process import flattened
 from hf_vbp.checkpoint.from_pretrained import from_pretrained
 from hf_vbp.checkpoint.isolation import copy_cached_code, isolated_environment
 from hf_vbp.checkpoint.layout import CONFIG, MODELING_FILE, PROCESSORS
+from hf_vbp.checkpoint.model_classes import find_model_class
+from hf_vbp.checkpoint.reference_outputs import reference_outputs
 from hf_vbp.checkpoint.remote_code import RemoteCode, inspect_code, refuse_foreign_code
 from hf_vbp.errors import CheckpointError, ConfigurationError
-from hf_vbp.inputs.batch import model_inputs
+from hf_vbp.inputs.batch import count_images, model_inputs, repeat_images
 from hf_vbp.inputs.example import example_batch
 from hf_vbp.modeling.modeling_hf_vbp import auto_map, merged_tokens, without_merging
-from hf_vbp.modeling.precision import forward_of_class, own_precision
 
 WAYS = ("import", "remote_code", "stock")
 _SCRIPT = Path(__file__).with_name("fresh_process.py")
 _TIMEOUT_SECONDS = 900
+_IMAGES = 2
 _HUB_ONLY = "AutoBackbone"
 _LOADED = (CONFIG, MODELING_FILE, *PROCESSORS)
 _WEIGHTS = (".safetensors", ".safetensors.index.json")
@@ -138,6 +138,7 @@ def take_receipt(
     ways: Sequence[str] | None = None,
     python: str | os.PathLike[str] | None = None,
     trust_remote_code: bool = False,
+    inputs: Mapping[str, Any] | None = None,
 ) -> Receipt:
     """Compare a saved checkpoint, loaded in a fresh process, with the model that it was saved from.
 
@@ -149,6 +150,7 @@ def take_receipt(
         ways: As for :func:`verify_checkpoint`.
         python: As for :func:`verify_checkpoint`.
         trust_remote_code: As for :func:`verify_checkpoint`.
+        inputs: A batch on which both are compared; by default one made from the configs.
 
     Raises:
         CheckpointError: As for :func:`verify_checkpoint`.
@@ -160,7 +162,7 @@ def take_receipt(
     chosen = _choose_ways(folder, ways)
     with tempfile.TemporaryDirectory(prefix="hf-vbp-receipt-") as temporary:
         job_folder = Path(temporary)
-        tolerance = _write_job(model, folder, chosen, job_folder)
+        tolerance = _write_job(model, folder, chosen, job_folder, inputs)
         results = _run(job_folder, python, code)
     files = _hashes(folder)
     entries = {result["way"]: _entry(folder, result, tolerance, files) for result in results}
@@ -232,8 +234,8 @@ def _read_config(folder: Path) -> dict[str, Any]:
 def _loader(config: dict[str, Any]) -> Any:
     import transformers
 
-    architectures = config.get("architectures") or ["AutoModel"]
-    return getattr(transformers, architectures[0], transformers.AutoModel)
+    architectures = config.get("architectures") or [None]
+    return find_model_class(architectures[0], config.get("model_type")) or transformers.AutoModel
 
 
 def _loader_name(model: Any) -> str:
@@ -244,17 +246,23 @@ def _loader_name(model: Any) -> str:
     return name
 
 
-def _write_job(model: Any, folder: Path, ways: tuple[str, ...], job_folder: Path) -> float:
+def _write_job(
+    model: Any, folder: Path, ways: tuple[str, ...], job_folder: Path, batch: Mapping[str, Any] | None
+) -> float:
     from safetensors.torch import save_file
 
     parameter = next(model.parameters())
-    inputs = {key: value.cpu().contiguous() for key, value in model_inputs(model, example_batch(model, 2)).items()}
-    outputs = reference_outputs(model, inputs)
+    # Two images, because the kernels for one depend on where its tensors are in memory.
+    given = example_batch(model, _IMAGES) if batch is None else batch
+    taken = model_inputs(model, repeat_images(given, _IMAGES) if count_images(given, model) == 1 else given)
+    tensors = {key: _copy(value) for key, value in taken.items() if isinstance(value, torch.Tensor)}
+    options = {key: value for key, value in taken.items() if isinstance(value, bool | int | float | str)}
+    outputs = reference_outputs(model, {**tensors, **options})
     with without_merging(model):
-        stock = reference_outputs(model, inputs)
+        stock = reference_outputs(model, {**tensors, **options})
     save_file(outputs, job_folder / "reference.safetensors")
     save_file(stock, job_folder / "stock.safetensors")
-    save_file(inputs, job_folder / "inputs.safetensors")
+    save_file(tensors, job_folder / "inputs.safetensors")
     job = {
         "directory": str(folder),
         "ways": ways,
@@ -262,9 +270,11 @@ def _write_job(model: Any, folder: Path, ways: tuple[str, ...], job_folder: Path
             way: str(job_folder / f"{'stock' if way == 'stock' else 'reference'}.safetensors") for way in ways
         },
         "inputs": str(job_folder / "inputs.safetensors"),
+        "options": options,
         "loader": _loader_name(model),
         "architecture": type(model).__name__,
         "module": type(model).__module__,
+        "module_path": _module_path(type(model)),
         "dtype": str(parameter.dtype).removeprefix("torch."),
         "device": str(parameter.device),
         "attn_implementation": model.config._attn_implementation,
@@ -277,36 +287,29 @@ def _write_job(model: Any, folder: Path, ways: tuple[str, ...], job_folder: Path
     return scale * (1e-4 if torch.finfo(parameter.dtype).bits >= 32 else 5e-2)
 
 
-def reference_outputs(model: Any, inputs: Mapping[str, Any]) -> dict[str, torch.Tensor]:
-    """Return every floating output of a model in evaluation mode, by name, on the CPU.
-
-    The model computes as a loaded one does: in its own dtype, without autocast or reduced float32 precision, and
-    with the forward of its class, also after ``accelerator.prepare(model)`` and inside an autocast region.
-
-    Args:
-        model: Any vision model; the mode of each module is not changed.
-        inputs: The arguments of the forward pass, in the model's dtype.
+def _module_path(cls: type) -> str | None:
+    """Return the folder from which a fresh process imports a class of the user's own; None for other classes.
 
     Raises:
-        CheckpointError: The model gives NaN or infinity, or no tensor at all.
+        CheckpointError: It is defined in a script or a notebook.
     """
-    training = [module for module in model.modules() if module.training]
-    device = next(model.parameters()).device
-    try:
-        with torch.no_grad(), own_precision(model), forward_of_class(model), full_precision(device):
-            output = model.eval()(**{key: value.to(device) for key, value in inputs.items()})
-    finally:
-        for module in training:
-            module.training = True
-    outputs = {
-        name: value.cpu().contiguous() for name, value in flattened(output).items() if value.is_floating_point()
-    }
-    if not outputs or not all(torch.isfinite(value).all() for value in outputs.values()):
+    name = cls.__module__
+    if name.partition(".")[0] in ("transformers", "transformers_modules", "hf_vbp"):
+        return None
+    file = getattr(sys.modules.get(name), "__file__", None)
+    if name == "__main__" or file is None:
         raise CheckpointError(
-            f"{type(model).__name__} gives {'NaN or infinity' if outputs else 'no tensor'} for random images, so "
-            "the saved model cannot be compared with it. Check its weights, or save with verify=False."
+            f"{cls.__name__} is defined in a script or a notebook ({name}), so no other process can import "
+            "it to verify the checkpoint. Move the class to a module, or save with verify=False."
         )
-    return outputs
+    path = Path(file).resolve()
+    levels = name.count(".") + (path.name == "__init__.py")
+    return str(path.parents[levels])
+
+
+def _copy(value: torch.Tensor) -> torch.Tensor:
+    # Tensors that share memory cannot be written.
+    return value.detach().cpu().clone(memory_format=torch.contiguous_format)
 
 
 def _run(job_folder: Path, python: str | os.PathLike[str] | None, code: RemoteCode) -> list[dict[str, Any]]:

@@ -22,6 +22,10 @@ def remote_file_in(directory: str | os.PathLike[str], config: Any) -> Iterator[N
         config: A config with a ``vbp`` record.
     """
     entries = modeling_hf_vbp.auto_map(config)
+    universal = entries.get("AutoModelForUniversalSegmentation")
+    if universal:
+        # The segmentation pipeline has no such auto class, and would open the class of transformers instead.
+        entries.setdefault("AutoModelForImageSegmentation", universal)
     if not entries or os.path.isfile(directory):
         yield
         return

@@ -23,6 +23,7 @@ def save_checkpoint(
     files: Mapping[str, Content] | None = None,
     verify: bool = True,
     overwrite: bool = False,
+    inputs: Mapping[str, Any] | None = None,
 ) -> Receipt:
     """Save a model, pruned or not, and verify that the checkpoint reloads with the same outputs.
 
@@ -40,6 +41,7 @@ def save_checkpoint(
             compare its outputs with the model's.
         overwrite: Whether a checkpoint of hf_vbp at ``directory`` may be replaced. Its README.md is kept if you
             wrote or changed it. Any other file that hf_vbp did not write, or that was changed since, is refused.
+        inputs: A batch for the verification; by default one made from the configs.
 
     Returns:
         The receipt: the ways in which the checkpoint loads, and the difference of its outputs from those in memory.
@@ -62,16 +64,16 @@ def save_checkpoint(
     _check_names(contents)
     size = sum(tensor.nbytes for tensor in model.state_dict().values())
     # Its weights may still be read from there: from_pretrained maps the file into memory.
-    inputs = {"the folder that the model was loaded from, an input": getattr(model, "name_or_path", None)}
+    sources = {"the folder that the model was loaded from, an input": getattr(model, "name_or_path", None)}
     with (
-        reserved(directory, overwrite, required_bytes=size, inputs=inputs) as folder,
+        reserved(directory, overwrite, required_bytes=size, inputs=sources) as folder,
         staged(folder, overwrite) as staging,
     ):
         with patched():
             model.save_pretrained(staging)
         if processor is not None:
             processor.save_pretrained(staging)
-        entries = take_receipt(model, staging).entries if verify else ()
+        entries = take_receipt(model, staging, inputs=inputs).entries if verify else ()
         receipt = Receipt(Path(directory), entries)
         for name, content in contents.items():
             _write(staging / name, content(receipt) if callable(content) else content)

@@ -1,11 +1,12 @@
-"""``hf-vbp evaluate``: measure the accuracy of a checkpoint."""
+"""``hf-vbp evaluate``: measure a checkpoint on images."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from hf_vbp.cli import groups
 from hf_vbp.cli.console import Reporter, percent, print_json, print_table
 from hf_vbp.cli.groups import EVALUATION, ModelOptions, option, with_groups
 from hf_vbp.cli.label_options import LabelledImageOptions
+from hf_vbp.cli.neighbor_options import NeighborOptions
 
 
 @with_groups
@@ -20,11 +21,12 @@ def evaluate(
     base_revision: Annotated[
         str | None, option(EVALUATION, "--base-revision", help="Revision of the base model.")
     ] = None,
+    nearest: NeighborOptions,
     loading: ModelOptions,
     json: groups.Json = False,
     quiet: groups.Quiet = False,
 ) -> None:
-    """Evaluate a dense or pruned checkpoint on labelled images."""
+    """Evaluate a dense or pruned checkpoint on images, labelled where the model has classes."""
     from hf_vbp.workflow.evaluate import run_evaluate
 
     found = run_evaluate(
@@ -33,20 +35,36 @@ def evaluate(
         Reporter(quiet=quiet),
         base=base,
         base_revision=base_revision,
+        bank=nearest.request(images),
+        neighbors=nearest.neighbors,
         loading=loading.loading(),
     )
     if json:
         print_json(found)
         return
-    rows = []
-    for name in ("base", "model"):
-        if name in found:
-            row = found[name]
-            interval = " to ".join(f"{100 * bound:.1f}" for bound in row.get("top1_interval", ()))
-            kl = row.get("kl")
-            label = base if name == "base" else model
-            figures = (percent(row.get("top1")), interval, percent(row.get("top5")), percent(row.get("agreement")))
-            rows.append((label, *figures, None if kl is None else f"{kl:.4f}"))
-    images_used = found["model"]["images"]
-    columns = ("", "top-1", "95 % interval", "top-5", "agreement", "KL")
-    print_table(f"Evaluation on {images_used} images", columns, rows)
+    show(found, {"base": base or "", "model": model})
+
+
+def show(found: dict[str, Any], names: dict[str, str]) -> None:
+    """Print the figures of the models.
+
+    Args:
+        found: The result of the evaluation.
+        names: The models as the user named them.
+    """
+    from hf_vbp.results.named_figures import figure_rows
+
+    title = f"Evaluation on {found['model']['images']} images"
+    models = [name for name in ("base", "model") if name in found]
+    if any(key in found[name] for name in models for key in ("top1", "kl")):
+        rows = [(names[name], *_accuracies(found[name])) for name in models]
+        print_table(title, ("", "top-1", "95 % interval", "top-5", "agreement", "KL"), rows)
+    others = figure_rows(found, models)
+    if others:
+        print_table(title, ("", *(names[name] for name in models)), others)
+
+
+def _accuracies(row: dict[str, Any]) -> tuple[str | None, ...]:
+    interval = " to ".join(f"{100 * bound:.1f}" for bound in row.get("top1_interval", ()))
+    kl = None if "kl" not in row else f"{row['kl']:.4f}"
+    return percent(row.get("top1")), interval, percent(row.get("top5")), percent(row.get("agreement")), kl

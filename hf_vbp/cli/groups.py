@@ -3,21 +3,20 @@
 import functools
 import importlib
 import inspect
-import json
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, get_type_hints
 
 import typer
 
+from hf_vbp.cli.values import read_options
 from hf_vbp.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from hf_vbp.config.vbp_config import VBPConfig
-    from hf_vbp.costs.latency import LatencyOptions
     from hf_vbp.workflow.loading import Loading
     from hf_vbp.workflow.requests import DataRequest
 
@@ -71,10 +70,10 @@ Data = Annotated[str, option(IMAGES, "--data", help=f"Calibration images; labels
 OptionalData = Annotated[
     str | None, option(IMAGES, "--data", help=f"Calibration images; labels are not needed. {DATA_HELP}")
 ]
-LabelledData = Annotated[str, option(IMAGES, "--data", help=f"Labelled images. {DATA_HELP}")]
+LabelledData = Annotated[str, option(IMAGES, "--data", help=f"Images, labelled for models with classes. {DATA_HELP}")]
 EvalData = Annotated[str, option(EVALUATION, "--eval-data", help=f"Labelled images to evaluate on. {DATA_HELP}")]
 OptionalEvalData = Annotated[
-    str | None, option(EVALUATION, "--eval-data", help=f"Labelled images to evaluate on. {DATA_HELP}")
+    str | None, option(EVALUATION, "--eval-data", help=f"Images to evaluate on, labelled for classes. {DATA_HELP}")
 ]
 Output = Annotated[Path, option(OUTPUT, "--output", "-o", help="Where to write.", callback=expanded)]
 OptionalOutput = Annotated[Path | None, option(OUTPUT, "--output", "-o", help="Where to write.", callback=expanded)]
@@ -211,7 +210,7 @@ class MethodOptions:
         """The flags whose values differ from the defaults."""
         return flags_of(self)
 
-    def config(self, **budget: float | str | None) -> "VBPConfig":
+    def config(self, **budget: Any) -> "VBPConfig":
         """Return the configuration; raises the errors of :class:`hf_vbp.VBPConfig`.
 
         Args:
@@ -237,122 +236,6 @@ class MethodOptions:
 def flags_of(group: Any) -> list[str]:
     """Return the flags of a group of options whose values differ from their defaults."""
     return [f"--{f.name.replace('_', '-')}" for f in fields(group) if getattr(group, f.name) != f.default]
-
-
-def read_options(flag: str, texts: Sequence[str] | None) -> dict[str, Any] | None:
-    """Read options of the form ``NAME=VALUE``; a value is JSON where it can be, else text.
-
-    Raises:
-        ConfigurationError: A text has another form, or a name is repeated.
-    """
-    if not texts:
-        return None
-    values: dict[str, Any] = {}
-    for text in texts:
-        name, equals, value = text.partition("=")
-        if not equals or not name or name in values:
-            raise ConfigurationError(f"{flag} takes NAME=VALUE, each name once; got {text!r}.")
-        try:
-            values[name] = json.loads(value)
-        except ValueError:
-            values[name] = value
-    return values
-
-
-@dataclass(frozen=True)
-class BudgetOptions:
-    """How much to remove, or to keep; exactly one of them."""
-
-    panel: ClassVar[str] = BUDGET
-
-    ratio: Annotated[float | None, typer.Option(help="Share of hidden neurons to remove, in (0, 1).")] = None
-    target_parameters: Annotated[float | None, typer.Option(help="Share of the parameters to keep, in (0, 1).")] = None
-    target_macs: Annotated[float | None, typer.Option(help="Share of the MACs to keep, in (0, 1).")] = None
-    target_latency: Annotated[
-        str | None, typer.Option(help="Latency on this device to keep: a share in (0, 1), or a time such as 12ms.")
-    ] = None
-
-    @property
-    def flags(self) -> list[str]:
-        """The flags that were given."""
-        return flags_of(self)
-
-    def config(self, method: MethodOptions, conditions: "LatencyConditions") -> "VBPConfig":
-        """Return the configuration; raises the errors of :class:`hf_vbp.VBPConfig`.
-
-        Args:
-            method: The method.
-            conditions: How a latency budget is measured.
-        """
-        if len(self.flags) != 1:
-            options = "--ratio, --target-parameters, --target-macs, --target-latency"
-            raise ConfigurationError(f"Give exactly one budget of {options}; got {', '.join(self.flags) or 'none'}.")
-        asked = {**vars(self), "target_latency": read_latency(self.target_latency)}
-        batch = conditions.budget_batch if self.target_latency is not None else 1
-        return method.config(**asked, latency_batch=batch)
-
-
-@dataclass(frozen=True)
-class LatencyConditions:
-    """How latency is measured, for --latency and --target-latency."""
-
-    panel: ClassVar[str] = LATENCY
-
-    latency_batch: Annotated[
-        list[int] | None, typer.Option(help="Images per pass; may be repeated for --latency of prune.", min=1)
-    ] = None
-    latency_dtype: Annotated[
-        str | None, typer.Option(help="Dtype of --latency.", show_default="that of the model")
-    ] = None
-    threads: Annotated[int | None, typer.Option(help="Threads of the CPU.", min=1)] = None
-    latency_precision: Annotated[
-        float, typer.Option(help="Repeat until the 95 % interval of the speed-up is this share of it to either side.")
-    ] = 0.03
-
-    def options(self, default: Sequence[int] = (1,)) -> "list[LatencyOptions]":
-        """Return the conditions, one per batch size.
-
-        Args:
-            default: The batch sizes where none was given.
-        """
-        from hf_vbp.costs.latency import LatencyOptions
-
-        return [
-            LatencyOptions(
-                batch=batch, dtype=self.latency_dtype, threads=self.threads, precision=self.latency_precision
-            )
-            for batch in self.latency_batch or default
-        ]
-
-    def single(self) -> "LatencyOptions":
-        """Return the conditions of a measurement at one batch size.
-
-        Raises:
-            ConfigurationError: Several batch sizes were given.
-        """
-        return self.options((self.budget_batch,))[0]
-
-    @property
-    def budget_batch(self) -> int:
-        """The one batch size.
-
-        Raises:
-            ConfigurationError: Several were given.
-        """
-        batches = self.latency_batch or [1]
-        if len(batches) > 1:
-            raise ConfigurationError(f"Give --latency-batch once here; got {', '.join(map(str, batches))}.")
-        return batches[0]
-
-
-def read_latency(text: str | None) -> float | str | None:
-    """Return a share as a number, and a time such as ``12ms`` unchanged."""
-    if text is None:
-        return None
-    try:
-        return float(text)
-    except ValueError:
-        return text
 
 
 def with_groups(command: Callable[..., None]) -> Callable[..., None]:

@@ -5,12 +5,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from hf_vbp.cli import groups
+from hf_vbp.cli.budget_options import BudgetOptions, LatencyConditions
 from hf_vbp.cli.console import Reporter, percent, print_json_text, print_lines, print_table, scaled, speedup
 from hf_vbp.cli.groups import (
     LATENCY,
     STATISTICS,
-    BudgetOptions,
-    LatencyConditions,
     MethodOptions,
     SourceOptions,
     option,
@@ -69,14 +68,24 @@ def show(made: "PruningPlan", output: Path | None) -> None:
     title = f"{percent(made.ratio)} of the hidden neurons removed"
     title += f" ({made.config.criterion}, {made.config.compensation}, {made.config.scope})"
     print_table(title, ("MLP", "dense", "width", "kept", "predicted error", "|"), rows)
+    if made.merged_tokens:
+        print_lines([f"Tokens merged before each block: {', '.join(map(str, made.merged_tokens))}."])
     print_table("Cost", ("", "dense", "pruned", "kept"), _cost_rows(made), caption=_budget(made))
     print_lines(
         [
             f"Predicted output error of all MLPs: {percent(made.predicted['relative_output_error'])}, of the "
-            f"calibration images, {'exact' if made.predicted['exact'] else 'as if neurons were uncorrelated'}.",
+            f"calibration images, {_certainty(made)}.",
             *([] if output is None else [f"Saved the plan to {output}."]),
         ]
     )
+
+
+def _certainty(made: "PruningPlan") -> str:
+    if made.predicted["exact"]:
+        return "exact"
+    if made.config.requires.covariances:
+        return "after the refit on images; without it the error is much larger, since a normalization mixes neurons"
+    return "as if neurons were uncorrelated"
 
 
 def _cost_rows(made: "PruningPlan") -> list[tuple[Any, ...]]:

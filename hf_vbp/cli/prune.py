@@ -6,20 +6,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from hf_vbp.cli import groups
+from hf_vbp.cli.budget_options import BudgetOptions, LatencyConditions
 from hf_vbp.cli.console import Reporter, percent, print_json_text, print_lines, print_table, scaled, speedup
 from hf_vbp.cli.groups import (
     BUDGET,
     LATENCY,
     STATISTICS,
-    BudgetOptions,
     EvaluationOptions,
-    LatencyConditions,
     MethodOptions,
     ModelOptions,
     option,
     with_groups,
 )
 from hf_vbp.cli.label_options import LabelledImageOptions
+from hf_vbp.cli.neighbor_options import NeighborOptions
 from hf_vbp.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -48,6 +48,7 @@ def prune(
     ] = None,
     eval_data: groups.OptionalEvalData = None,
     evaluation: EvaluationOptions,
+    nearest: NeighborOptions,
     latency: Annotated[
         bool, option(LATENCY, "--latency", help="Measure the latency of the dense and the pruned model.")
     ] = False,
@@ -70,6 +71,8 @@ def prune(
         plan=plan,
         data=images.request(data) if data else None,
         evaluation=evaluation.request(eval_data, images) if eval_data else None,
+        bank=nearest.request(images),
+        neighbors=nearest.neighbors,
         statistics=statistics,
         loading=loading.loading(),
         overwrite=overwrite,
@@ -99,16 +102,22 @@ def _config(
 
 def show(results: dict[str, Any], output: str) -> None:
     """Print the closing table: figures before and after, cost, and how to load the checkpoint."""
+    from hf_vbp.results.named_figures import figure_rows
     from hf_vbp.workflow.how_to_load import how_to_load
 
     plan = results["plan"]
     title = f"{percent(plan['ratio'])} of the hidden neurons removed ({plan['criterion']}, {plan['compensation']})"
+    if "merged_tokens" in results:
+        title += f", tokens merged before each block: {', '.join(map(str, results['merged_tokens']))}"
     images = results.get("evaluation", {}).get("pruned", {}).get("images")
     caption = (
         f"evaluated on {images} images, the same before and after" if images else "not evaluated (no --eval-data)"
     )
     rows = [*_evaluation_rows(results), *_cost_rows(results)]
     print_table(title, ("", "before", "after", "kept"), rows, caption=caption)
+    figures = figure_rows(results.get("evaluation", {}), ("dense", "pruned"))
+    if figures:
+        print_table("Figures by kind of output, with 95 % intervals", ("", "before", "after"), figures)
     print_lines(how_to_load(results, output))
 
 

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from hf_vbp.cli import groups
+from hf_vbp.cli.budget_options import LatencyConditions
 from hf_vbp.cli.console import Reporter, percent, print_json, print_lines, print_table, scaled, speedup
 from hf_vbp.cli.groups import (
     BUDGET,
@@ -11,7 +12,6 @@ from hf_vbp.cli.groups import (
     METHOD,
     STATISTICS,
     EvaluationOptions,
-    LatencyConditions,
     MethodOptions,
     ModelOptions,
     option,

@@ -8,6 +8,9 @@ from typing import Any
 from hf_vbp._progress import shown
 from hf_vbp.errors import BudgetError, ConfigurationError
 
+DEFAULT_PRECISION = 0.03
+"""Of a measured latency: the 95 % interval of the median is at most this share of it to either side."""
+
 # The name of each cost in messages.
 COSTS = {"ratio": "hidden neurons", "parameters": "parameters", "macs": "MACs", "latency": "latency"}
 
@@ -76,12 +79,13 @@ class Budget:
         # A ratio such as 0.3 of 512 is not exact in binary; without the tolerance one more neuron would be removed.
         return achieved >= self.share - 1e-9 if self.removes else achieved <= self.share + 1e-9
 
-    def unreachable(self, best: float, reason: str = "") -> BudgetError:
+    def unreachable(self, best: float, reason: str = "", means: str = "pruning the MLPs") -> BudgetError:
         """Return the error for a budget that cannot be met.
 
         Args:
             best: The share that can be reached.
             reason: A sentence that names the limit and the advice.
+            means: By what it cannot be reached.
         """
         # Rounded so that the share in the message can be reached.
         if self.removes:
@@ -89,7 +93,7 @@ class Budget:
         else:
             reached = f"no less than a share of {math.ceil(best * 1e4) / 1e4:g} can be kept"
         return BudgetError(
-            f"{COSTS[self.kind]}: {self.share:g} cannot be reached by pruning the MLPs; {reached}. {reason}".strip()
+            f"{COSTS[self.kind]}: {self.share:g} cannot be reached by {means}; {reached}. {reason}".strip()
         )
 
     def to_dict(self, achieved: float) -> dict[str, Any]:

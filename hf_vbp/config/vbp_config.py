@@ -5,7 +5,8 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from hf_vbp._progress import shown
-from hf_vbp.config.budget import Budget
+from hf_vbp.config.budget import DEFAULT_PRECISION, Budget
+from hf_vbp.config.levers import check_levers, used_levers
 from hf_vbp.config.limits import SCOPES, Limits
 from hf_vbp.config.presets import DEFAULT_COMPENSATION, DEFAULT_CRITERION, PRESETS
 from hf_vbp.config.registry import COMPENSATIONS, CRITERIA, check_choice
@@ -44,6 +45,13 @@ class VBPConfig:
         minimum_width: Neurons that every site keeps.
         round_to: Multiple that widths are rounded to.
         latency_batch: Images per pass when ``target_latency`` is measured.
+        latency_precision: A measurement of ``target_latency`` is repeated until the 95 % interval of the speed-up is
+            this share of it to either side.
+        levers: What may be changed to meet the budget: ``"mlp"`` (narrower MLPs), ``"tokens"`` (merged tokens). By
+            default both for a budget of MACs or latency, where the model allows merging, and ``"mlp"`` otherwise; see
+            :attr:`used_levers`. The preset ``"paper"`` is ``("mlp",)``.
+        merge_tokens: Merge this many tokens before every block but the first, instead of choosing the number that
+            damages the model least. It is used with every budget.
         criterion_options: Options of the criterion, by name.
         compensation_options: Options of the compensation, by name.
 
@@ -69,6 +77,9 @@ class VBPConfig:
     minimum_width: int = 1
     round_to: int = 1
     latency_batch: int = 1
+    latency_precision: float = DEFAULT_PRECISION
+    levers: tuple[str, ...] | None = None
+    merge_tokens: int | None = None
     criterion_options: Mapping[str, Any] = field(default_factory=dict)
     compensation_options: Mapping[str, Any] = field(default_factory=dict)
 
@@ -81,6 +92,13 @@ class VBPConfig:
             raise ConfigurationError(
                 f"latency_batch must be a whole number of at least 1, got {shown(self.latency_batch)}."
             )
+        precision = self.latency_precision
+        if isinstance(precision, bool) or not isinstance(precision, int | float) or not 0 < precision < 1:
+            raise ConfigurationError(f"latency_precision must be between 0 and 1, got {shown(precision)}.")
+        if isinstance(self.levers, list):
+            # Lists come from JSON and YAML.
+            object.__setattr__(self, "levers", tuple(self.levers))
+        check_levers(self.levers, self.merge_tokens)
         # Building the parts validates them.
         _ = self.limits, self.make_criterion(), self.make_compensation(), self._budgets()
 
@@ -121,12 +139,21 @@ class VBPConfig:
         return cls.preset(values["preset"], **given) if "preset" in values else cls(**given)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the JSON form: every field except budgets that were not given, empty options and a batch of 1."""
+        """Return the JSON form: every field except budgets not given, empty options and defaults of the latency."""
         values = {entry.name: getattr(self, entry.name) for entry in fields(self)}
         given = {name: dict(value) if isinstance(value, Mapping) else value for name, value in values.items()}
-        if self.latency_batch == 1:
-            del given["latency_batch"]
-        return {name: value for name, value in given.items() if value is not None and value != {}}
+        kept = {name: value for name, value in given.items() if not name.startswith("latency_")}
+        if self.levers is not None:
+            kept["levers"] = list(self.levers)
+        return {
+            name: value for name, value in kept.items() if value is not None and value != {}
+        } | self.latency_options
+
+    @property
+    def latency_options(self) -> dict[str, Any]:
+        """The settings of the measurement of ``target_latency`` that are not the defaults, by name."""
+        defaults = {"latency_batch": 1, "latency_precision": DEFAULT_PRECISION}
+        return {name: getattr(self, name) for name, default in defaults.items() if getattr(self, name) != default}
 
     @property
     def budget(self) -> Budget:
@@ -146,6 +173,18 @@ class VBPConfig:
     def has_budget(self) -> bool:
         """Whether a budget was given."""
         return bool(self._budgets())
+
+    @property
+    def used_levers(self) -> tuple[str, ...]:
+        """The levers, or the default ones of the budget."""
+        return used_levers(self.levers, self.merge_tokens, self.budget.kind if self.has_budget else "ratio")
+
+    @property
+    def method(self) -> dict[str, Any]:
+        """Criterion, compensation, scope and limits, ready for JSON: what decides about neurons beside the budget."""
+        names = ("criterion", "compensation", "scope", "minimum_width", "round_to")
+        options = {name: dict(getattr(self, name)) for name in ("criterion_options", "compensation_options")}
+        return {**{name: getattr(self, name) for name in names}, **options}
 
     def with_budget(self, **budget: float | str) -> "VBPConfig":
         """Return the same method with another budget, given as the one field that holds it."""

@@ -1,5 +1,6 @@
 """Parameters, multiply-accumulates and bytes of a model, from its actual shapes."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -21,7 +22,7 @@ def count_bytes(model: nn.Module) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
 
 
-def count_macs(model: nn.Module) -> int:
+def count_macs(model: nn.Module, inputs: Mapping[str, Any] | None = None) -> int:
     """Return the multiply-accumulates of one image.
 
     Counts all matrix products and convolutions of a forward pass with their actual shapes: the linears, the patch
@@ -31,23 +32,24 @@ def count_macs(model: nn.Module) -> int:
     device, so it takes no memory and does not read the weights.
 
     Args:
-        model: A vision model of transformers; its config describes the size of the images.
+        model: A vision model of transformers.
+        inputs: A batch of one image; by default one of the size that the config describes.
 
     Raises:
         UnsupportedModelError: The config does not describe the size of the images.
     """
-    return int(_flops(model).get_total_flops()) // 2
+    return int(_flops(model, inputs).get_total_flops()) // 2
 
 
-def describe_cost(model: nn.Module) -> dict[str, int]:
+def describe_cost(model: nn.Module, inputs: Mapping[str, Any] | None = None) -> dict[str, int]:
     """Return ``{"parameters", "macs", "bytes"}`` of a model, see the functions that count them."""
-    return {"parameters": count_parameters(model), "macs": count_macs(model), "bytes": count_bytes(model)}
+    return {"parameters": count_parameters(model), "macs": count_macs(model, inputs), "bytes": count_bytes(model)}
 
 
-def _flops(model: nn.Module) -> FlopCounterMode:
+def _flops(model: nn.Module, batch: Mapping[str, Any] | None) -> FlopCounterMode:
     tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     meta = {name: torch.empty_like(tensor.detach(), device="meta") for name, tensor in tensors.items()}
-    inputs = model_inputs(model, example_batch(model))
+    inputs = model_inputs(model, example_batch(model) if batch is None else batch)
     counter = FlopCounterMode(display=False)
     training = model.training
     model.eval()

@@ -1,6 +1,7 @@
 """Measured latency of models, dense and pruned."""
 
 import copy
+import math
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,9 +16,10 @@ from hf_vbp.adapters.prepared import PreparedModel, prepare
 from hf_vbp.costs.device_name import device_name
 from hf_vbp.costs.timing import Effort, Times, median_interval, time_in_turns
 from hf_vbp.errors import ConfigurationError, LatencyError
-from hf_vbp.inputs.batch import main_input, model_inputs
+from hf_vbp.inputs.batch import main_input, model_inputs, repeat_images
 from hf_vbp.inputs.example import example_batch
 from hf_vbp.modeling.modeling_hf_vbp import take_neurons
+from hf_vbp.token_merging.merge_tokens import merge_tokens
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,7 @@ def measure_latency(
     models: Mapping[str, nn.Module],
     options: LatencyOptions | None = None,
     *,
+    inputs: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
 ) -> list[dict[str, Any]]:
     """Measure how long a forward pass of each model takes, and the speed-up against the first one.
@@ -88,6 +91,7 @@ def measure_latency(
         models: Models of transformers by name, the dense one first. They are not changed: for another device or dtype
             copies are made.
         options: Batch, device, dtype, threads and precision.
+        inputs: A batch of one image, which is repeated; by default images of the size that the config describes.
         progress: Receives the number of finished repetitions and an estimate of all.
 
     Returns:
@@ -112,7 +116,8 @@ def measure_latency(
     if not models:
         raise ConfigurationError("There is no model to measure.")
     measured = _on(list(models.values()), options)
-    inputs = model_inputs(measured[0], example_batch(measured[0], options.batch))
+    given = example_batch(measured[0], options.batch) if inputs is None else repeat_images(inputs, options.batch)
+    inputs = model_inputs(measured[0], given)
     with cpu_threads(options.threads):
         times = time_in_turns(measured, inputs, options.effort, progress)
         conditions = _conditions(inputs[main_input(inputs, measured[0])], options.batch)
@@ -129,6 +134,7 @@ def latency_of_widths(
     widths: Sequence[int],
     options: LatencyOptions | None = None,
     *,
+    merged_tokens: Sequence[int] = (),
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Measure a dense model and one whose MLPs have the given widths, in turns.
@@ -140,6 +146,7 @@ def latency_of_widths(
         model: The dense model, with MLP sites; not changed.
         widths: One width per site, in block order.
         options: Batch, device, dtype, threads and precision.
+        merged_tokens: Tokens that the pruned model merges before each block; empty where it merges none.
         progress: Receives the number of finished repetitions and an estimate of all.
 
     Returns:
@@ -150,8 +157,11 @@ def latency_of_widths(
         LatencyError: The times vary too much on this machine.
     """
     prepared = prepare(model)
-    models = {"dense": prepared.model, "pruned": _with_widths(prepared, widths)}
-    return summary(*measure_latency(models, options, progress=progress))
+    pruned = _with_widths(prepared, widths)
+    if any(merged_tokens):
+        merge_tokens(pruned, merged_tokens)
+    models = {"dense": prepared.model, "pruned": pruned}
+    return summary(*measure_latency(models, options, inputs=prepared.inputs, progress=progress))
 
 
 def summary(dense: Mapping[str, Any], pruned: Mapping[str, Any]) -> dict[str, Any]:
@@ -159,6 +169,25 @@ def summary(dense: Mapping[str, Any], pruned: Mapping[str, Any]) -> dict[str, An
     shared = {key: dense[key] for key in ("device", "device_name", "dtype", "batch", "threads", "repetitions")}
     times = {"dense_ms": dense["median_ms"], "pruned_ms": pruned["median_ms"]}
     return {**shared, **times, "speedup": pruned["speedup"], "speedup_interval": pruned["speedup_interval"]}
+
+
+def current_conditions(model: nn.Module, options: LatencyOptions) -> dict[str, Any]:
+    """Return the conditions that a measurement would have now: device, dtype, batch and threads.
+
+    Args:
+        model: The model to measure.
+        options: Batch, device, dtype and threads.
+    """
+    parameter = next(model.parameters())
+    device = torch.device(options.device) if options.device is not None else parameter.device
+    dtype = options.torch_dtype or parameter.dtype
+    return {
+        "device": device.type,
+        "device_name": device_name(device),
+        "dtype": str(dtype).removeprefix("torch."),
+        "batch": options.batch,
+        "threads": options.threads or torch.get_num_threads(),
+    }
 
 
 def describe_conditions(measured: Mapping[str, Any]) -> str:
@@ -232,6 +261,10 @@ def _row(name: str, seconds: Sequence[float], conditions: Mapping[str, Any]) -> 
     }
 
 
+def _rounded_up(share: float) -> float:
+    return math.ceil(100 * share + 1) / 100
+
+
 def _check_certain(times: Times, options: LatencyOptions, conditions: Mapping[str, Any]) -> None:
     """Refuse times whose median is too uncertain to be of use."""
     uncertainty = times.uncertainty()
@@ -240,5 +273,6 @@ def _check_certain(times: Times, options: LatencyOptions, conditions: Mapping[st
             f"This machine is too noisy to measure a latency: after {times.rounds} repetitions in "
             f"{times.elapsed:.0f} s the median is certain to within {100 * uncertainty:.1f} % only, and "
             f"{100 * options.precision:g} % is needed ({describe_conditions(conditions)}). Stop other work on the "
-            "machine and try again, use fewer threads or a larger batch, or accept less precision."
+            "machine and try again, use fewer threads (--threads) or a larger batch (--latency-batch), or accept less "
+            f"precision (--latency-precision {_rounded_up(uncertainty)}, latency_precision from Python)."
         )

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from hf_vbp._progress import Progress
+from hf_vbp.config.budget import DEFAULT_PRECISION
 from hf_vbp.errors import ConfigurationError
 from hf_vbp.modeling.precision import own_precision
 
@@ -35,7 +36,7 @@ class Effort:
         ConfigurationError: ``precision`` is not in (0, 1), ``repetitions`` is below 6, or ``seconds`` is not positive.
     """
 
-    precision: float = 0.03
+    precision: float = DEFAULT_PRECISION
     repetitions: int = 1000
     seconds: float = 60.0
 

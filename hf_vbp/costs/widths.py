@@ -1,5 +1,6 @@
 """Parameters, multiply-accumulates and bytes as closed forms of the widths of the MLPs."""
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -10,6 +11,7 @@ import torch
 from hf_vbp.adapters.base import MLPSite
 from hf_vbp.adapters.prepared import PreparedModel
 from hf_vbp.costs.counts import describe_cost
+from hf_vbp.token_merging.merge_tokens import merge_tokens
 
 
 @dataclass(frozen=True)
@@ -20,11 +22,13 @@ class WidthCosts:
         dense: ``{"parameters", "macs", "bytes"}`` of the dense model.
         widths: The dense width of each site.
         per_neuron: The same three of one hidden neuron, for each site.
+        tokens: Tokens of one image at each site.
     """
 
     dense: dict[str, int]
     widths: tuple[int, ...]
     per_neuron: tuple[dict[str, int], ...]
+    tokens: tuple[int, ...]
 
     def of(self, widths: Sequence[int]) -> dict[str, int]:
         """Return ``{"parameters", "macs", "bytes"}`` of the model with these widths, without building it.
@@ -43,19 +47,34 @@ class WidthCosts:
         return self.of(widths)[name] / self.dense[name]
 
 
-def width_costs(prepared: PreparedModel) -> WidthCosts:
+def width_costs(prepared: PreparedModel, merged_tokens: Sequence[int] = ()) -> WidthCosts:
     """Return the closed form of a model's cost, from one forward pass without data on the meta device.
 
     Args:
-        prepared: The dense model; its config describes the size of the images.
+        prepared: The dense model; the batch that verified it gives the size of the images.
+        merged_tokens: Tokens merged before each block; the cost with all neurons is then that of the merged model.
 
     Raises:
-        UnsupportedModelError: The config does not describe the size of the images.
+        UnsupportedModelError: The model is not verified, and cannot be.
     """
+    key = ("width_costs", tuple(merged_tokens))
+    if key not in prepared.costs:
+        prepared.costs[key] = _measured(prepared, tuple(merged_tokens))
+    found: WidthCosts = prepared.costs[key]
+    return found
+
+
+def _measured(prepared: PreparedModel, merged_tokens: tuple[int, ...]) -> WidthCosts:
+    # Verifies the model where that was not done yet, which must not be counted.
+    inputs = prepared.inputs
+    model = with_merged_tokens(prepared.model, merged_tokens)
     tokens = [0] * len(prepared.sites)
-    handles = [site.fc2.register_forward_pre_hook(partial(_count_tokens, tokens, site)) for site in prepared.sites]
+    handles = [
+        model.get_submodule(site.layout.down).register_forward_pre_hook(partial(_count_tokens, tokens, site))
+        for site in prepared.sites
+    ]
     try:
-        dense = describe_cost(prepared.model)
+        dense = describe_cost(model, inputs)
     finally:
         for handle in handles:
             handle.remove()
@@ -67,7 +86,22 @@ def width_costs(prepared: PreparedModel) -> WidthCosts:
         }
         for site, seen in zip(prepared.sites, tokens, strict=True)
     )
-    return WidthCosts(dense, tuple(prepared.widths), per_neuron)
+    return WidthCosts(dense, tuple(prepared.widths), per_neuron, tuple(tokens))
+
+
+def with_merged_tokens(model: Any, merged_tokens: Sequence[int]) -> Any:
+    """Return a copy that merges tokens and shares all tensors with the model; the model itself where none are merged.
+
+    Args:
+        model: A model whose tokens can be merged; not changed.
+        merged_tokens: Tokens merged before each block.
+    """
+    if not any(merged_tokens):
+        return model
+    memo: dict[int, Any] = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
+    shared = copy.deepcopy(model, memo)
+    merge_tokens(shared, merged_tokens)
+    return shared
 
 
 def _count_tokens(tokens: list[int], site: MLPSite, module: Any, inputs: tuple[torch.Tensor, ...]) -> None:

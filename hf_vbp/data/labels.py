@@ -8,7 +8,7 @@ does not match is an error. Classes that are named by number, ``0`` to ``11``, a
 import re
 import unicodedata
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from importlib import resources
 
@@ -115,6 +115,11 @@ def _check_imagenet_order(class_names: Sequence[str], labels: dict[int, str], to
             )
 
 
+def are_placeholders(names: Iterable[str]) -> bool:
+    """Return whether all labels are those of a config that names no classes, such as ``LABEL_0``."""
+    return all(_PLACEHOLDER.fullmatch(normalize(name)) for name in names)
+
+
 def _match_names(class_names: Sequence[str], labels: dict[int, str], total: int) -> list[int]:
     whole: dict[str, set[int]] = defaultdict(set)
     for index, name in labels.items():
@@ -124,7 +129,7 @@ def _match_names(class_names: Sequence[str], labels: dict[int, str], total: int)
     missing = [name for name, found in zip(class_names, candidates, strict=True) if not found]
     if missing:
         reason = "have no label of that name in the model"
-        if all(_PLACEHOLDER.fullmatch(normalize(name)) for name in labels.values()):
+        if are_placeholders(labels.values()):
             reason = "cannot be matched: the model's labels are placeholders, its config names no classes"
         raise _mismatch(missing, total, labels, reason)
     candidates = _settle_by_position(candidates, len(labels))

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from hf_vbp.inputs.fit import check_first_image, check_fit
 
 Labels = Mapping[int, str] | Mapping[str, str]
 Purpose = Literal["calibration", "evaluation"]
+Classes = Literal["model", "data", "none"]
 # The first bytes of at most this number of files are read before any work; at about 0.1 ms each this takes a second.
 _CHECKED_BEFOREHAND = 10_000
 
@@ -37,6 +38,7 @@ class ImageData:
         provenance: Where the images come from and how they were chosen and prepared, as JSON.
         images: The number of images, including bad ones; None for a stream of unknown length.
         labelled: Whether the batches have labels.
+        class_names: The names of the labels, in order of id; None where there are none, or they are not known.
     """
 
     loader: "DataLoader[Sample]"
@@ -44,6 +46,7 @@ class ImageData:
     images: int | None
     labelled: bool
     log: BadImageLog | None = None
+    class_names: tuple[str, ...] | None = None
 
     def __iter__(self) -> Iterator[Batch]:
         return iter(self.loader)
@@ -64,6 +67,7 @@ def load_images(
     *,
     model: Any = None,
     id2label: Mapping[int, str] | Mapping[str, str] | None = None,
+    labels: Classes = "model",
     split: str | None = None,
     revision: str | None = None,
     streaming: bool = False,
@@ -93,6 +97,8 @@ def load_images(
             ``purpose="evaluation"`` its labels are matched, and images that it cannot take are refused.
         id2label: The labels of the model. When given, the classes of the data set are matched with them by name or
             WordNet id, and batches have labels; otherwise there are none.
+        labels: What labels are ids of: the classes of the ``"model"``; those of the ``"data"``, in their order there,
+            for models without classes; or ``"none"``, for batches without labels.
         split: The split; by default the one that suits ``purpose``, if there is one.
         revision: The revision of a data set on the Hub.
         streaming: Read a data set of the Hub as a stream, without storing it first.
@@ -131,7 +137,15 @@ def load_images(
         ['labels', 'pixel_values']
     """
     _check_options(batch_size, num_workers, limit, on_bad_image)
-    id2label = _model_labels(id2label, model, model_labels, purpose, require_labels)
+    if labels not in get_args(Classes):
+        raise ConfigurationError(f'labels is {labels!r}: it must be "model", "data" or "none".')
+    if labels == "model":
+        id2label = _model_labels(id2label, model, model_labels, purpose, require_labels)
+    elif id2label is not None or model_labels is not None:
+        raise ConfigurationError(
+            f'id2label and model_labels name the classes of a model, which labels="{labels}" does not use: '
+            "leave them out."
+        )
     seed = 0 if seed is None and limit is not None else seed
     opened = open_source(
         source,
@@ -141,17 +155,19 @@ def load_images(
         purpose=purpose,
         columns=(image_column, label_column),
         shuffle_buffer=shuffle_buffer,
-        wants_labels=id2label is not None,
+        wants_labels=id2label is not None or labels == "data",
     )
     if opened is None:
         if model is not None:
             check_first_image(model, source)
-        return _prepared(source, labelled=id2label is not None, batch_size=batch_size, limit=limit)
-    labels = _labels(opened, id2label, require_labels, class_names, label_map)
+        return _prepared(source, labelled=id2label is not None or labels == "data", batch_size=batch_size, limit=limit)
+    if labels == "data":
+        id2label = _own_classes(opened, class_names)
+    table = _labels(opened, id2label, require_labels, class_names, label_map)
     transform = None if opened.prepared else _transform(processor, model, opened.name)
     log = BadImageLog() if on_bad_image == "skip" else None
     chosen = _choose(opened, limit, seed, log is None)
-    encode = Encoder(transform, labels)
+    encode = Encoder(transform, table)
     first = _first(opened, chosen, encode, skip=log is not None)
     if model is not None:
         check_fit(model, first, opened.name)
@@ -161,12 +177,13 @@ def load_images(
         "available": opened.images,
         "limit": limit,
         "seed": seed,
-        "labels": None if labels is None else labels.how,
+        "labels": None if table is None else table.how,
         "processor": shape if transform is None else transform.describe() | shape,
     }
     workers = num_workers if chosen.shards is None else min(num_workers, chosen.shards)
     loader = make_loader(_dataset(opened, chosen, encode, log), batch_size, workers)
-    return ImageData(loader, provenance, chosen.images, labelled=labels is not None, log=log)
+    names = None if table is None else _in_order(id2label or {})
+    return ImageData(loader, provenance, chosen.images, labelled=table is not None, log=log, class_names=names)
 
 
 def _check_options(batch_size: int, num_workers: int, limit: int | None, on_bad_image: str) -> None:
@@ -200,6 +217,22 @@ def _model_labels(
             "Labels are required, but the labels of the model are not known: pass id2label, or model_labels."
         )
     return id2label
+
+
+def _own_classes(opened: ImageSource, class_names: Sequence[str] | None) -> Labels | None:
+    """Return the classes of a data set by their ids, None where it has no labels."""
+    if not opened.labelled:
+        return None
+    names = opened.class_names if class_names is None else class_names
+    if names is None:
+        raise LabelError(
+            f"The classes of {opened.name} are not known before it is read: name them in order with class_names."
+        )
+    return dict(enumerate(names))
+
+
+def _in_order(id2label: Labels) -> tuple[str, ...]:
+    return tuple(name for _, name in sorted((int(index), str(name)) for index, name in id2label.items()))
 
 
 def _labels(

@@ -21,6 +21,7 @@ class ClassFigures:
         self._images = self._labelled = self._compared = 0
         self._top1, self._top5 = Top1Accuracy(), Top5Accuracy()
         self._agreement, self._kl = Agreement(), KLDivergence()
+        self._divergences: list[Tensor] = []
 
     def add(self, logits: Tensor, labels: Tensor | None, reference: Tensor | None) -> None:
         """Add one batch: logits ``(n, classes)`` float64, labels ``(n,)``, logits of the reference."""
@@ -34,7 +35,9 @@ class ClassFigures:
         if reference is not None:
             self._compared += len(logits)
             self._agreement.add_batch(predictions=chosen, references=top_classes(reference, 1)[:, 0].tolist())
-            self._kl.add_batch(predictions=kl_divergences(reference, logits).tolist())
+            divergences = kl_divergences(reference, logits)
+            self._kl.add_batch(predictions=divergences.tolist())
+            self._divergences.append(divergences)
 
     def result(self) -> dict[str, Any]:
         """Return the figures that were measured, as arguments of ``Evaluation``."""
@@ -45,7 +48,12 @@ class ClassFigures:
             found |= {"top1": top1["top1"], "top1_interval": tuple(top1["top1_interval"])}
             found["top5"] = self._top5.compute()["top5"]
         if self._compared:
-            found |= {"agreement": self._agreement.compute()["agreement"], "kl": self._kl.compute()["kl"]}
+            agreement = self._agreement.compute()
+            found |= {
+                "agreement": agreement["agreement"],
+                "agreement_interval": tuple(agreement["agreement_interval"]),
+            }
+            found |= {"kl": self._kl.compute()["kl"], "kl_interval": Figure.of(torch.cat(self._divergences)).interval}
         return found
 
 

@@ -53,7 +53,7 @@ class Figure:
         found = {
             "mean": self.mean,
             "standard_error": self.standard_error,
-            "interval": None if self.interval is None else list(self.interval),
+            "interval": _listed(self.interval),
         }
         return {name: value for name, value in found.items() if value is not None}
 
@@ -104,6 +104,8 @@ class Evaluation:
         top5: Share whose label is among the 5 highest logits (all, where there are fewer classes).
         agreement: Share with the same highest logit as the reference model.
         kl: Mean of KL(reference || model) over the images, in nats.
+        agreement_interval: Its 95 % Wilson interval.
+        kl_interval: 95 % interval of the mean; None for a single image.
         label_accuracy: Of several labels per image: share of correct decisions at a probability of 0.5.
         f1: Of several labels per image: F1 over all images and labels (micro).
         label_squared_error: Of a regression: squared error against the labels, summed over the numbers of an image.
@@ -119,6 +121,8 @@ class Evaluation:
     top5: float | None = None
     agreement: float | None = None
     kl: float | None = None
+    agreement_interval: tuple[float, float] | None = None
+    kl_interval: tuple[float, float] | None = None
     label_accuracy: float | None = None
     f1: float | None = None
     label_squared_error: Figure | None = None
@@ -132,10 +136,12 @@ class Evaluation:
         figures = {
             "images": self.images,
             "top1": self.top1,
-            "top1_interval": None if self.top1_interval is None else list(self.top1_interval),
+            "top1_interval": _listed(self.top1_interval),
             "top5": self.top5,
             "agreement": self.agreement,
+            "agreement_interval": _listed(self.agreement_interval),
             "kl": self.kl,
+            "kl_interval": _listed(self.kl_interval),
             "label_accuracy": self.label_accuracy,
             "f1": self.f1,
             "label_squared_error": None if self.label_squared_error is None else self.label_squared_error.to_dict(),
@@ -145,6 +151,10 @@ class Evaluation:
             "metrics": {name: dict(values) for name, values in self.metrics.items()} or None,
         }
         return {name: value for name, value in figures.items() if value is not None}
+
+
+def _listed(interval: tuple[float, float] | None) -> list[float] | None:
+    return None if interval is None else list(interval)
 
 
 def _described(part: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from hf_vbp._progress import one_line
 from hf_vbp.checkpoint.layout import CONFIG, INDEX, WEIGHTS
+from hf_vbp.data.labels import are_placeholders
 from hf_vbp.errors import CheckpointError
 from hf_vbp.hub.files import PushFile, read_json, weight_names
 
@@ -143,6 +144,18 @@ def private_paths(files: Sequence[PushFile], directory: Path) -> list[str]:
         f"{file.path} names a path of this machine."
         for file in files
         if file.is_text and any(place.encode() in file.read() for place in places)
+    ]
+
+
+def unnamed_classes(directory: Path) -> list[str]:
+    """Return a note where the labels of a classifier are placeholders, which the Hub and pipelines would show."""
+    labels = read_json(directory, CONFIG).get("id2label")
+    names = [name for name in labels.values() if isinstance(name, str)] if isinstance(labels, Mapping) else []
+    if not names or not are_placeholders(names):
+        return []
+    return [
+        f"The model names no classes ({names[0]}, ...), and its users see these names. Set id2label and label2id in "
+        "the config of the dense model before it is pruned."
     ]
 
 

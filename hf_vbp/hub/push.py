@@ -11,7 +11,7 @@ from hf_vbp.hub.client import full_repo_id, make_api
 from hf_vbp.hub.failures import is_unreachable
 from hf_vbp.hub.files import PushFile, checkpoint_files
 from hf_vbp.hub.load_checks import check_loads, check_receipt
-from hf_vbp.hub.preflight import check_checkpoint, check_secrets, private_paths
+from hf_vbp.hub.preflight import check_checkpoint, check_secrets, private_paths, unnamed_classes
 from hf_vbp.hub.push_card import make_push_card
 from hf_vbp.hub.push_plan import PushPlan, PushResult
 from hf_vbp.hub.remote import Remote, read_remote, refuse_content
@@ -129,7 +129,7 @@ def plan_push(api: "HfApi", directory: Path, repo_id: str, request: PushRequest,
     card, remarks = make_push_card(api, repo_id, directory, results, request.base_model, remote, retries)
     check_secrets([card])
     everything = [*files, card]
-    remarks += private_paths(everything, directory)
+    remarks += private_paths(everything, directory) + unnamed_classes(directory)
     remarks += [f"Foreign code: {code.summary}."] if code.findings else []
     return decide_push(directory, repo_id, everything, remote, request, remarks)
 

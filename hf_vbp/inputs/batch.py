@@ -22,6 +22,7 @@ _IMAGES = (
 )
 _GRIDS = ("image_grid_thw", "grid_thw", "video_grid_thw")
 # Inputs that belong to the batch, not to one of its images.
+_TEXTS = "input_ids"
 _SHARED = ("input_ids", "attention_mask", "token_type_ids", "position_ids")
 
 
@@ -88,12 +89,22 @@ def stacked(value: Any) -> Any:
 def main_input(batch: Mapping[str, Any], model: nn.Module | None = None) -> str:
     """Return the key of the tensor that tells the images of a batch apart.
 
+    In the batches of a model with other input names it is the first tensor of floating-point numbers with two
+    dimensions or more.
+
+    Args:
+        batch: The batch.
+        model: The model, for the name of its main input.
+
     Raises:
         DataError: The batch holds no such tensor.
     """
     named = (*_IMAGES, getattr(model, "main_input_name", "pixel_values"))
     for key in named:
         if isinstance(batch.get(key), Sequence) or hasattr(batch.get(key), "__array__"):
+            return str(key)
+    for key, value in batch.items():
+        if isinstance(value, Tensor) and value.is_floating_point() and value.dim() > 1 and "label" not in str(key):
             return str(key)
     raise DataError(
         f"Every batch must be a dict with {named[-1]}, got one with {sorted(map(str, batch))}. Make the batches "
@@ -130,6 +141,34 @@ def take_images(batch: Mapping[str, Any], start: int, stop: int, model: nn.Modul
         else:
             part[key] = value
     return part
+
+
+def first_image(batch: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the part of a batch with its first image, and the first of its texts."""
+    part = take_images(batch, 0, 1)
+    texts = len(batch[_TEXTS]) if isinstance(batch.get(_TEXTS), Tensor) else 0
+    for key in _SHARED:
+        value = part.get(key)
+        if isinstance(value, Tensor) and value.dim() > 1 and len(value) in (texts, count_images(batch)):
+            part[key] = value[:1]
+    return part
+
+
+def repeat_images(batch: Mapping[str, Any], images: int) -> dict[str, Any]:
+    """Return a batch of equal images.
+
+    Args:
+        batch: A batch of one image, with at most one text.
+        images: The number of images.
+    """
+    packed = patches_by_image(batch)
+    lengths = {1, *(packed or ())}
+    return {
+        key: value.repeat(images, *[1] * (value.dim() - 1))
+        if isinstance(value, Tensor) and value.dim() > 0 and len(value) in lengths
+        else value
+        for key, value in batch.items()
+    }
 
 
 def patches_by_image(batch: Mapping[str, Any]) -> list[int] | None:

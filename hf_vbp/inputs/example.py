@@ -39,7 +39,8 @@ def example_batch(
     if batch is None:
         raise UnsupportedModelError(
             f"{type(model).__name__}: no input can be made from its config; its forward pass takes "
-            f"{', '.join(sorted(names))}. Pass batches that its processor made."
+            f"{', '.join(sorted(names))}. Pass data, or a batch that its processor made to every step: "
+            "prepared = hf_vbp.adapters.prepare(model, batch)."
         )
     device, dtype = device or parameter.device, dtype or parameter.dtype
     return {key: value.to(device, dtype if value.is_floating_point() else value.dtype) for key, value in batch.items()}

@@ -123,7 +123,7 @@ class DamagePrediction:
         change, shift = output_change(weights, kept, compensated)
         metric = site.metric if self._weighted else None
         error, exact = expected_error(change, shift, site.moments, metric)
-        energy, _ = expected_error(weights.fc2_weight, -weights.fc2_weight @ site.moments.mean, site.moments, metric)
+        energy, _ = expected_error(weights.fc2_weight, -(weights.fc2_weight @ site.moments.mean), site.moments, metric)
         self._sites.append(SiteDamage(site.name, error, energy, exact and not mixes_neurons))
 
     def result(self) -> Damage:
@@ -167,7 +167,7 @@ def output_change(weights: SiteWeights, kept: Tensor, compensated: Compensated) 
 
     ``y' - y = V h + v`` for the hidden neurons ``h`` of the dense site.
     """
-    change = weights.fc2_weight.clone()
-    change[:, kept] -= compensated.weight
+    change = -weights.fc2_weight
+    change[:, kept] += compensated.weight
     before = torch.zeros(change.shape[0], dtype=change.dtype) if weights.fc2_bias is None else weights.fc2_bias
-    return -change, (before if compensated.bias is None else compensated.bias) - before
+    return change, (before if compensated.bias is None else compensated.bias) - before

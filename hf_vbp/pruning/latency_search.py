@@ -42,17 +42,25 @@ class _Search:
     """Measures cuts of a removal order, and finds cuts by their MACs."""
 
     def __init__(
-        self, prepared: PreparedModel, order: RemovalOrder, options: LatencyOptions, progress: Progress | None
+        self,
+        prepared: PreparedModel,
+        order: RemovalOrder,
+        options: LatencyOptions,
+        progress: Progress | None,
+        merged_tokens: Sequence[int],
     ) -> None:
         self.prepared, self.order, self.options, self.progress = prepared, order, options, progress
-        self.costs: WidthCosts = width_costs(prepared)
+        self.merged_tokens = tuple(merged_tokens)
+        self.costs: WidthCosts = width_costs(prepared, self.merged_tokens)
 
     def measure(self, cut: int) -> Candidate:
         widths = self.order.widths(cut)
         # Measured already where the budget was checked before the images were read.
-        latency = self.prepared.latencies.pop(_conditions(widths, self.options), None)
+        latency = self.prepared.latencies.pop(_conditions(widths, self.options, self.merged_tokens), None)
         if latency is None:
-            latency = latency_of_widths(self.prepared, widths, self.options, progress=self.progress)
+            latency = latency_of_widths(
+                self.prepared, widths, self.options, merged_tokens=self.merged_tokens, progress=self.progress
+            )
         return Candidate(cut, self.removed(cut), 1 / latency["speedup"], latency)
 
     def removed(self, cut: int) -> float:
@@ -72,7 +80,13 @@ class _Search:
 
 
 def meet_latency(
-    prepared: PreparedModel, order: RemovalOrder, config: VBPConfig, progress: Progress | None = None
+    prepared: PreparedModel,
+    order: RemovalOrder,
+    config: VBPConfig,
+    progress: Progress | None = None,
+    *,
+    merged_tokens: Sequence[int] = (),
+    most_candidates: int = MOST_CANDIDATES,
 ) -> Candidate:
     """Return a cut that meets a latency budget, with little removed beyond it.
 
@@ -85,17 +99,21 @@ def meet_latency(
         order: The removal order.
         config: The budget and the batch size of the measurement.
         progress: Receives the number of finished repetitions of each measurement and an estimate of all.
+        merged_tokens: Tokens merged before each block; empty where none are.
+        most_candidates: Measurements beside the first.
 
     Raises:
         BudgetError: The budget cannot be met, or the dense model meets it already.
         LatencyError: The times on this machine vary too much.
     """
-    search = _Search(prepared, order, LatencyOptions(batch=config.latency_batch), progress)
+    search = _Search(prepared, order, options_of(config), progress, merged_tokens)
     fast = search.measure(order.cuts[-1])
     target = _target(config.budget, fast, config)
     # The dense model needs no measurement: its share is 1 by definition.
-    slow = Candidate(0, 0.0, 1.0, {})
-    for _ in range(MOST_CANDIDATES):
+    slow = search.measure(0) if any(merged_tokens) else Candidate(0, 0.0, 1.0, {})
+    if slow.share <= target:
+        return slow
+    for _ in range(most_candidates):
         if fast.share >= target - TOLERANCE:
             break
         cut = search.cut_at(_interpolated(slow, fast, target))
@@ -109,11 +127,23 @@ def meet_latency(
     return fast
 
 
-def check_latency(prepared: PreparedModel, config: VBPConfig, progress: Progress | None = None) -> None:
+def check_latency(
+    prepared: PreparedModel,
+    config: VBPConfig,
+    progress: Progress | None = None,
+    *,
+    merged_tokens: Sequence[int] = (),
+) -> None:
     """Refuse a latency budget that cannot be met, before any image is read; other budgets are ignored.
 
     Measures the dense model and the one whose MLPs have their minimum width; :func:`meet_latency` takes the figures
     over.
+
+    Args:
+        prepared: The dense model.
+        config: The budget.
+        progress: As for :func:`meet_latency`.
+        merged_tokens: The largest numbers of tokens that may be merged before each block.
 
     Raises:
         BudgetError: The budget cannot be met, or the dense model meets it already.
@@ -121,21 +151,31 @@ def check_latency(prepared: PreparedModel, config: VBPConfig, progress: Progress
     """
     if not config.has_budget or config.budget.kind != "latency":
         return
-    options, widths = LatencyOptions(batch=config.latency_batch), narrowest_widths(prepared.widths, config.limits)
-    latency = latency_of_widths(prepared, widths, options, progress=progress)
+    options, widths = options_of(config), narrowest_widths(prepared.widths, config.limits)
+    latency = latency_of_widths(prepared, widths, options, merged_tokens=merged_tokens, progress=progress)
     _target(config.budget, Candidate(0, 0.0, 1 / latency["speedup"], latency), config)
-    prepared.latencies[_conditions(widths, options)] = latency
+    prepared.latencies[_conditions(widths, options, merged_tokens)] = latency
 
 
-def _conditions(widths: Sequence[int], options: LatencyOptions) -> Hashable:
-    return tuple(widths), options, torch.get_num_threads()
+def options_of(config: VBPConfig) -> LatencyOptions:
+    """Return the conditions under which a latency budget is measured."""
+    return LatencyOptions(batch=config.latency_batch, precision=config.latency_precision)
+
+
+def share_asked(budget: Budget, dense_milliseconds: float) -> float:
+    """Return the share of the dense latency that a budget asks for."""
+    return budget.share if budget.milliseconds is None else budget.milliseconds / dense_milliseconds
+
+
+def _conditions(widths: Sequence[int], options: LatencyOptions, merged_tokens: Sequence[int]) -> Hashable:
+    return tuple(widths), options, torch.get_num_threads(), tuple(merged_tokens)
 
 
 def _target(budget: Budget, fastest: Candidate, config: VBPConfig) -> float:
     """Return the share of the dense latency to keep, or refuse a budget that the fastest candidate does not meet."""
     dense, pruned = fastest.latency["dense_ms"], fastest.latency["pruned_ms"]
     measured = f"measured with {describe_conditions(fastest.latency)}"
-    target = budget.share if budget.milliseconds is None else budget.milliseconds / dense
+    target = share_asked(budget, dense)
     if target >= 1:
         raise BudgetError(
             f"latency: the dense model takes {dense:.4g} ms, which meets {budget.asked} without pruning ({measured}). "

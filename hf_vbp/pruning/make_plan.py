@@ -2,14 +2,15 @@
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from hf_vbp._progress import Progress
 from hf_vbp.adapters.prepared import PreparedModel, prepare
+from hf_vbp.adapters.site_weights import SiteWeights
 from hf_vbp.compensation.base import Compensated, compensate
 from hf_vbp.config.requirements import Requirements
 from hf_vbp.config.vbp_config import VBPConfig
@@ -17,12 +18,30 @@ from hf_vbp.costs.widths import width_costs
 from hf_vbp.criteria.base import Ranking, rank
 from hf_vbp.errors import StatisticsError
 from hf_vbp.modeling.precision import outside_inference_mode
-from hf_vbp.pruning.budget_cost import budget_cost, check_budget
 from hf_vbp.pruning.damage import DamagePrediction
-from hf_vbp.pruning.latency_search import meet_latency
+from hf_vbp.pruning.levers import check_levers
+from hf_vbp.pruning.meet_budget import Choice, meet_budget
 from hf_vbp.pruning.plan import PruningPlan, SitePlan
-from hf_vbp.pruning.removal_order import RemovalOrder
 from hf_vbp.statistics.activation_statistics import ActivationStatistics
+
+
+class NewWeights(NamedTuple):
+    """The new weights of ``fc2`` in the dtype of the model.
+
+    Attributes:
+        weight: ``(out, kept)``; None where the columns of the kept neurons do not change.
+        bias: ``(out,)``, or None.
+    """
+
+    weight: Tensor | None
+    bias: Tensor | None
+
+    @classmethod
+    def of(cls, compensated: Compensated, weights: SiteWeights, kept: Tensor, dtype: torch.dtype) -> "NewWeights":
+        """Cast a compensation; unchanged columns are not kept, since those of a large model take much memory."""
+        same = torch.equal(compensated.weight, weights.fc2_weight[:, kept])
+        bias = compensated.bias
+        return cls(None if same else compensated.weight.to(dtype), None if bias is None else bias.to(dtype))
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,11 +50,11 @@ class FittedPlan:
 
     Attributes:
         plan: The plan.
-        compensated: The new weights of ``fc2`` of each site, already in the model's dtype.
+        new: The new weights of ``fc2`` of each site.
     """
 
     plan: PruningPlan
-    compensated: tuple[Compensated, ...]
+    new: tuple[NewWeights, ...]
 
 
 @outside_inference_mode
@@ -52,7 +71,9 @@ def make_plan(
     The paper (section 3.2): the neurons of all sites are ranked in one list, ascending by variance, and the lowest
     share is removed. Ties are broken by the position of the site, then by the index of the neuron, so the same
     statistics give the same plan everywhere. The plan is a pure function of statistics, weights and configuration,
-    except that a latency budget is measured on this device.
+    except that a latency budget is measured on this device. Tokens are merged only as far as
+    the statistics hold measurements of it (:func:`hf_vbp.workflow.measure_levers.with_lever_measurements`), or the
+    configuration gives the number.
 
     Args:
         model: The dense model; it is not changed.
@@ -93,10 +114,31 @@ def fit_plan(
     prepared.check_requirements(f"compensation {compensation.name!r}", compensation.requires)
     statistics.check_model(prepared)
     check_provided(statistics, compensation.requires, f"compensation {compensation.name!r}")
-    check_budget(prepared, config)
+    merges = check_levers(prepared, config)
     if rankings is None:
         rankings = rank_sites(prepared, statistics, config)
-    chosen = meet_budget(prepared, config, rankings, progress=progress)
+    measurements = statistics.measurements_of(config.method) if merges else None
+    chosen = meet_budget(prepared, config, rankings, measurements=measurements, progress=progress)
+    return fit_choice(prepared, statistics, config, rankings, chosen)
+
+
+def fit_choice(
+    prepared: PreparedModel,
+    statistics: ActivationStatistics,
+    config: VBPConfig,
+    rankings: Sequence[Ranking],
+    chosen: Choice,
+) -> FittedPlan:
+    """Return the plan of kept neurons and merged tokens, with its fitted compensation.
+
+    Args:
+        prepared: The dense model.
+        statistics: Statistics that hold what the configuration needs.
+        config: The configuration that the plan records.
+        rankings: Result of :func:`rank_sites`.
+        chosen: What is kept and merged.
+    """
+    compensation = config.make_compensation()
     prediction = DamagePrediction(statistics.sites)
     fitted = []
     for site, module, weights, indices in zip(
@@ -104,8 +146,8 @@ def fit_plan(
     ):
         compensated = compensate(compensation, weights, indices, site)
         prediction.add(site, weights, indices, compensated, module.mixes_neurons)
-        fitted.append(cast(compensated, module.fc2.weight.dtype))
-    costs = width_costs(prepared)
+        fitted.append(NewWeights.of(compensated, weights, indices, module.fc2.weight.dtype))
+    dense, costs = width_costs(prepared).dense, width_costs(prepared, chosen.merged_tokens)
     kept_of_sites = [tuple(site_kept.tolist()) for site_kept in chosen.kept]
     plan = PruningPlan(
         sites=tuple(
@@ -117,49 +159,11 @@ def fit_plan(
         statistics=statistics_digest(statistics),
         threshold=_threshold(rankings, kept_of_sites) if config.scope == "global" else None,
         predicted=prediction.result().to_dict(),
-        cost={"dense": costs.dense, "pruned": costs.of([len(kept) for kept in kept_of_sites])},
+        cost={"dense": dense, "pruned": costs.of([len(kept) for kept in kept_of_sites])},
         latency=chosen.latency,
+        merged_tokens=chosen.merged_tokens,
     )
     return FittedPlan(plan, tuple(fitted))
-
-
-@dataclass(frozen=True, eq=False)
-class Choice:
-    """The least removal that meets a budget.
-
-    Attributes:
-        kept: ``(width,)`` int64 for each site, the ascending indices of the kept neurons.
-        achieved: The achieved share, in the unit of the budget.
-        latency: The measurement for a latency budget.
-    """
-
-    kept: list[Tensor]
-    achieved: float
-    latency: dict[str, Any] = field(default_factory=dict)
-
-
-def meet_budget(
-    prepared: PreparedModel, config: VBPConfig, rankings: Sequence[Ranking], *, progress: Progress | None = None
-) -> Choice:
-    """Return the least removal that meets the budget of a configuration.
-
-    Args:
-        prepared: The dense model.
-        config: Budget, scope and limits.
-        rankings: Result of :func:`rank_sites`.
-        progress: For a latency budget: receives the number of finished repetitions of each measurement.
-
-    Raises:
-        BudgetError: Pruning the MLPs cannot meet the budget.
-    """
-    budget = config.budget
-    order = RemovalOrder(rankings, scope=config.scope, limits=config.limits)
-    if budget.kind == "latency":
-        found = meet_latency(prepared, order, config, progress)
-        return Choice(order.kept(found.cut), found.share, found.latency)
-    achieved_by = budget_cost(prepared, budget.kind)
-    cut = order.cut_for(budget, achieved_by)
-    return Choice(order.kept(cut), achieved_by(order.widths(cut)))
 
 
 @outside_inference_mode
@@ -253,12 +257,6 @@ def statistics_digest(statistics: ActivationStatistics) -> str:
         for tensor in (site.moments.mean, site.moments.m2):
             digest.update(tensor.contiguous().numpy().tobytes())
     return digest.hexdigest()
-
-
-def cast(compensated: Compensated, dtype: torch.dtype) -> Compensated:
-    """Return weights in the dtype of a model."""
-    bias = compensated.bias
-    return Compensated(compensated.weight.to(dtype), None if bias is None else bias.to(dtype))
 
 
 def _threshold(rankings: Sequence[Ranking], kept: Sequence[tuple[int, ...]]) -> float | None:

@@ -16,7 +16,10 @@ from hf_vbp.errors import HfVbpError, OutputError, PlanError
 from hf_vbp.files.atomic import atomic_write
 
 PLAN_VERSION = 1
+# A plan with merged tokens, which a reader that does not know them must refuse.
+MERGING_PLAN_VERSION = 2
 LONGEST_NAME = 500
+MOST_BLOCKS = 10_000
 _KINDS: dict[type, str] = {str: "a text", list: "a list", dict: "named fields"}
 _WHOLE = "expected a whole number. The plan is damaged; make it again"
 
@@ -72,6 +75,7 @@ class PruningPlan:
         predicted: Predicted output error on the calibration data, by name.
         cost: ``parameters``, ``macs`` and ``bytes`` of the ``dense`` and of the ``pruned`` model.
         latency: Where it was measured: batch, dtype, threads, device, milliseconds of both models and the speed-up.
+        merged_tokens: Tokens merged before each block; empty where none are.
     """
 
     sites: tuple[SitePlan, ...]
@@ -83,6 +87,7 @@ class PruningPlan:
     predicted: Mapping[str, Any] = field(default_factory=dict)
     cost: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     latency: Mapping[str, Any] = field(default_factory=dict)
+    merged_tokens: tuple[int, ...] = ()
 
     @property
     def budget(self) -> Budget:
@@ -106,16 +111,16 @@ class PruningPlan:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the JSON form of the plan."""
-        batch = {} if self.config.latency_batch == 1 else {"latency_batch": self.config.latency_batch}
         return {
-            "version": PLAN_VERSION,
+            "version": MERGING_PLAN_VERSION if self.merged_tokens else PLAN_VERSION,
             "criterion": self.config.criterion,
             "compensation": self.config.compensation,
             "scope": self.config.scope,
             "budget": self.budget.to_dict(self.achieved),
             "minimum_width": self.config.minimum_width,
             "round_to": self.config.round_to,
-            **batch,
+            **self.config.latency_options,
+            **_lever_fields(self.config),
             "threshold": self.threshold,
             "options": {
                 "criterion": dict(self.config.criterion_options),
@@ -124,6 +129,7 @@ class PruningPlan:
             "predicted": dict(self.predicted),
             **({"cost": {name: dict(cost) for name, cost in self.cost.items()}} if self.cost else {}),
             **({"latency": dict(self.latency)} if self.latency else {}),
+            **({"merged_tokens": list(self.merged_tokens)} if self.merged_tokens else {}),
             "weights": self.weights,
             "statistics": self.statistics,
             "sites": [
@@ -143,9 +149,10 @@ class PruningPlan:
             PlanError: A field is missing or has an invalid value.
         """
         version = content.get("version") if isinstance(content, Mapping) else None
-        if type(version) is not int or version != PLAN_VERSION:
+        if type(version) is not int or version not in (PLAN_VERSION, MERGING_PLAN_VERSION):
             raise PlanError(
-                f"Expected a pruning plan of version {PLAN_VERSION}, got version {shown(version)}. "
+                f"Expected a pruning plan of version {PLAN_VERSION} or {MERGING_PLAN_VERSION}, got version "
+                f"{shown(version)}. "
                 "Make it again with this version of hf_vbp."
             )
         sites = tuple(_site(site) for site in _field(content, "sites", list))
@@ -163,6 +170,7 @@ class PruningPlan:
             predicted=_json_object(content, "predicted"),
             cost={name: dict(cost) for name, cost in _json_object(content, "cost").items()},
             latency=_json_object(content, "latency"),
+            merged_tokens=_merged_tokens(content, version),
         )
 
     def save(self, path: str | Path) -> Path:
@@ -266,6 +274,22 @@ def _json_object(content: Mapping[str, Any], name: str) -> dict[str, Any]:
     return value
 
 
+def _merged_tokens(content: Mapping[str, Any], version: int) -> tuple[int, ...]:
+    counts = _field({"merged_tokens": [], **content}, "merged_tokens", list)
+    valid = len(counts) <= MOST_BLOCKS and all(type(count) is int and 0 <= count < 2**31 for count in counts)
+    if not valid or any(counts) != (version == MERGING_PLAN_VERSION):
+        raise PlanError(
+            f"merged_tokens of the pruning plan is {shown(counts)} in version {version}; expected a whole number for "
+            f"each block, in version {MERGING_PLAN_VERSION}. The plan is damaged; make it again."
+        )
+    return tuple(counts)
+
+
+def _lever_fields(config: VBPConfig) -> dict[str, Any]:
+    fields = {"levers": None if config.levers is None else list(config.levers), "merge_tokens": config.merge_tokens}
+    return {name: value for name, value in fields.items() if value is not None}
+
+
 def _site(content: Any) -> SitePlan:
     if not isinstance(content, Mapping):
         raise PlanError(f"The pruning plan has the site {shown(content)}; expected name, intermediate_size and kept.")
@@ -289,7 +313,9 @@ def _config(content: Mapping[str, Any], budget: Mapping[str, Any]) -> VBPConfig:
             scope=_field(content, "scope", str),
             minimum_width=content.get("minimum_width", 1),
             round_to=content.get("round_to", 1),
-            latency_batch=content.get("latency_batch", 1),
+            **{name: content[name] for name in ("latency_batch", "latency_precision") if name in content},
+            levers=content.get("levers"),
+            merge_tokens=content.get("merge_tokens"),
             criterion_options=criterion,
             compensation_options=_renamed(compensation),
         )

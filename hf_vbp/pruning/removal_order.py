@@ -61,6 +61,17 @@ class RemovalOrder:
             for order, width in zip(self._orders, self.widths(cut), strict=True)
         ]
 
+    def cut_of(self, widths: Sequence[int]) -> int | None:
+        """Return the smallest cut that leaves these widths; None where none does."""
+        low, high = 0, len(self.cuts) - 1
+        while low < high:
+            middle = (low + high) // 2
+            if sum(self.widths(self.cuts[middle])) <= sum(widths):
+                high = middle
+            else:
+                low = middle + 1
+        return self.cuts[low] if self.widths(self.cuts[low]) == list(widths) else None
+
     def cut_for(self, budget: Budget, cost: Callable[[Sequence[int]], float], *, ceiling: str | None = None) -> int:
         """Return the smallest cut that meets ``budget``; ``cost`` maps widths to the achieved share.
 

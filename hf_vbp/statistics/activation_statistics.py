@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from hf_vbp.adapters.prepared import PreparedModel, prepare
 from hf_vbp.config.requirements import Requirements
 from hf_vbp.errors import StatisticsMismatchError
 from hf_vbp.statistics.fingerprints import ImageSketch
+from hf_vbp.statistics.lever_measurements import LeverMeasurements, read_lever_measurements
 from hf_vbp.statistics.serialization import load_statistics, save_statistics
 from hf_vbp.statistics.site_statistics import SiteStatistics
 from hf_vbp.statistics.stored_sites import load_folder
@@ -33,7 +34,7 @@ class ActivationStatistics:
             ``model`` (id, revision, model_type, architecture), ``dtype``, ``data`` (provenance as given),
             ``images``, ``tokens`` (of the first site), ``moments`` (``"diagonal"`` or ``"full"``),
             ``output_metric`` (``None`` or its seed), ``token_weights`` (``None`` or ``"gradient"``),
-            ``image_sketch`` and ``versions``.
+            ``image_sketch`` and ``versions``; ``lever_measurements`` where merged tokens were measured.
     """
 
     sites: Sequence[SiteStatistics]
@@ -53,6 +54,22 @@ class ActivationStatistics:
     def nbytes(self) -> int:
         """Bytes of all tensors."""
         return sum(site.nbytes for site in self.sites)
+
+    def measurements_of(self, method: Mapping[str, Any]) -> LeverMeasurements | None:
+        """Return what was measured of merged tokens with a method; None where nothing was.
+
+        Args:
+            method: The :attr:`hf_vbp.VBPConfig.method` of a configuration.
+        """
+        every = read_lever_measurements(self.fingerprints.get("lever_measurements", []))
+        return next((found for found in every if found.method == method), None)
+
+    def with_measurements(self, measurements: LeverMeasurements) -> ActivationStatistics:
+        """Return statistics that hold these measurements in place of earlier ones of the same method."""
+        every = read_lever_measurements(self.fingerprints.get("lever_measurements", []))
+        kept = [found for found in every if found.method != measurements.method]
+        described = [found.to_dict() for found in (*kept, measurements)]
+        return replace(self, fingerprints={**self.fingerprints, "lever_measurements": described})
 
     def check_model(self, model: nn.Module | PreparedModel) -> None:
         """Check that the statistics were gathered from this model.
@@ -114,6 +131,8 @@ class ActivationStatistics:
         sketch.update(other_sketch.hashes())
         sites = tuple(mine.merge(theirs) for mine, theirs in zip(self.sites, other.sites, strict=True))
         fingerprints = dict(self.fingerprints)
+        # Measured on the images of one set, with neurons that the merged statistics may not choose.
+        fingerprints.pop("lever_measurements", None)
         fingerprints["images"] = self.images + other.images
         fingerprints["tokens"] = sites[0].moments.count
         fingerprints["image_sketch"] = sketch.hashes()

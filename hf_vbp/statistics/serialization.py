@@ -16,6 +16,7 @@ from hf_vbp.errors import StatisticsError
 from hf_vbp.files.atomic import atomic_write
 from hf_vbp.statistics.checked_tensors import CheckedTensors
 from hf_vbp.statistics.elimination_curve import EliminationCurve
+from hf_vbp.statistics.lever_measurements import are_lever_measurements
 from hf_vbp.statistics.moments import Moments
 from hf_vbp.statistics.site_statistics import SiteStatistics
 
@@ -61,6 +62,7 @@ OPTIONAL: dict[str, Callable[[Any], bool]] = {
     "token_weights": lambda value: value in (None, "gradient"),
     "curves": _is_a(dict),
     "versions": _is_a(dict),
+    "lever_measurements": are_lever_measurements,
 }
 
 

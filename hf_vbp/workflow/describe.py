@@ -1,9 +1,11 @@
 """The parts of ``vbp_results.json`` that follow from a model, its plan and its statistics."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from torch import nn
 
+from hf_vbp.adapters.prepared import PreparedModel
 from hf_vbp.costs.counts import describe_cost
 from hf_vbp.modeling.modeling_hf_vbp import merged_tokens
 from hf_vbp.pruning.plan import PruningPlan
@@ -17,13 +19,18 @@ from hf_vbp.statistics.split_halves import halves_agreement
 UNNAMED = {"source": "unnamed batches"}
 
 
-def describe_dense(model: nn.Module) -> dict[str, Any]:
+def describe_dense(prepared: PreparedModel) -> dict[str, Any]:
     """Return the parts ``base_model`` and ``cost.dense`` of the results, from the model before it is changed."""
-    return {"base_model": describe_base_model(model), "cost": {"dense": describe_cost(model)}}
+    cost = describe_cost(prepared.model, prepared.inputs)
+    return {"base_model": describe_base_model(prepared.model), "cost": {"dense": cost}}
 
 
 def describe_pruning(
-    dense: dict[str, Any], pruned: nn.Module, plan: PruningPlan, statistics: ActivationStatistics
+    dense: dict[str, Any],
+    pruned: nn.Module,
+    plan: PruningPlan,
+    statistics: ActivationStatistics,
+    inputs: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Return the results of a pruning, in the form of ``vbp_results.json`` (docs/results.md).
 
@@ -32,15 +39,18 @@ def describe_pruning(
         pruned: The pruned model.
         plan: Its plan.
         statistics: The statistics of the dense model.
+        inputs: The batch whose MACs are counted, as for the dense model.
     """
+    merged = list(merged_tokens(pruned))
     return {
         "schema_version": SCHEMA_VERSION,
         "base_model": dense["base_model"],
         "data": {"calibration": describe_calibration(statistics)},
         "statistics": describe_statistics(statistics),
         "plan": describe_plan(plan),
+        **({"merged_tokens": merged} if merged else {}),
         "predicted": dict(plan.predicted),
-        "cost": {**dense["cost"], "pruned": describe_cost(pruned)},
+        "cost": {**dense["cost"], "pruned": describe_cost(pruned, inputs)},
         "versions": versions(),
     }
 

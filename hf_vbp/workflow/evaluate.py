@@ -16,6 +16,7 @@ from hf_vbp.inputs.batch import count_images
 from hf_vbp.inputs.fit import first_item
 from hf_vbp.modeling.modeling_hf_vbp import merged_tokens
 from hf_vbp.workflow.describe import describe_images, with_merging
+from hf_vbp.workflow.evaluation_images import EvaluationRequest, check_evaluation_request, open_evaluation
 from hf_vbp.workflow.loading import Loading
 from hf_vbp.workflow.pruning_result import PruningResult
 from hf_vbp.workflow.requests import DataRequest, Reporter
@@ -145,29 +146,37 @@ def run_evaluate(
     *,
     base: str | None = None,
     base_revision: str | None = None,
+    bank: DataRequest | None = None,
+    neighbors: int | None = None,
     loading: Loading | None = None,
 ) -> dict[str, Any]:
-    """Evaluate a checkpoint on labelled images.
+    """Evaluate a checkpoint on images, with labels where it has classes.
 
     Args:
         model: Hub id, folder or ``sample``.
         data: The images.
         reporter: Receives progress updates.
-        base: The model to compare with on the same images (agreement, KL, retention).
+        base: The model to compare with on the same images (agreement, KL, retention, distances of outputs).
         base_revision: Revision of the base model.
+        bank: For backbones: labelled images among which neighbors are sought.
+        neighbors: Number of neighbors that vote; None for the default.
         loading: How the model is loaded; the base model likewise, at its own revision.
 
     Returns:
-        ``{"model": {...}, "base": {...}, "data": {...}}``, the figures as in ``vbp_results.json``.
+        ``{"model": {...}, "base": {...}, "data": {...}}``, the figures as in ``vbp_results.json``; with a bank also
+        ``"bank"``, its description.
     """
     loading = loading or Loading()
     loaded = loading.load(model)
+    request = EvaluationRequest(data, bank=bank, neighbors=neighbors)
+    task = check_evaluation_request(request, loaded, compared=base is not None)
     models = {"model": loaded.model}
     if base is not None:
         models = {"base": replace(loading, revision=base_revision).load(base).model, **models}
-    images = data.open(loaded, "evaluation")
+    images, measures = open_evaluation(request, loaded, task, reporter)
     reference = "base" if base is not None else None
     with reporter.stage("Evaluation", images.images) as progress:
-        evaluations = evaluate_models(models, images.loader, reference=reference, progress=progress)
+        evaluations = evaluate_models(models, images.loader, reference=reference, measures=measures, progress=progress)
     measured: dict[str, Any] = {name: evaluation.to_dict() for name, evaluation in evaluations.items()}
-    return {**measured, "data": images.provenance}
+    described = {} if measures.bank is None else {"bank": describe_images(measures.bank)}
+    return {**measured, "data": images.provenance, **described}

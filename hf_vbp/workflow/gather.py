@@ -9,7 +9,7 @@ from hf_vbp.errors import DataError, StatisticsError
 from hf_vbp.results.redaction import without_paths
 from hf_vbp.workflow.describe import describe_images
 from hf_vbp.workflow.loading import LoadedModel
-from hf_vbp.workflow.requests import DataRequest, Reporter
+from hf_vbp.workflow.requests import CalibrationImages, DataRequest, Reporter
 
 if TYPE_CHECKING:
     from hf_vbp.adapters.prepared import PreparedModel
@@ -23,7 +23,7 @@ def gather(
     config: "VBPConfig",
     reporter: Reporter,
     *,
-    data: DataRequest | None = None,
+    data: DataRequest | CalibrationImages | None = None,
     statistics: Path | None = None,
 ) -> "ActivationStatistics":
     """Return the statistics that a configuration needs.
@@ -52,11 +52,12 @@ def gather(
         earlier = ActivationStatistics.load(statistics)
         earlier.check_model(prepared)
         check_statistics(earlier, config, statistics, model=loaded.source, has_images=data is not None)
-    images = None if data is None else data.open(loaded, "calibration")
+    opened = CalibrationImages(data, loaded) if isinstance(data, DataRequest) else data
+    images, source = (None, None) if opened is None else (opened.images, opened.source)
     with reporter.stage("Statistics", None if images is None else images.images) as progress:
         if earlier is not None:
-            return complete_statistics(prepared, earlier, config, images, progress=progress)
-        gathered = collect_statistics(prepared, images or (), config, progress=progress)
+            return complete_statistics(prepared, earlier, config, source, progress=progress)
+        gathered = collect_statistics(prepared, () if source is None else source, config, progress=progress)
     described = with_skipped(images, reporter)
     return replace(gathered, fingerprints={**gathered.fingerprints, "data": described})
 

@@ -10,6 +10,7 @@ from hf_vbp._packages import missing_package
 from hf_vbp._progress import one_line, shown
 from hf_vbp.adapters.modalities import check_takes_images
 from hf_vbp.checkpoint.layout import CONFIG
+from hf_vbp.checkpoint.model_classes import find_model_class
 from hf_vbp.errors import (
     CheckpointError,
     ConfigurationError,
@@ -233,11 +234,12 @@ def _model_class(source: str, config: Any) -> Any:
     if not config.architectures:
         return transformers.AutoModelForImageClassification
     name = config.architectures[0] if isinstance(config.architectures, list) else config.architectures
-    found = getattr(transformers, name, None) if isinstance(name, str) else None
-    if not isinstance(found, type) or not issubclass(found, transformers.PreTrainedModel):
+    found = find_model_class(name, config.model_type)
+    if found is None:
         raise UnsupportedModelError(
             f"{source} was saved from the class {shown(name)} (architectures in config.json), which transformers "
-            f"{transformers.__version__} does not have. Expected a checkpoint of a class of transformers."
+            f"{transformers.__version__} does not have. Expected a class of transformers, or one that an imported "
+            "module (--import MODULE) registers with AutoConfig and an auto class."
         )
     built_from: Any = getattr(found, "config_class", None) or object
     if not isinstance(config, built_from):
@@ -253,13 +255,16 @@ def _load_weights(path: str, hub: dict[str, Any], model_class: Any, dtype: Any) 
 
     with without_progress_bars():
         model, info = from_pretrained(path, auto_class=model_class, dtype=dtype, output_loading_info=True, **hub)
-    # A pooler is not pruned or evaluated, and many backbones are published without one.
+    # Many backbones are published without a pooler (DINO, classifiers without their head).
     missing = sorted(key for key in info["missing_keys"] if "pooler" not in key.split("."))
     if missing:
         raise CheckpointError(
             f"{path} lacks weights of {type(model).__name__} ({', '.join(missing[:3])}"
             f"{', ...' if len(missing) > 3 else ''}), which would be random. Save the complete model first."
         )
+    if any(key.startswith("pooler.") for key in info["missing_keys"]):
+        # A new one would be random: its output would enter the metric, and would differ in every evaluation.
+        model.pooler = None
     return model.eval()
 
 

@@ -14,7 +14,7 @@ DEFAULT_BATCHES = (1, 16)
 
 
 def measure_both(
-    dense: nn.Module, pruned: nn.Module, conditions: Sequence[LatencyOptions], reporter: Reporter
+    dense: PreparedModel, pruned: nn.Module, conditions: Sequence[LatencyOptions], reporter: Reporter
 ) -> list[dict[str, Any]]:
     """Return the ``latency`` part of the results: both models in turns, under each of the conditions.
 
@@ -30,7 +30,8 @@ def measure_both(
     for options in conditions:
         with reporter.stage(f"Latency, batch {options.batch}") as progress:
             try:
-                rows += measure_latency({"dense": dense, "pruned": pruned}, options, progress=progress)
+                models = {"dense": dense.model, "pruned": pruned}
+                rows += measure_latency(models, options, inputs=dense.inputs, progress=progress)
             except LatencyError as error:
                 reporter.warn(f"The latency at batch {options.batch} is left out. {error}")
     return rows

@@ -7,9 +7,10 @@ from typing import Any
 from torch import nn
 
 from hf_vbp._progress import Progress
-from hf_vbp.adapters.prepared import PreparedModel, prepare
+from hf_vbp.adapters.prepared import Batch, PreparedModel, prepare_sites
 from hf_vbp.calibration.collect import collect_statistics
 from hf_vbp.calibration.saliency import with_saliency
+from hf_vbp.calibration.source import Source
 from hf_vbp.config.vbp_config import VBPConfig
 from hf_vbp.distributed import is_launched
 from hf_vbp.errors import ConfigurationError, DataError
@@ -18,20 +19,21 @@ from hf_vbp.evaluation.task import example_task
 from hf_vbp.inputs.fit import check_first_image
 from hf_vbp.modeling.precision import outside_inference_mode, own_precision
 from hf_vbp.pruning.apply_plan import apply_fitted
-from hf_vbp.pruning.budget_cost import check_budget
 from hf_vbp.pruning.latency_search import check_latency
-from hf_vbp.pruning.make_plan import check_provided, fit_plan
+from hf_vbp.pruning.levers import check_levers, most_merged_tokens
+from hf_vbp.pruning.make_plan import check_provided, fit_plan, rank_sites
+from hf_vbp.pruning.refit import check_refit
 from hf_vbp.statistics.activation_statistics import ActivationStatistics
 from hf_vbp.workflow.describe import describe_dense, describe_pruning
 from hf_vbp.workflow.evaluate import check_evaluation, evaluate, with_labelled_bank
+from hf_vbp.workflow.measure_levers import with_lever_measurements
 from hf_vbp.workflow.pruning_result import PruningResult
-from hf_vbp.workflow.refit import refit_mixed_sites
 
 
 @outside_inference_mode
 def prune(
     model: nn.Module | PreparedModel,
-    data: Iterable[Any] | None = None,
+    data: Iterable[Any] | Source | None = None,
     config: VBPConfig | None = None,
     *,
     statistics: ActivationStatistics | None = None,
@@ -50,7 +52,8 @@ def prune(
         model: A transformers ViT or DeiT, with any head, or a model of a registered family.
         data: Images without labels: the result of :func:`hf_vbp.load_images`, a ``DataLoader``, or any iterable of
             batches, dicts with ``pixel_values`` ``(batch, channels, height, width)``. Not needed with ``statistics``,
-            unless the criterion needs a separate pass that they do not contain (``snip``).
+            unless the criterion needs a separate pass that they do not contain (``snip``). The first image also
+            verifies the structure of the model, and is the one whose MACs and latency are reported.
         config: Method and budget.
         statistics: Statistics gathered earlier from this model.
         eval_data: Images to evaluate both models on afterwards, as for :func:`hf_vbp.evaluate`, with labels where the
@@ -87,43 +90,55 @@ def prune(
         raise ConfigurationError("prune needs a configuration with a budget, for instance VBPConfig(ratio=0.5).")
     if eval_data is not None and inplace:
         raise ConfigurationError("eval_data needs the dense model too, so it cannot be used with inplace=True.")
-    prepared = check_request(model, config)
     if measures is not None and eval_data is None:
         raise ConfigurationError("measures needs images to evaluate on: pass eval_data.")
     measures = measures or Measures()
+    source = None if data is None else Source.of(data)
+    prepared = check_request(model, config, None if source is None else source.first)
     if eval_data is not None:
         task = example_task(prepared.model)
         measures = with_labelled_bank(measures, task, data, eval_data)
         check_evaluation(prepared.model, eval_data, measures, task=task)
         check_first_image(prepared.model, eval_data)
+    check_refit(prepared, source, 2 if statistics is None else 1)
+    prepared.verified()
     with own_precision(prepared.model):
         if statistics is None:
-            if data is None:
+            if source is None:
                 raise DataError("Nothing to calibrate on: pass data (images), or statistics gathered earlier.")
             if not is_launched():
                 # Several processes at the same time would only slow each other down.
-                check_latency(prepared, config, progress)
+                check_latency(prepared, config, progress, merged_tokens=most_merged_tokens(prepared, config))
             options: dict[str, Any] = {"limit": limit, "progress": progress, "provenance": provenance}
-            statistics = collect_statistics(prepared, data, config, **options)
+            statistics = collect_statistics(prepared, source, config, **options)
         else:
-            statistics = complete_statistics(prepared, statistics, config, data, limit=limit, progress=progress)
-        fitted = fit_plan(prepared, statistics, config, progress=progress)
-        dense = describe_dense(prepared.model)
-        pruned = apply_fitted(prepared.model, prepared.sites, fitted, inplace=inplace)
-        refit_mixed_sites(prepared, pruned, config, data, limit)
-        results = describe_pruning(dense, pruned, fitted.plan, statistics)
+            statistics = complete_statistics(prepared, statistics, config, source, limit=limit, progress=progress)
+        rankings = rank_sites(prepared, statistics, config)
+        statistics = with_lever_measurements(
+            prepared, statistics, config, source, rankings=rankings, limit=limit, progress=progress
+        )
+        fitted = fit_plan(prepared, statistics, config, rankings=rankings, progress=progress)
+        dense = describe_dense(prepared)
+        pruned = apply_fitted(prepared, fitted, inplace=inplace, data=source, limit=limit)
+        results = describe_pruning(dense, pruned, fitted.plan, statistics, prepared.inputs)
         kept = None if inplace else prepared.model
-        result = PruningResult(pruned, fitted.plan, statistics, results, kept)
+        result = PruningResult(pruned, fitted.plan, statistics, results, kept, prepared.inputs)
         if eval_data is None:
             return result
         return evaluate(result, eval_data, measures=measures, progress=progress)
 
 
-def check_request(model: nn.Module | PreparedModel, config: VBPConfig) -> PreparedModel:
+def check_request(model: nn.Module | PreparedModel, config: VBPConfig, batch: Batch = None) -> PreparedModel:
     """Validate a model and a configuration before any expensive work.
 
+    Args:
+        model: The model.
+        config: The configuration.
+        batch: The batch that will verify the sites, as for :func:`hf_vbp.adapters.prepare`.
+
     Returns:
-        The validated model, which every later step accepts in place of the model.
+        The model with its sites, which every later step accepts in place of the model. The sites are verified where a
+        check needs a forward pass, otherwise when they are first needed.
 
     Raises:
         UnsupportedModelError: The model has no MLP sites, or one whose structure differs from that of its adapter.
@@ -132,10 +147,10 @@ def check_request(model: nn.Module | PreparedModel, config: VBPConfig) -> Prepar
         BudgetError: Pruning the MLPs cannot meet the budget. A latency budget is not checked here.
     """
     _ = config.budget
-    prepared = prepare(model)
+    prepared = prepare_sites(model, batch)
     prepared.check_requirements(f"criterion {config.criterion!r}", config.make_criterion().requires)
     prepared.check_requirements(f"compensation {config.compensation!r}", config.make_compensation().requires)
-    check_budget(prepared, config)
+    check_levers(prepared, config)
     return prepared
 
 
@@ -143,7 +158,7 @@ def complete_statistics(
     prepared: PreparedModel,
     statistics: ActivationStatistics,
     config: VBPConfig,
-    data: Iterable[Any] | None,
+    data: Iterable[Any] | Source | None,
     *,
     limit: int | None = None,
     progress: Progress | None = None,

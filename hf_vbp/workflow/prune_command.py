@@ -6,28 +6,31 @@ from pathlib import Path
 from typing import Any, cast
 
 from hf_vbp.adapters.prepared import PreparedModel
+from hf_vbp.calibration.processes import Processes
+from hf_vbp.calibration.source import Source
 from hf_vbp.config.vbp_config import VBPConfig
 from hf_vbp.costs.latency import LatencyOptions, cpu_threads
 from hf_vbp.distributed import is_launched, is_main_process
 from hf_vbp.errors import CheckpointError, ConfigurationError, DataError, PlanError
-from hf_vbp.evaluation.models import check_classifier
+from hf_vbp.evaluation.task import Task
 from hf_vbp.files.atomic import check_space
 from hf_vbp.pruning.apply_plan import apply_plan
 from hf_vbp.pruning.latency_search import check_latency
+from hf_vbp.pruning.levers import most_merged_tokens
 from hf_vbp.pruning.make_plan import statistics_digest
 from hf_vbp.pruning.plan import PruningPlan
 from hf_vbp.results.base_model import describe_base_model
 from hf_vbp.results.redaction import redacted_command
 from hf_vbp.statistics.activation_statistics import ActivationStatistics
 from hf_vbp.workflow.evaluate import evaluate
+from hf_vbp.workflow.evaluation_images import EvaluationRequest, check_evaluation_request, open_evaluation
 from hf_vbp.workflow.gather import gather, with_skipped
 from hf_vbp.workflow.loading import Loading, without_progress_bars
 from hf_vbp.workflow.measure import measure_both
 from hf_vbp.workflow.outputs import input_sources, output_folder
 from hf_vbp.workflow.prune import check_request, prune
 from hf_vbp.workflow.pruning_result import PruningResult, with_receipt
-from hf_vbp.workflow.refit import refit_mixed_sites
-from hf_vbp.workflow.requests import DataRequest, Reporter
+from hf_vbp.workflow.requests import CalibrationImages, DataRequest, Reporter
 from hf_vbp.workflow.saving import save_checkpoint
 
 
@@ -41,7 +44,10 @@ class PruneRequest:
         config: Budget and method; ``None`` with ``plan``.
         plan: File of a plan to apply, in place of ``config``; needs the statistics that it was made from.
         data: Calibration images; with ``statistics`` they are read only for statistics that the file lacks.
-        evaluation: Labelled images; without them nothing is evaluated.
+        evaluation: Images, labelled where the model has classes; without them nothing is evaluated.
+        bank: For backbones: labelled images among which neighbors are sought; by default ``data``, where it has
+            labels.
+        neighbors: Number of neighbors that vote; None for the default.
         statistics: File of statistics gathered earlier.
         loading: How the model is loaded.
         overwrite: Whether to replace ``output``.
@@ -56,6 +62,8 @@ class PruneRequest:
     plan: Path | None = None
     data: DataRequest | None = None
     evaluation: DataRequest | None = None
+    bank: DataRequest | None = None
+    neighbors: int | None = None
     statistics: Path | None = None
     loading: Loading = field(default_factory=Loading)
     overwrite: bool = False
@@ -81,6 +89,8 @@ def run_prune(request: PruneRequest, reporter: Reporter) -> dict[str, Any]:
     inputs = input_sources(
         model=request.model, data=request.data, evaluation=request.evaluation, statistics=request.statistics
     )
+    if request.bank is not None:
+        inputs["the folder of the bank"] = request.bank.source
     with output_folder(request.output, request.overwrite, inputs, leads=is_main_process()) as folder:
         return _prune_and_save(request, plan, config, reporter, folder)
 
@@ -90,37 +100,49 @@ def _prune_and_save(
 ) -> dict[str, Any]:
     reporter.say(f"Loading {request.model}")
     loaded = request.loading.load(request.model)
-    prepared = check_request(loaded.model, config)
+    calibration = None if request.data is None else CalibrationImages(request.data, loaded)
+    prepared = check_request(loaded.model, config, None if calibration is None else calibration.first)
     place = folder if folder.is_dir() else folder.parent
     check_space(request.output, place, expected_bytes(prepared, config), CheckpointError)
+    wanted = _evaluation_of(request)
+    task = None if wanted is None else check_evaluation_request(wanted, loaded, compared=True)
     _check_before_the_pass(prepared, plan, config, request, reporter)
-    evaluation = request.evaluation.open(loaded, "evaluation") if request.evaluation else None
+    evaluation = None
+    if wanted is not None:
+        evaluation, measures = open_evaluation(wanted, loaded, cast(Task, task), reporter)
+    prepared.verified()
     if plan is None:
-        statistics = gather(prepared, loaded, config, reporter, data=request.data, statistics=request.statistics)
+        statistics = gather(prepared, loaded, config, reporter, data=calibration, statistics=request.statistics)
     else:
         statistics = _statistics_of(plan, request)
     if not is_main_process():
         # The processes share the pass over the images; one does the rest.
         return {}
-    images = None
-    if request.data is not None and any(site.mixes_neurons for site in prepared.sites):
-        # A second pass refits the MLPs whose neurons a normalization mixes.
-        images = request.data.open(loaded, "calibration")
-    result = _prune(prepared, plan, config, statistics, request, reporter, images)
+    # For the passes that measure merged tokens, and that refit the MLPs whose neurons a normalization mixes.
+    source = None if calibration is None else Source(calibration.images, Processes.alone())
+    result = _prune(prepared, plan, config, statistics, request, reporter, source)
     if evaluation is not None:
         with reporter.stage("Evaluation", evaluation.images) as progress:
-            result = evaluate(result, evaluation, progress=progress)
+            result = evaluate(result, evaluation, measures=measures, progress=progress)
         with_skipped(evaluation, reporter)
     results = result.results
     results["base_model"] = describe_base_model(loaded.model, loaded.source)
     if request.latency is not None:
-        results["latency"] = measure_both(loaded.model, result.model, request.latency, reporter)
+        results["latency"] = measure_both(prepared, result.model, request.latency, reporter)
     if request.command:
         results["command"] = redacted_command(request.command)
     reporter.say(f"Writing {request.output}, and reopening it in a fresh process")
     with without_progress_bars():
         receipt = save_checkpoint(result, request.output, processor=loaded.processor, overwrite=request.overwrite)
     return with_receipt(results, receipt)
+
+
+def _evaluation_of(request: PruneRequest) -> EvaluationRequest | None:
+    if request.evaluation is not None:
+        return EvaluationRequest(request.evaluation, request.bank, request.data, request.neighbors)
+    if request.bank is not None or request.neighbors is not None:
+        raise ConfigurationError("--bank and --neighbors need images to evaluate on: give --eval-data.")
+    return None
 
 
 def expected_bytes(prepared: PreparedModel, config: VBPConfig) -> int:
@@ -161,15 +183,13 @@ def _statistics_of(plan: PruningPlan, request: PruneRequest) -> ActivationStatis
 def _check_before_the_pass(
     prepared: PreparedModel, plan: PruningPlan | None, config: VBPConfig, request: PruneRequest, reporter: Reporter
 ) -> None:
-    """Refuse a plan of another model, a latency that cannot be reached and models that cannot be evaluated."""
+    """Refuse a plan of another model, and a latency that cannot be reached."""
     if plan is not None:
         plan.check_model(prepared.fingerprint, [(site.name, site.intermediate_size) for site in prepared.sites])
     elif config.budget.kind == "latency" and request.statistics is None and not is_launched():
         stage = reporter.stage(f"Latency at minimum widths, batch {config.latency_batch}")
         with stage as progress, cpu_threads(request.threads):
-            check_latency(prepared, config, progress)
-    if request.evaluation is not None:
-        check_classifier(prepared.model)
+            check_latency(prepared, config, progress, merged_tokens=most_merged_tokens(prepared, config))
 
 
 def _prune(
@@ -179,14 +199,13 @@ def _prune(
     statistics: ActivationStatistics,
     request: PruneRequest,
     reporter: Reporter,
-    images: Any = None,
+    source: Source | None,
 ) -> PruningResult:
     if plan is not None:
-        pruned = apply_plan(prepared.model, plan, statistics)
-        refit_mixed_sites(prepared, pruned, config, images)
-        return PruningResult.from_parts(prepared.model, pruned, plan, statistics)
+        pruned = apply_plan(prepared, plan, statistics)
+        return PruningResult.from_parts(prepared, pruned, plan, statistics)
     if config.budget.kind != "latency":
-        return prune(prepared, images, config, statistics=statistics)
+        return prune(prepared, source, config, statistics=statistics)
     stage = reporter.stage(f"Latency of candidates, batch {config.latency_batch}")
     with stage as progress, cpu_threads(request.threads):
-        return prune(prepared, images, config, statistics=statistics, progress=progress)
+        return prune(prepared, source, config, statistics=statistics, progress=progress)

@@ -2,6 +2,7 @@
 
 import os
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,6 +33,7 @@ class PruningResult:
         results: The figures measured so far, in the form of ``vbp_results.json`` (docs/results.md).
         dense: The dense model, for :func:`hf_vbp.evaluate`; None where it was pruned in place. It stays in memory as
             long as the result refers to it.
+        inputs: A batch of one image, on which a saved checkpoint is compared with the model in memory.
     """
 
     model: Any
@@ -39,6 +41,7 @@ class PruningResult:
     statistics: ActivationStatistics
     results: dict[str, Any] = field(default_factory=dict)
     dense: Any = None
+    inputs: Mapping[str, Any] | None = field(default=None, repr=False)
 
     @classmethod
     def from_parts(
@@ -47,7 +50,7 @@ class PruningResult:
         """Return the result for a model that was pruned step by step, to save and push it with its results.
 
         Args:
-            dense: The dense model.
+            dense: The dense model, or the result of :func:`hf_vbp.adapters.prepare`.
             pruned: Result of :func:`hf_vbp.apply_plan`, not in place.
             plan: The plan.
             statistics: The statistics of the dense model.
@@ -70,8 +73,8 @@ class PruningResult:
                 f"The pruned model has MLPs of widths {widths}, but the plan has {plan.widths}. Pass the result of "
                 "apply_plan for this plan."
             )
-        results = with_merging(describe_pruning(describe_dense(prepared.model), pruned, plan, statistics), pruned)
-        return cls(pruned, plan, statistics, results, prepared.model)
+        described = describe_pruning(describe_dense(prepared), pruned, plan, statistics, prepared.inputs)
+        return cls(pruned, plan, statistics, with_merging(described, pruned), prepared.model, prepared.inputs)
 
     def save_pretrained(
         self,
@@ -110,7 +113,13 @@ class PruningResult:
             RESULTS: lambda receipt: to_json(with_receipt(results, receipt)),
         }
         receipt = save_checkpoint(
-            self.model, save_directory, processor=processor, files=files, verify=verify, overwrite=overwrite
+            self.model,
+            save_directory,
+            processor=processor,
+            files=files,
+            verify=verify,
+            overwrite=overwrite,
+            inputs=self.inputs,
         )
         if push_to_hub:
             from hf_vbp.hub.push import push_to_hub as push

@@ -1,12 +1,17 @@
 """Inputs of the commands: the images, and the receiver of progress updates."""
 
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
-from typing import Any, Literal, Protocol
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from hf_vbp._progress import Progress
 from hf_vbp.errors import DataError, UnsupportedModelError
 from hf_vbp.workflow.loading import LoadedModel
+
+if TYPE_CHECKING:
+    from hf_vbp.calibration.source import Source
 
 
 class Reporter(Protocol):
@@ -59,8 +64,23 @@ class DataRequest:
     model_labels: str | None = None
     label_map: str | None = None
 
-    def open(self, loaded: LoadedModel, purpose: Literal["calibration", "evaluation"]) -> Any:
+    def open(
+        self,
+        loaded: LoadedModel,
+        purpose: Literal["calibration", "evaluation"],
+        *,
+        labels: Literal["model", "data", "none"] = "model",
+        id2label: Mapping[int, str] | None = None,
+    ) -> Any:
         """Open the images for one purpose, ``"calibration"`` or ``"evaluation"``.
+
+        Args:
+            loaded: The model with its processor.
+            purpose: Decides the split where none is named.
+            labels: What labels are ids of: with ``"model"`` the classes of the model, which evaluation images must
+                have; with ``"data"`` the classes of the data, where it has some; with ``"none"`` labels are not read.
+            id2label: Classes of other images, with which those of these are matched where they have some, in place of
+                those of the model.
 
         Returns:
             A :class:`hf_vbp.data.ImageData`.
@@ -79,13 +99,17 @@ class DataRequest:
                 "for it. Save the image processor it was trained with next to the model."
             )
         check_images_alone(loaded)
+        matched = purpose == "evaluation" and labels == "model"
+        classes = loaded.model.config.id2label if id2label is None else id2label
+        named = self.model_labels if matched and id2label is None else None
         images = load_images(
             self.source,
             loaded.processor,
             model=loaded.model,
             purpose=purpose,
-            id2label=loaded.model.config.id2label if purpose == "evaluation" else None,
-            require_labels=purpose == "evaluation",
+            id2label=classes if matched else None,
+            labels=labels,
+            require_labels=matched and id2label is None,
             split=self.split,
             revision=self.revision,
             image_column=self.image_column,
@@ -96,8 +120,8 @@ class DataRequest:
             limit=self.limit,
             seed=self.seed,
             on_bad_image=self.on_bad_image,
-            model_labels=self.model_labels if purpose == "evaluation" else None,
-            label_map=self.label_map if purpose == "evaluation" else None,
+            model_labels=named,
+            label_map=self.label_map if matched else None,
         )
         if purpose == "calibration" and images.images == 1:
             raise DataError(f"{self.source} gives 1 image, but a variance needs at least 2; some hundreds are usual.")
@@ -106,6 +130,35 @@ class DataRequest:
     def for_evaluation(self, source: str, split: str | None, limit: int | None) -> "DataRequest":
         """Return the request for other images, read in the same way."""
         return replace(self, source=source, split=split, limit=limit, seed=None)
+
+
+@dataclass(frozen=True)
+class CalibrationImages:
+    """Calibration images, opened once, when they are first needed.
+
+    Attributes:
+        request: The images as the user names them.
+        loaded: The model with its processor.
+    """
+
+    request: DataRequest
+    loaded: LoadedModel
+
+    @cached_property
+    def images(self) -> Any:
+        """The :class:`hf_vbp.data.ImageData`; see :meth:`DataRequest.open`."""
+        return self.request.open(self.loaded, "calibration")
+
+    @cached_property
+    def source(self) -> "Source":
+        """The images, shared by all processes."""
+        from hf_vbp.calibration.source import Source
+
+        return Source.of(self.images)
+
+    def first(self) -> dict[str, Any] | None:
+        """Return a batch with the first image; see :meth:`hf_vbp.calibration.source.Source.first`."""
+        return self.source.first()
 
 
 def check_images_alone(loaded: LoadedModel) -> None:

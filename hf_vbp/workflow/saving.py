@@ -1,6 +1,7 @@
 """Save a pruning result, or any model, as a verified checkpoint."""
 
 import os
+from collections.abc import Mapping
 from typing import Any
 
 from hf_vbp.checkpoint.receipt import Receipt
@@ -15,6 +16,7 @@ def save_checkpoint(
     processor: Any = None,
     verify: bool = True,
     overwrite: bool = False,
+    inputs: Mapping[str, Any] | None = None,
 ) -> Receipt:
     """Save a model and verify that the checkpoint reloads with the same outputs.
 
@@ -28,6 +30,8 @@ def save_checkpoint(
         verify: Whether to reopen the checkpoint in a fresh process by each way of loading that applies.
         overwrite: Whether a checkpoint of hf_vbp at ``directory`` may be replaced. Its README.md is kept if you
             wrote or changed it. Any other file that hf_vbp did not write, or that was changed since, is refused.
+        inputs: A batch for the verification of a model; by default one made from the configs. A pruning result has its
+            own.
 
     Returns:
         The receipt: the ways in which the checkpoint loads, and the difference of its outputs from those in memory.
@@ -47,4 +51,4 @@ def save_checkpoint(
     options: dict[str, Any] = {"processor": processor, "verify": verify, "overwrite": overwrite}
     if isinstance(result, PruningResult):
         return result.save_pretrained(directory, **options)
-    return write_checkpoint(result, directory, **options)
+    return write_checkpoint(result, directory, inputs=inputs, **options)

@@ -12,7 +12,7 @@ from hf_vbp.errors import ConfigurationError
 from hf_vbp.workflow.gather import check_statistics
 from hf_vbp.workflow.loading import Loading
 from hf_vbp.workflow.outputs import check_file_space, input_sources, output_file
-from hf_vbp.workflow.requests import DataRequest, Reporter
+from hf_vbp.workflow.requests import CalibrationImages, DataRequest, Reporter
 
 if TYPE_CHECKING:
     from hf_vbp.config.vbp_config import VBPConfig
@@ -74,7 +74,7 @@ def _check_state_folder(output: Path, state: Path | None) -> None:
 
 
 def _gather_and_save(request: StatsRequest, reporter: Reporter) -> "ActivationStatistics":
-    from hf_vbp.adapters.prepared import prepare
+    from hf_vbp.adapters.prepared import prepare_sites
     from hf_vbp.calibration.collect import collect_statistics, requirements_for, statistics_bytes
     from hf_vbp.config.requirements import Requirements
     from hf_vbp.pruning.budget_cost import check_budget
@@ -84,8 +84,9 @@ def _gather_and_save(request: StatsRequest, reporter: Reporter) -> "ActivationSt
 
     reporter.say(f"Loading {request.model}")
     loaded = request.loading.load(request.model)
-    images = request.data.open(loaded, "calibration")
-    prepared = prepare(loaded.model)
+    calibration = CalibrationImages(request.data, loaded)
+    images = calibration.images
+    prepared = prepare_sites(loaded.model, calibration.first)
     check_budget(prepared, request.config)
     requires = requirements_for(prepared, request.config) | Requirements(halves=request.halves)
     size = statistics_bytes(prepared.sites, requires)
@@ -98,7 +99,7 @@ def _gather_and_save(request: StatsRequest, reporter: Reporter) -> "ActivationSt
     with reporter.stage("Statistics", images.images) as progress:
         statistics = collect_statistics(
             prepared,
-            images,
+            calibration.source,
             requires,
             progress=progress,
             resume=request.resume,

@@ -10,8 +10,9 @@ from typing import Any
 from torch import nn
 
 from hf_vbp._progress import Progress
-from hf_vbp.adapters.prepared import PreparedModel, prepare
+from hf_vbp.adapters.prepared import Batch, PreparedModel, prepare_sites
 from hf_vbp.calibration.collect import collect_statistics, requirements_for
+from hf_vbp.calibration.source import Source
 from hf_vbp.config.requirements import Requirements
 from hf_vbp.config.vbp_config import VBPConfig
 from hf_vbp.costs.counts import describe_cost
@@ -23,6 +24,7 @@ from hf_vbp.inputs.fit import check_first_image
 from hf_vbp.pruning.apply_plan import apply_fitted
 from hf_vbp.pruning.budget_cost import check_budget
 from hf_vbp.pruning.make_plan import fit_plan, rank_sites
+from hf_vbp.pruning.refit import check_refit
 from hf_vbp.statistics.activation_statistics import ActivationStatistics
 from hf_vbp.workflow.prune import complete_statistics
 
@@ -34,7 +36,7 @@ Row = dict[str, Any]
 
 def sweep(
     model: nn.Module | PreparedModel,
-    data: Iterable[Any] | None,
+    data: Iterable[Any] | Source | None,
     config: VBPConfig | Sequence[VBPConfig] | None = None,
     *,
     ratios: Sequence[float],
@@ -46,8 +48,9 @@ def sweep(
 ) -> list[Row]:
     """Prune at several ratios from one pass of statistics, and evaluate all models on the same images.
 
-    The calibration images are read once and the neurons are ranked once per method. At most four pruned models are in
-    memory at a time; the evaluation images are read once for each group of four.
+    The calibration images are read once and the neurons are ranked once per method. Where a normalization inside the
+    MLPs mixes their neurons, the images are read once more for each model, as by :func:`hf_vbp.prune`. At most four
+    pruned models are in memory at a time; the evaluation images are read once for each group of four.
 
     Args:
         model: The dense model, a classifier; it is not changed.
@@ -93,11 +96,15 @@ def sweep(
             f"eval_data is read once for every {MODELS_IN_MEMORY} models, but an iterator can be read only once. Pass "
             "a list of batches, a DataLoader or the result of load_images."
         )
-    prepared = check_sweep(model, tasks)
+    source = None if data is None else Source.of(data)
+    prepared = check_sweep(model, tasks, None if source is None else source.first)
     check_first_image(prepared.model, loader)
-    gathered = sweep_statistics(prepared, methods, data, statistics, limit=limit, progress=progress)
+    check_refit(prepared, source, len(tasks) + (statistics is None))
+    prepared.verified()
+    gathered = sweep_statistics(prepared, methods, source, statistics, limit=limit, progress=progress)
     rows: list[Row] = []
-    for group in sweep_rows(prepared, gathered, tasks, loader, latency=latency, progress=progress):
+    made = sweep_rows(prepared, gathered, tasks, loader, data=source, limit=limit, latency=latency, progress=progress)
+    for group in made:
         # The dense model is evaluated in each group.
         rows += group[1:] if rows else group
     return rows
@@ -121,15 +128,20 @@ def sweep_tasks(methods: Sequence[VBPConfig], ratios: Sequence[float]) -> list[V
     return tasks
 
 
-def check_sweep(model: nn.Module | PreparedModel, tasks: Sequence[VBPConfig]) -> PreparedModel:
+def check_sweep(model: nn.Module | PreparedModel, tasks: Sequence[VBPConfig], batch: Batch = None) -> PreparedModel:
     """Validate a model and all configurations before any image is read.
+
+    Args:
+        model: The model.
+        tasks: The configurations.
+        batch: The batch that will verify the sites, as for :func:`hf_vbp.adapters.prepare`.
 
     Raises:
         ConfigurationError: A compensation does not fit the model.
         BudgetError: A ratio cannot be reached.
         UnsupportedModelError: The model cannot be pruned as it is, or is no classifier.
     """
-    prepared = prepare(model)
+    prepared = prepare_sites(model, batch)
     for task in tasks:
         prepared.check_requirements(f"compensation {task.compensation!r}", task.make_compensation().requires)
         check_budget(prepared, task)
@@ -140,7 +152,7 @@ def check_sweep(model: nn.Module | PreparedModel, tasks: Sequence[VBPConfig]) ->
 def sweep_statistics(
     prepared: PreparedModel,
     methods: Sequence[VBPConfig],
-    data: Iterable[Any] | None,
+    data: Iterable[Any] | Source | None,
     statistics: ActivationStatistics | None,
     *,
     limit: int | None = None,
@@ -168,6 +180,8 @@ def sweep_rows(
     tasks: Sequence[VBPConfig],
     loader: Iterable[Mapping[str, Any]],
     *,
+    data: Iterable[Any] | Source | None = None,
+    limit: int | None = None,
     latency: LatencyOptions | None = None,
     progress: Progress | None = None,
     on_noise: Callable[[LatencyError], None] = lambda error: warnings.warn(str(error), stacklevel=2),
@@ -179,6 +193,8 @@ def sweep_rows(
         statistics: Statistics that serve all tasks.
         tasks: The configurations.
         loader: Batches to evaluate on.
+        data: Calibration images, which are read once for each task where the neurons of an MLP are mixed.
+        limit: Stop such a pass after this many images.
         latency: Conditions of the latency; None measures none.
         progress: Receives the number of evaluated images in all groups.
         on_noise: Receives the error where a latency cannot be measured.
@@ -192,12 +208,12 @@ def sweep_rows(
             if key not in rankings:
                 rankings[key] = rank_sites(prepared, statistics, task)
             fitted = fit_plan(prepared, statistics, task, rankings=rankings[key])
-            models[str(number)] = apply_fitted(prepared.model, prepared.sites, fitted)
+            models[str(number)] = apply_fitted(prepared, fitted, data=data, limit=limit)
         found = evaluate_models(models, loader, reference="dense", progress=_of_all(progress, index, len(groups)))
-        timed = {} if latency is None else _latency_columns(models, latency, on_noise)
+        timed = {} if latency is None else _latency_columns(models, prepared.inputs, latency, on_noise)
         described: list[Row] = [{"ratio": 0.0}, *map(describe_method, group)]
         yield [
-            {**method, **describe_cost(pruned), **found[name].to_dict(), **timed.get(name, {})}
+            {**method, **describe_cost(pruned, prepared.inputs), **found[name].to_dict(), **timed.get(name, {})}
             for method, (name, pruned) in zip(described, models.items(), strict=True)
         ]
 
@@ -213,10 +229,13 @@ def describe_method(task: VBPConfig) -> Row:
 
 
 def _latency_columns(
-    models: Mapping[str, nn.Module], options: LatencyOptions, on_noise: Callable[[LatencyError], None]
+    models: Mapping[str, nn.Module],
+    inputs: Mapping[str, Any] | None,
+    options: LatencyOptions,
+    on_noise: Callable[[LatencyError], None],
 ) -> dict[str, Row]:
     try:
-        rows = measure_latency(models, options)
+        rows = measure_latency(models, options, inputs=inputs)
     except LatencyError as error:
         # The other figures of the rows are not lost with it.
         on_noise(error)

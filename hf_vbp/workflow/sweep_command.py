@@ -16,9 +16,9 @@ from hf_vbp.files.atomic import atomic_write
 from hf_vbp.pruning.make_plan import statistics_digest
 from hf_vbp.statistics.activation_statistics import ActivationStatistics
 from hf_vbp.workflow.gather import check_statistics, with_skipped
-from hf_vbp.workflow.loading import LoadedModel, Loading
+from hf_vbp.workflow.loading import Loading
 from hf_vbp.workflow.outputs import files_in_folder, input_sources
-from hf_vbp.workflow.requests import DataRequest, Reporter
+from hf_vbp.workflow.requests import CalibrationImages, DataRequest, Reporter
 from hf_vbp.workflow.sweep import (
     MODELS_IN_MEMORY,
     Row,
@@ -116,11 +116,13 @@ def _earlier(request: SweepRequest) -> SweepTable:
 
 def _sweep(request: SweepRequest, tasks: list[VBPConfig], table: SweepTable, reporter: Reporter) -> SweepResult:
     loaded = request.loading.load(request.model)
-    prepared = check_sweep(loaded.model, tasks)
+    calibration = None if request.data is None else CalibrationImages(request.data, loaded)
+    prepared = check_sweep(loaded.model, tasks, None if calibration is None else calibration.first)
     images = request.evaluation.open(loaded, "evaluation")
     identity = {"weights": model_digest(loaded.model), "evaluation": description_digest(images.provenance)}
     table.check_same(identity)
-    statistics = _statistics(request, loaded, prepared, table, reporter)
+    prepared.verified()
+    statistics = _statistics(request, calibration, prepared, table, reporter)
     identity["statistics"] = statistics_digest(statistics)[:16]
     table.check_same(identity)
     missing = [task for task in tasks if table.find(task, request.latency) is None]
@@ -136,6 +138,7 @@ def _sweep(request: SweepRequest, tasks: list[VBPConfig], table: SweepTable, rep
             statistics,
             missing,
             images.loader,
+            data=None if calibration is None else calibration.source,
             latency=request.latency,
             progress=progress,
             on_noise=lambda error: reporter.warn(f"The latency of some rows is left out. {error}"),
@@ -149,18 +152,23 @@ def _sweep(request: SweepRequest, tasks: list[VBPConfig], table: SweepTable, rep
 
 
 def _statistics(
-    request: SweepRequest, loaded: LoadedModel, prepared: PreparedModel, table: SweepTable, reporter: Reporter
+    request: SweepRequest,
+    calibration: CalibrationImages | None,
+    prepared: PreparedModel,
+    table: SweepTable,
+    reporter: Reporter,
 ) -> ActivationStatistics:
     if request.statistics is not None:
-        return _given(request, request.statistics, loaded, prepared, table, reporter)
-    images = cast(DataRequest, request.data).open(loaded, "calibration")
+        return _given(request, request.statistics, calibration, prepared, table, reporter)
+    calibration = cast(CalibrationImages, calibration)
+    images = calibration.images
     kept = KeptStatistics(request.output / KEPT_NAME, request.overwrite)
     earlier = kept.load(prepared, request.methods, images.provenance)
     keeps = kept.check_space(prepared, request.methods, reporter)
     if earlier is not None:
         reporter.say(f"The statistics are those of the earlier run, {kept.path}.")
     with reporter.stage("Statistics", images.images) as progress:
-        statistics = sweep_statistics(prepared, request.methods, images, earlier, progress=progress)
+        statistics = sweep_statistics(prepared, request.methods, calibration.source, earlier, progress=progress)
     if statistics is earlier:
         return statistics
     if earlier is None:
@@ -174,7 +182,7 @@ def _statistics(
 def _given(
     request: SweepRequest,
     file: Path,
-    loaded: LoadedModel,
+    calibration: CalibrationImages | None,
     prepared: PreparedModel,
     table: SweepTable,
     reporter: Reporter,
@@ -183,11 +191,11 @@ def _given(
     statistics = ActivationStatistics.load(file)
     statistics.check_model(prepared)
     for method in request.methods:
-        check_statistics(statistics, method, file, model=loaded.source, has_images=request.data is not None)
+        check_statistics(statistics, method, file, model=request.model, has_images=calibration is not None)
     table.check_same({"statistics": statistics_digest(statistics)[:16]})
-    images = None if request.data is None else request.data.open(loaded, "calibration")
+    images, source = (None, None) if calibration is None else (calibration.images, calibration.source)
     with reporter.stage("Statistics", None if images is None else images.images) as progress:
-        return sweep_statistics(prepared, request.methods, images, statistics, progress=progress)
+        return sweep_statistics(prepared, request.methods, source, statistics, progress=progress)
 
 
 def _asked(table: SweepTable, tasks: Sequence[VBPConfig]) -> list[Row]:

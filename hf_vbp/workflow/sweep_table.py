@@ -129,6 +129,9 @@ def flat(row: Row, **columns: Any) -> Row:
     for name in ("top1", "speedup"):
         low, high = made.pop(f"{name}_interval", (None, None))
         made |= {f"{name}_low": low, f"{name}_high": high}
+    # The table has no columns for them.
+    for name in ("agreement", "kl"):
+        made.pop(f"{name}_interval", None)
     return {name: value for name, value in made.items() if value is not None}
 
 

@@ -50,6 +50,34 @@ def test_the_metric_is_that_of_random_cotangents(kind: str) -> None:
     assert statistics.fingerprints["output_metric"]["output"] in ("multi_label", "regression")
 
 
+def test_an_image_is_not_its_own_neighbor() -> None:
+    model, pixels = make_model("vit-backbone"), images(5)
+    sites = find_sites(model)
+    with torch.no_grad():
+        bank = torch.nn.functional.normalize(model(pixel_values=pixels).pooler_output, dim=-1)
+    sums = [torch.zeros(32, 32, dtype=torch.float64) for _ in sites]
+    outputs: list[torch.Tensor] = []
+    handles = [site.fc2.register_forward_hook(lambda m, i, output: outputs.append(output)) for site in sites]
+    for number in range(5):
+        outputs.clear()
+        feature = torch.nn.functional.normalize(
+            model(pixel_values=pixels[number : number + 1]).pooler_output[0], dim=-1
+        )
+        others = torch.arange(5) != number
+        similarities = bank[others] @ feature / 0.05
+        p = similarities.detach().softmax(-1)
+        e = ImageNoise(0, [number]).at(torch.ones(1, 1, dtype=torch.bool), 5)[0, 0, others]
+        cotangent = p.sqrt() * e - p * (p.sqrt() @ e)
+        for total, gradient in zip(sums, torch.autograd.grad(similarities @ cotangent, outputs), strict=True):
+            total += gradient[0].double().T @ gradient[0].double()
+    for handle in handles:
+        handle.remove()
+    statistics = collect_statistics(model, in_batches(pixels, 2), METRIC)
+    for site, total in zip(statistics.sites, sums, strict=True):
+        expected = total / (5 * 17)
+        torch.testing.assert_close(site.metric, expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max()))
+
+
 @pytest.mark.parametrize("kind", ["vit-backbone", "deit-backbone"])
 def test_backbones_use_neighbors_and_batches_do_not_matter(kind: str) -> None:
     model, pixels = make_model(kind), images(6)

@@ -52,7 +52,7 @@ def test_a_preset_can_be_named_in_the_dict_form() -> None:
 
 def test_the_paper_is_one_preset() -> None:
     assert VBPConfig.preset("paper", ratio=0.5) == VBPConfig(
-        ratio=0.5, criterion="variance", compensation="mean", scope="global"
+        ratio=0.5, criterion="variance", compensation="mean", scope="global", levers=("mlp",)
     )
     with pytest.raises(ConfigurationError, match="Unknown preset 'papers'; expected one of best, paper"):
         VBPConfig.preset("papers", ratio=0.5)

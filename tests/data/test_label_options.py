@@ -10,9 +10,20 @@ import pytest
 from hf_vbp.data.label_files import read_label_map, read_model_labels
 from hf_vbp.data.labels import label_ids
 from hf_vbp.data.loading import load_images
-from hf_vbp.errors import LabelError
+from hf_vbp.errors import ConfigurationError, LabelError
 from tests.conftest import make_model
-from tests.data.helpers import CLASSES, ID2LABEL, MODEL_ID, class_folder, dataset, labels, png, processor, shards
+from tests.data.helpers import (
+    CLASSES,
+    ID2LABEL,
+    MODEL_ID,
+    class_folder,
+    dataset,
+    flat_folder,
+    labels,
+    png,
+    processor,
+    shards,
+)
 
 PLACEHOLDERS = {index: f"LABEL_{index}" for index in range(3)}
 NAMES = [ID2LABEL[index] for index in range(3)]
@@ -170,3 +181,36 @@ def test_a_class_of_many_folders_is_counted_right(tmp_path: Path) -> None:
         with pytest.raises(LabelError, match=r"1 of (10|1) classes of the data set \('class 0'\)") as caught:
             load_images(folder, processor(), id2label=id2label, **options)  # type: ignore[arg-type]
         assert "1 of 10" in str(caught.value)
+
+
+def test_labels_of_the_data_are_numbered_in_its_order(tmp_path: Path) -> None:
+    folder = class_folder(tmp_path / "x")
+    # A backbone has placeholder classes, with which nothing would match.
+    backbone = make_model("vit-backbone", image_size=8, patch_size=4)
+    data = load_images(folder, processor(), model=backbone, labels="data", purpose="evaluation")
+    order = sorted(CLASSES)
+    assert data.class_names == tuple(order)
+    assert labels(data) == [order.index(name) for name in order for _ in range(4)]
+    # Other images of some of these classes, by name.
+    some = load_images(folders(tmp_path / "y", [order[-1]]), processor(), id2label=dict(enumerate(order)))
+    assert labels(some) == [len(order) - 1]
+    assert some.class_names == tuple(order)
+    named = load_images(dataset(), processor(), labels="data")
+    assert named.labelled
+    assert set(labels(named)) <= set(range(len(named.class_names or ())))
+
+
+def test_labels_that_are_not_wanted_are_not_read(tmp_path: Path) -> None:
+    model = make_model(num_labels=3, image_size=8, patch_size=4)
+    data = load_images(class_folder(tmp_path / "x"), processor(), model=model, labels="none", purpose="evaluation")
+    assert (data.labelled, data.class_names) == (False, None)
+    assert set(next(iter(data))) == {"pixel_values"}
+    data = load_images(flat_folder(tmp_path / "flat"), processor(), labels="data")
+    assert (data.labelled, data.class_names) == (False, None)
+
+
+def test_labels_of_the_data_and_of_a_model_at_once_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match='which labels="data" does not use: leave them out'):
+        load_images(class_folder(tmp_path / "x"), processor(), labels="data", id2label=ID2LABEL)
+    with pytest.raises(ConfigurationError, match=r"""labels is 'own': it must be "model", "data" or "none"."""):
+        load_images(tmp_path / "x", processor(), labels="own")  # type: ignore[arg-type]

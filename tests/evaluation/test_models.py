@@ -67,7 +67,14 @@ def test_figures_of_real_logits_are_those_of_numpy(batches: Batches) -> None:
     assert found["other"].top5 == np.mean([label in row for label, row in zip(labels, order[:, :5], strict=True)])
     assert found["other"].agreement == np.mean(order[:, 0] == p.argmax(axis=1))
     log_p, log_q = (x - np.log(np.exp(x).sum(axis=1, keepdims=True)) for x in (p, q))
-    assert found["other"].kl == pytest.approx((np.exp(log_p) * (log_p - log_q)).sum(axis=1).mean(), rel=1e-10)
+    divergences = (np.exp(log_p) * (log_p - log_q)).sum(axis=1)
+    assert found["other"].kl == pytest.approx(divergences.mean(), rel=1e-10)
+    half = 1.959964 * divergences.std(ddof=1) / 30**0.5
+    assert found["other"].kl_interval == pytest.approx(
+        (divergences.mean() - half, divergences.mean() + half), rel=1e-5
+    )
+    agreeing = int((order[:, 0] == p.argmax(axis=1)).sum())
+    assert found["other"].agreement_interval == wilson_interval(agreeing, 30)
     assert found["dense"].top1 == np.mean(p.argmax(axis=1) == labels)
 
 
@@ -90,7 +97,7 @@ def test_without_labels_only_agreement_and_kl(vit: Any, batches: Batches) -> Non
     unlabelled = [{"pixel_values": batch["pixel_values"]} for batch in batches]
     found = evaluate_models({"dense": vit, "other": make_model(seed=1)}, unlabelled)
     assert found["dense"].to_dict() == {"images": 30}
-    assert set(found["other"].to_dict()) == {"images", "agreement", "kl"}
+    assert set(found["other"].to_dict()) == {"images", "agreement", "agreement_interval", "kl", "kl_interval"}
 
 
 def test_without_a_reference_only_accuracies(vit: Any, batches: Batches) -> None:

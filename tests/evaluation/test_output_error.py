@@ -16,6 +16,7 @@ from hf_vbp.workflow.prune import prune
 from hf_vbp.workflow.prune_command import PruneRequest, run_prune
 from hf_vbp.workflow.requests import DataRequest
 from tests.calibration.helpers import FULL, images, in_batches
+from tests.families.contract import simple_of, work_of
 
 
 def outputs(model: Any, values: torch.Tensor) -> list[torch.Tensor]:
@@ -66,6 +67,34 @@ def test_the_prediction_is_exact_for_the_first_mlp_on_the_calibration_images(vit
             evaluate_models({"dense": vit, "pruned": result.model}, batches)
         first = observed.to_dict()["relative_output_error_by_site"][0]
         assert first == pytest.approx(result.plan.predicted["relative_output_error_by_site"][0], rel=1e-3)
+
+
+def test_every_call_of_a_site_that_runs_several_times_counts() -> None:
+    name = "PerceiverForImageClassificationLearned"
+    work, (plan, pruned) = work_of(name), simple_of(name)
+    shared = next(index for index, site in enumerate(work.sites) if site.calls == 2)
+    observed = OutputErrors(work.model, pruned, [None] * len(plan.widths))
+    with observed:
+        evaluate_models({"dense": work.model, "pruned": pruned}, work.batches)
+    errors, tokens = 0.0, []
+    for batch in work.batches:
+        before, after = (calls_of(find_sites(model)[shared], model, batch) for model in (work.model, pruned))
+        assert len(before) == len(after) == 2
+        errors += sum(float((b - a).square().sum()) for b, a in zip(before, after, strict=True))
+        tokens += [row for each in before for row in each.flatten(0, -2)]
+    rows = torch.stack(tokens)
+    energies = float((rows - rows.mean(0)).square().sum())
+    found = observed.to_dict()["relative_output_error_by_site"][shared]
+    assert found == pytest.approx(errors / energies, rel=1e-4)
+
+
+def calls_of(site: Any, model: Any, batch: Any) -> list[torch.Tensor]:
+    found: list[torch.Tensor] = []
+    handle = site.fc2.register_forward_hook(lambda module, inputs, output: found.append(output.double()))
+    with torch.no_grad():
+        model(**batch)
+    handle.remove()
+    return found
 
 
 def test_no_hook_is_left_and_models_must_match(vit: Any) -> None:

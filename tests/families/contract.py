@@ -1,5 +1,7 @@
 """What the contract test needs of a family: statistics, plans, pruned models, and activations by plain hooks."""
 
+import re
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,6 +13,7 @@ import torch
 import hf_vbp
 from hf_vbp import VBPConfig
 from hf_vbp.adapters.prepared import PreparedModel, prepare
+from hf_vbp.compensation.base import CompensationWarning
 
 from .family import Family, Site
 from .running import BY_NAME, hooked, model_of, neurons_last
@@ -21,6 +24,32 @@ WHOLE = [family for family in FAMILIES if family.class_name.endswith("ForConditi
 """Language models with a vision tower, which is pruned as a model of its own."""
 PRUNED = [family for family in FAMILIES if family.sites and family not in WHOLE]
 WITHOUT = [family for family in FAMILIES if not family.sites]
+
+
+def _kind(family: Family) -> tuple[str, frozenset[Any]]:
+    """The name of the architecture without its head, and the layouts of its MLPs."""
+    stem = re.split(r"(?<=\w)(?=For[A-Z]|Model|Backbone|Vision)", family.class_name, maxsplit=1)[0]
+
+    def local(name: str, parent: str) -> str:
+        return name.removeprefix(f"{parent}.")
+
+    layouts = frozenset(
+        (tuple(local(up, site.parent) for up in site.ups), local(site.down, site.parent), site.between, site.behind)
+        for site in family.sites
+    )
+    return (family.name if family.needs else stem + "no_bias" * ("no_bias" in family.name)), layouts
+
+
+def _first_of_each_kind(families: Sequence[Family]) -> frozenset[str]:
+    first: dict[Any, str] = {}
+    for family in families:
+        first.setdefault(_kind(family), family.name)
+    return frozenset(first.values())
+
+
+FIRST = _first_of_each_kind(PRUNED)
+"""Families that are the first of their architecture and layouts. What the head of the others changes little is tested
+with them in ``make test-slow``."""
 
 NOT_EXPORTED = {
     "EomtForUniversalSegmentation",
@@ -75,7 +104,13 @@ class Work:
 
     def pruned(self, criterion: str, compensation: str) -> Any:
         """A pruned copy of the model."""
-        return hf_vbp.apply_plan(self.model, self.plan(criterion, compensation), self.statistics)
+        return self.apply(self.plan(criterion, compensation))
+
+    def apply(self, plan: Any) -> Any:
+        """A pruned copy of the model by a plan, with the first fit where neurons are mixed."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", CompensationWarning)
+            return hf_vbp.apply_plan(self.model, plan, self.statistics)
 
     @property
     def all_images(self) -> dict[str, Any]:
@@ -100,11 +135,11 @@ def work_of(name: str) -> Work:
 
 @cache
 def simple_of(name: str) -> tuple[Any, Any]:
-    """The plan by variances and the pruned model, by the paper's method where all sites have a bias."""
+    """The plan and the pruned model of the paper's preset; where a site has no bias, without a compensation."""
     work = work_of(name)
-    method = ("variance", "mean" if has_bias(work.family) else "none")
-    plan = work.plan(*method)
-    return plan, hf_vbp.apply_plan(work.model, plan, work.statistics)
+    changes = {} if has_bias(work.family) else {"compensation": "none"}
+    plan = hf_vbp.make_plan(work.prepared, work.statistics, VBPConfig.preset("paper", ratio=RATIO, **changes))
+    return plan, work.apply(plan)
 
 
 def has_bias(family: Family) -> bool:

@@ -38,6 +38,8 @@ def main(way: str, folder: Path) -> None:
         job = torch.load(file, weights_only=True)
         try:
             found[file.stem] = compared(way, file.with_suffix(""), job)
+            if "task" in job and found[file.stem]["by"] is not None:
+                found[file.stem]["pipeline"] = piped(way, file.with_suffix(""), job)
         except Exception as error:
             found[file.stem] = {"error": f"{type(error).__name__}: {error}"[-400:]}
     (folder / f"{way}.json").write_text(json.dumps(found))
@@ -66,6 +68,35 @@ def compared(way: str, checkpoint: Path, job: dict[str, Any]) -> dict[str, Any]:
         "wrong": wrong[:5],
         "missing": sorted(info["missing_keys"])[:5],
     }
+
+
+def piped(way: str, checkpoint: Path, job: dict[str, Any]) -> dict[str, Any]:
+    """The class that the pipeline of the task opened, and what it gives for one image."""
+    import transformers
+    from PIL import Image
+
+    options = {} if way == "import" else {"trust_remote_code": True}
+    pipe = transformers.pipeline(job["task"], model=str(checkpoint), device="cpu", **options)
+    item = job["item"].numpy()
+    found = numbers(pipe(item if item.ndim == 1 else Image.fromarray(item), **job["arguments"]))
+    expected = job["expected"]
+    same = len(found) == len(expected) > 0 and all(
+        abs(one - other) <= 1e-4 * max(1.0, abs(other)) for one, other in zip(found, expected, strict=True)
+    )
+    return {"class": type(pipe.model).__name__, "same": same}
+
+
+def numbers(value: Any) -> list[float]:
+    """The numbers in the result of a pipeline, and the number of its parts."""
+    if isinstance(value, torch.Tensor):
+        return [float(one) for one in value.flatten()]
+    if isinstance(value, dict):
+        return [one for key in sorted(value) for one in numbers(value[key])]
+    if isinstance(value, list | tuple):
+        return [float(len(value)), *(one for each in value for one in numbers(each))]
+    if hasattr(value, "tobytes"):
+        return [float(sum(value.tobytes()))]
+    return [float(value)] if isinstance(value, int | float) else []
 
 
 def difference(model: Any, job: dict[str, Any]) -> float:

@@ -13,13 +13,26 @@ import hf_vbp
 from hf_vbp import VBPConfig
 from hf_vbp.adapters.prepared import prepare
 from hf_vbp.adapters.registry import adapter_of, find_sites
+from hf_vbp.calibration.saliency import with_saliency
 from hf_vbp.config.registry import COMPENSATIONS, CRITERIA
 from hf_vbp.config.requirements import Requirements
 from hf_vbp.errors import ConfigurationError, UnsupportedModelError
 from hf_vbp.modeling.modeling_hf_vbp import LAYOUTS, Layout
 
 from . import contract
-from .contract import NOT_EXPORTED, PRUNED, WHOLE, WITHOUT, captured, difference, held, outputs, simple_of, work_of
+from .contract import (
+    FIRST,
+    NOT_EXPORTED,
+    PRUNED,
+    WHOLE,
+    WITHOUT,
+    captured,
+    difference,
+    held,
+    outputs,
+    simple_of,
+    work_of,
+)
 from .family import Family, Site
 from .running import model_of, width_in, width_out
 
@@ -29,12 +42,13 @@ def each(families: list[Family]) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("family", families, ids=lambda family: family.name)
 
 
+def first_of_each(families: list[Family]) -> pytest.MarkDecorator:
+    """Run a test for each family, those that share architecture and layouts with an earlier one as slow tests."""
+    marked = [family if family.name in FIRST else pytest.param(family, marks=pytest.mark.slow) for family in families]
+    return pytest.mark.parametrize("family", marked, ids=lambda family: family.name)
+
+
 EACH = each(PRUNED)
-# Whole detectors and towers hold two-layer modules that resemble no row of the table.
-NOT_LISTED = re.compile(
-    r"(bbox_predictor|class_labels_classifier|enc_bbox_head|box_head|class_head|objectness_head|merger|"
-    r"multi_modal_projector|connector|mobilevit(v2)?\.encoder\.layer\.\d(\.downsampling_layer)?)$"
-)
 # GRN and LayerNorm over the neurons: the others change when some become constants. Relative to the largest output of
 # the tiny models, with the first fit against neurons held at their mean, and after the refit against the dense model.
 MIXING_BOUND, REFIT_BOUND = 0.5, 0.06
@@ -91,8 +105,18 @@ def test_what_is_left_out_is_listed_with_the_reason(family: Family) -> None:
     assert all(reason.strip() for reason in listed.values())
     assert not {site.parent for site in family.sites} & listed.keys()
     for prefix in family.excluded:
-        shown = any(name == prefix or name.startswith(f"{prefix}.") for name in listed)
-        assert shown != bool(NOT_LISTED.search(prefix)), prefix
+        assert any(name == prefix or name.startswith(f"{prefix}.") for name in listed), prefix
+
+
+@EACH
+def test_nothing_that_is_no_mlp_is_listed(family: Family) -> None:
+    """Attention, embeddings and classifiers of a single layer would only hide what matters."""
+    model = model_of(family.name)
+    for name in adapter_of(model).left_out(model):
+        module = model.get_submodule(name)
+        assert not re.search(r"attention(\.(self|attention|attn))?$|embeddings?$", name), name
+        inner = sum(isinstance(one, torch.nn.Linear | torch.nn.Conv2d) for one in module.modules())
+        assert inner > 1 or name.endswith("pooler"), name
 
 
 @each(WITHOUT)
@@ -126,7 +150,7 @@ def test_statistics_equal_those_of_captured_activations(family: Family) -> None:
         assert torch.equal(site.moments.comoment.diagonal(), site.moments.m2)
 
 
-@EACH
+@first_of_each(PRUNED)
 def test_statistics_do_not_depend_on_batches(family: Family) -> None:
     """Two batches in one pass, in two passes, and as one batch: noise of the metric is seeded by image."""
     work = work_of(family.name)
@@ -194,10 +218,17 @@ def test_the_pruned_modules_have_the_planned_widths(family: Family) -> None:
 def test_the_default_method_runs(family: Family) -> None:
     work = work_of(family.name)
     plan = work.plan("obs", "linear")
-    small = hf_vbp.apply_plan(work.model, plan, work.statistics)
+    small = work.apply(plan)
     assert [site.intermediate_size for site in find_sites(small)] == plan.widths
     assert all(torch.isfinite(value).all() for value in outputs(small, work.batches[0]).values())
     assert plan.ratio == pytest.approx(contract.RATIO, abs=0.02)
+
+
+@each([family for family in PRUNED if not contract.has_bias(family)])
+def test_the_preset_of_the_paper_is_refused_without_a_bias(family: Family) -> None:
+    work = work_of(family.name)
+    with pytest.raises(ConfigurationError, match="has no bias, so compensation 'mean' has nowhere to fold"):
+        hf_vbp.make_plan(work.prepared, work.statistics, VBPConfig.preset("paper", ratio=contract.RATIO))
 
 
 def test_every_row_of_the_table_has_an_example() -> None:
@@ -221,6 +252,25 @@ def test_the_pairs_are_all_that_need_no_labels() -> None:
     assert {compensation for _, compensation in FAST} == set(KINDS)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("row", [row for row, family in ROWS.items() if family])
+def test_the_criterion_that_needs_labels(row: str) -> None:
+    family = ROWS[row]
+    assert family is not None
+    work = work_of(family.name)
+    if work.prepared.not_single_label:
+        with pytest.raises(ConfigurationError, match="single-label classifier"):
+            hf_vbp.collect_statistics(work.prepared, work.batches, VBPConfig(criterion="snip"))
+        return
+    statistics = with_saliency(work.prepared, work.statistics, work.batches)
+    for compensation in KINDS:
+        if compensation != "mean" or contract.has_bias(family):
+            plan = hf_vbp.make_plan(work.prepared, statistics, work.config("snip", compensation))
+            small = hf_vbp.apply_plan(work.model, plan, statistics)
+            assert [site.intermediate_size for site in find_sites(small)] == plan.widths
+            assert all(torch.isfinite(value).all() for value in outputs(small, work.batches[0]).values())
+
+
 @pytest.mark.parametrize("row", [row for row, family in ROWS.items() if family])
 @pytest.mark.parametrize("pairs", [FAST, pytest.param(PAIRS, marks=pytest.mark.slow)], ids=["some", "all"])
 def test_every_criterion_with_every_compensation(row: str, pairs: list[tuple[str, str]]) -> None:
@@ -233,7 +283,7 @@ def test_every_criterion_with_every_compensation(row: str, pairs: list[tuple[str
                 work.plan(criterion, compensation)
             continue
         plan = work.plan(criterion, compensation)
-        small = hf_vbp.apply_plan(work.model, plan, work.statistics)
+        small = work.apply(plan)
         assert [site.intermediate_size for site in find_sites(small)] == plan.widths
         assert all(torch.isfinite(value).all() for value in outputs(small, work.batches[0]).values())
 
@@ -242,7 +292,7 @@ def loss_of(output: Any) -> torch.Tensor:
     return torch.stack([value.double().sum() for value in contract.tensors(output).values()]).sum()
 
 
-@EACH
+@first_of_each(PRUNED)
 def test_one_training_step_changes_the_pruned_mlps(family: Family) -> None:
     work = work_of(family.name)
     _, small = simple_of(family.name)
@@ -261,7 +311,7 @@ def test_one_training_step_changes_the_pruned_mlps(family: Family) -> None:
         small.load_state_dict(before)
 
 
-@EACH
+@first_of_each(PRUNED)
 def test_the_pruned_model_runs_in_bfloat16(family: Family) -> None:
     work = work_of(family.name)
     # LeViT keeps attention biases of the dtype of its first pass until it trains.

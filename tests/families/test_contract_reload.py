@@ -7,13 +7,17 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+import transformers
 
 import hf_vbp
 
-from .contract import BY_CLASS_ONLY, PRUNED, TOWERS, fixed, outputs, simple_of, with_smaller_tower, work_of
+from . import processors
+from .contract import BY_CLASS_ONLY, FIRST, PRUNED, TOWERS, fixed, outputs, simple_of, with_smaller_tower, work_of
 from .family import Family
+from .reload import numbers
 from .running import BY_NAME
 
 HERE = Path(__file__).parent
@@ -27,7 +31,7 @@ def save_all(folder: Path) -> None:
         _, small = simple_of(family.name)
         batch = work_of(family.name).batches[0]
         hf_vbp.save_checkpoint(small, folder / family.name, verify=False)
-        record(small, fixed(small, batch), folder / f"{family.name}.pt")
+        record(small, fixed(small, batch), folder / f"{family.name}.pt", **pipeline_of(family, small, folder))
     for name in TOWERS:
         model, plan = with_smaller_tower(name)
         model.save_pretrained(folder / f"{name}-tower")
@@ -37,7 +41,22 @@ def save_all(folder: Path) -> None:
         assert config["vision_config"]["vbp"]["widths"] == plan.widths
 
 
-def record(model: Any, batch: dict[str, Any], file: Path) -> None:
+def pipeline_of(family: Family, model: Any, folder: Path) -> dict[str, Any]:
+    """Save the processor of a model, and return what the pipeline of its task gives for one image or sound."""
+    processor, task = processors.processor_of(family, model), processors.task_of(family, model)
+    if processor is None or task is None:
+        return {}
+    parts, arguments = processors.parts_of(task, processor), processors.arguments_of(task)
+    if family.class_name != "TimmWrapperForImageClassification":
+        for part in parts.values():
+            part.save_pretrained(folder / family.name)
+    item = processors.sound() if task == "audio-classification" else processors.image()
+    expected = numbers(transformers.pipeline(task, model=model, device="cpu", **parts)(item, **arguments))
+    array = torch.from_numpy(np.array(item))
+    return {"task": task, "arguments": arguments, "item": array, "expected": expected}
+
+
+def record(model: Any, batch: dict[str, Any], file: Path, **more: Any) -> None:
     """Write what a reloaded model is compared with."""
     job = {
         "class": type(model).__name__,
@@ -45,6 +64,7 @@ def record(model: Any, batch: dict[str, Any], file: Path) -> None:
         "inputs": batch,
         "outputs": outputs(model, batch),
         "state": model.state_dict(),
+        **more,
     }
     torch.save(job, file)
 
@@ -87,6 +107,12 @@ def test_every_checkpoint_loads_by_import_and_by_remote_code(tmp_path: Path) -> 
     assert all(result["by"] is not None for result in found["import"].values())
     without = {name.partition("-")[0] for name, result in found["remote"].items() if result["by"] is None}
     assert without == BY_CLASS_ONLY
+    for results in found.values():
+        for name, result in results.items():
+            assert result.get("pipeline", {"class": name.partition("-")[0]})["class"] == name.partition("-")[0]
+    piped = {name for name, result in found["remote"].items() if "pipeline" in result}
+    assert {"ViTForImageClassification", "DetrForObjectDetection", "CLIPModel", "ASTForAudioClassification"} <= piped
+    assert piped == {name for name, result in found["import"].items() if "pipeline" in result} - BY_CLASS_ONLY
 
 
 def good(result: dict[str, Any]) -> bool:
@@ -95,11 +121,18 @@ def good(result: dict[str, Any]) -> bool:
         return True
     if "error" in result or result["wrong"] or result["missing"]:
         return False
+    if not result.get("pipeline", {"same": True})["same"]:
+        return False
     return result["aligned"] == 0.0 and result["as_loaded"] <= 1e-6
 
 
 DENSE = pytest.mark.parametrize(
-    "family", [family for family in PRUNED if not family.needs], ids=lambda family: family.name
+    "family",
+    [
+        pytest.param(family, id=family.name, marks=() if family.name in FIRST else pytest.mark.slow)
+        for family in PRUNED
+        if not family.needs
+    ],
 )
 
 

@@ -1,21 +1,25 @@
 """The figures of an evaluation for every class: dense against changed, each computed once more in float64 by numpy."""
 
 import copy
+import math
 from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
+import jsonschema
 import numpy as np
 import pytest
 import torch
 
+import hf_vbp
 from hf_vbp.evaluation.models import evaluate_models
 from hf_vbp.evaluation.task import example_task
 from hf_vbp.inputs.batch import model_inputs
+from hf_vbp.results.record import schema
 
-from .contract import PRUNED, WHOLE
+from .contract import PRUNED, WHOLE, simple_of, work_of
 from .family import Family
-from .running import model_of
+from .running import BY_NAME, model_of
 
 FAMILIES = [*PRUNED, *WHOLE]
 SHARES = {"agreement", "neighbor_agreement"}
@@ -23,11 +27,7 @@ SHARES = {"agreement", "neighbor_agreement"}
 
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
 def test_every_output_is_compared_by_its_kind(family: Family) -> None:
-    dense = model_of(family.name)
-    changed = copy.deepcopy(dense)
-    with torch.no_grad():
-        for site in family.sites:
-            changed.get_submodule(site.down).weight.mul_(1.1)
+    dense, changed = model_of(family.name), changed_copy(family)
     batches = [family.batch(3), family.batch(2, 0, 3)]
     found = evaluate_models({"dense": dense, "changed": changed}, batches)
     figures = found["changed"].to_dict()
@@ -52,6 +52,61 @@ def test_the_kind_is_known_before_any_batch(family: Family) -> None:
     task = example_task(model_of(family.name))
     assert task is not None
     assert task.distance is not None
+
+
+@pytest.mark.parametrize("family", PRUNED, ids=lambda family: family.name)
+def test_a_pruned_model_is_evaluated_against_its_dense_one(family: Family) -> None:
+    work, (plan, pruned) = work_of(family.name), simple_of(family.name)
+    result = hf_vbp.PruningResult.from_parts(work.prepared, pruned, plan, work.statistics)
+    result = hf_vbp.evaluate(result, work.batches)
+    jsonschema.validate(result.results, schema())
+    assert result.results["evaluation"]["pruned"]["images"] == 4
+    observed = result.results["observed"]["relative_output_error_by_site"]
+    assert len(observed) == len(work.sites)
+    assert all(math.isfinite(error) and error >= 0 for error in observed)
+    # A site that is not used has no output to be wrong; the others lost some of their neurons.
+    assert any(error > 0 for error in observed)
+
+
+def changed_copy(family: Family) -> Any:
+    changed = copy.deepcopy(model_of(family.name))
+    with torch.no_grad():
+        for site in family.sites:
+            changed.get_submodule(site.down).weight.mul_(1.1)
+    return changed
+
+
+def test_padded_patches_do_not_count() -> None:
+    family = BY_NAME["Idefics3VisionTransformer"]
+    models = {"dense": model_of(family.name), "changed": changed_copy(family)}
+    batches = [family.batch(2), family.batch(1, 0, 2)]
+    found = evaluate_models(models, batches)["changed"].outputs["last_hidden_state"]["cosine_distance"]
+    expected = []
+    for batch in batches:
+        p, q = (run(model, batch)["last_hidden_state"].astype(np.float64) for model in models.values())
+        counted = batch["patch_attention_mask"].flatten(1).numpy()
+        assert not counted.all()
+        for image, mask in enumerate(counted):
+            a, b = p[image][mask].mean(0), q[image][mask].mean(0)
+            expected.append(1 - a @ b / np.linalg.norm(a) / np.linalg.norm(b))
+    assert found.mean == pytest.approx(np.mean(expected), rel=1e-4)
+
+
+def test_packed_patches_are_counted_by_image() -> None:
+    family = BY_NAME["Qwen2VisionTransformerPretrainedModel"]
+    models = {"dense": model_of(family.name), "changed": changed_copy(family)}
+    batches = [family.batch(2), family.batch(1, 0, 2)]
+    figures = evaluate_models(models, batches)["changed"]
+    assert figures.images == 3
+    expected = []
+    for batch in batches:
+        p, q = (run(model, batch)["pooler_output"].astype(np.float64) for model in models.values())
+        cuts = np.cumsum(family.lengths(batch) if family.lengths else [])[:-1]
+        for a, b in zip(np.split(p, cuts), np.split(q, cuts), strict=True):
+            expected.append(np.square(a - b).mean() / a.var())
+    share = figures.outputs["pooler_output"]["variance_share"]
+    assert share.mean == pytest.approx(np.mean(expected), rel=1e-5)
+    assert share.standard_error == pytest.approx(np.std(expected, ddof=1) / 3**0.5, rel=1e-5)
 
 
 def run(model: Any, batch: Mapping[str, Any]) -> dict[str, Any]:

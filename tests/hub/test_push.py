@@ -48,6 +48,20 @@ def test_one_commit_holds_everything(client: Client, hub: LoopbackHub, checkpoin
     assert any("hf_vbp/" in entry.user_agent for entry in hub.log)
 
 
+def test_a_model_without_class_names_is_reported(client: Client, xet_hub: LoopbackHub, copy: Path) -> None:
+    def note() -> list[str]:
+        answer = client.push(copy, "alice/pruned-vit", dry_run=True)
+        return [line for line in answer["lines"] if "names no classes" in line]
+
+    config = json.loads((copy / "config.json").read_text(encoding="utf-8"))
+    for labels, noted in (({"0": "LABEL_0", "1": "LABEL_1"}, True), ({"0": "cat", "1": "LABEL_1"}, False)):
+        (copy / "config.json").write_text(json.dumps({**config, "id2label": labels}), encoding="utf-8")
+        assert bool(note()) is noted
+    del config["id2label"]
+    (copy / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    assert not note()
+
+
 def test_a_dry_run_only_reads(client: Client, hub: LoopbackHub, checkpoint: Path) -> None:
     answer = client.push(checkpoint, "alice/pruned-vit", dry_run=True)
     assert answer["status"] == "dry_run"

@@ -77,6 +77,7 @@ def test_the_same_files_and_the_same_card(
     assert client.push(tmp_path / "run" / "final", "alice/tuned")["status"] == "unchanged"
 
 
+@pytest.mark.slow
 def test_training_in_bfloat16_publishes_a_verified_model_measured_in_float32(
     xet_hub: LoopbackHub, alice: User, checkpoint: Path, tmp_path: Path
 ) -> None:

@@ -9,7 +9,7 @@ import hf_vbp
 from hf_vbp.adapters.prepared import prepare
 from hf_vbp.adapters.registry import find_sites
 from hf_vbp.config.vbp_config import VBPConfig
-from hf_vbp.errors import BudgetError, LatencyError
+from hf_vbp.errors import BudgetError, ConfigurationError, LatencyError
 from hf_vbp.pruning import latency_search
 from hf_vbp.pruning.budget_cost import check_budget
 from hf_vbp.pruning.plan import PruningPlan
@@ -22,6 +22,14 @@ REST = 0.4  # The share of the latency outside the MLPs.
 def seconds(model: Any, now: float = 0.0) -> float:
     """10 ms for the dense model, linear in the widths."""
     return 0.01 * (REST + (1 - REST) * sum(site.intermediate_size for site in find_sites(model)) / 144)
+
+
+class FirstOnly:
+    """Images of which only the first batch may be read, whose MACs and latency are those of the budget."""
+
+    def __iter__(self) -> Any:
+        yield {"pixel_values": torch.zeros(2, 3, 32, 32)}
+        raise AssertionError("the images were read")
 
 
 @pytest.fixture
@@ -69,6 +77,27 @@ def test_the_plan_records_the_measurement(vit: Any, statistics: Any, monkeypatch
     assert PruningPlan.from_dict(plan.to_dict()) == plan
 
 
+def test_a_noisy_machine_can_be_measured_with_less_precision(
+    vit: Any, statistics: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A second for each pass: the time is over after 30 passes of each model.
+    Clock(lambda model, now: 100 * seconds(model), noise=0.5).install(monkeypatch)
+    with pytest.raises(LatencyError, match=r"--latency-precision 0\.\d+, latency_precision from Python"):
+        hf_vbp.make_plan(vit, statistics, VBPConfig(target_latency=0.5))
+    config = VBPConfig(target_latency=0.5, latency_precision=0.9)
+    plan = hf_vbp.make_plan(vit, statistics, config)
+    assert plan.latency["repetitions"] <= 20
+    assert plan.to_dict()["latency_precision"] == 0.9
+    assert PruningPlan.from_dict(plan.to_dict()) == plan
+    assert VBPConfig.from_dict(config.to_dict()) == config
+
+
+@pytest.mark.parametrize("precision", [0, 1, -0.1, "0.1", True, float("nan")])
+def test_an_invalid_precision_is_refused(precision: Any) -> None:
+    with pytest.raises(ConfigurationError, match="latency_precision must be between 0 and 1"):
+        VBPConfig(target_latency=0.7, latency_precision=precision)
+
+
 def test_a_time_in_milliseconds(vit: Any, statistics: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     Clock(seconds).install(monkeypatch)
     config = VBPConfig(target_latency="7.5ms")
@@ -100,12 +129,8 @@ def test_an_unreachable_latency_names_the_reachable_one_before_the_images_are_re
 ) -> None:
     Clock(seconds).install(monkeypatch)
 
-    class Unread:
-        def __iter__(self) -> Any:
-            raise AssertionError("the images were read")
-
     with pytest.raises(BudgetError, match=says):
-        hf_vbp.prune(vit, Unread(), VBPConfig(target_latency=asked))
+        hf_vbp.prune(vit, FirstOnly(), VBPConfig(target_latency=asked))
 
 
 def test_pruning_that_does_not_make_a_model_faster(vit: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -135,12 +160,8 @@ def test_noise_is_an_error_and_never_a_plan(vit: Any, statistics: Any, monkeypat
 def test_an_impossible_budget_is_refused_before_the_images_are_read(
     vit: Any, fields: dict[str, Any], says: str
 ) -> None:
-    class Unread:
-        def __iter__(self) -> Any:
-            raise AssertionError("the images were read")
-
     with pytest.raises(BudgetError, match=says) as error:
-        hf_vbp.prune(vit, Unread(), VBPConfig(**fields))
+        hf_vbp.prune(vit, FirstOnly(), VBPConfig(**fields))
     if "ratio" not in fields:
         # The share in the message can be reached.
         reached = float(str(error.value).split("a share of ")[1].split()[0])

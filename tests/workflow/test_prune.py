@@ -94,6 +94,14 @@ class Unread:
         raise AssertionError("the images were read before the request was checked")
 
 
+class FirstOnly:
+    """A loader of which only the first batch may be read, for the structural check."""
+
+    def __iter__(self) -> Any:
+        yield {"pixel_values": torch.zeros(2, 3, 32, 32)}
+        raise AssertionError("more than the first batch was read")
+
+
 @pytest.mark.parametrize(
     ("model", "error", "says"),
     [
@@ -161,10 +169,10 @@ class TestStatisticsThatLackSomething:
     def test_statistics_that_a_further_pass_cannot_add_are_refused_before_it(self, vit: Any, variances: Any) -> None:
         config = VBPConfig(ratio=0.5, criterion="snip", compensation="linear")
         with pytest.raises(StatisticsError, match="compensation 'linear' needs covariances"):
-            prune(vit, Unread(), config, statistics=variances)
+            prune(vit, FirstOnly(), config, statistics=variances)
 
     def test_images_are_not_read_when_nothing_is_missing(self, vit: Any, variances: Any) -> None:
-        result = prune(vit, Unread(), VBPConfig.preset("paper", ratio=0.5), statistics=variances)
+        result = prune(vit, FirstOnly(), VBPConfig.preset("paper", ratio=0.5), statistics=variances)
         assert result.statistics is variances
 
 

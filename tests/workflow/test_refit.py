@@ -1,5 +1,6 @@
 """MLPs whose neurons pass a normalization are refitted by a second pass."""
 
+import copy
 import warnings
 from typing import Any
 
@@ -8,6 +9,7 @@ import torch
 
 import hf_vbp
 from hf_vbp.compensation.base import CompensationWarning
+from hf_vbp.errors import ConfigurationError, DataError
 from tests.families.running import model_of
 from tests.families.zoo import FAMILIES
 
@@ -35,6 +37,21 @@ def test_the_output_error_falls_by_far(data: list[dict[str, Any]]) -> None:
     assert relative_error(dense, refitted, data) < 0.2 * relative_error(dense, first, data)
 
 
+def test_the_prediction_is_marked_as_inexact_and_holds_after_the_refit_only(data: list[dict[str, Any]]) -> None:
+    dense, config = model_of(CONVNEXT.name), hf_vbp.VBPConfig(ratio=0.4)
+    evaluation = [{**batch, "labels": torch.zeros(len(batch["pixel_values"]), dtype=torch.int64)} for batch in data]
+    refitted = hf_vbp.evaluate(hf_vbp.prune(dense, data, config), evaluation)
+    with pytest.warns(CompensationWarning, match="much larger than predicted"):
+        first = hf_vbp.evaluate(hf_vbp.prune(dense, None, config, statistics=refitted.statistics), evaluation)
+    predicted, *observed = (
+        part["relative_output_error"]
+        for part in (refitted.results["predicted"], refitted.results["observed"], first.results["observed"])
+    )
+    assert refitted.results["predicted"]["exact"] is False
+    assert observed[0] < 3 * predicted
+    assert observed[1] > 10 * predicted
+
+
 def test_the_weights_are_least_squares(data: list[dict[str, Any]]) -> None:
     """The last block: nothing behind it changes its inputs, so that it can be fitted by hand."""
     dense = model_of(CONVNEXT.name)
@@ -58,6 +75,54 @@ def test_the_weights_are_least_squares(data: list[dict[str, Any]]) -> None:
     expected = torch.linalg.lstsq(rows, torch.cat(outputs).double()).solution
     found = torch.cat([small.fc2.weight, small.fc2.bias[:, None]], 1).detach().double()
     torch.testing.assert_close(rows @ found.T, rows @ expected, rtol=1e-3, atol=1e-4)
+
+
+def test_the_points_of_a_sweep_are_those_of_prune(data: list[dict[str, Any]]) -> None:
+    dense, config = model_of(CONVNEXT.name), hf_vbp.VBPConfig()
+    evaluation = [{**batch, "labels": torch.zeros(len(batch["pixel_values"]), dtype=torch.int64)} for batch in data]
+    rows = hf_vbp.sweep(dense, data, config, ratios=[0.2, 0.4], eval_data=evaluation)
+    for row in rows[1:]:
+        pruned = hf_vbp.prune(dense, data, config.with_budget(ratio=row["ratio"])).model
+        found = hf_vbp.evaluate_models({"dense": dense, "pruned": pruned}, evaluation)["pruned"].to_dict()
+        assert {key: row[key] for key in found} == found
+
+
+@pytest.mark.parametrize("inplace", [False, True])
+def test_a_plan_is_applied_as_by_prune(inplace: bool, data: list[dict[str, Any]]) -> None:
+    dense, config = model_of(CONVNEXT.name), hf_vbp.VBPConfig(ratio=0.4)
+    result = hf_vbp.prune(dense, data, config)
+    expected = result.model.state_dict()
+    before = {name: tensor.clone() for name, tensor in dense.state_dict().items()}
+    changed = copy.deepcopy(dense)
+    again = hf_vbp.apply_plan(changed, result.plan, result.statistics, inplace=inplace, data=data)
+    assert (again is changed) == inplace
+    whole = hf_vbp.prune(copy.deepcopy(dense), data, config, inplace=inplace).model
+    for model in (again, whole):
+        assert model.state_dict().keys() == expected.keys()
+        assert all(torch.equal(tensor, expected[name]) for name, tensor in model.state_dict().items())
+    with pytest.warns(CompensationWarning, match="which needs data"):
+        first = hf_vbp.apply_plan(dense, result.plan, result.statistics)
+    assert relative_error(dense, again, data) < 0.2 * relative_error(dense, first, data)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in dense.state_dict().items())
+
+
+def test_images_that_can_be_read_only_once_are_refused_before_the_pass(data: list[dict[str, Any]]) -> None:
+    dense, config = model_of(CONVNEXT.name), hf_vbp.VBPConfig(ratio=0.4)
+    statistics = hf_vbp.collect_statistics(dense, data, config)
+    with pytest.raises(ConfigurationError, match="refitted in another pass over the images, but a list_iterator"):
+        hf_vbp.prune(dense, iter(data), config)
+    with pytest.raises(ConfigurationError, match="can be iterated only once"):
+        hf_vbp.sweep(dense, iter(data), ratios=[0.2, 0.4], eval_data=data, statistics=statistics)
+    # The refit is the only pass.
+    result = hf_vbp.prune(dense, iter(data), config, statistics=statistics)
+    assert torch.equal(last_down(result.model), last_down(hf_vbp.prune(dense, data, config).model))
+    with pytest.raises(DataError, match="fc2 is refitted on at least one"):
+        hf_vbp.apply_plan(dense, result.plan, statistics, data=[])
+
+
+def last_down(model: Any) -> torch.Tensor:
+    weight: torch.Tensor = hf_vbp.find_sites(model)[-1].fc2.weight
+    return weight
 
 
 def test_images_of_other_models_are_not_read_again(vit: Any, batches: Any) -> None:

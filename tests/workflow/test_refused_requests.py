@@ -29,6 +29,14 @@ class Unread:
         raise AssertionError("the images were read before the request was checked")
 
 
+class FirstOnly:
+    """Data of which only the first batch may be read, for the structural check."""
+
+    def __iter__(self) -> Iterator[Any]:
+        yield {"pixel_values": images(4, 0)}
+        raise AssertionError("the images were read before the request was checked")
+
+
 def images(count: int, seed: int) -> torch.Tensor:
     """Noise with one brightness in the upper half and another in the lower half."""
     generator = torch.Generator().manual_seed(seed)
@@ -116,11 +124,11 @@ class TestOtherOutputs:
     def test_methods_that_need_labels_are_refused_before_the_pass(self, changes: dict[str, Any], reason: str) -> None:
         model = make_model(**changes)
         snip = VBPConfig(ratio=0.5, criterion="snip")
-        for call in (lambda: hf_vbp.prune(model, Unread(), snip), lambda: collect_statistics(model, snip)):
+        for call in (lambda: hf_vbp.prune(model, FirstOnly(), snip), lambda: collect_statistics(model, snip)):
             with pytest.raises(ConfigurationError, match=f"criterion 'snip' needs the loss of a single.*{reason}"):
                 call()
         with pytest.raises(ConfigurationError, match=f"The saliency needs .*{reason}"):
-            collect_saliency(model, Unread())
+            collect_saliency(model, FirstOnly())
         with pytest.raises(ConfigurationError, match=f"The saliency needs .*{reason}"):
             collect_statistics(model, Requirements(saliency=True))
 
@@ -135,7 +143,7 @@ class TestOtherOutputs:
 
 
 def collect_statistics(model: Any, config: VBPConfig | Requirements) -> Any:
-    return hf_vbp.collect_statistics(model, Unread(), config)
+    return hf_vbp.collect_statistics(model, FirstOnly(), config)
 
 
 class TestRandomForwards:
@@ -153,7 +161,7 @@ class TestRandomForwards:
     def test_dropout_that_is_never_off(self, vit: Any) -> None:
         vit.vit.layernorm.register_forward_hook(lambda module, inputs, output: nn.functional.dropout(output, 0.1))
         with pytest.raises(UnsupportedModelError, match="in eval mode give different outputs"):
-            hf_vbp.prune(vit, Unread(), VBPConfig(ratio=0.5))
+            hf_vbp.prune(vit, FirstOnly(), VBPConfig(ratio=0.5))
 
     def test_the_encoder_of_a_masked_model_is_the_way_out(self, tmp_path: Any, batches: Batches) -> None:
         """The example in docs/adapters.md."""

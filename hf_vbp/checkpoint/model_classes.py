@@ -1,0 +1,35 @@
+"""Find the class that a checkpoint was saved from: one of transformers, or one registered with its auto classes."""
+
+from typing import Any
+
+
+def find_model_class(name: Any, model_type: Any) -> Any:
+    """Return the class of models with a name, None where there is none.
+
+    Args:
+        name: Its name, as ``architectures`` of a config holds it.
+        model_type: The model type of the config. A class outside transformers is found where its module was imported
+            and has registered its config with ``AutoConfig`` and the class with an auto class.
+    """
+    import transformers
+
+    found = getattr(transformers, name, None) if isinstance(name, str) else None
+    if isinstance(found, type) and issubclass(found, transformers.PreTrainedModel):
+        return found
+    if not isinstance(model_type, str) or model_type not in transformers.CONFIG_MAPPING:
+        return None
+    config_class = transformers.CONFIG_MAPPING[model_type]
+    return next((cls for cls in _registered(config_class) if cls.__name__ == name), None)
+
+
+def _registered(config_class: type) -> list[type]:
+    """Return the classes that users have registered for a config."""
+    from transformers.models.auto import modeling_auto
+
+    found = []
+    for value in vars(modeling_auto).values():
+        mapping = getattr(value, "_model_mapping", None)
+        # Only what was registered: the others would be imported.
+        given = getattr(mapping, "_extra_content", {}).get(config_class, ())
+        found += list(given) if isinstance(given, tuple | list) else [given]
+    return found

@@ -1,0 +1,46 @@
+"""The levers: what may be changed to make a model cheaper."""
+
+from hf_vbp._progress import shown
+from hf_vbp.errors import ConfigurationError
+
+LEVERS = ("mlp", "tokens")
+# Merged tokens change neither the number of neurons nor the parameters, so these budgets do not choose them.
+CHOOSES_TOKENS = ("macs", "latency")
+
+
+def check_levers(levers: tuple[str, ...] | None, merge_tokens: int | None) -> None:
+    """Validate the fields of a configuration.
+
+    Raises:
+        ConfigurationError: A lever is unknown or named twice, there is none, or ``merge_tokens`` is no whole number of
+            at least 0, or contradicts the levers.
+    """
+    if levers is not None:
+        known = isinstance(levers, tuple) and all(isinstance(lever, str) and lever in LEVERS for lever in levers)
+        if not known or not levers or len(set(levers)) < len(levers):
+            raise ConfigurationError(f"levers must be some of {', '.join(LEVERS)}, each once, got {shown(levers)}.")
+    if merge_tokens is None:
+        return
+    if type(merge_tokens) is not int or merge_tokens < 0:
+        raise ConfigurationError(f"merge_tokens must be a whole number of at least 0, got {shown(merge_tokens)}.")
+    if levers is not None and merge_tokens and "tokens" not in levers:
+        raise ConfigurationError(
+            f"merge_tokens={merge_tokens} merges tokens, which levers={','.join(levers)} does not allow. Add the "
+            "lever tokens, or leave merge_tokens out."
+        )
+
+
+def used_levers(levers: tuple[str, ...] | None, merge_tokens: int | None, budget: str) -> tuple[str, ...]:
+    """Return the levers of a configuration, or the default ones of its budget.
+
+    Args:
+        levers: The levers, or None for the default ones.
+        merge_tokens: The number of merged tokens, or None where it is to be chosen.
+        budget: The kind of the budget.
+    """
+    if merge_tokens is not None:
+        both = levers or LEVERS
+        return both if merge_tokens else tuple(lever for lever in both if lever == "mlp") or LEVERS[:1]
+    if levers is not None:
+        return levers
+    return LEVERS if budget in CHOOSES_TOKENS else LEVERS[:1]

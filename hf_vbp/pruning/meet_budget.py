@@ -1,0 +1,202 @@
+"""The least removal that meets a budget, by narrower MLPs, merged tokens, or both."""
+
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+from hf_vbp._progress import Progress
+from hf_vbp.adapters.prepared import PreparedModel
+from hf_vbp.config.budget import Budget
+from hf_vbp.config.vbp_config import VBPConfig
+from hf_vbp.costs.latency import current_conditions, latency_of_widths
+from hf_vbp.criteria.base import Ranking
+from hf_vbp.errors import BudgetError, ConfigurationError
+from hf_vbp.pruning.budget_cost import budget_cost
+from hf_vbp.pruning.latency_search import meet_latency, options_of, share_asked
+from hf_vbp.pruning.levers import (
+    Candidate,
+    LeverWarning,
+    counts_for,
+    fewest_tokens,
+    least_damage,
+    lever_candidates,
+    most_tokens,
+    with_tokens,
+)
+from hf_vbp.pruning.removal_order import RemovalOrder
+from hf_vbp.statistics.lever_measurements import LeverMeasurements
+from hf_vbp.token_merging.support import can_merge
+
+
+@dataclass(frozen=True, eq=False)
+class Choice:
+    """The least removal that meets a budget.
+
+    Attributes:
+        kept: ``(width,)`` int64 for each site, the ascending indices of the kept neurons.
+        achieved: The achieved share, in the unit of the budget.
+        latency: The measurement for a latency budget.
+        merged_tokens: Tokens merged before each block; empty where none are.
+    """
+
+    kept: list[Tensor]
+    achieved: float
+    latency: dict[str, Any] = field(default_factory=dict)
+    merged_tokens: tuple[int, ...] = ()
+
+
+def meet_budget(
+    prepared: PreparedModel,
+    config: VBPConfig,
+    rankings: Sequence[Ranking],
+    *,
+    measurements: LeverMeasurements | None = None,
+    progress: Progress | None = None,
+) -> Choice:
+    """Return the least removal that meets the budget of a configuration.
+
+    Args:
+        prepared: The dense model.
+        config: Budget, levers, scope and limits.
+        rankings: Result of :func:`hf_vbp.pruning.make_plan.rank_sites`.
+        measurements: What is known of merged tokens; without it only the MLPs are made narrower, unless the
+            configuration gives the number of merged tokens.
+        progress: For a latency budget: receives the number of finished repetitions of each measurement.
+
+    Raises:
+        BudgetError: The levers cannot meet the budget.
+
+    Warns:
+        LeverWarning: Tokens may be merged, but nothing is known about the damage.
+    """
+    order = RemovalOrder(rankings, scope=config.scope, limits=config.limits)
+    number = config.merge_tokens
+    if number is None and "tokens" in config.used_levers and can_merge(prepared.model):
+        chosen = best_candidate(prepared, config, order, measurements)
+        if chosen is not None:
+            return choice_of(chosen, order)
+        if "mlp" not in config.used_levers:
+            raise ConfigurationError(
+                "The number of merged tokens cannot be chosen without measurements: give merge_tokens, or images to "
+                "measure on."
+            )
+        if config.levers is not None:
+            warnings.warn(
+                "the statistics hold no measurements of merged tokens, so the budget is met by narrower MLPs alone. "
+                "Pass images to prune, or statistics that were gathered with the lever tokens.",
+                LeverWarning,
+                stacklevel=4,
+            )
+    return choice_of(candidate_of(prepared, config, order, number or 0, progress), order)
+
+
+def candidate_of(
+    prepared: PreparedModel, config: VBPConfig, order: RemovalOrder, number: int, progress: Progress | None = None
+) -> Candidate:
+    """Return the least removal that meets a budget with this number of merged tokens.
+
+    Args:
+        prepared: The dense model.
+        config: The budget.
+        order: The removal order.
+        number: Tokens merged before every block but the first.
+        progress: For a latency budget, as for :func:`meet_budget`.
+
+    Raises:
+        BudgetError: The budget cannot be met.
+    """
+    kind = config.budget.kind
+    if kind == "latency":
+        merged = counts_for(prepared.model, number)
+        found = meet_latency(prepared, order, config, progress, merged_tokens=merged)
+        return Candidate(merged, found.cut, found.share, found.latency)
+    if kind == "macs" and number:
+        return with_tokens(prepared, config, order, number)
+    achieved_by = budget_cost(prepared, kind)
+    cut = order.cut_for(config.budget, achieved_by)
+    return Candidate(counts_for(prepared.model, number), cut, achieved_by(order.widths(cut)))
+
+
+def best_candidate(
+    prepared: PreparedModel,
+    config: VBPConfig,
+    order: RemovalOrder,
+    measurements: LeverMeasurements | None,
+) -> Candidate | None:
+    """Return the candidate of the least measured damage; None where no candidate was measured."""
+    if measurements is None:
+        return None
+    if config.budget.kind == "latency":
+        conditions = current_conditions(prepared.model, options_of(config))
+        known = measured_candidates(config, order, measurements, conditions)
+    else:
+        known = lever_candidates(prepared, config, order)
+    distances = [measurements.distance(one.merged_tokens, order.widths(one.cut)) for one in known]
+    return least_damage(known, distances)
+
+
+def measured_candidates(
+    config: VBPConfig, order: RemovalOrder, measurements: LeverMeasurements, conditions: Mapping[str, Any]
+) -> list[Candidate]:
+    """Return the measured models that meet a latency budget under these conditions.
+
+    Args:
+        config: The budget.
+        order: The removal order.
+        measurements: The measurements.
+        conditions: What must be equal in their latency: batch, dtype, threads and device.
+    """
+    found = []
+    for point in measurements.points:
+        latency = dict(point.latency)
+        same = bool(latency) and all(latency.get(name) == value for name, value in conditions.items())
+        if same and 1 / latency["speedup"] <= share_asked(config.budget, latency["dense_ms"]):
+            cut = order.cut_of(point.widths)
+            if cut is not None:
+                found.append(Candidate(point.merged_tokens, cut, 1 / latency["speedup"], latency))
+    return found
+
+
+def latency_candidates(
+    prepared: PreparedModel, config: VBPConfig, order: RemovalOrder, progress: Progress | None = None
+) -> list[Candidate]:
+    """Return at most four measured ways to spend a latency budget, from merging alone to narrower MLPs alone.
+
+    The numbers of merged tokens are those around the one whose MACs are the requested share.
+
+    Args:
+        prepared: The dense model, whose tokens can be merged.
+        config: Its budget, a latency.
+        order: The removal order.
+        progress: As for :func:`meet_budget`.
+
+    Raises:
+        BudgetError: No candidate meets the budget.
+    """
+    options = options_of(config)
+    most = most_tokens(prepared)
+    fastest = latency_of_widths(
+        prepared, order.widths(order.cuts[-1]), options, merged_tokens=counts_for(prepared.model, most)
+    )
+    share = min(max(share_asked(config.budget, fastest["dense_ms"]), 0.01), 0.99)
+    alone = fewest_tokens(prepared, Budget("macs", share)) or most
+    found, error = [], None
+    for number in sorted({min(alone + 1, most), alone, max(alone - 2, 0), (alone + 1) // 2, 0}, reverse=True):
+        merged = counts_for(prepared.model, number)
+        try:
+            one = meet_latency(prepared, order, config, progress, merged_tokens=merged, most_candidates=2)
+        except BudgetError as refused:
+            error = error or refused
+        else:
+            found.append(Candidate(merged, one.cut, one.share, one.latency))
+    if not found and error is not None:
+        raise error
+    return found
+
+
+def choice_of(chosen: Candidate, order: RemovalOrder) -> Choice:
+    """Return the choice of a candidate."""
+    return Choice(order.kept(chosen.cut), chosen.achieved, chosen.latency, chosen.merged_tokens)

@@ -1,0 +1,89 @@
+"""Refit ``fc2`` where a normalization mixes the neurons of an MLP."""
+
+import warnings
+from collections.abc import Iterable
+from typing import Any
+
+from torch import nn
+
+from hf_vbp.adapters.base import MLPSite
+from hf_vbp.adapters.prepared import PreparedModel
+from hf_vbp.adapters.registry import find_sites
+from hf_vbp.adapters.site_weights import SiteWeights
+from hf_vbp.calibration.joint_moments import collect_joint_moments
+from hf_vbp.calibration.source import Source
+from hf_vbp.compensation.base import Compensated, CompensationWarning
+from hf_vbp.config.vbp_config import VBPConfig
+from hf_vbp.errors import ConfigurationError
+from hf_vbp.pruning.site_surgery import set_down
+
+
+def mixed_sites(prepared: PreparedModel) -> list[MLPSite]:
+    """Return the sites whose neurons pass a normalization over all of them (GRN, LayerNorm)."""
+    return [site for site in prepared.sites if site.mixes_neurons]
+
+
+def refit_mixed_sites(
+    dense: PreparedModel,
+    pruned: nn.Module,
+    config: VBPConfig,
+    data: Iterable[Any] | Source,
+    limit: int | None = None,
+) -> None:
+    """Refit ``fc2`` of the sites that mix their neurons, in place, by another pass over the images.
+
+    Other models are not changed, and their images are not read.
+
+    Args:
+        dense: The dense model.
+        pruned: The pruned model, another one.
+        config: Its compensation is refitted.
+        data: As for :func:`hf_vbp.collect_statistics`.
+        limit: As for :func:`hf_vbp.collect_statistics`.
+
+    Raises:
+        DataError: There are no images.
+    """
+    if not mixed_sites(dense):
+        return
+    sites, compensation = find_sites(pruned), config.make_compensation()
+    for index, joint in collect_joint_moments(dense, pruned, sites, data, limit=limit).items():
+        weights = SiteWeights.of(sites[index])
+        set_down(sites[index], compensation.refit(Compensated(weights.fc2_weight, weights.fc2_bias), joint))
+
+
+def check_refit(prepared: PreparedModel, source: Source | None, passes: int) -> None:
+    """Refuse images that can be read only once where they are needed more often.
+
+    Args:
+        prepared: The dense model.
+        source: The images.
+        passes: Number of passes over them, with that of the statistics.
+
+    Raises:
+        ConfigurationError: Some sites mix their neurons, so that ``fc2`` is refitted on the images.
+    """
+    mixed = mixed_sites(prepared)
+    if mixed and source is not None and source.read_once and passes > 1:
+        raise ConfigurationError(
+            f"The neurons of {len(mixed)} MLPs ({mixed[0].name}, ...) pass a normalization over all of them, so fc2 "
+            f"is refitted in another pass over the images, but a {type(source.loader).__name__} can be iterated only "
+            "once. Pass a list of batches or a DataLoader."
+        )
+
+
+def warn_without_refit(prepared: PreparedModel) -> None:
+    """Report the sites that keep their first fit because there are no images.
+
+    Warns:
+        CompensationWarning: Some sites mix their neurons.
+    """
+    mixed = mixed_sites(prepared)
+    if mixed:
+        warnings.warn(
+            f"the neurons of {len(mixed)} MLPs ({mixed[0].name}, ...) pass a normalization over all of them, so fc2 "
+            "should be refitted on images, which needs data. These MLPs keep their first fit, whose error is much "
+            "larger than predicted.",
+            CompensationWarning,
+            stacklevel=4,
+        )

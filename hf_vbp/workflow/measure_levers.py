@@ -1,0 +1,99 @@
+"""Measure what merged tokens and narrower MLPs cost together, so that a plan can spend its budget on both."""
+
+import warnings
+from collections.abc import Sequence
+
+from hf_vbp._progress import Progress
+from hf_vbp.adapters.prepared import PreparedModel
+from hf_vbp.calibration.measured_distance import MOST_IMAGES, DistanceToDense
+from hf_vbp.calibration.source import Source
+from hf_vbp.config.vbp_config import VBPConfig
+from hf_vbp.criteria.base import Ranking
+from hf_vbp.pruning.apply_plan import apply_fitted
+from hf_vbp.pruning.levers import LeverWarning, check_tokens, lever_candidates
+from hf_vbp.pruning.make_plan import fit_choice
+from hf_vbp.pruning.meet_budget import choice_of, latency_candidates
+from hf_vbp.pruning.removal_order import RemovalOrder
+from hf_vbp.statistics.activation_statistics import ActivationStatistics
+from hf_vbp.statistics.lever_measurements import LeverMeasurement, LeverMeasurements
+
+
+def chooses_tokens(prepared: PreparedModel, config: VBPConfig) -> bool:
+    """Return whether the number of merged tokens is to be chosen for the budget of a configuration.
+
+    Args:
+        prepared: The dense model.
+        config: Budget and levers.
+    """
+    return config.has_budget and config.merge_tokens is None and check_tokens(prepared.model, config)
+
+
+def with_lever_measurements(
+    prepared: PreparedModel,
+    statistics: ActivationStatistics,
+    config: VBPConfig,
+    source: Source | None,
+    *,
+    rankings: Sequence[Ranking],
+    limit: int | None = None,
+    progress: Progress | None = None,
+) -> ActivationStatistics:
+    """Return statistics with what a plan needs to spend the budget of a configuration on both levers.
+
+    The budget fixes the neurons for each number of merged tokens. About six such models are made, and the output
+    distance of each to the dense model is measured on at most 256 calibration images; for a latency budget also the
+    time. Statistics are returned unchanged where the configuration merges no tokens, or gives their number, or where
+    the measurements are there already.
+
+    Args:
+        prepared: The dense model.
+        statistics: Statistics that hold what the configuration needs.
+        config: Method, budget and levers.
+        source: The calibration images; without them nothing is measured.
+        rankings: Result of :func:`hf_vbp.pruning.make_plan.rank_sites` for this configuration.
+        limit: The largest number of images.
+        progress: Receives the number of finished images of all models and of all.
+
+    Raises:
+        BudgetError: The levers cannot meet the budget.
+        LatencyError: The times on this machine vary too much.
+        UnsupportedModelError: There is no output distance for this model.
+    """
+    if source is None or not chooses_tokens(prepared, config):
+        return statistics
+    if source.read_once:
+        warnings.warn(
+            "the images can be read only once, so merged tokens are not measured, and the budget is met by narrower "
+            "MLPs alone. Pass a list of batches, a DataLoader or the result of load_images to use both.",
+            LeverWarning,
+            stacklevel=4,
+        )
+        return statistics
+    order = RemovalOrder(rankings, scope=config.scope, limits=config.limits)
+    known = statistics.measurements_of(config.method) or LeverMeasurements(config.method, 1, ())
+    if config.budget.kind == "latency":
+        new = latency_candidates(prepared, config, order, progress)
+    else:
+        found = lever_candidates(prepared, config, order)
+        new = [one for one in found if known.distance(one.merged_tokens, order.widths(one.cut)) is None]
+    if not new:
+        return statistics
+    measured = DistanceToDense(prepared, source, MOST_IMAGES if limit is None else min(MOST_IMAGES, limit))
+    points = []
+    for index, one in enumerate(new):
+        fitted = fit_choice(prepared, statistics, config, rankings, choice_of(one, order))
+        model = apply_fitted(prepared, fitted)
+        distance = measured.of(model, _part(progress, index, len(new)))
+        points.append(LeverMeasurement(one.merged_tokens, tuple(order.widths(one.cut)), distance, one.latency))
+    updated = LeverMeasurements(config.method, measured.images, known.points).with_points(points)
+    return statistics.with_measurements(updated)
+
+
+def _part(progress: Progress | None, index: int, parts: int) -> Progress | None:
+    if progress is None:
+        return None
+
+    def report(done: int, total: int | None) -> None:
+        progress(index * (total or 0) + done, None if total is None else parts * total)
+
+    return report
