@@ -33,6 +33,7 @@ PAGES = {
     "docs/evaluation.md": {},
     "docs/output_distance.md": {},
     "docs/statistics.md": {},
+    "docs/token_merging.md": {},
 }
 # Pages that tests/test_docs.py runs: they need a checkpoint, a Hub, or shell commands.
 ELSEWHERE = {"docs/checkpoints.md", "docs/hub.md"}

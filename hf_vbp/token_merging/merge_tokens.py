@@ -34,7 +34,7 @@ def merge_tokens(model: Any, r: int | Sequence[int] | Schedule) -> None:
         >>> model = hf_vbp.from_pretrained(hf_vbp.sample_model_path())
         >>> hf_vbp.merge_tokens(model, 4)
         >>> model.config.vbp["merged_tokens"]
-        [0, 4, 4, 4]
+        [0, 4, 4, 4, 4]
         >>> hf_vbp.merge_tokens(model, 0)
     """
     reason = why_not_mergeable(model)

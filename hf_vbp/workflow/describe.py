@@ -55,7 +55,7 @@ def describe_pruning(
     }
 
 
-def with_merging(results: dict[str, Any], model: nn.Module) -> dict[str, Any]:
+def with_merging(results: dict[str, Any], model: nn.Module, inputs: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Return the results of a pruning with the tokens that the model merges now.
 
     Where they are not those of the results, the cost is counted again, and figures of the pruned model that were
@@ -64,6 +64,7 @@ def with_merging(results: dict[str, Any], model: nn.Module) -> dict[str, Any]:
     Args:
         results: The results so far.
         model: The pruned model.
+        inputs: The batch whose MACs are counted, as for the dense model.
     """
     merged = list(merged_tokens(model))
     if merged == results.get("merged_tokens", []):
@@ -73,7 +74,7 @@ def with_merging(results: dict[str, Any], model: nn.Module) -> dict[str, Any]:
     latency = [row for row in results.get("latency", []) if row["model"] == "dense"]
     return {
         **kept,
-        "cost": {**kept["cost"], "pruned": describe_cost(model)},
+        "cost": {**kept["cost"], "pruned": describe_cost(model, inputs)},
         **({"merged_tokens": merged} if merged else {}),
         **({"evaluation": evaluation} if evaluation else {}),
         **({"latency": latency} if latency else {}),

@@ -87,7 +87,7 @@ def evaluate(
     if measures.bank is not None:
         number = found["dense"].knn["bank_images"] if found["dense"].knn else None
         described["bank"] = {**describe_images(measures.bank), **({} if number is None else {"images": number})}
-    results = with_merging(result.results, result.model)
+    results = with_merging(result.results, result.model, result.inputs)
     parts = {"evaluation": measured, **({} if observed is None else {"observed": observed.to_dict()})}
     data_part = {**results.get("data", {}), **described}
     return replace(result, results={**results, "data": data_part, **parts})

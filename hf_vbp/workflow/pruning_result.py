@@ -74,7 +74,7 @@ class PruningResult:
                 "apply_plan for this plan."
             )
         described = describe_pruning(describe_dense(prepared), pruned, plan, statistics, prepared.inputs)
-        return cls(pruned, plan, statistics, with_merging(described, pruned), prepared.model, prepared.inputs)
+        return cls(pruned, plan, statistics, described, prepared.model, prepared.inputs)
 
     def save_pretrained(
         self,
@@ -107,7 +107,7 @@ class PruningResult:
             CheckpointError: The folder is taken, the disk is full, or the checkpoint does not reload as the model.
             HubError: The push failed; the checkpoint is saved.
         """
-        results = with_merging(self.results, self.model)
+        results = with_merging(self.results, self.model, self.inputs)
         files: dict[str, Content] = {
             PLAN: self.plan.to_json(),
             RESULTS: lambda receipt: to_json(with_receipt(results, receipt)),

@@ -11,6 +11,7 @@ from hf_vbp.adapters.prepared import prepare
 from hf_vbp.costs.counts import count_macs, describe_cost
 from hf_vbp.costs.widths import width_costs
 from hf_vbp.token_merging.schedules import ConstantSchedule, FallingSchedule
+from hf_vbp.workflow.describe import with_merging
 from tests.costs.test_costs import on_meta, vit_macs
 
 from .models import make
@@ -66,6 +67,20 @@ def test_closed_form_of_the_widths_counts_the_tokens_that_are_left(name: str) ->
     assert resize(pruned, fewer)
     assert [mlp.width for mlp in find_mlps(pruned)] == fewer
     assert costs.of(fewer)["macs"] == count_macs(pruned)
+
+
+def test_results_count_the_cost_on_the_images_of_the_dense_model(
+    vit: Any, batches: list[dict[str, torch.Tensor]]
+) -> None:
+    result = hf_vbp.prune(vit, batches, hf_vbp.VBPConfig(ratio=0.4))
+    larger = {"pixel_values": torch.randn(1, 3, 64, 64), "interpolate_pos_encoding": True}
+    hf_vbp.merge_tokens(result.model, [0, 5, 4])
+    described = with_merging(result.results, result.model, larger)
+    widths = result.model.config.vbp["widths"]
+    expected = merged_macs([0, 5, 4], widths, tokens=65, width=32, head=16, patch=8) + 32 * 5
+    assert described["cost"]["pruned"]["macs"] == expected
+    assert described["cost"]["dense"] == result.results["cost"]["dense"]
+    assert described["merged_tokens"] == [0, 5, 4]
 
 
 def test_falling_schedule_is_cheaper_than_the_constant_one() -> None:

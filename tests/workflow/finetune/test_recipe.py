@@ -312,4 +312,5 @@ def test_every_shipped_recipe_is_valid_and_has_a_readme(path: Path) -> None:
 
 def test_all_expected_recipes_exist() -> None:
     expected = {"deit-tiny", "deit-small", "deit-base", "vit-base", "sample", "vit-cifar10", "prune-then-finetune"}
+    expected |= {"deit-base-tome"}
     assert {path.parent.name for path in RECIPES} == expected
