@@ -8,6 +8,7 @@ from hf_vbp.card import text
 from hf_vbp.card.base_card import BaseCard
 from hf_vbp.card.cells import are_figures, conditions, scalars, speedup
 from hf_vbp.card.text import Markdown
+from hf_vbp.results.lost_classes import lost_classes
 from hf_vbp.results.named_figures import figure_rows
 
 Results = Mapping[str, Any]
@@ -31,7 +32,11 @@ _TASKS = (
     "PreTraining",
 )
 FRACTIONS = frozenset({"relative_output_error", "agreement", "retention"})
-METRICS = {"agreement": "same answer as the dense model", "kl": "KL to the dense model (nats)"}
+METRICS = {
+    "ece": "calibration error (ECE)",
+    "agreement": "same answer as the dense model",
+    "kl": "KL to the dense model (nats)",
+}
 
 
 @dataclass(frozen=True)
@@ -211,6 +216,15 @@ class CardFacts:
         return Table(("", "images", *(names[key] for key in columns)), tuple(rows))
 
     @property
+    def lost_classes_table(self) -> Table | None:
+        """The classes that lose most top-1 by the pruning, of those with at least ten images."""
+        evaluation = self.results.get("evaluation", {})
+        state = self.final_state
+        lost = lost_classes(evaluation.get("dense", {}), evaluation[state]) if state else []
+        rows = [(name, text.count(images), text.percent(a), text.percent(b)) for name, images, a, b in lost]
+        return Table(("class", "images", "top-1 before", "now"), tuple(rows)) if rows else None
+
+    @property
     def figures_table(self) -> Table | None:
         """Every other figure of the evaluation, which depend on the kind of output, with their intervals."""
         evaluation = self.results.get("evaluation", {})
@@ -271,7 +285,7 @@ class CardFacts:
         predicted = dict(scalars(self.results.get("predicted", {})))
         evaluation = self.results.get("evaluation", {})
         observed = dict(scalars(self.results.get("observed", {})))
-        observed |= {key: value for key, value in evaluation.get("pruned", {}).items() if key in METRICS}
+        observed |= {key: value for key, value in evaluation.get("pruned", {}).items() if key in ("agreement", "kl")}
         if "retention" in evaluation:
             observed["retention"] = evaluation["retention"]
         if not predicted:

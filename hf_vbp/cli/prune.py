@@ -102,6 +102,7 @@ def _config(
 
 def show(results: dict[str, Any], output: str) -> None:
     """Print the closing table: figures before and after, cost, and how to load the checkpoint."""
+    from hf_vbp.results.lost_classes import lost_classes
     from hf_vbp.results.named_figures import figure_rows
     from hf_vbp.workflow.how_to_load import how_to_load
 
@@ -118,6 +119,11 @@ def show(results: dict[str, Any], output: str) -> None:
     figures = figure_rows(results.get("evaluation", {}), ("dense", "pruned"))
     if figures:
         print_table("Figures by kind of output, with 95 % intervals", ("", "before", "after"), figures)
+    evaluation = results.get("evaluation", {})
+    lost = lost_classes(evaluation.get("dense", {}), evaluation.get("pruned", {}))
+    if lost:
+        rows = [(label, count, percent(before), percent(after)) for label, count, before, after in lost]
+        print_table("Classes that lose most, of at least 10 images", ("", "images", "before", "after"), rows)
     print_lines(how_to_load(results, output))
 
 
@@ -129,6 +135,8 @@ def _evaluation_rows(results: dict[str, Any]) -> list[tuple[Any, ...]]:
         if key in after:
             kept = percent(evaluation.get("retention")) if key == "top1" else None
             rows.append((name, percent(before[key]), percent(after[key]), kept))
+    if "ece" in after:
+        rows.append(("calibration error (ECE)", percent(before.get("ece")), percent(after["ece"]), None))
     if "agreement" in after:
         rows.append(("agreement with the base model", None, percent(after["agreement"]), None))
     if "kl" in after:

@@ -8,6 +8,7 @@ from .measures import paired_interval as paired_interval
 from .measures import top_classes as top_classes
 from .measures import wilson_interval as wilson_interval
 from .metrics import Agreement as Agreement
+from .metrics import CalibrationError as CalibrationError
 from .metrics import KLDivergence as KLDivergence
 from .metrics import MeanLoss as MeanLoss
 from .metrics import Top1Accuracy as Top1Accuracy

@@ -9,18 +9,20 @@ from torch import Tensor
 from hf_vbp.evaluation.dense_metrics import MultiLabelScores
 from hf_vbp.evaluation.figures import Figure, figures_of
 from hf_vbp.evaluation.measures import kl_divergences, top_classes
-from hf_vbp.evaluation.metrics import Agreement, KLDivergence, Top1Accuracy, Top5Accuracy
+from hf_vbp.evaluation.metrics import Agreement, CalibrationError, KLDivergence, Top1Accuracy, Top5Accuracy
 from hf_vbp.evaluation.outputs import mask_of
 from hf_vbp.output_distance import BANK_SIZE, SMALLEST_BANK, Cosine, Neighbors, OutputDistance, OutputPart
 
 
 class ClassFigures:
-    """Accuracies, agreement and KL of one label per image, from metrics that take a few values of each image."""
+    """Accuracies, calibration error, agreement and KL of one label per image, from a few values of each image."""
 
     def __init__(self) -> None:
         self._images = self._labelled = self._compared = 0
         self._top1, self._top5 = Top1Accuracy(), Top5Accuracy()
         self._agreement, self._kl = Agreement(), KLDivergence()
+        self._calibration = CalibrationError()
+        self._classes: dict[int, list[int]] = {}
         self._divergences: list[Tensor] = []
 
     def add(self, logits: Tensor, labels: Tensor | None, reference: Tensor | None) -> None:
@@ -32,6 +34,12 @@ class ClassFigures:
             known = labels.tolist()
             self._top1.add_batch(predictions=chosen, references=known)
             self._top5.add_batch(predictions=top_classes(logits, 5).tolist(), references=known)
+            correct = [int(found == label) for found, label in zip(chosen, known, strict=True)]
+            confidence = logits.softmax(-1).max(-1).values.tolist()
+            self._calibration.add_batch(predictions=confidence, references=correct)
+            for label, hit in zip(known, correct, strict=True):
+                images, hits = self._classes.get(label, (0, 0))
+                self._classes[label] = [images + 1, hits + hit]
         if reference is not None:
             self._compared += len(logits)
             self._agreement.add_batch(predictions=chosen, references=top_classes(reference, 1)[:, 0].tolist())
@@ -47,6 +55,11 @@ class ClassFigures:
             top1 = self._top1.compute()
             found |= {"top1": top1["top1"], "top1_interval": tuple(top1["top1_interval"])}
             found["top5"] = self._top5.compute()["top5"]
+            found["ece"] = self._calibration.compute()["ece"]
+            found["classes"] = {
+                str(label): {"images": images, "top1": hits / images}
+                for label, (images, hits) in sorted(self._classes.items())
+            }
         if self._compared:
             agreement = self._agreement.compute()
             found |= {

@@ -102,6 +102,8 @@ class Evaluation:
         top1: Share whose label has the highest logit.
         top1_interval: Its 95 % Wilson interval.
         top5: Share whose label is among the 5 highest logits (all, where there are fewer classes).
+        ece: Expected calibration error of the class probabilities.
+        classes: For each class id its number of images and their top-1.
         agreement: Share with the same highest logit as the reference model.
         kl: Mean of KL(reference || model) over the images, in nats.
         agreement_interval: Its 95 % Wilson interval.
@@ -123,6 +125,8 @@ class Evaluation:
     kl: float | None = None
     agreement_interval: tuple[float, float] | None = None
     kl_interval: tuple[float, float] | None = None
+    ece: float | None = None
+    classes: Mapping[str, Mapping[str, Any]] | None = None
     label_accuracy: float | None = None
     f1: float | None = None
     label_squared_error: Figure | None = None
@@ -138,6 +142,8 @@ class Evaluation:
             "top1": self.top1,
             "top1_interval": _listed(self.top1_interval),
             "top5": self.top5,
+            "ece": self.ece,
+            "classes": None if self.classes is None else {name: dict(row) for name, row in self.classes.items()},
             "agreement": self.agreement,
             "agreement_interval": _listed(self.agreement_interval),
             "kl": self.kl,

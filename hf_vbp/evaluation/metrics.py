@@ -20,6 +20,7 @@ from hf_vbp.evaluation.measures import wilson_interval
 _CLASS = datasets.Value("int64")
 _CLASSES = datasets.Sequence(datasets.Value("int64"))
 _NUMBER = datasets.Value("float64")
+_BINS = 15
 
 
 class PerImageMetric(evaluate.Metric):  # type: ignore[misc]
@@ -158,6 +159,31 @@ class KLDivergence(PerImageMetric):
 
     def _compute(self, predictions: Sequence[float]) -> dict[str, Any]:
         return _mean("kl", predictions)
+
+
+class CalibrationError(PerImageMetric):
+    """Expected calibration error (ECE): how far the confidence of the answers is from their accuracy.
+
+    Images are put into 15 bins of equal width by the probability of their answer; the difference between mean
+    probability and accuracy of each bin is averaged over the images (Guo et al., "On Calibration of Modern Neural
+    Networks", ICML 2017, equation 3).
+
+    Example:
+        >>> from hf_vbp.evaluation import CalibrationError
+        >>> CalibrationError().compute(predictions=[0.75, 0.75], references=[1, 0])["ece"]
+        0.25
+    """
+
+    _what = "Expected calibration error in 15 bins, a fraction."
+    _inputs = "predictions: probability of the answer (n,); references: 1 where it is correct, else 0 (n,)."
+    _columns: ClassVar[dict[str, Any]] = {"predictions": _NUMBER, "references": _CLASS}
+
+    def _compute(self, predictions: Sequence[float], references: Sequence[int]) -> dict[str, Any]:
+        bins: dict[int, list[float]] = {}
+        for confidence, correct in zip(predictions, references, strict=True):
+            bins.setdefault(min(int(confidence * _BINS), _BINS - 1), []).append(correct - confidence)
+        total = math.fsum(abs(math.fsum(differences)) for differences in bins.values())
+        return {"ece": total / len(predictions), "images": len(predictions)}
 
 
 class MeanLoss(PerImageMetric):

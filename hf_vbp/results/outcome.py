@@ -89,6 +89,14 @@ class ZeroShotAccuracy(TypedDict):
     templates: list[str]
 
 
+class ClassAccuracy(TypedDict):
+    """Top-1 on the images of one class."""
+
+    label: NotRequired[Annotated[str, "name of the class"]]
+    images: PositiveCount
+    top1: Fraction
+
+
 class Evaluation(TypedDict):
     """Figures of one model on the evaluation images."""
 
@@ -96,6 +104,8 @@ class Evaluation(TypedDict):
     top1: NotRequired[Fraction]
     top1_interval: NotRequired[Interval]
     top5: NotRequired[Fraction]
+    ece: NotRequired[Annotated[Fraction, "expected calibration error in 15 bins"]]
+    classes: NotRequired[Annotated[dict[str, ClassAccuracy], "by class id"]]
     agreement: NotRequired[Annotated[Fraction, "share of images with the same answer as the dense model"]]
     agreement_interval: NotRequired[Interval]
     kl: NotRequired[Annotated[NonNegative, "Kullback-Leibler divergence from the dense model, in nats"]]

@@ -80,6 +80,7 @@ def evaluate(
     loader = getattr(data, "loader", data)
     found = evaluate_models(models, loader, measures=measures, output_errors=observed, progress=progress)
     measured: dict[str, Any] = {name: evaluation.to_dict() for name, evaluation in found.items()}
+    name_classes(measured, dense)
     before, after = (measured[name].get("top1") for name in models)
     if before and after is not None:
         measured["retention"] = after / before
@@ -91,6 +92,20 @@ def evaluate(
     parts = {"evaluation": measured, **({} if observed is None else {"observed": observed.to_dict()})}
     data_part = {**results.get("data", {}), **described}
     return replace(result, results={**results, "data": data_part, **parts})
+
+
+def name_classes(measured: Mapping[str, Any], model: nn.Module) -> None:
+    """Add the names of the classes to their figures, where the config of the model has them.
+
+    Args:
+        measured: Figures by model, which are changed.
+        model: A model with these classes.
+    """
+    names = {str(number): str(name) for number, name in (getattr(model.config, "id2label", None) or {}).items()}
+    for row in measured.values():
+        for number, figures in row.get("classes", {}).items():
+            if number in names:
+                figures["label"] = names[number]
 
 
 def check_evaluation(
