@@ -22,7 +22,7 @@ METHOD = ("ratio", "criterion", "compensation", "scope", "minimum_width", "round
 IDENTITY = {"weights": "another model", "statistics": "other statistics", "evaluation": "other evaluation images"}
 """Columns that identify the inputs of a row, and the meaning of a difference."""
 
-_FIGURES = ("parameters", "macs", "bytes", "images", "top1", "top1_low", "top1_high", "top5", "agreement", "kl",
+_FIGURES = ("parameters", "macs", "bytes", "images", "top1", "top1_low", "top1_high", "top5", "ece", "agreement", "kl",
             "latency_ms", "speedup", "speedup_low", "speedup_high", "latency_batch", "latency_dtype",
             "latency_threads", "latency_device_name")  # fmt: skip
 COLUMNS = (*METHOD, *_FIGURES, "model", *IDENTITY)

@@ -1,5 +1,6 @@
 """Figures of uneven damage: the calibration error, and the accuracy of each class."""
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ def reference_ece(confidence: np.ndarray, correct: np.ndarray, bins: int = 15) -
     """Bin by bin, as in the paper: the mean over images of |accuracy - confidence| of their bin."""
     edges = np.linspace(0, 1, bins + 1)
     total = 0.0
-    for low, high in zip(edges[:-1], edges[1:], strict=True):
+    for low, high in itertools.pairwise(edges):
         inside = (confidence >= low) & ((confidence < high) | (high == 1))
         if inside.any():
             total += inside.sum() * abs(correct[inside].mean() - confidence[inside].mean())
