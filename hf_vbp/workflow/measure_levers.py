@@ -1,17 +1,21 @@
 """Measure what merged tokens and narrower MLPs cost together, so that a plan can spend its budget on both."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from torch import nn
 
 from hf_vbp._progress import Progress
-from hf_vbp.adapters.prepared import PreparedModel
+from hf_vbp.adapters.prepared import PreparedModel, prepare_sites
 from hf_vbp.calibration.measured_distance import MOST_IMAGES, DistanceToDense
 from hf_vbp.calibration.source import Source
 from hf_vbp.config.vbp_config import VBPConfig
 from hf_vbp.criteria.base import Ranking
+from hf_vbp.modeling.precision import outside_inference_mode, own_precision
 from hf_vbp.pruning.apply_plan import apply_fitted
 from hf_vbp.pruning.levers import LeverWarning, check_tokens, lever_candidates
-from hf_vbp.pruning.make_plan import fit_choice
+from hf_vbp.pruning.make_plan import fit_choice, rank_sites
 from hf_vbp.pruning.meet_budget import choice_of, latency_candidates
 from hf_vbp.pruning.removal_order import RemovalOrder
 from hf_vbp.statistics.activation_statistics import ActivationStatistics
@@ -26,6 +30,52 @@ def chooses_tokens(prepared: PreparedModel, config: VBPConfig) -> bool:
         config: Budget and levers.
     """
     return config.has_budget and config.merge_tokens is None and check_tokens(prepared.model, config)
+
+
+@outside_inference_mode
+def measure_levers(
+    model: nn.Module | PreparedModel,
+    statistics: ActivationStatistics,
+    data: Iterable[Any],
+    config: VBPConfig,
+    *,
+    limit: int | None = None,
+    progress: Progress | None = None,
+) -> ActivationStatistics:
+    """Measure what merged tokens and narrower MLPs cost together at a budget, and keep it with the statistics.
+
+    :func:`hf_vbp.prune` does this itself; it is the step between :func:`hf_vbp.collect_statistics` and
+    :func:`hf_vbp.make_plan` for those who take the steps one by one. Statistics are returned unchanged where the
+    configuration merges no tokens, or gives their number.
+
+    Args:
+        model: The dense model; it is not changed.
+        statistics: Its statistics.
+        data: The calibration images, which can be read again; at most 256 are used.
+        config: Method, budget and levers.
+        limit: Use at most this many images.
+        progress: Receives the number of finished images of all measured models, and of all.
+
+    Returns:
+        New statistics, from which :func:`hf_vbp.make_plan` chooses among the measured models.
+
+    Raises:
+        BudgetError: The levers cannot meet the budget.
+        LatencyError: The times on this machine vary too much.
+        StatisticsError: The statistics belong to another model, or lack something.
+
+    Example:
+        >>> statistics = hf_vbp.measure_levers(model, statistics, images, config)  # doctest: +SKIP
+    """
+    source = Source.of(data)
+    prepared = prepare_sites(model, source.first)
+    if not chooses_tokens(prepared, config):
+        return statistics
+    rankings = rank_sites(prepared, statistics, config)
+    with own_precision(prepared.model):
+        return with_lever_measurements(
+            prepared, statistics, config, source, rankings=rankings, limit=limit, progress=progress
+        )
 
 
 def with_lever_measurements(

@@ -146,7 +146,7 @@ def test_both_commands_have_the_option(
 
     def record(*_: Any, **options: Any) -> SimpleNamespace:
         given.append(options)
-        return SimpleNamespace(lines=[], sentence="", passed=True)
+        return SimpleNamespace(lines=[], sentence="", passed=True, status="created")
 
     monkeypatch.setattr(importlib.import_module(module), function, record)
     assert run([*arguments, *(["--trust-remote-code"] if allowed else [])], capfd, monkeypatch).code == 0

@@ -278,7 +278,14 @@ def test_autocast_and_low_precision_match_the_same_tokens() -> None:
     assert result(half, {"pixel_values": inputs["pixel_values"].bfloat16()}).dtype == torch.bfloat16
 
 
-@pytest.mark.parametrize("name", ["ViTForImageClassification", "Dinov2ForImageClassification", "CLIPVisionModel"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "ViTForImageClassification",
+        pytest.param("Dinov2ForImageClassification", marks=pytest.mark.slow),
+        pytest.param("CLIPVisionModel", marks=pytest.mark.slow),
+    ],
+)
 def test_compiled_model_is_the_same(name: str) -> None:
     torch.compiler.reset()
     model = make(name)

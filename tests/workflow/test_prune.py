@@ -54,10 +54,11 @@ MODEL, BATCHES = make_model("vit"), list(torch.randn(2, 24, 3, 32, 32, generator
 
 
 @given(config=configs())
-@settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.too_slow])
+@settings(deadline=None, max_examples=15, suppress_health_check=[HealthCheck.too_slow])
 def test_the_parts_give_the_same_for_every_field(config: VBPConfig) -> None:
     images = [{"pixel_values": pixel_values} for pixel_values in BATCHES]
     statistics = hf_vbp.collect_statistics(MODEL, images, config)
+    statistics = hf_vbp.measure_levers(MODEL, statistics, images, config)
     plan = hf_vbp.make_plan(MODEL, statistics, config)
     parts = hf_vbp.apply_plan(MODEL, plan, statistics)
     whole = prune(MODEL, images, config)

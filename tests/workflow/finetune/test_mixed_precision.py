@@ -57,7 +57,7 @@ def receipts(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[float]]:
 
     def run(job_folder: Path, *_: Any) -> list[dict[str, Any]]:
         job = json.loads((job_folder / "job.json").read_text(encoding="utf-8"))
-        reference = load_file(job["reference"])
+        reference = load_file(job["references"]["import"])
         with torch.no_grad(), torch.autocast("cpu", enabled=False):
             loaded = hf_vbp.from_pretrained(job["directory"], dtype=getattr(torch, job["dtype"])).eval()
             output = loaded(**load_file(job["inputs"]))
