@@ -157,7 +157,7 @@ def latency_of_widths(
         LatencyError: The times vary too much on this machine.
     """
     prepared = prepare(model)
-    pruned = _with_widths(prepared, widths)
+    pruned = with_widths(prepared, widths)
     if any(merged_tokens):
         merge_tokens(pruned, merged_tokens)
     models = {"dense": prepared.model, "pruned": pruned}
@@ -226,8 +226,13 @@ def _is_on(model: nn.Module, device: torch.device, dtype: torch.dtype) -> bool:
     return (parameter.device, parameter.dtype) == (device, dtype)
 
 
-def _with_widths(prepared: PreparedModel, widths: Sequence[int]) -> Any:
-    """Return a copy whose sites keep their first neurons, and which shares all other tensors."""
+def with_widths(prepared: PreparedModel, widths: Sequence[int]) -> Any:
+    """Return a copy whose sites keep their first neurons, and which shares all other tensors.
+
+    Args:
+        prepared: The dense model; it is not changed.
+        widths: One width per site, in block order.
+    """
     model = prepared.model
     memo: dict[int, Any] = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
     for site, width in zip(prepared.sites, widths, strict=True):

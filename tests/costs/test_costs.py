@@ -94,11 +94,11 @@ def test_images_may_be_oblong(vit: Any) -> None:
 
 def test_the_cost_of_widths_is_that_of_the_built_model(vit: Any) -> None:
     from hf_vbp.adapters.prepared import prepare
-    from hf_vbp.costs.latency import _with_widths
+    from hf_vbp.costs.latency import with_widths
     from hf_vbp.costs.widths import width_costs
 
     prepared = prepare(vit.bfloat16())
     closed = width_costs(prepared)
     for widths in ([48, 48, 48], [48, 10, 1], [1, 1, 1]):
-        assert closed.of(widths) == costs.describe_cost(_with_widths(prepared, widths))
+        assert closed.of(widths) == costs.describe_cost(with_widths(prepared, widths))
     assert closed.share("macs", [48, 48, 48]) == 1

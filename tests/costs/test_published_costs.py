@@ -12,7 +12,7 @@ import hf_vbp
 from hf_vbp.adapters.prepared import prepare_structure
 from hf_vbp.adapters.registry import find_sites
 from hf_vbp.costs.counts import count_macs, count_parameters
-from hf_vbp.costs.latency import _with_widths
+from hf_vbp.costs.latency import with_widths
 from hf_vbp.costs.widths import width_costs
 
 
@@ -125,7 +125,7 @@ def test_pruned_sizes_follow_the_closed_form(shape: Shape) -> None:
     generator = torch.Generator().manual_seed(0)
     widths = [int(torch.randint(1, width + 1, (), generator=generator)) for width in shape.dense()]
     expected = cost(shape, widths)
-    small = _with_widths(prepared, widths)
+    small = with_widths(prepared, widths)
     assert (count_parameters(small), count_macs(small)) == expected
     closed = width_costs(prepared).of(widths)
     assert (closed["parameters"], closed["macs"]) == expected
