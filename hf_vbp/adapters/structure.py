@@ -6,7 +6,6 @@ So nothing else uses the hidden neurons. At last a copy with a few neurons per s
 model whose other neurons are zero.
 """
 
-import copy
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -25,6 +24,7 @@ from hf_vbp.inputs.example import example_batch
 from hf_vbp.inputs.fit import images_of
 from hf_vbp.modeling.modeling_hf_vbp import out_width, take_neurons
 from hf_vbp.modeling.precision import eval_mode, forward_of_class, own_precision
+from hf_vbp.modeling.shared_copy import copy_sharing_tensors
 
 # Every third neuron, so that neighbors on both sides of a perturbed neuron are compared.
 _STEP = 3
@@ -195,18 +195,18 @@ def _blame(model: nn.Module, inputs: dict[str, Any], output: Any, records: Seque
 
 
 def _try_cut(model: nn.Module, sites: Sequence[MLPSite], inputs: dict[str, Any]) -> None:
-    memo: dict[int, Any] = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
+    smaller: dict[int, Any] = {}
     hooks: Hooks = []
     for site in sites:
         kept = torch.arange(min(_KEPT, site.intermediate_size))
         for module, role in site.mlp.modules:
-            memo[id(module)] = take_neurons(site.mlp, kept, module, role)
+            smaller[id(module)] = take_neurons(site.mlp, kept, module, role)
         hooks.append((site.fc2, "input", partial(_keep_only, site, len(kept))))
     names = ", ".join(site.name for site in sites[:3])
     try:
         # A forward that was assigned to a module is bound to it, so a copy would run the original.
         with own_precision(model), forward_of_class(model):
-            small = _forward(copy.deepcopy(model, memo), inputs, [])
+            small = _forward(copy_sharing_tensors(model, smaller), inputs, [])
             zeroed = _forward(model, inputs, [hooks])
     except (RuntimeError, ValueError) as error:
         raise UnsupportedModelError(

@@ -1,4 +1,4 @@
-"""What stands in the cells of the tables of a card."""
+"""Text of the cells of the tables of a card."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any

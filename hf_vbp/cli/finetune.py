@@ -3,15 +3,62 @@
 import shlex
 import sys
 from contextlib import redirect_stdout
-from typing import Annotated, Any
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar
 
 import typer
 
 from hf_vbp.cli import groups
 from hf_vbp.cli.console import Reporter, percent, print_json_text, print_lines, print_table
-from hf_vbp.cli.groups import IMAGES, OUTPUT, TRAINING, option
+from hf_vbp.cli.groups import IMAGES, OUTPUT, TRAINING, option, with_groups
 
 
+@dataclass(frozen=True)
+class TrainingImages:
+    """The images to train and evaluate on, and the names of their classes."""
+
+    panel: ClassVar[str] = IMAGES
+
+    data: Annotated[str | None, typer.Option(help=f"Images to train on (data.train.source). {groups.DATA_HELP}")] = (
+        None
+    )
+    eval_data: Annotated[str | None, typer.Option(help="Labelled images to evaluate on (data.evaluation.source).")] = (
+        None
+    )
+    model_labels: Annotated[
+        str | None,
+        typer.Option(
+            help="File of the model's class names in order of id, in place of its config's "
+            "(data.train.model_labels, data.evaluation.model_labels).",
+        ),
+    ] = None
+    label_map: Annotated[
+        str | None,
+        typer.Option(
+            help="File that maps classes of the data set to labels or ids of the model (data.train.label_map, "
+            "data.evaluation.label_map).",
+        ),
+    ] = None
+
+
+@dataclass(frozen=True)
+class TrainingOptions:
+    """The fields of the training that are changed most."""
+
+    panel: ClassVar[str] = TRAINING
+
+    teacher: Annotated[
+        str | None,
+        typer.Option(help="Model to learn from, by default the one that was pruned; none for labels alone (teacher)."),
+    ] = None
+    epochs: Annotated[float | None, typer.Option(help="Passes over the images (training.num_train_epochs).")] = None
+    learning_rate: Annotated[float | None, typer.Option(help="Peak learning rate (training.learning_rate).")] = None
+    batch_size: Annotated[
+        int | None, typer.Option(help="Images per device (training.per_device_train_batch_size).")
+    ] = None
+
+
+@with_groups
 def finetune(
     recipe: Annotated[
         list[str],
@@ -21,48 +68,9 @@ def finetune(
             show_default=False,
         ),
     ],
-    data: Annotated[
-        str | None, option(IMAGES, "--data", help=f"Images to train on (data.train.source). {groups.DATA_HELP}")
-    ] = None,
-    eval_data: Annotated[
-        str | None, option(IMAGES, "--eval-data", help="Labelled images to evaluate on (data.evaluation.source).")
-    ] = None,
-    model_labels: Annotated[
-        str | None,
-        option(
-            IMAGES,
-            "--model-labels",
-            help="File of the model's class names in order of id, in place of its config's "
-            "(data.train.model_labels, data.evaluation.model_labels).",
-        ),
-    ] = None,
-    label_map: Annotated[
-        str | None,
-        option(
-            IMAGES,
-            "--label-map",
-            help="File that maps classes of the data set to labels or ids of the model (data.train.label_map, "
-            "data.evaluation.label_map).",
-        ),
-    ] = None,
-    teacher: Annotated[
-        str | None,
-        option(
-            TRAINING,
-            "--teacher",
-            help="Model to learn from, by default the one that was pruned; none for labels alone (teacher).",
-        ),
-    ] = None,
-    epochs: Annotated[
-        float | None, option(TRAINING, "--epochs", help="Passes over the images (training.num_train_epochs).")
-    ] = None,
-    learning_rate: Annotated[
-        float | None, option(TRAINING, "--learning-rate", help="Peak learning rate (training.learning_rate).")
-    ] = None,
-    batch_size: Annotated[
-        int | None,
-        option(TRAINING, "--batch-size", help="Images per device (training.per_device_train_batch_size)."),
-    ] = None,
+    *,
+    images: TrainingImages,
+    training: TrainingOptions,
     output: groups.OptionalOutput = None,
     resume: Annotated[bool, option(OUTPUT, "--resume", help="Continue an earlier run, where there is one.")] = False,
     overwrite: groups.Overwrite = False,
@@ -82,17 +90,8 @@ def finetune(
     from hf_vbp.workflow.finetune.run import run_finetune
     from hf_vbp.workflow.loading import without_progress_bars
 
-    options = RecipeOptions(
-        data=data,
-        evaluation=eval_data,
-        model_labels=model_labels,
-        label_map=label_map,
-        teacher=teacher,
-        epochs=epochs,
-        learning_rate=learning_rate,
-        batch_size=batch_size,
-        output=output,
-    )
+    given = vars(images) | vars(training)
+    options = RecipeOptions(evaluation=given.pop("eval_data"), output=output, **given)
     read = load_recipe(recipe, options)
     # The settings of the run identify the process; without them a process on a CPU assumes that it is the only one.
     silent = quiet or read.arguments().process_index != 0

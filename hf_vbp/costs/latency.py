@@ -19,6 +19,7 @@ from hf_vbp.errors import ConfigurationError, LatencyError
 from hf_vbp.inputs.batch import main_input, model_inputs, repeat_images
 from hf_vbp.inputs.example import example_batch
 from hf_vbp.modeling.modeling_hf_vbp import take_neurons
+from hf_vbp.modeling.shared_copy import copy_sharing_tensors
 from hf_vbp.token_merging.merge_tokens import merge_tokens
 
 
@@ -233,13 +234,12 @@ def with_widths(prepared: PreparedModel, widths: Sequence[int]) -> Any:
         prepared: The dense model; it is not changed.
         widths: One width per site, in block order.
     """
-    model = prepared.model
-    memo: dict[int, Any] = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
+    smaller: dict[int, Any] = {}
     for site, width in zip(prepared.sites, widths, strict=True):
         kept = torch.arange(width)
         for module, role in site.mlp.modules:
-            memo[id(module)] = take_neurons(site.mlp, kept, module, role).requires_grad_(False)
-    return copy.deepcopy(model, memo)
+            smaller[id(module)] = take_neurons(site.mlp, kept, module, role).requires_grad_(False)
+    return copy_sharing_tensors(prepared.model, smaller)
 
 
 def _conditions(images: torch.Tensor, batch: int) -> dict[str, Any]:

@@ -1,6 +1,5 @@
 """Parameters, multiply-accumulates and bytes as closed forms of the widths of the MLPs."""
 
-import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -11,6 +10,7 @@ import torch
 from hf_vbp.adapters.base import MLPSite
 from hf_vbp.adapters.prepared import PreparedModel
 from hf_vbp.costs.counts import describe_cost
+from hf_vbp.modeling.shared_copy import copy_sharing_tensors
 from hf_vbp.token_merging.merge_tokens import merge_tokens
 
 
@@ -98,8 +98,7 @@ def with_merged_tokens(model: Any, merged_tokens: Sequence[int]) -> Any:
     """
     if not any(merged_tokens):
         return model
-    memo: dict[int, Any] = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
-    shared = copy.deepcopy(model, memo)
+    shared = copy_sharing_tensors(model)
     merge_tokens(shared, merged_tokens)
     return shared
 

@@ -174,7 +174,7 @@ def _insert(
 
 
 def _become(module: nn.Module, new: nn.Module) -> None:
-    # Not replaced in its parent: then whoever else holds the module, as the sites do, would keep the dense weights.
+    # The module is changed, not replaced in its parent: the sites refer to it and would keep the dense weights.
     own = vars(module)
     hooks = {name: value for name, value in own.items() if "_hooks" in name}
     own.clear()

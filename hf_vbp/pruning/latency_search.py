@@ -54,13 +54,9 @@ class _Search:
         self.costs: WidthCosts = width_costs(prepared, self.merged_tokens)
 
     def measure(self, cut: int) -> Candidate:
-        widths = self.order.widths(cut)
-        # Measured already where the budget was checked before the images were read.
-        latency = self.prepared.latencies.pop(_conditions(widths, self.options, self.merged_tokens), None)
-        if latency is None:
-            latency = latency_of_widths(
-                self.prepared, widths, self.options, merged_tokens=self.merged_tokens, progress=self.progress
-            )
+        latency = known_or_measured(
+            self.prepared, self.order.widths(cut), self.options, self.merged_tokens, self.progress
+        )
         return Candidate(cut, self.removed(cut), 1 / latency["speedup"], latency)
 
     def removed(self, cut: int) -> float:
@@ -155,6 +151,28 @@ def check_latency(
     latency = latency_of_widths(prepared, widths, options, merged_tokens=merged_tokens, progress=progress)
     _target(config.budget, Candidate(0, 0.0, 1 / latency["speedup"], latency), config)
     prepared.latencies[_conditions(widths, options, merged_tokens)] = latency
+
+
+def known_or_measured(
+    prepared: PreparedModel,
+    widths: Sequence[int],
+    options: LatencyOptions,
+    merged_tokens: Sequence[int],
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Return the latency of widths and merged tokens, which :func:`check_latency` may have measured already.
+
+    Args:
+        prepared: The dense model.
+        widths: One width per site, in block order.
+        options: The conditions of the measurement.
+        merged_tokens: Tokens merged before each block.
+        progress: As for :func:`meet_latency`.
+    """
+    known = prepared.latencies.pop(_conditions(widths, options, merged_tokens), None)
+    if known is not None:
+        return known
+    return latency_of_widths(prepared, widths, options, merged_tokens=merged_tokens, progress=progress)
 
 
 def options_of(config: VBPConfig) -> LatencyOptions:

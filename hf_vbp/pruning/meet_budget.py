@@ -11,11 +11,11 @@ from hf_vbp._progress import Progress
 from hf_vbp.adapters.prepared import PreparedModel
 from hf_vbp.config.budget import Budget
 from hf_vbp.config.vbp_config import VBPConfig
-from hf_vbp.costs.latency import current_conditions, latency_of_widths
+from hf_vbp.costs.latency import current_conditions
 from hf_vbp.criteria.base import Ranking
 from hf_vbp.errors import BudgetError, ConfigurationError
 from hf_vbp.pruning.budget_cost import budget_cost
-from hf_vbp.pruning.latency_search import meet_latency, options_of, share_asked
+from hf_vbp.pruning.latency_search import known_or_measured, meet_latency, options_of, share_asked
 from hf_vbp.pruning.levers import (
     Candidate,
     LeverWarning,
@@ -163,7 +163,7 @@ def measured_candidates(
 def latency_candidates(
     prepared: PreparedModel, config: VBPConfig, order: RemovalOrder, progress: Progress | None = None
 ) -> list[Candidate]:
-    """Return at most four measured ways to spend a latency budget, from merging alone to narrower MLPs alone.
+    """Return at most five measured ways to spend a latency budget, from merging alone to narrower MLPs alone.
 
     The numbers of merged tokens are those around the one whose MACs are the requested share.
 
@@ -176,12 +176,11 @@ def latency_candidates(
     Raises:
         BudgetError: No candidate meets the budget.
     """
-    options = options_of(config)
-    most = most_tokens(prepared)
-    fastest = latency_of_widths(
-        prepared, order.widths(order.cuts[-1]), options, merged_tokens=counts_for(prepared.model, most)
-    )
-    share = min(max(share_asked(config.budget, fastest["dense_ms"]), 0.01), 0.99)
+    most, dense_ms = most_tokens(prepared), 1.0
+    if config.budget.milliseconds is not None:
+        widths, merged = order.widths(order.cuts[-1]), counts_for(prepared.model, most)
+        dense_ms = known_or_measured(prepared, widths, options_of(config), merged, progress)["dense_ms"]
+    share = min(max(share_asked(config.budget, dense_ms), 0.01), 0.99)
     alone = fewest_tokens(prepared, Budget("macs", share)) or most
     found, error = [], None
     for number in sorted({min(alone + 1, most), alone, max(alone - 2, 0), (alone + 1) // 2, 0}, reverse=True):
