@@ -255,14 +255,20 @@ def with_groups(command: Callable[..., None]) -> Callable[..., None]:
         else:
             parameters.append(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY, annotation=group))
 
+    signature = inspect.Signature(parameters)
+
     @functools.wraps(command)
-    def spread(**values: Any) -> None:
+    def spread(**given: Any) -> None:
+        # Typer gives every option; from Python those that are left out take their defaults, as in any function.
+        bound = signature.bind(**given)
+        bound.apply_defaults()
+        values = bound.arguments
         made = {
             name: cls(**{entry.name: values.pop(entry.name) for entry in fields(cls)}) for name, cls in groups.items()
         }
         command(**values, **made)
 
-    spread.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    spread.__signature__ = signature  # type: ignore[attr-defined]
     spread.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     return spread
 

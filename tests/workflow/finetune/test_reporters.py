@@ -90,7 +90,7 @@ def test_output_of_a_reporter_does_not_mix_with_the_results(
     monkeypatch.setattr("hf_vbp.workflow.finetune.run.run_finetune", run)
     path = tmp_path / "recipe.yaml"
     path.write_text(write_yaml(recipe_for(tmp_path)), encoding="utf-8")
-    finetune([str(path)], json=True, quiet=True)
+    finetune(recipe=[str(path)], json=True, quiet=True)
     shown = capsys.readouterr()
     assert json.loads(shown.out) == {"schema_version": 1}
     assert "a project was made" in shown.err
