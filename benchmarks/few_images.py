@@ -55,17 +55,17 @@ class Judge:
     dense: torch.Tensor
 
     @classmethod
-    def of(cls, model: Any, source: str, limit: int | None) -> "Judge":
-        """Load the images and run the dense model."""
+    def of(cls, model: Any, source: str, limit: int | None, device: str = "cpu") -> "Judge":
+        """Load the images and run the dense model, which is on ``device``."""
         images = load_images(source, model=model, limit=limit, require_labels=True, purpose="evaluation")
-        batches = list(images.loader)
+        batches = [{name: value.to(device) for name, value in batch.items()} for batch in images.loader]
         return cls(batches, torch.cat([batch["labels"] for batch in batches]), log_probabilities(model, batches))
 
     def __call__(self, model: Any) -> tuple[torch.Tensor, torch.Tensor]:
         """Return, for each image, whether ``model`` is correct and its KL divergence from the dense model."""
         found = log_probabilities(model, self.batches)
         right = (found.argmax(-1) == self.labels).double()
-        return right, (self.dense.exp() * (self.dense - found)).sum(-1).double()
+        return right.cpu(), (self.dense.exp() * (self.dense - found)).sum(-1).double().cpu()
 
 
 @torch.inference_mode()
