@@ -110,7 +110,8 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         lambda: hf_vbp.collect_statistics(prepared, images, config, max_bytes=limit, store=store),
     )
     statistics = peaks.during(
-        "elimination", lambda: hf_vbp.precompute_scores(prepared, statistics, config, device=options.elimination_device)
+        "elimination",
+        lambda: hf_vbp.precompute_scores(prepared, statistics, config, device=options.elimination_device),
     )
     peaks.during("prune", lambda: hf_vbp.prune(prepared, None, config, statistics=statistics, inplace=True))
     return {
