@@ -138,7 +138,7 @@ def main() -> int:
     parser.add_argument("--images", type=int, default=4)
     parser.add_argument("--ratio", type=float, default=0.5)
     parser.add_argument("--max-bytes", type=int)
-    parser.add_argument("--elimination-device", default="cpu")
+    parser.add_argument("--device", default="cpu", help="of the elimination")
     parser.add_argument("--folder", type=Path, help="place of the stored statistics; by default the temporary folder")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
