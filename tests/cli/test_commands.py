@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import jsonschema
 import pytest
 import torch
 
+from hf_vbp.errors import BudgetError
 from hf_vbp.results.record import load_results, schema
 from hf_vbp.statistics.activation_statistics import ActivationStatistics
 from tests.calibration.test_resume import assert_same_bits
@@ -289,7 +291,7 @@ def test_inspect_lists_the_sites_and_their_shares(hf_vbp: Any, shelf: Path) -> N
     assert "all MLPs" in shown
     # One of 48 neurons is left in each MLP.
     assert found["reachable"]["ratio"] == pytest.approx(47 / 48)
-    assert "At most 97.9 % of the hidden neurons can be removed: each MLP keeps 1." in " ".join(shown.split())
+    assert "At most 141 of the 144 hidden neurons can be removed (97.9 %): each MLP keeps 1." in shown
     for key in ("parameters", "macs"):
         share = sum(site[key] for site in found["sites"])
         assert found["reachable"][key] == pytest.approx(1 - share * 47 / 48)
@@ -302,6 +304,39 @@ def test_evaluate_against_itself_agrees_fully(hf_vbp: Any, shelf: Path) -> None:
     assert found["model"]["kl"] == pytest.approx(0, abs=1e-12)
     assert found["model"]["top1"] == found["base"]["top1"]
     assert "interval" in hf_vbp("evaluate", shelf / "model", *options).out
+
+
+def test_inspect_never_promises_more_than_a_budget_accepts(hf_vbp: Any, tmp_path: Path) -> None:
+    from hf_vbp import VBPConfig
+    from hf_vbp.adapters.prepared import prepare_structure
+    from hf_vbp.pruning.levers import check_levers
+    from hf_vbp.workflow.loading import load_structure
+
+    # The shape of a DeiT-B, of which 99.97 % of the neurons can be removed.
+    config = {"model_type": "deit", "architectures": ["DeiTForImageClassification"], "hidden_size": 768,
+              "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12}  # fmt: skip
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    shown = hf_vbp("inspect", tmp_path).out
+    assert "At most 36852 of the 36864 hidden neurons can be removed (99.9 %): each MLP keeps 1." in shown
+    ratio, parameters, macs, merged = (
+        float(re.search(pattern, shown)[1]) / 100  # type: ignore[index]
+        for pattern in (
+            r"\(([\d.]+) %\)",
+            r"([\d.]+) % of the parameters",
+            r"([\d.]+) % of the MACs remain",
+            r"merged tokens too, down to ([\d.]+) % of the MACs",
+        )
+    )
+    prepared = prepare_structure(load_structure(str(tmp_path)))
+    for reached, more in (
+        ({"ratio": ratio}, {"ratio": ratio + 0.001}),
+        ({"target_parameters": parameters}, {"target_parameters": parameters - 0.001}),
+        ({"target_macs": macs, "levers": ("mlp",)}, {"target_macs": macs - 0.001, "levers": ("mlp",)}),
+        ({"target_macs": merged}, {"target_macs": merged - 0.001}),
+    ):
+        check_levers(prepared, VBPConfig(**reached))
+        with pytest.raises(BudgetError):
+            check_levers(prepared, VBPConfig(**more))
 
 
 def test_labels_are_named_and_mapped_by_files(
