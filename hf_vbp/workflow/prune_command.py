@@ -43,7 +43,8 @@ class PruneRequest:
         output: Folder of the pruned checkpoint.
         config: Budget and method; ``None`` with ``plan``.
         plan: File of a plan to apply, in place of ``config``; needs the statistics that it was made from.
-        data: Calibration images; with ``statistics`` they are read only for statistics that the file lacks.
+        data: Calibration images; with ``statistics`` they are read only for statistics that the file lacks, and to
+            refit MLPs whose neurons a normalization mixes.
         evaluation: Images, labelled where the model has classes; without them nothing is evaluated.
         bank: For backbones: labelled images among which neighbors are sought; by default ``data``, where it has
             labels.
@@ -162,10 +163,8 @@ def _plan_and_config(request: PruneRequest) -> tuple[PruningPlan | None, VBPConf
         if request.data is None and request.statistics is None:
             raise DataError("Nothing to calibrate on: give --data, or --statistics from an earlier `hf-vbp stats`.")
         return None, cast(VBPConfig, request.config)
-    if request.statistics is None or request.data is not None:
-        raise DataError(
-            f"{request.plan} is applied with the statistics that it was made from: give --statistics, not --data."
-        )
+    if request.statistics is None:
+        raise DataError(f"{request.plan} is applied with the statistics that it was made from: give --statistics.")
     plan = PruningPlan.load(request.plan)
     return plan, plan.config
 
@@ -202,7 +201,7 @@ def _prune(
     source: Source | None,
 ) -> PruningResult:
     if plan is not None:
-        pruned = apply_plan(prepared, plan, statistics)
+        pruned = apply_plan(prepared, plan, statistics, data=source)
         return PruningResult.from_parts(prepared, pruned, plan, statistics)
     if config.budget.kind != "latency":
         return prune(prepared, source, config, statistics=statistics)

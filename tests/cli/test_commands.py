@@ -18,6 +18,7 @@ from tests.calibration.test_resume import assert_same_bits
 from tests.cli.helpers import NAMES, Ran, run, save_images, save_tiny
 from tests.conftest import TINY
 from tests.costs.clock import Clock
+from tests.families.running import model_of
 
 
 @pytest.fixture(scope="module")
@@ -113,6 +114,22 @@ def test_a_saved_plan_gives_the_weights_of_the_run_that_makes_it(hf_vbp: Any, sh
     assert first.keys() == second.keys()
     for part in ("plan", "predicted", "cost", "statistics", "data"):
         assert first[part] == second[part]
+
+
+def test_a_plan_for_mixed_neurons_is_refitted_on_images(hf_vbp: Any, shelf: Path, tmp_path: Path) -> None:
+    from transformers import ViTImageProcessorPil
+
+    model, stats, plan = tmp_path / "model", tmp_path / "stats.safetensors", tmp_path / "plan.json"
+    # ConvNeXt V2 has a GRN inside its MLPs.
+    model_of("ConvNextV2ForImageClassification").save_pretrained(model)
+    ViTImageProcessorPil(size={"height": 32, "width": 32}).save_pretrained(model)
+    images = ("--data", shelf / "images")
+    hf_vbp("stats", model, *images, "--output", stats)
+    hf_vbp("plan", model, "--statistics", stats, "--ratio", "0.4", "--output", plan)
+    hf_vbp("prune", model, "--statistics", stats, *images, "--ratio", "0.4", "--output", tmp_path / "at-once")
+    hf_vbp("prune", model, "--statistics", stats, *images, "--plan", plan, "--output", tmp_path / "by-plan")
+    at_once, by_plan = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("at-once", "by-plan"))
+    assert at_once == by_plan
 
 
 def test_snip_reads_the_images_that_complete_statistics(hf_vbp: Any, shelf: Path, tmp_path: Path) -> None:
