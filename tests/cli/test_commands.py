@@ -359,6 +359,8 @@ def test_inspect_never_promises_more_than_a_budget_accepts(hf_vbp: Any, tmp_path
 def test_labels_are_named_and_mapped_by_files(
     hf_vbp: Any, shelf: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    from transformers import pipeline
+
     figures = json.loads(hf_vbp("evaluate", shelf / "model", "--data", shelf / "labelled", "--json").out)
     renamed = shutil.copytree(shelf / "labelled", tmp_path / "renamed")
     for name in NAMES:
@@ -371,6 +373,18 @@ def test_labels_are_named_and_mapped_by_files(
                "label2id": {f"LABEL_{index}": index for index in range(len(NAMES))}}  # fmt: skip
     (model / "config.json").write_text(json.dumps(config))
     (tmp_path / "names.txt").write_text("\n".join(NAMES))
+    pruned = hf_vbp("prune", model, "--data", shelf / "images", "--ratio", "0.5", "--eval-data", shelf / "labelled",
+                    "--model-labels", tmp_path / "names.txt", "--output", tmp_path / "pruned", "--json")  # fmt: skip
+    # A pipeline of the pruned model answers with the names; the dense model is not changed.
+    saved = json.loads((tmp_path / "pruned/config.json").read_text())
+    assert saved["id2label"] == {str(index): name for index, name in enumerate(NAMES)}
+    assert saved["label2id"] == {name: index for index, name in enumerate(NAMES)}
+    assert json.loads((model / "config.json").read_text()) == config
+    results = json.loads(pruned.out)
+    assert all(entry["max_abs_difference"] == 0 for entry in results["receipt"])
+    assert {row["label"] for row in results["evaluation"]["pruned"]["classes"].values()} == set(NAMES)
+    classify = pipeline("image-classification", str(tmp_path / "pruned"))
+    assert classify(str(next((shelf / "labelled").rglob("*.png"))))[0]["label"] in NAMES
     refused = run(["evaluate", model, "--data", shelf / "labelled"], capfd, monkeypatch)
     assert refused.code != 0
     assert "--model-labels FILE" in " ".join(refused.err.split())
