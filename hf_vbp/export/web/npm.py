@@ -11,9 +11,10 @@ import urllib.request
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO, cast
 
 from hf_vbp._progress import one_line
-from hf_vbp.errors import ConfigurationError, MissingPackageError
+from hf_vbp.errors import ConfigurationError, MissingPackageError, OutputError
 from hf_vbp.files.atomic import atomic_write
 
 REGISTRY = "https://registry.npmjs.org"
@@ -93,6 +94,7 @@ def fetch(package: NpmPackage, tarballs: Sequence[str | os.PathLike[str]] = ()) 
     Raises:
         ConfigurationError: Tarballs are given, and none of them is this version of the package.
         MissingPackageError: It cannot be downloaded.
+        OutputError: The cache cannot be written to.
     """
     cache = _cache(package)
     found = {name: cache / name for name in package.members.values()}
@@ -119,11 +121,18 @@ def fetch(package: NpmPackage, tarballs: Sequence[str | os.PathLike[str]] = ()) 
 
 
 def _cache(package: NpmPackage) -> Path:
-    from huggingface_hub import cached_assets_path
+    from huggingface_hub import cached_assets_path, constants
 
     # The hash is part of the name: another content of the same version never meets the files of this one.
     name = f"{package.tarball.removesuffix('.tgz')}-{hashlib.sha256(package.integrity.encode()).hexdigest()[:12]}"
-    return cached_assets_path("hf_vbp", namespace="npm", subfolder=name)
+    folder = constants.HF_ASSETS_CACHE
+    try:
+        return cached_assets_path("hf_vbp", namespace="npm", subfolder=name, assets_dir=folder)
+    except (OSError, ValueError) as error:
+        raise OutputError(
+            f"{folder}, the cache of huggingface_hub, cannot be written to ({one_line(error)}). Set HF_HOME to "
+            "another folder."
+        ) from error
 
 
 def _given(package: NpmPackage, tarballs: Sequence[str | os.PathLike[str]]) -> Path | None:
@@ -177,8 +186,6 @@ def _unavailable(package: NpmPackage, reason: str) -> MissingPackageError:
 def _unpack(package: NpmPackage, tarball: Path, found: Mapping[str, Path]) -> None:
     with tarfile.open(tarball) as archive:
         for member, name in package.members.items():
-            file = archive.extractfile(member)
-            if file is None:
-                raise MissingPackageError(f"{package.name} {package.version} has no file {member}.")
-            with file:
+            # The sha512 fixes the content, so the member is there.
+            with cast(IO[bytes], archive.extractfile(member)) as file:
                 atomic_write(found[name], file.read())

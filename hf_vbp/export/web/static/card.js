@@ -26,6 +26,7 @@ export class Card {
     this.find(".precision").hidden = model.files.length < 2;
     this.#select.addEventListener("change", () => {
       this.#showSize();
+      this.clear();
       onPrecision(this);
     });
     this.find("h3").textContent = model.name;

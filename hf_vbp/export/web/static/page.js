@@ -63,6 +63,15 @@ async function show(blob, name) {
   await classify(turn, 1);
 }
 
+/** Load a model in the precision that was just chosen, and run all on the picture that is shown. */
+async function changePrecision(card) {
+  fail("");
+  element("measure").disabled = true;
+  ready = ready.then(() => load(card));
+  await ready;
+  if (!element("shown").hidden) await classify(latest, 1);
+}
+
 function hideResults() {
   element("shown").hidden = true;
   element("measure").disabled = true;
@@ -167,11 +176,7 @@ async function start() {
   }
   document.title = page.title;
   element("title").textContent = page.title;
-  cards = page.models.map((model) => new Card(model, element("card"), async (card) => {
-    ready = load(card);
-    await ready;
-    if (!element("shown").hidden) await classify(latest, 1);
-  }));
+  cards = page.models.map((model) => new Card(model, element("card"), changePrecision));
   element("models").replaceChildren(...cards.map((card) => card.root));
   for (const card of cards) await load(card);
 }
