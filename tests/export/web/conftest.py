@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,21 @@ from tests.export.web.helpers import CHROMIUM_ARGUMENTS, chromium, export_sample
 
 
 @pytest.fixture(scope="session")
-def exported(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
+def program() -> str:
+    """The path of Chromium. Skips where a browser cannot be started; ``make test-browser`` must not skip."""
+    found = chromium()
+    reasons = ["Chromium is not installed; make test-browser installs it"] if found is None else []
+    reasons += [f"{name} is not installed" for name in ("playwright", "onnxruntime") if find_spec(name) is None]
+    if found is None or reasons:
+        (pytest.fail if "HF_VBP_BROWSER_TESTS" in os.environ else pytest.skip)("; ".join(reasons))
+    return found
+
+
+@pytest.fixture(scope="session")
+def exported(program: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The sample, exported, with a page; made once for all processes of pytest-xdist. Not to be changed."""
     base = tmp_path_factory.getbasetemp()
-    folder = (base if worker_id == "master" else base.parent) / "exported-sample"
-    pytest.importorskip("onnxruntime")
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "exported-sample"
     with FileLock(f"{folder}.lock"):
         if not folder.exists():
             new = folder.with_name("unfinished-exported-sample")
@@ -53,12 +64,10 @@ def reference(exported: Path) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    playwright = pytest.importorskip("playwright.sync_api")
-    program = chromium()
-    if program is None:
-        pytest.skip("Chromium is not installed; make test-browser installs it")
-    with playwright.sync_playwright() as started:
+def browser(program: str) -> Iterator[Any]:
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as started:
         launched = started.chromium.launch(executable_path=program, args=list(CHROMIUM_ARGUMENTS))
         yield launched
         launched.close()

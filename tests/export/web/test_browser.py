@@ -10,8 +10,7 @@ from PIL import Image, ImageOps
 
 from tests.export.web.helpers import PATIENCE, served
 
-pytest.importorskip("playwright.sync_api")
-from playwright.sync_api import expect
+expect = pytest.importorskip("playwright.sync_api").expect
 
 READY = "Ready. Choose a picture."
 
