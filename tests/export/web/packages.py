@@ -1,14 +1,17 @@
-"""Small packages of npm, made here."""
+"""Small packages of npm and an exported folder, made here."""
 
 import base64
 import hashlib
 import io
+import json
 import tarfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from hf_vbp.export.web import NpmPackage
 
+CONFIG = {"model_type": "vit", "architectures": ["ViTForImageClassification"], "vbp": {"version": 2}}
 FILES = {
     "@huggingface/transformers": {
         "package/dist/transformers.min.js": "transformers.min.js",
@@ -40,3 +43,13 @@ def make_packages(folder: Path) -> tuple[list[NpmPackage], list[Path]]:
         packages.append(NpmPackage(name, "1.0.0", make_tarball(tarball, members), members))
         tarballs.append(tarball)
     return packages, tarballs
+
+
+def make_export(folder: Path, *models: str, **changes: Any) -> Path:
+    """An exported folder whose models are only their names."""
+    (folder / "onnx").mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps({**CONFIG, **changes}), encoding="utf-8")
+    (folder / "preprocessor_config.json").write_text("{}", encoding="utf-8")
+    for model in models or ("model.onnx",):
+        (folder / "onnx" / model).write_text(model, encoding="utf-8")
+    return folder

@@ -10,10 +10,9 @@ import pytest
 from hf_vbp.errors import CheckpointError, HfVbpError, UnsupportedModelError
 from hf_vbp.export.web import page, page_files, write_page
 from tests.export.web.helpers import color_schemes, contrast
-from tests.export.web.packages import make_packages
+from tests.export.web.packages import CONFIG, make_export, make_packages
 
 STATIC = Path(page.__file__).parent / "static"
-CONFIG = {"model_type": "vit", "architectures": ["ViTForImageClassification"], "vbp": {"version": 2}}
 
 
 @pytest.fixture
@@ -22,16 +21,6 @@ def options(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     monkeypatch.setattr("huggingface_hub.constants.HF_ASSETS_CACHE", str(tmp_path / "assets"))
     packages, tarballs = make_packages(tmp_path / "tarballs")
     return {"packages": packages, "tarballs": tarballs}
-
-
-def make_export(folder: Path, *models: str, **changes: Any) -> Path:
-    """An exported folder whose models are only their names."""
-    (folder / "onnx").mkdir(parents=True)
-    (folder / "config.json").write_text(json.dumps({**CONFIG, **changes}), encoding="utf-8")
-    (folder / "preprocessor_config.json").write_text("{}", encoding="utf-8")
-    for model in models or ("model.onnx",):
-        (folder / "onnx" / model).write_text(model, encoding="utf-8")
-    return folder
 
 
 def files(folder: Path) -> set[str]:
