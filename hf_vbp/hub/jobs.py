@@ -9,7 +9,6 @@ from hf_vbp.hub.client import make_api
 from hf_vbp.hub.failures import FAILURES, hub_error, server_reason, status_of
 
 LABELS = {"app": "hf-vbp"}
-FLAVORS = ("cpu-basic", "cpu-upgrade", "cpu-performance", "t4-small", "l4x1", "a10g-small", "a100-large")
 _ADVICE = {
     402: "Jobs are billed, and this account has no credit or payment method: see its billing settings on the Hub",
     403: "the token must not start or read Jobs: use one that has this permission, or log in again and allow it",

@@ -3,15 +3,21 @@
 import shlex
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hf_vbp.errors import ConfigurationError
-from hf_vbp.hub.jobs import HubJob, cancel_job, read_job, start_job
 from hf_vbp.ui.inspector import Inspector
 from hf_vbp.ui.memory import check_memory
 from hf_vbp.ui.session import Session, keep_pictures
 from hf_vbp.ui.settings import Settings
 from hf_vbp.ui.worker import Job, Worker
+
+if TYPE_CHECKING:
+    from hf_vbp.config.vbp_config import VBPConfig
+    from hf_vbp.hub.jobs import HubJob
+    from hf_vbp.pruning.preview import Preview
+    from hf_vbp.ui.study import Pruned, Study
+    from hf_vbp.workflow.requests import DataRequest
 
 BUNDLED, UPLOADED, HUB = "Bundled images", "Uploaded pictures", "Data set on the Hub"
 IMAGES = (BUNDLED, UPLOADED, HUB)
@@ -52,7 +58,7 @@ class Choice:
     tokens: bool = False
     same_width: bool = False
 
-    def config(self) -> Any:
+    def config(self) -> "VBPConfig":
         """Return the configuration."""
         from hf_vbp.config.vbp_config import VBPConfig, field_of_budget
 
@@ -111,7 +117,7 @@ class Actions:
 
         self._submit(session, "Statistics", work)
 
-    def preview(self, session: Session, choice: Choice) -> Any:
+    def preview(self, session: Session, choice: Choice) -> "Preview":
         """Return the preview of the plan for a choice."""
         return _study(session).preview(choice.config())
 
@@ -179,8 +185,10 @@ class Actions:
 
     def send_job(
         self, session: Session, images: Images, choice: Choice, name: str, flavor: str, token: str | None
-    ) -> HubJob:
+    ) -> "HubJob":
         """Start the same as a Job of the user."""
+        from hf_vbp.hub.jobs import start_job
+
         arguments = self._arguments(session, images, choice, _named(name))
         environment = {"HF_VBP_SOURCE": self.settings.source}
         if not flavor.startswith("cpu"):
@@ -189,12 +197,16 @@ class Actions:
         access = self._writes(token)
         return start_job(self.settings.script, arguments, flavor=flavor, token=access, environment=environment)
 
-    def job_state(self, job_id: str, token: str | None) -> HubJob:
+    def job_state(self, job_id: str, token: str | None) -> "HubJob":
         """Return the state of a Job of the user."""
+        from hf_vbp.hub.jobs import read_job
+
         return read_job(job_id.strip(), self._writes(token))
 
-    def end_job(self, job_id: str, token: str | None) -> HubJob:
+    def end_job(self, job_id: str, token: str | None) -> "HubJob":
         """Cancel a Job of the user."""
+        from hf_vbp.hub.jobs import cancel_job
+
         return cancel_job(job_id.strip(), self._writes(token))
 
     def job_line(self, session: Session, images: Images, choice: Choice) -> str:
@@ -233,7 +245,7 @@ class Actions:
             raise ConfigurationError(f"Publishing and Jobs need the account of a user. {where}.")
         return found if isinstance(found, str) else None
 
-    def _request(self, session: Session, images: Images) -> Any:
+    def _request(self, session: Session, images: Images) -> "DataRequest":
         from hf_vbp.workflow.requests import DataRequest
 
         if images.kind == UPLOADED:
@@ -264,13 +276,13 @@ def _inspected(session: Session) -> dict[str, Any]:
     return session.inspected
 
 
-def _study(session: Session) -> Any:
+def _study(session: Session) -> "Study":
     if session.study is None:
         raise ConfigurationError("There are no statistics yet: gather them first.")
     return session.study
 
 
-def _pruned(session: Session) -> Any:
+def _pruned(session: Session) -> "Pruned":
     if session.pruned is None:
         raise ConfigurationError("There is no pruned model yet: prune first.")
     return session.pruned

@@ -12,6 +12,8 @@ from hf_vbp.ui.settings import PICTURE_SIZE, Settings
 
 CSS = """
 .vbp-table { overflow-x: auto; }
+.gradio-container { max-width: 64rem !important; margin: 0 auto; }
+.vbp-table table, .vbp-table thead, .vbp-table tr, .vbp-table th, .vbp-table td { border: 0; }
 .vbp-table table { border-collapse: collapse; width: 100%; margin: 0.5rem 0; font-size: 1rem; }
 .vbp-table caption { text-align: left; font-weight: 600; padding: 0.25rem 0; }
 .vbp-table th, .vbp-table td { padding: 0.3rem 0.6rem; border-bottom: 1px solid var(--border-color-primary); }
@@ -75,13 +77,14 @@ def launch(
     """
     settings = Settings.of(host, memory)
     page = build(settings)
-    page.actions.inspector.start()
-    threading.Thread(target=_import_workflow, daemon=True).start()
     try:
         blocks = page.blocks.queue(default_concurrency_limit=4, max_size=64)
         served: dict[str, Any] = {"server_name": host, "server_port": port, "inbrowser": open_browser}
         _, address, _ = blocks.launch(**options(), **served, quiet=True, prevent_thread_lock=True)
         ready(address)
+        # Only now, since what they import would delay the page.
+        page.actions.inspector.start()
+        threading.Thread(target=_import_workflow, daemon=True).start()
         blocks.block_thread()
     except OSError as error:
         where = host if port is None else f"{host}:{port}"
@@ -95,7 +98,13 @@ def options() -> dict[str, Any]:
     import gradio as gr
 
     fonts = ["system-ui", "sans-serif"]
-    theme = gr.themes.Default(primary_hue="blue", font=fonts, font_mono=["ui-monospace", "monospace"])
+    theme = gr.themes.Default(primary_hue="blue", font=fonts, font_mono=["ui-monospace", "monospace"]).set(
+        # The default of the explanations is too pale to read.
+        block_info_text_color="*neutral_600",
+        block_info_text_color_dark="*neutral_300",
+        button_primary_background_fill="*primary_700",
+        button_primary_background_fill_dark="*primary_700",
+    )
     return {
         "theme": theme,
         "css": CSS,

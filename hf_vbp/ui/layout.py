@@ -4,10 +4,9 @@ from typing import Any
 
 import gradio as gr
 
-from hf_vbp.hub.jobs import FLAVORS
 from hf_vbp.ui import plots, views
 from hf_vbp.ui.actions import BUNDLED, IMAGES
-from hf_vbp.ui.settings import MOST_PICTURES
+from hf_vbp.ui.settings import FLAVORS, MOST_PICTURES
 
 KINDS = [
     ("Neurons to remove", "ratio"),
@@ -78,7 +77,7 @@ class Layout:
         self.model = gr.HTML(elem_id="inspected")
 
     def _images(self) -> None:
-        with gr.Group(visible=False, elem_id="step-images") as self.images_step:
+        with gr.Column(visible=False, elem_id="step-images") as self.images_step:
             gr.Markdown("## 2. Calibration images\nImages like those that the model will see; labels are not needed.")
             self.kind_of_images = gr.Radio(list(IMAGES), value=BUNDLED, label="Images", elem_id="kind-of-images")
             self.uploads = gr.File(

@@ -1,25 +1,26 @@
 """Whether a model fits into memory, before it is downloaded."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from hf_vbp.adapters.prepared import PreparedModel
-from hf_vbp.calibration.collect import statistics_bytes
-from hf_vbp.config.vbp_config import VBPConfig
 from hf_vbp.errors import ConfigurationError
-from hf_vbp.hub.client import make_api
-from hf_vbp.hub.failures import FAILURES, hub_error
 from hf_vbp.ui.settings import Settings
+
+if TYPE_CHECKING:
+    from hf_vbp.adapters.prepared import PreparedModel
 
 _CGROUP = Path("/sys/fs/cgroup")
 
 
-def memory_needed(prepared: PreparedModel) -> int:
+def memory_needed(prepared: "PreparedModel") -> int:
     """Return the bytes that pruning a model takes: dense and pruned weights, those of the MLPs in float64, statistics.
 
     Args:
         prepared: The model, also without weights.
     """
+    from hf_vbp.calibration.collect import statistics_bytes
+    from hf_vbp.config.vbp_config import VBPConfig
+
     total = sum(tensor.nbytes for tensor in prepared.model.state_dict().values())
     mlps = sum(tensor.numel() for site in prepared.sites for tensor in site.weights().values())
     return int(2 * total + 8 * mlps + statistics_bytes(prepared.sites, VBPConfig().requires))
@@ -44,6 +45,9 @@ def weight_files(source: str, token: str | bool | None) -> int:
         HubError: The repository cannot be read.
     """
     from huggingface_hub.hf_api import RepoFile
+
+    from hf_vbp.hub.client import make_api
+    from hf_vbp.hub.failures import FAILURES, hub_error
 
     try:
         entries = [one for one in make_api(token).list_repo_tree(source) if isinstance(one, RepoFile)]

@@ -3,16 +3,16 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from hf_vbp.pruning.preview import Preview
-
 if TYPE_CHECKING:
     from pandas import DataFrame
 
+    from hf_vbp.pruning.preview import Preview
+
 KEPT, REMOVED = "kept", "removed"
-COLORS = {KEPT: "#1d4ed8", REMOVED: "#94a3b8"}
+COLORS = {REMOVED: "#94a3b8", KEPT: "#2563eb"}
 
 
-def widths(preview: Preview, dense: Sequence[int]) -> "DataFrame":
+def widths(preview: "Preview", dense: Sequence[int]) -> "DataFrame":
     """Return kept and removed neurons of every layer, in its order."""
     from pandas import DataFrame
 
@@ -20,7 +20,7 @@ def widths(preview: Preview, dense: Sequence[int]) -> "DataFrame":
     rows = [
         {"layer": f"{index:0{digits}d}", "neurons": count, "state": state}
         for index, (width, full) in enumerate(zip(preview.widths, dense, strict=True), start=1)
-        for state, count in ((KEPT, width), (REMOVED, full - width))
+        for state, count in ((REMOVED, full - width), (KEPT, width))
     ]
     return DataFrame(rows)
 

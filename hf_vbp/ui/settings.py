@@ -11,6 +11,7 @@ from hf_vbp.errors import ConfigurationError, DataError
 
 MOST_PICTURES = 500
 PICTURE_SIZE = "20mb"
+FLAVORS = ("cpu-basic", "cpu-upgrade", "cpu-performance", "t4-small", "l4x1", "a10g-small", "a100-large")
 SCRIPT = "https://raw.githubusercontent.com/OWNER/hf-vbp/main/scripts/prune.py"
 SOURCE = "git+https://github.com/OWNER/hf-vbp"
 

@@ -2,11 +2,13 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from hf_vbp.hub.jobs import HubJob
-from hf_vbp.pruning.preview import Preview
 from hf_vbp.ui.worker import Job
+
+if TYPE_CHECKING:
+    from hf_vbp.hub.jobs import HubJob
+    from hf_vbp.pruning.preview import Preview
 
 Row = Sequence[str]
 
@@ -35,8 +37,9 @@ def note(text: str) -> str:
 
 
 def percent(share: float) -> str:
-    """Return a share as a percentage."""
-    return f"{100 * share:.1f} %"
+    """Return a share as a percentage; small ones with two significant digits."""
+    value = 100 * share
+    return f"{value:.1f} %" if value >= 1 or value == 0 else f"{value:.2g} %" if value >= 1e-3 else "below 0.001 %"
 
 
 def scaled(number: float, unit: str = "") -> str:
@@ -71,7 +74,7 @@ def inspected(found: Mapping[str, Any]) -> str:
     return "".join(parts)
 
 
-def preview(found: Preview, *, statistics: str) -> str:
+def preview(found: "Preview", *, statistics: str) -> str:
     """Return the figures of a preview."""
     rows = [
         (
@@ -144,7 +147,7 @@ def receipt(results: Mapping[str, Any], name: str) -> str:
     )
 
 
-def hub_job(job: HubJob) -> str:
+def hub_job(job: "HubJob") -> str:
     """Return the state of a Job on the Hub."""
     text = f"Job {job.id}: {job.stage}{f', {job.message}' if job.message else ''}. This page may be closed."
     return status(text, f' <a href="{escape(job.url)}" target="_blank" rel="noopener">Open its page</a>')
