@@ -56,6 +56,17 @@ class FittedPlan:
     plan: PruningPlan
     new: tuple[NewWeights, ...]
 
+    def is_of(self, chosen: Choice) -> bool:
+        """Return whether this is the plan of a choice."""
+        plan = self.plan
+        same = (plan.merged_tokens, plan.achieved, plan.latency) == (
+            chosen.merged_tokens,
+            chosen.achieved,
+            chosen.latency,
+        )
+        kept = (tuple(indices.tolist()) for indices in chosen.kept)
+        return same and all(site.kept == own for site, own in zip(plan.sites, kept, strict=True))
+
 
 @outside_inference_mode
 def make_plan(
@@ -107,9 +118,19 @@ def fit_plan(
     config: VBPConfig,
     *,
     rankings: Sequence[Ranking] | None = None,
+    fitted: FittedPlan | None = None,
     progress: Progress | None = None,
 ) -> FittedPlan:
-    """Return the plan together with its fitted compensation; see :func:`make_plan`."""
+    """Return the plan together with its fitted compensation; see :func:`make_plan`.
+
+    Args:
+        prepared: The dense model.
+        statistics: Statistics gathered from it.
+        config: Method and budget.
+        rankings: As for :func:`make_plan`.
+        fitted: A plan that was fitted already, which is returned where it is the chosen one.
+        progress: As for :func:`make_plan`.
+    """
     compensation = config.make_compensation()
     prepared.check_requirements(f"compensation {compensation.name!r}", compensation.requires)
     statistics.check_model(prepared)
@@ -119,6 +140,8 @@ def fit_plan(
         rankings = rank_sites(prepared, statistics, config)
     measurements = statistics.measurements_of(config.method) if merges else None
     chosen = meet_budget(prepared, config, rankings, measurements=measurements, progress=progress)
+    if fitted is not None and fitted.is_of(chosen):
+        return fitted
     return fit_choice(prepared, statistics, config, rankings, chosen)
 
 
