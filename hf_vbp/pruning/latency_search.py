@@ -15,6 +15,7 @@ from hf_vbp.costs.widths import WidthCosts, width_costs
 from hf_vbp.errors import BudgetError
 from hf_vbp.pruning.budget_cost import floor_sentence, narrowest_widths
 from hf_vbp.pruning.removal_order import RemovalOrder
+from hf_vbp.pruning.rounding import measured_rounding, options_of, with_rounding
 
 MOST_CANDIDATES = 6
 # A candidate that meets the budget is good enough if it is at most this share of the dense latency below it.
@@ -147,6 +148,7 @@ def check_latency(
     """
     if not config.has_budget or config.budget.kind != "latency":
         return
+    config = with_rounding(config, measured_rounding(prepared, config, progress=progress))
     options, widths = options_of(config), narrowest_widths(prepared.widths, config.limits)
     latency = latency_of_widths(prepared, widths, options, merged_tokens=merged_tokens, progress=progress)
     _target(config.budget, MeasuredCut(0, 0.0, 1 / latency["speedup"], latency), config)
@@ -173,11 +175,6 @@ def known_or_measured(
     if known is not None:
         return known
     return latency_of_widths(prepared, widths, options, merged_tokens=merged_tokens, progress=progress)
-
-
-def options_of(config: VBPConfig) -> LatencyOptions:
-    """Return the conditions under which a latency budget is measured."""
-    return LatencyOptions(batch=config.latency_batch, precision=config.latency_precision)
 
 
 def share_asked(budget: Budget, dense_milliseconds: float) -> float:

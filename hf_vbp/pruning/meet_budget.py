@@ -15,7 +15,7 @@ from hf_vbp.costs.latency import current_conditions
 from hf_vbp.criteria.base import Ranking
 from hf_vbp.errors import BudgetError, ConfigurationError
 from hf_vbp.pruning.budget_cost import budget_cost
-from hf_vbp.pruning.latency_search import known_or_measured, meet_latency, options_of, share_asked
+from hf_vbp.pruning.latency_search import known_or_measured, meet_latency, share_asked
 from hf_vbp.pruning.levers import (
     LeverCandidate,
     LeverWarning,
@@ -27,6 +27,7 @@ from hf_vbp.pruning.levers import (
     with_tokens,
 )
 from hf_vbp.pruning.removal_order import RemovalOrder
+from hf_vbp.pruning.rounding import options_of
 from hf_vbp.statistics.lever_measurements import LeverMeasurements
 from hf_vbp.token_merging.support import can_merge
 

@@ -18,6 +18,7 @@ from hf_vbp.pruning.levers import LeverWarning, check_tokens, lever_candidates
 from hf_vbp.pruning.make_plan import FittedPlan, fit_choice, rank_sites
 from hf_vbp.pruning.meet_budget import choice_of, latency_candidates
 from hf_vbp.pruning.removal_order import RemovalOrder
+from hf_vbp.pruning.rounding import measured_rounding, with_rounding
 from hf_vbp.statistics.activation_statistics import ActivationStatistics
 from hf_vbp.statistics.lever_measurements import LeverMeasurement, LeverMeasurements
 
@@ -131,12 +132,14 @@ def with_lever_measurements(
             stacklevel=4,
         )
         return Measured(statistics)
-    order = RemovalOrder(rankings, scope=config.scope, limits=config.limits)
     known = statistics.measurements_of(config.method) or LeverMeasurements(config.method, 1, ())
+    rounding = measured_rounding(prepared, config, known, progress)
+    rounded = with_rounding(config, rounding)
+    order = RemovalOrder(rankings, scope=config.scope, limits=rounded.limits)
     if config.budget.kind == "latency":
-        new = latency_candidates(prepared, config, order, progress)
+        new = latency_candidates(prepared, rounded, order, progress)
     else:
-        found = lever_candidates(prepared, config, order)
+        found = lever_candidates(prepared, rounded, order)
         new = [one for one in found if known.distance(one.merged_tokens, order.widths(one.cut)) is None]
     if not new:
         return Measured(statistics)
@@ -151,7 +154,7 @@ def with_lever_measurements(
         if all(distance < point.distance for point in points):
             best = fitted
         points.append(LeverMeasurement(one.merged_tokens, tuple(order.widths(one.cut)), distance, one.latency))
-    updated = LeverMeasurements(config.method, measured.images, known.points).with_points(points)
+    updated = LeverMeasurements(config.method, measured.images, known.points, rounding).with_points(points)
     return Measured(statistics.with_measurements(updated), best)
 
 

@@ -10,6 +10,7 @@ from hf_vbp.config.levers import LEVERS
 from hf_vbp.config.vbp_config import VBPConfig
 from hf_vbp.errors import BudgetError, ConfigurationError, DataError
 from hf_vbp.pruning.levers import check_levers, check_tokens
+from hf_vbp.pruning.rounding import measured_rounding, with_rounding
 from hf_vbp.statistics.activation_statistics import ActivationStatistics
 from hf_vbp.workflow.measure_levers import chooses_tokens
 
@@ -62,7 +63,7 @@ def sweep_tasks(
 def reachable_tasks(
     prepared: PreparedModel, tasks: Sequence[VBPConfig], on_unreachable: Callable[[str], None]
 ) -> list[VBPConfig]:
-    """Return the configurations that the model can meet, with the levers that it allows.
+    """Return the configurations that the model can meet, with the levers that it allows and measured multiples.
 
     A share of MACs that one lever cannot reach is left out, because another one may reach it. A ratio that cannot be
     reached is an error.
@@ -87,7 +88,8 @@ def reachable_tasks(
             error = error or refused
             on_unreachable(f"levers {','.join(task.used_levers)}: {refused}")
         else:
-            found.append(_with_possible_levers(prepared, task))
+            rounded = with_rounding(task, measured_rounding(prepared, task))
+            found.append(_with_possible_levers(prepared, rounded))
     if error is not None and not found:
         raise error
     return found
