@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from PIL import Image, ImageOps
 
+from hf_vbp.hub.push_space import SPACE_HEADERS
 from tests.export.web.helpers import PATIENCE, served
 
 expect = pytest.importorskip("playwright.sync_api").expect
@@ -58,7 +59,7 @@ def test_scores_are_those_of_python_and_photographs_get_the_same_answer(
             tolerance = 1e-4 if name.endswith(".png") else 2e-2
             assert shown == pytest.approx({label: expected[label] for label in shown}, abs=tolerance), (name, model)
             expect(card(page, model)).to_contain_text(f"{100 * max(shown.values()):.1f}%")
-            expect(card(page, model)).to_contain_text("ms (one run), resizing")
+            expect(card(page, model)).to_contain_text("ms (one run, 1 thread), resizing")
         answers = " ".join(f"{model}: {best_of(scores['fp32'])[0]}." for model, scores in by_model.items())
         expect(page.get_by_role("status")).to_have_text(answers)
 
@@ -188,6 +189,21 @@ def test_the_dark_scheme_is_followed(page: Any, address: str) -> None:
         page.goto(address)
         colors[scheme] = page.evaluate("getComputedStyle(document.body).backgroundColor")
     assert colors == {"light": "rgb(255, 255, 255)", "dark": "rgb(20, 24, 30)"}
+
+
+def test_the_headers_of_a_space_give_threads_and_the_same_scores(
+    page: Any, site: Path, exported: Path, reference: dict[str, Any]
+) -> None:
+    picture = exported / "pictures" / "own_size_0.png"
+    with served(site, SPACE_HEADERS) as url:
+        open_page(page, url)
+        assert page.evaluate("crossOriginIsolated")
+        threads = min(4, -(-page.evaluate("navigator.hardwareConcurrency") // 2))
+        choose(page, picture)
+        for model, scores in reference[picture.name].items():
+            shown = shown_scores(page, model)
+            assert shown == pytest.approx({label: scores["fp32"][label] for label in shown}, abs=1e-4)
+            expect(card(page, model)).to_contain_text("1 thread" if threads == 1 else f"{threads} threads")
 
 
 def test_a_missing_file_and_an_unknown_type(page: Any, site: Path, exported: Path, tmp_path: Path) -> None:
