@@ -59,7 +59,7 @@ def test_scores_are_those_of_python_and_photographs_get_the_same_answer(
             tolerance = 1e-4 if name.endswith(".png") else 2e-2
             assert shown == pytest.approx({label: expected[label] for label in shown}, abs=tolerance), (name, model)
             expect(card(page, model)).to_contain_text(f"{100 * max(shown.values()):.1f}%")
-            expect(card(page, model)).to_contain_text("ms (one run, 1 thread), resizing")
+            expect(card(page, model)).to_contain_text("ms (one run, 1 thread). Resizing")
         answers = " ".join(f"{model}: {best_of(scores['fp32'])[0]}." for model, scores in by_model.items())
         expect(page.get_by_role("status")).to_have_text(answers)
 
@@ -85,6 +85,8 @@ def test_the_precision_is_chosen_for_each_model(
     page.get_by_role("button", name="Measure the time of 20 runs").click()
     for model in ("Pruned", "Dense"):
         expect(card(page, model)).to_contain_text("median of 20 runs", timeout=PATIENCE)
+        # The results are those of the picture still.
+        expect(card(page, model).locator("tbody tr")).to_have_count(5)
 
 
 def test_a_bad_file_gives_a_sentence_and_the_next_picture_works(page: Any, address: str, exported: Path) -> None:
