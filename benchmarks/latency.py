@@ -7,6 +7,7 @@ compiled by ``torch.compile`` as well. Writes ``latency.md``; a row that is too 
 """
 
 import argparse
+import copy
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,12 @@ def levers(shape: str, removed: float, merged: int) -> dict[str, Any]:
     return models
 
 
+def on_device(model: Any, dtype: str, compiled: bool, device: str) -> Any:
+    """Return a copy of a model on a device and in a dtype, compiled on request."""
+    copied = copy.deepcopy(model).to(device, getattr(torch, dtype))
+    return torch.compile(copied) if compiled else copied
+
+
 def rows(options: argparse.Namespace) -> Iterator[list[str]]:
     """Yield the cells of one row for each shape, batch, dtype and number of threads."""
     for shape in options.shapes:
@@ -45,12 +52,12 @@ def rows(options: argparse.Namespace) -> Iterator[list[str]]:
         shares = ["MACs", *(f"{macs['dense'] / macs[name]:.2f}" for name in list(models)[1:])]
         yield [shape, "", "", "", *shares]
         for compiled in (False, True) if options.compile else (False,):
-            chosen = {name: torch.compile(model) if compiled else model for name, model in models.items()}
             for dtype in options.dtypes:
+                chosen = {name: on_device(model, dtype, compiled, options.device) for name, model in models.items()}
                 for threads in options.threads:
                     for batch in options.batches:
                         conditions = LatencyOptions(
-                            batch=batch, dtype=dtype, threads=threads, precision=options.precision, seconds=300
+                            batch=batch, threads=threads, precision=options.precision, seconds=options.seconds
                         )
                         name = f"{dtype}{', compiled' if compiled else ''}"
                         try:
@@ -73,6 +80,8 @@ def main() -> None:
     parser.add_argument("--removed", type=float, default=0.2, help="share of the neurons of each MLP")
     parser.add_argument("--merged", type=int, default=15, help="tokens merged before each block but the first")
     parser.add_argument("--precision", type=float, default=0.03)
+    parser.add_argument("--seconds", type=float, default=300, help="longest time of one measurement")
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--output", type=Path, required=True)
     options = parser.parse_args()
