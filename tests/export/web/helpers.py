@@ -64,11 +64,11 @@ def served(folder: Path, headers: Mapping[str, str] | None = None) -> Iterator[s
         thread.join()
 
 
-def export_sample(folder: Path) -> None:
+def export_sample(folder: Path, *model: str) -> None:
     """Run export_sample.py in a child process, because the exporters print and warn."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     ran = subprocess.run(
-        [sys.executable, "-m", "tests.export.web.export_sample", str(folder)],
+        [sys.executable, "-m", "tests.export.web.export_sample", str(folder), *model],
         cwd=ROOT, env=environment, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert ran.returncode == 0, ran.stderr[-3000:]
