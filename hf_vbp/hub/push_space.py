@@ -17,7 +17,7 @@ from hf_vbp.hub.send import send_push
 # Files of weights and machine code, which are not searched for text.
 _BINARY = (".onnx", ".wasm")
 # Without these headers ONNX Runtime uses one thread.
-_HEADERS = {
+SPACE_HEADERS = {
     "cross-origin-embedder-policy": "require-corp",
     "cross-origin-opener-policy": "same-origin",
     "cross-origin-resource-policy": "cross-origin",
@@ -93,7 +93,7 @@ def _card(page: dict[str, Any]) -> str:
         "app_file": "index.html",
         "pinned": False,
         "tags": ["image-classification", "pruned", "transformers.js"],
-        "custom_headers": _HEADERS,
+        "custom_headers": SPACE_HEADERS,
     }
     models = [
         f"- {model['name']}: " + ", ".join(f"{file['dtype']}, {file['bytes'] / 1e6:.1f} MB" for file in model["files"])

@@ -120,6 +120,23 @@ def fetch(package: NpmPackage, tarballs: Sequence[str | os.PathLike[str]] = ()) 
     return found
 
 
+def fetch_packages(
+    tarballs: Sequence[str | os.PathLike[str]] = (), packages: Sequence[NpmPackage] = PACKAGES
+) -> dict[str, Path]:
+    """Return the kept files of all packages; call it before long work that ends with a page.
+
+    Args:
+        tarballs: Tarballs on disk, one for each package; none for a download.
+        packages: The packages.
+
+    Raises:
+        ConfigurationError: As :func:`fetch`.
+        MissingPackageError: As :func:`fetch`.
+        OutputError: As :func:`fetch`.
+    """
+    return {name: path for package in packages for name, path in fetch(package, tarballs).items()}
+
+
 def _cache(package: NpmPackage) -> Path:
     from huggingface_hub import cached_assets_path, constants
 

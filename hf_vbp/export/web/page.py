@@ -10,7 +10,7 @@ from typing import Any
 
 from hf_vbp._progress import one_line
 from hf_vbp.errors import CheckpointError, UnsupportedModelError
-from hf_vbp.export.web.npm import PACKAGES, NpmPackage, fetch
+from hf_vbp.export.web.npm import PACKAGES, NpmPackage, fetch_packages
 from hf_vbp.files.atomic import check_space, hidden_folder
 
 INDEX, DESCRIPTION, VENDOR, DENSE = "index.html", "page.json", "vendor", "dense"
@@ -65,7 +65,7 @@ def write_page(
         sources.append((Path(dense), models[1]))
     _check_target(target)
     copied = [(Path(dense or ""), name) for name in _model_names(models[1])] if dense is not None else []
-    fetched = {name: path for package in packages for name, path in fetch(package, tarballs).items()}
+    fetched = fetch_packages(tarballs, packages)
     needed = sum((source / name).stat().st_size for source, name in copied)
     needed += sum(path.stat().st_size for path in fetched.values())
     check_space(target, target, needed, CheckpointError)

@@ -1,13 +1,15 @@
 """Runs in a child process: exports the sample, dense and pruned, and records Python's scores of some pictures.
 
-    python -m tests.export.web.export_sample FOLDER
+    python -m tests.export.web.export_sample FOLDER [MODEL]
 
-FOLDER gets ``pruned/`` and ``dense/`` in the layout of transformers.js, ``pictures/`` and ``scores.json``.
+FOLDER gets ``pruned/`` and ``dense/`` in the layout of transformers.js, ``pictures/`` and ``scores.json``. With the
+folder of another model, it is exported as it is, and ``pictures/`` must be there.
 """
 
 import io
 import json
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +28,9 @@ from hf_vbp.sample import sample_images, sample_model_path
 def export(model: Any, processor: Any, folder: Path) -> None:
     (folder / "onnx").mkdir(parents=True)
     shapes = {"pixel_values": {0: torch.export.Dim.AUTO}}
+    size = model.config.image_size
     exported = OnnxExporter().export(
-        model, {"pixel_values": torch.randn(2, 3, 24, 24)}, OnnxConfig(dynamic_shapes=shapes)
+        model, {"pixel_values": torch.randn(2, 3, size, size)}, OnnxConfig(dynamic_shapes=shapes)
     )
     onnx_ir.save(exported.program, str(folder / "onnx/model.onnx"))
     quantize_dynamic(folder / "onnx/model.onnx", folder / "onnx/model_quantized.onnx")
@@ -65,13 +68,18 @@ def scores(model: Any, processor: Any, picture: Path, quantized: InferenceSessio
 
 
 def main(folder: Path) -> None:
+    """Export the sample, dense and pruned."""
     processor = AutoImageProcessor.from_pretrained(sample_model_path())
     dense = AutoModelForImageClassification.from_pretrained(sample_model_path()).eval()
     images = hf_vbp.load_images("sample", model=dense, processor=processor)
     pruned = hf_vbp.prune(dense, images, hf_vbp.VBPConfig.preset("paper", ratio=0.5)).model
     write_pictures(folder / "pictures")
+    export_all(folder, {"Pruned": pruned, "Dense": dense}, processor)
+
+
+def export_all(folder: Path, models: Mapping[str, Any], processor: Any) -> None:
     reference: dict[str, Any] = {}
-    for name, model in (("Pruned", pruned), ("Dense", dense)):
+    for name, model in models.items():
         export(model, processor, folder / name.lower())
         quantized = InferenceSession(folder / name.lower() / "onnx/model_quantized.onnx")
         for picture in sorted((folder / "pictures").iterdir()):
@@ -80,4 +88,8 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    if len(sys.argv) == 2:
+        main(Path(sys.argv[1]))
+    else:
+        loaded = AutoModelForImageClassification.from_pretrained(sys.argv[2]).eval()
+        export_all(Path(sys.argv[1]), {"Model": loaded}, AutoImageProcessor.from_pretrained(sys.argv[2]))

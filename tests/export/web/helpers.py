@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -30,14 +30,29 @@ def chromium() -> str | None:
 
 
 class _Quiet(SimpleHTTPRequestHandler):
+    def __init__(self, *args: Any, more_headers: Mapping[str, str], **kwargs: Any) -> None:
+        self.more_headers = more_headers
+        super().__init__(*args, **kwargs)
+
+    def end_headers(self) -> None:
+        for name, value in self.more_headers.items():
+            self.send_header(name, value)
+        super().end_headers()
+
     def log_message(self, format: str, *args: Any) -> None:
         """Keep quiet."""
 
 
 @contextmanager
-def served(folder: Path) -> Iterator[str]:
-    """Serve a folder on the loopback interface, as ``python -m http.server`` does; yields the address."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(_Quiet, directory=str(folder)))
+def served(folder: Path, headers: Mapping[str, str] | None = None) -> Iterator[str]:
+    """Serve a folder on the loopback interface, as ``python -m http.server`` does; yields the address.
+
+    Args:
+        folder: The folder.
+        headers: Headers that are added to every answer.
+    """
+    handler = functools.partial(_Quiet, directory=str(folder), more_headers=headers or {})
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     server.daemon_threads = True
     thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
     thread.start()
@@ -49,11 +64,11 @@ def served(folder: Path) -> Iterator[str]:
         thread.join()
 
 
-def export_sample(folder: Path) -> None:
+def export_sample(folder: Path, *model: str) -> None:
     """Run export_sample.py in a child process, because the exporters print and warn."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     ran = subprocess.run(
-        [sys.executable, "-m", "tests.export.web.export_sample", str(folder)],
+        [sys.executable, "-m", "tests.export.web.export_sample", str(folder), *model],
         cwd=ROOT, env=environment, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert ran.returncode == 0, ran.stderr[-3000:]

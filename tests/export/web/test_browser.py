@@ -1,6 +1,7 @@
 """The page in a real headless Chromium, against a server on the loopback interface."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,8 @@ from typing import Any
 import pytest
 from PIL import Image, ImageOps
 
-from tests.export.web.helpers import PATIENCE, served
+from hf_vbp.hub.push_space import SPACE_HEADERS
+from tests.export.web.helpers import PATIENCE, ROOT, served
 
 expect = pytest.importorskip("playwright.sync_api").expect
 
@@ -58,7 +60,7 @@ def test_scores_are_those_of_python_and_photographs_get_the_same_answer(
             tolerance = 1e-4 if name.endswith(".png") else 2e-2
             assert shown == pytest.approx({label: expected[label] for label in shown}, abs=tolerance), (name, model)
             expect(card(page, model)).to_contain_text(f"{100 * max(shown.values()):.1f}%")
-            expect(card(page, model)).to_contain_text("ms (one run), resizing")
+            expect(card(page, model)).to_contain_text("ms (one run, 1 thread). Resizing")
         answers = " ".join(f"{model}: {best_of(scores['fp32'])[0]}." for model, scores in by_model.items())
         expect(page.get_by_role("status")).to_have_text(answers)
 
@@ -84,6 +86,8 @@ def test_the_precision_is_chosen_for_each_model(
     page.get_by_role("button", name="Measure the time of 20 runs").click()
     for model in ("Pruned", "Dense"):
         expect(card(page, model)).to_contain_text("median of 20 runs", timeout=PATIENCE)
+        # The results are those of the picture still.
+        expect(card(page, model).locator("tbody tr")).to_have_count(5)
 
 
 def test_a_bad_file_gives_a_sentence_and_the_next_picture_works(page: Any, address: str, exported: Path) -> None:
@@ -190,9 +194,48 @@ def test_the_dark_scheme_is_followed(page: Any, address: str) -> None:
     assert colors == {"light": "rgb(255, 255, 255)", "dark": "rgb(20, 24, 30)"}
 
 
-def test_a_missing_file_and_an_unknown_type(page: Any, site: Path, exported: Path, tmp_path: Path) -> None:
-    copy = tmp_path / "copy"
+def test_the_headers_of_a_space_give_threads_and_the_same_scores(
+    page: Any, site: Path, exported: Path, reference: dict[str, Any]
+) -> None:
+    picture = exported / "pictures" / "own_size_0.png"
+    with served(site, SPACE_HEADERS) as url:
+        open_page(page, url)
+        assert page.evaluate("crossOriginIsolated")
+        threads = min(4, -(-page.evaluate("navigator.hardwareConcurrency") // 2))
+        choose(page, picture)
+        for model, scores in reference[picture.name].items():
+            shown = shown_scores(page, model)
+            assert shown == pytest.approx({label: scores["fp32"][label] for label in shown}, abs=1e-4)
+            expect(card(page, model)).to_contain_text("1 thread" if threads == 1 else f"{threads} threads")
+
+
+def test_the_snippet_of_the_docs_runs(
+    page: Any, site: Path, exported: Path, reference: dict[str, Any], tmp_path: Path
+) -> None:
+    text = (ROOT / "docs" / "browser.md").read_text(encoding="utf-8")
+    (snippet,) = re.findall(r"^```js\n(.*?)^```", text, flags=re.DOTALL | re.MULTILINE)
+    copy = linked_copy(site, tmp_path / "copy")
+    (copy / "snippet.js").write_text(snippet, encoding="utf-8")
+    shutil.copyfile(exported / "pictures" / "own_size_0.png", copy / "picture.png")
+    own = '<!doctype html><link rel="icon" href="data:,"><script type="module" src="snippet.js"></script>'
+    (copy / "own.html").write_text(own, encoding="utf-8")
+    with served(copy) as url:
+        with page.expect_console_message(lambda message: message.type == "log", timeout=PATIENCE) as message:
+            page.goto(f"{url}own.html")
+        found = {row["label"]: row["score"] for row in message.value.args[0].json_value()}
+    expected = reference["own_size_0.png"]["Pruned"]["fp32"]
+    assert list(found) == best_of(expected)
+    assert found == pytest.approx({label: expected[label] for label in found}, abs=1e-4)
+
+
+def linked_copy(site: Path, copy: Path) -> Path:
+    """A copy of a page whose files may be replaced."""
     shutil.copytree(site, copy, copy_function=lambda source, target: Path(target).symlink_to(source))
+    return copy
+
+
+def test_a_missing_file_and_an_unknown_type(page: Any, site: Path, exported: Path, tmp_path: Path) -> None:
+    copy = linked_copy(site, tmp_path / "copy")
     config = json.loads((site / "config.json").read_text(encoding="utf-8"))
     (copy / "config.json").unlink()
     (copy / "config.json").write_text(json.dumps({**config, "model_type": "a_new_one"}), encoding="utf-8")
@@ -208,8 +251,7 @@ def test_a_missing_file_and_an_unknown_type(page: Any, site: Path, exported: Pat
 
 
 def test_without_transformers_js(page: Any, site: Path, tmp_path: Path) -> None:
-    copy = tmp_path / "copy"
-    shutil.copytree(site, copy, copy_function=lambda source, target: Path(target).symlink_to(source))
+    copy = linked_copy(site, tmp_path / "copy")
     (copy / "vendor/transformers.min.js").unlink()
     with served(copy) as url:
         page.goto(url)

@@ -59,14 +59,20 @@ export class Card {
   }
 
   /** Show the answer of the worker to "classify". */
-  show({ best, prepare, times }) {
+  show({ best, prepare, times, threads }) {
     this.root.removeAttribute("aria-busy");
     this.find("table").hidden = false;
     this.find("tbody").replaceChildren(...best.map(({ label, score }) => this.#row(label, score)));
+    this.showTimes(times, threads);
+    this.find(".time").textContent += ` Resizing ${milliseconds(prepare)}.`;
+  }
+
+  /** Show the median of the times of runs, in milliseconds. */
+  showTimes(times, threads) {
     const median = [...times].sort((one, other) => one - other)[Math.floor(times.length / 2)];
     const runs = times.length > 1 ? `median of ${times.length} runs` : "one run";
-    this.find(".time").textContent =
-      `Model ${milliseconds(median)} (${runs}), resizing ${milliseconds(prepare)}.`;
+    const cores = threads > 1 ? `${threads} threads` : "1 thread";
+    this.find(".time").textContent = `Model ${milliseconds(median)} (${runs}, ${cores}).`;
   }
 
   #row(label, score) {

@@ -60,7 +60,7 @@ async function show(blob, name) {
     fail(`${name} is not a picture that this browser can read. Choose a PNG, JPEG or WebP file.`);
     return;
   }
-  await classify(turn, 1);
+  await classify(turn);
 }
 
 /** Load a model in the precision that was just chosen, and run all on the picture that is shown. */
@@ -69,7 +69,7 @@ async function changePrecision(card) {
   element("measure").disabled = true;
   ready = ready.then(() => load(card));
   await ready;
-  if (!element("shown").hidden) await classify(latest, 1);
+  if (!element("shown").hidden) await classify(latest);
 }
 
 function hideResults() {
@@ -89,14 +89,14 @@ function showPreview(blob, name, width, height) {
 }
 
 /** Run each loaded model on the picture and show the results. */
-async function classify(turn, runs) {
+async function classify(turn) {
   const answers = [];
   element("measure").disabled = true;
   for (const card of cards.filter((one) => one.loaded)) {
     card.busy();
     status(`Running ${card.model.name}.`);
     try {
-      const result = await models.ask("classify", { folder: card.model.folder, runs });
+      const result = await models.ask("classify", { folder: card.model.folder });
       if (turn !== latest) return;
       card.show(result);
       answers.push(`${card.model.name}: ${result.best[0].label}`);
@@ -108,6 +108,26 @@ async function classify(turn, runs) {
   }
   element("measure").disabled = answers.length === 0;
   status(answers.length ? `${answers.join(". ")}.` : "");
+}
+
+/** Time the loaded models in turns on the picture that is shown. */
+async function measure() {
+  const turn = latest;
+  const timed = cards.filter((card) => card.loaded);
+  element("measure").disabled = true;
+  status("Measuring.");
+  try {
+    const folders = timed.map((card) => card.model.folder);
+    const { times, threads } = await models.ask("measure", { folders, runs: 20 });
+    if (turn !== latest) return;
+    timed.forEach((card, index) => card.showTimes(times[index], threads));
+    status("Measured.");
+  } catch (error) {
+    if (turn !== latest) return;
+    status("");
+    fail(`The times could not be measured (${error.message}). Load the page again.`);
+  }
+  element("measure").disabled = false;
 }
 
 async function toggleCamera() {
@@ -147,7 +167,7 @@ function listen() {
   });
   element("camera").addEventListener("click", toggleCamera);
   element("shoot").addEventListener("click", shoot);
-  element("measure").addEventListener("click", () => classify(latest, 20));
+  element("measure").addEventListener("click", measure);
   document.addEventListener("paste", ({ clipboardData }) => takeFile([...clipboardData.files]));
   for (const type of ["dragover", "dragleave", "drop"]) {
     // Dropped anywhere, a picture must not replace the page.
