@@ -20,7 +20,12 @@ from hf_vbp.errors import CheckpointError
 # Classes of configs and models make lists and modules of these lengths, without weights too.
 _COUNTS = (
     (re.compile(r"num_labels"), 1_000_000),
-    (re.compile(r"(?!max_|min_)(.*_)?(n_?layers?|layers|depths?|blocks?|stages?|levels?|repeats?)"), 512),
+    (
+        re.compile(
+            r"(?!max_|min_|.*(dims?|sizes?|per)_)(.*_)?(n_?layers?|layers|depths?|blocks?|stages?|levels?|repeats?)"
+        ),
+        512,
+    ),
     (re.compile(r"(.*_)?(queries|heads|experts|frames|groups|kernels?|channels?|iterations)"), 100_000),
 )
 _LARGEST_NUMBER = 100_000_000

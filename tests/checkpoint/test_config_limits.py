@@ -10,6 +10,7 @@ from torch import nn
 import hf_vbp
 from hf_vbp.checkpoint import config_limits
 from hf_vbp.checkpoint.config_limits import bounded_model, check_config_size
+from hf_vbp.checkpoint.load_errors import load_errors
 from hf_vbp.errors import CheckpointError
 from tests.conftest import make_model
 
@@ -45,6 +46,20 @@ def test_numbers_that_no_model_has(folder: Path, changes: dict[str, Any], says: 
 def test_other_numbers_may_be_large(folder: Path) -> None:
     change(folder, total_params=86_000_000_000, seed=2**63, max_depth=65_535, notes={"images_seen": 10**12})
     assert hf_vbp.from_pretrained(folder).config.seed == 2**63
+
+
+def test_no_config_of_transformers_is_refused() -> None:
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+    checked = 0
+    for model_type in CONFIG_MAPPING:
+        try:
+            content = CONFIG_MAPPING[model_type]().to_dict()
+        except load_errors():
+            continue
+        config_limits._check_numbers(content, model_type)
+        checked += 1
+    assert checked > 300
 
 
 def test_a_large_file(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
