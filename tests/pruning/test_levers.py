@@ -55,6 +55,19 @@ def test_the_fewest_tokens_that_meet_a_budget_alone(vit: Any) -> None:
     assert fewest_tokens(prepared, VBPConfig(target_macs=0.2).budget) is None
 
 
+def test_numbers_of_tokens_that_no_model_has_are_refused(vit: Any) -> None:
+    # The checkpoint of such a model would be refused on loading.
+    for number in (10**9, [0, 10**9, 1]):
+        with pytest.raises(ConfigurationError, match="whole number of tokens from 0 to 1,000,000"):
+            hf_vbp.merge_tokens(vit, number)
+
+
+def test_a_budget_that_unmeasured_tokens_could_meet(vit: Any, batches: Batches) -> None:
+    statistics = hf_vbp.collect_statistics(vit, batches)
+    with pytest.raises(BudgetError, match="hold no measurements of them: pass images to prune"):
+        hf_vbp.make_plan(vit, statistics, VBPConfig(target_macs=0.65))
+
+
 def test_the_candidates_are_dense_near_merging_alone() -> None:
     assert candidate_numbers(15) == [15, 14, 13, 11, 8, 0]
     assert candidate_numbers(1) == [1, 0]
