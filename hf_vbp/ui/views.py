@@ -86,7 +86,7 @@ def preview(found: "Preview", *, statistics: str) -> str:
         for label, key, unit in (("Parameters", "parameters", ""), ("MACs", "macs", ""), ("File size", "bytes", "B"))
     ]
     if found.latency is not None:
-        rows.append(("Latency (estimate)", "1", f"{found.latency:.2f}", percent(found.latency)))
+        rows.append(("Latency (estimate)", "", "", percent(found.latency)))
     damage = [
         ("Predicted output error of the MLPs", "unknown" if found.predicted is None else percent(found.predicted))
     ]
@@ -105,7 +105,8 @@ def progress(job: Job | None, ahead: int) -> str:
     if job is None:
         return note("No work is running.")
     if job.state == "waiting":
-        return status(f"{job.title}: waiting, {ahead} {'job' if ahead == 1 else 'jobs'} before it in the queue.")
+        queue = f"waiting, {ahead} {'job' if ahead == 1 else 'jobs'} before it in the queue" if ahead else "starting"
+        return status(f"{job.title}: {queue}.")
     if job.state == "running":
         count = f" {job.finished} of {job.total}" if job.total else f" {job.finished}" if job.finished else ""
         bar = f'<progress aria-label="{escape(job.stage)}" max="{job.total}" value="{job.finished}"></progress>'
