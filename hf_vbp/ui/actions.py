@@ -58,6 +58,17 @@ class Choice:
     tokens: bool = False
     same_width: bool = False
 
+    @property
+    def asked(self) -> str:
+        """The budget in words."""
+        words = {
+            "ratio": "of the hidden neurons removed",
+            "parameters": "of the parameters kept",
+            "macs": "of the MACs kept",
+            "latency": "of the latency kept",
+        }
+        return f"{self.share:g} % {words[self.kind]}"
+
     def config(self) -> "VBPConfig":
         """Return the configuration."""
         from hf_vbp.config.vbp_config import VBPConfig, field_of_budget

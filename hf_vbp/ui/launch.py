@@ -12,7 +12,7 @@ from hf_vbp.ui.settings import PICTURE_SIZE, Settings
 
 CSS = """
 .vbp-table { overflow-x: auto; }
-.gradio-container { max-width: 64rem !important; margin: 0 auto; }
+.gradio-container { max-width: 64rem !important; margin: 0 auto; box-sizing: border-box; width: 100% !important; }
 .vbp-table table, .vbp-table thead, .vbp-table tr, .vbp-table th, .vbp-table td { border: 0; }
 .vbp-table table { border-collapse: collapse; width: 100%; margin: 0.5rem 0; font-size: 1rem; }
 .vbp-table caption { text-align: left; font-weight: 600; padding: 0.25rem 0; }

@@ -205,8 +205,11 @@ class Page:
             return [views.error(self._sentence(error)), gr.skip()]
         study = session.study
         assert study is not None
-        label = f"from {study.statistics.images} images"
-        return [views.preview(found, statistics=label), plots.widths(found, study.prepared.widths)]
+        source = f"from {study.statistics.images} images"
+        return [
+            views.preview(found, asked=choice.asked, statistics=source),
+            plots.widths(found, study.prepared.widths),
+        ]
 
     def _render(self, session: Session, choice: Choice) -> list[Any]:
         """Return the updates of all widgets that show what the session holds."""

@@ -94,7 +94,8 @@ def keep_pictures(paths: list[str], folder: Path) -> Path:
     """
     if not 2 <= len(paths) <= MOST_PICTURES:
         raise DataError(f"Upload 2 to {MOST_PICTURES} pictures, got {len(paths)}; some hundreds are usual.")
-    target = folder / secrets.token_hex(4) / "uploaded-pictures"
+    # The results name the two innermost folders.
+    target = folder / secrets.token_hex(4) / "uploaded" / "pictures"
     target.mkdir(parents=True)
     for number, path in enumerate(paths):
         shutil.copyfile(path, target / f"{number:04d}{Path(path).suffix.lower()}")

@@ -74,8 +74,14 @@ def inspected(found: Mapping[str, Any]) -> str:
     return "".join(parts)
 
 
-def preview(found: "Preview", *, statistics: str) -> str:
-    """Return the figures of a preview."""
+def preview(found: "Preview", *, asked: str, statistics: str) -> str:
+    """Return the figures of a preview.
+
+    Args:
+        found: The preview.
+        asked: The budget in words.
+        statistics: What the prediction is made from.
+    """
     rows = [
         (
             label,
@@ -95,7 +101,7 @@ def preview(found: "Preview", *, statistics: str) -> str:
     damage.append(
         ("Merged tokens before each block (estimate)" if found.number else "Merged tokens", str(found.number))
     )
-    return table(("", "dense", "pruned", "kept"), rows, "Cost") + table(
+    return table(("", "dense", "pruned", "kept"), rows, f"Cost with {asked}") + table(
         ("", "value"), damage, f"Expected damage, {statistics}"
     )
 

@@ -6,13 +6,14 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.loopback_hub import LoopbackHub, User
+from tests.ui.visitor import Visitor
 
 CHROMIUM = os.environ.get("HF_VBP_CHROMIUM") or shutil.which("chromium") or "/usr/bin/chromium"
 FLAGS = [
@@ -47,9 +48,10 @@ class Server:
         self.log = log
         command = [sys.executable, "-m", "hf_vbp", "ui", "--port", str(port), *options]
         # The current folder is not the repository: whatever the page reads there would be another's.
-        self.process = subprocess.Popen(
-            command, env=environment, cwd=log.parent, stdout=subprocess.PIPE, stderr=log.open("wb"), text=True
-        )
+        with log.open("wb") as errors:
+            self.process = subprocess.Popen(
+                command, env=environment, cwd=log.parent, stdout=subprocess.PIPE, stderr=errors, text=True
+            )
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
         assert "http://" in line, log.read_text()
@@ -62,6 +64,8 @@ class Server:
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
+        assert self.process.stdout is not None
+        self.process.stdout.close()
 
 
 @pytest.fixture(scope="session")
@@ -78,17 +82,30 @@ def alice(hub: LoopbackHub) -> User:
 @pytest.fixture(scope="session")
 def server(hub: LoopbackHub, alice: User, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     home = tmp_path_factory.mktemp("ui")
-    environment = hub.environment(home / "hf", token=alice.token, PYTHONPATH=str(Path(__file__).parents[2]))
-    running = Server({**environment, "HF_VBP_SCRIPT": "https://example.org/prune.py"}, home / "server.log")
+    (home / "tmp").mkdir()
+    more = {"PYTHONPATH": str(Path(__file__).parents[2]), "TMPDIR": str(home / "tmp")}
+    more |= {"HF_VBP_SCRIPT": "https://example.org/prune.py", "HF_VBP_SOURCE": "https://example.org/hf_vbp.whl"}
+    running = Server(hub.environment(home / "hf", token=alice.token, **more), home / "server.log")
     yield running
     running.close()
+    assert alice.token not in running.log.read_text()
 
 
 @pytest.fixture
-def page(browser: Any, server: Server) -> Iterator[Any]:
-    context = browser.new_context(viewport={"width": 1280, "height": 900}, accept_downloads=True)
-    context.set_default_timeout(60_000)
-    opened = context.new_page()
-    opened.goto(server.url)
-    yield opened
-    context.close()
+def visit(browser: Any, server: Server) -> Iterator[Callable[..., Visitor]]:
+    """Open the page as another visitor; all of them leave at the end."""
+    visitors: list[Visitor] = []
+
+    def open_page(**options: Any) -> Visitor:
+        context = browser.new_context(**{"viewport": {"width": 1280, "height": 900}, **options})
+        visitors.append(Visitor(context, server.url))
+        return visitors[-1]
+
+    yield open_page
+    for visitor in visitors:
+        visitor.leave()
+
+
+@pytest.fixture
+def visitor(visit: Callable[..., Visitor]) -> Visitor:
+    return visit()
