@@ -5,6 +5,7 @@ import os
 import tempfile
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from hf_vbp.errors import ConfigurationError, MissingPackageError
@@ -38,8 +39,9 @@ def build(settings: Settings) -> Any:
     Raises:
         MissingPackageError: Gradio is not installed.
     """
-    # The cache of uploads and downloads: a folder of this process, not the one that all pages of a machine share.
-    os.environ["GRADIO_TEMP_DIR"] = tempfile.mkdtemp(prefix="hf-vbp-ui-cache-")
+    # Uploads and downloads are kept in a folder of this process, not in the one that all pages of a machine share.
+    root = Path(tempfile.mkdtemp(prefix="hf-vbp-ui-"))
+    os.environ["GRADIO_TEMP_DIR"] = str(root / "cache")
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
     try:
         from hf_vbp.ui.page import Page
@@ -51,7 +53,7 @@ def build(settings: Settings) -> Any:
         ) from error
     from hf_vbp.ui.actions import Actions
 
-    return Page(Actions(settings))
+    return Page(Actions(settings, root))
 
 
 def launch(

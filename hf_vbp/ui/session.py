@@ -2,7 +2,6 @@
 
 import secrets
 import shutil
-import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,7 +31,7 @@ class Session:
         number: Number of pruned checkpoints so far.
     """
 
-    folder: Path = field(default_factory=lambda: Path(tempfile.mkdtemp(prefix="hf-vbp-ui-")))
+    folder: Path
     inspected: dict[str, Any] | None = None
     study: "Study | None" = None
     curve: list[dict[str, Any]] = field(default_factory=list)

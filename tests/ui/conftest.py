@@ -85,9 +85,13 @@ def server(hub: LoopbackHub, alice: User, tmp_path_factory: pytest.TempPathFacto
     (home / "tmp").mkdir()
     more = {"PYTHONPATH": str(Path(__file__).parents[2]), "TMPDIR": str(home / "tmp")}
     more |= {"HF_VBP_SCRIPT": "https://example.org/prune.py", "HF_VBP_SOURCE": "https://example.org/hf_vbp.whl"}
+    # Gradio then forgets closed tabs after a second instead of an hour.
+    more["GRADIO_IS_E2E_TEST"] = "1"
     running = Server(hub.environment(home / "hf", token=alice.token, **more), home / "server.log")
     yield running
+    assert list((home / "tmp").glob("hf-vbp-ui-*"))
     running.close()
+    assert not list((home / "tmp").glob("hf-vbp-ui-*"))
     assert alice.token not in running.log.read_text()
 
 

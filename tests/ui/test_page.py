@@ -125,6 +125,7 @@ def test_from_a_private_model_and_uploaded_pictures_to_a_repository(
     assert str(Path.home()) not in json.dumps(results)
 
 
+@pytest.mark.slow
 def test_the_budget_follows_levers_and_measurements(visitor: Visitor) -> None:
     visitor.inspect("sample")
     visitor.wait("inspected", "MLPs that can be pruned")

@@ -93,21 +93,20 @@ def test_two_visitors_share_the_queue_and_nothing_else(visit: Callable[..., Visi
 
 def test_a_closed_tab_leaves_nothing(visit: Callable[..., Visitor], server: Server, slow_model: str) -> None:
     def folders() -> set[Path]:
-        return {path for path in (server.log.parent / "tmp").glob("hf-vbp-ui-*") if "cache" not in path.name}
+        return set((server.log.parent / "tmp").glob("hf-vbp-ui-*/session-*"))
 
     before = folders()
     visitor = visit()
     visitor.inspect("sample")
     visitor.wait("inspected", "MLPs that can be pruned")
-    made = folders() - before
-    assert len(made) == 1
+    (made,) = folders() - before
     watcher = visit()
     visitor.leave()
     for _ in range(600):
-        if not made & folders():
+        if not made.exists():
             break
-        watcher.page.wait_for_timeout(50)
-    assert not made & folders()
+        watcher.page.wait_for_timeout(100)
+    assert not made.exists()
 
 
 def status_of(url: str) -> int:
@@ -147,7 +146,7 @@ def test_a_file_that_was_not_uploaded_is_not_read(visitor: Visitor, server: Serv
     visitor.click("gather")
     visitor.page.get_by_text("InvalidPathError").or_(visitor.page.get_by_text("Error")).first.wait_for()
     assert changed
-    assert visitor.text("progress") == "No work is running."
+    assert "No work is running." in visitor.text("progress")
 
 
 def test_the_work_can_be_sent_as_a_job(visitor: Visitor, hub: LoopbackHub, alice: User) -> None:
