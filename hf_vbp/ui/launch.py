@@ -79,6 +79,8 @@ def launch(
         ConfigurationError: The address or the port cannot be used.
     """
     settings = Settings.of(host, memory)
+    if not settings.local:
+        forget_tokens()
     page = build(settings)
     try:
         blocks = page.blocks.queue(default_concurrency_limit=4, max_size=64)
@@ -94,6 +96,16 @@ def launch(
         raise ConfigurationError(f"The page cannot be served at {where}: {error} Choose another --port.") from error
     finally:
         page.actions.close()
+
+
+def forget_tokens() -> None:
+    """Let no request of this process use a token of the machine: others can reach the page.
+
+    Must run before huggingface_hub is imported.
+    """
+    for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
+        os.environ.pop(name, None)
+    os.environ["HF_HUB_DISABLE_IMPLICIT_TOKEN"] = "1"
 
 
 def options() -> dict[str, Any]:
