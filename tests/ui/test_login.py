@@ -20,6 +20,8 @@ CODE = """if True:
     import json, sys
     from pathlib import Path
     import gradio
+    # The packages that serve the login belong to gradio[oauth], which a Space installs.
+    gradio.routes.attach_oauth = lambda app: None
     from hf_vbp.ui.actions import Actions
     from hf_vbp.ui.page import Page
     from hf_vbp.ui.settings import Settings
