@@ -67,6 +67,7 @@ def end(process: subprocess.Popen[str]) -> str:
     return output
 
 
+@pytest.mark.processes
 def test_a_killed_run_continues_and_pushes(tmp_path: Path) -> None:
     work = tmp_path / "bucket"
     arguments = [str(SCRIPT), "sample", "--data", "sample", "--ratio", "0.5", "--work", str(work)]

@@ -1,47 +1,42 @@
 """A real server and a real headless browser. Tests that need them skip where they are not installed."""
 
 import os
-import shutil
 import signal
 import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.export.web.helpers import CHROMIUM_ARGUMENTS, chromium
 from tests.loopback_hub import LoopbackHub, User
 from tests.ui.visitor import Visitor
-
-CHROMIUM = os.environ.get("HF_VBP_CHROMIUM") or shutil.which("chromium") or "/usr/bin/chromium"
-FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--no-first-run",
-]
 
 
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Any]:
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    if not Path(CHROMIUM).exists():
-        pytest.skip("there is no chromium; HF_VBP_CHROMIUM names another one")
-    with playwright.sync_playwright() as running:
-        chromium = running.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield chromium
-        chromium.close()
+    """A headless Chromium. Skips where it cannot be started; ``make test-browser`` must not skip."""
+    program = chromium()
+    reasons = ["Chromium is not installed; make test-browser installs it"] if program is None else []
+    reasons += [f"{name} is not installed" for name in ("playwright", "gradio") if find_spec(name) is None]
+    if reasons:
+        (pytest.fail if "HF_VBP_BROWSER_TESTS" in os.environ else pytest.skip)("; ".join(reasons))
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as started:
+        launched = started.chromium.launch(executable_path=program, args=list(CHROMIUM_ARGUMENTS))
+        yield launched
+        launched.close()
 
 
 class Server:
     """``hf-vbp ui`` in a process of its own, with its log."""
 
     def __init__(self, environment: dict[str, str], log: Path, *options: str) -> None:
-        pytest.importorskip("gradio", reason="gradio is not installed")
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
