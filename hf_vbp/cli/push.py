@@ -30,6 +30,9 @@ def push(
     base_model: Annotated[
         str | None, option(HUB, "--base-model", help="Hub id of the base model, if it was loaded from a folder.")
     ] = None,
+    exports: Annotated[
+        bool, option(HUB, "--exports", help="Also send the files that `hf-vbp export` wrote there.")
+    ] = False,
     message: Annotated[str | None, option(HUB, "--message", help="Message of the commit.")] = None,
     dry_run: Annotated[
         bool,
@@ -51,6 +54,7 @@ def push(
         create_pr=create_pr,
         overwrite=overwrite,
         base_model=base_model,
+        exports=exports,
         commit_message=message,
         dry_run=dry_run,
         trust_remote_code=trust_remote_code,

@@ -13,7 +13,7 @@ from hf_vbp._progress import one_line
 from hf_vbp.errors import MissingPackageError, UnsupportedModelError
 from hf_vbp.export import onnx_graph
 from hf_vbp.export.formats import FLOAT16, ExportFormat
-from hf_vbp.export.inputs import dynamic_shapes, flattened, task_outputs
+from hf_vbp.export.inputs import ImageTower, dynamic_shapes, flattened, task_outputs
 from hf_vbp.export.quiet import quiet_conversion
 from hf_vbp.modeling.precision import eval_mode, own_precision
 
@@ -59,7 +59,7 @@ def convert(module: Any, inputs: Mapping[str, Tensor], form: ExportFormat) -> Pr
     except _FAILURES as error:
         import transformers
 
-        name = type(getattr(module, "model", module) if type(module).__name__ == "ImageTower" else module).__name__
+        name = type(module.model if isinstance(module, ImageTower) else module).__name__
         raise UnsupportedModelError(
             f"{name} cannot be converted to {form.title} by the exporter of transformers {transformers.__version__}: "
             f"{one_line(error)}. Choose another format, or try a newer transformers."

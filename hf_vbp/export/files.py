@@ -14,7 +14,7 @@ from torch import Tensor
 from hf_vbp._progress import Progress
 from hf_vbp.export.conversion import Program, convert, save
 from hf_vbp.export.formats import FLOAT16, FLOAT32, INT8, ExportFormat
-from hf_vbp.export.inputs import described_shapes
+from hf_vbp.export.inputs import ImageTower, described_shapes
 from hf_vbp.export.parity import (
     DEFAULT_AGREEMENT,
     Limits,
@@ -113,11 +113,13 @@ def write_files(
     with stages.stage(f"Conversion to {form.title}"):
         program = convert(model.module, model.inputs, form)
     rows = []
+    tower = isinstance(model.module, ImageTower)
     own = _PRECISIONS[next(model.module.parameters()).dtype]
     for precision in (FLOAT32, *options.quantize):
-        with stages.stage(f"{form.path(precision)}, reopened in a fresh process"):
+        name = form.path(precision, tower=tower)
+        with stages.stage(f"{name}, reopened in a fresh process"):
             made, quantized = _with_precision(program, precision, form, model)
-            path = folder / form.path(precision)
+            path = folder / name
             save(made, form, path, precision)
             stored = own if precision == FLOAT32 else precision
             row = _described(path, folder, form, stored, model)
@@ -142,7 +144,7 @@ def write_dense(
     plain = ExportOptions(timing=Timing(seconds=0))
     (row,) = write_files(model, folder, form, plain, _Titled(stages, "dense model: "))
     figures = {key: value for key, value in row.items() if key in ("bytes", "top1")}
-    return DenseFile(folder / form.path(FLOAT32), figures)
+    return DenseFile(folder / row["file"], figures)
 
 
 @dataclass(frozen=True)

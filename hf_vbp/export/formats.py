@@ -24,7 +24,6 @@ class ExportFormat:
         files: The main file by precision, in the order in which they are written.
         companion: The suffix of the second file that belongs to each main file; empty where there is none.
         modules: The modules that must be importable, with the command that installs each.
-        tag: The tag of the file on the Hub, where the Hub knows one.
     """
 
     name: str
@@ -33,11 +32,16 @@ class ExportFormat:
     files: dict[str, str]
     modules: dict[str, str]
     companion: str = ""
-    tag: str | None = None
 
-    def path(self, precision: str) -> str:
-        """Return the name of the main file, relative to the folder of the checkpoint."""
-        return f"{self.folder}/{self.files[precision]}"
+    def path(self, precision: str, *, tower: bool = False) -> str:
+        """Return the name of the main file, relative to the folder of the checkpoint.
+
+        Args:
+            precision: The precision of the file.
+            tower: Whether it is the image tower of a dual encoder, which transformers.js looks for by another name.
+        """
+        prefix = "vision_" if tower and self.name == "onnx" else ""
+        return f"{self.folder}/{prefix}{self.files[precision]}"
 
 
 _ONNX = "pip install 'hf-vbp[onnx]'"
@@ -54,7 +58,6 @@ FORMATS = {
             {FLOAT32: "model.onnx", FLOAT16: "model_fp16.onnx", INT8: "model_quantized.onnx"},
             dict.fromkeys(("onnx", "onnxscript", "onnxruntime"), _ONNX),
             companion="_data",
-            tag="onnx",
         ),
         ExportFormat(
             "openvino",
@@ -62,7 +65,6 @@ FORMATS = {
             "openvino",
             {FLOAT32: "openvino_model.xml", FLOAT16: "openvino_model_fp16.xml"},
             {"openvino": _OPENVINO},
-            tag="openvino",
         ),
         ExportFormat("torch-export", "torch.export", "torch_export", {FLOAT32: "model.pt2"}, {}),
         ExportFormat(
@@ -71,7 +73,6 @@ FORMATS = {
             "executorch",
             {FLOAT32: "model.pte"},
             {"executorch": "pip install executorch"},
-            tag="executorch",
         ),
     )
 }
