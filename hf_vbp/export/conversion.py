@@ -132,6 +132,9 @@ def _torch(module: Any, inputs: dict[str, Tensor]) -> Program:
     # A dict of tensors, which a process without transformers can read.
     with patch_model_outputs(module) as (_, names, _):
         program, _ = DynamoExporter().export_program(module, inputs, config)
+    if any("wrap_with" in str(node.target) for node in program.graph.nodes):
+        # Blocks without autocast, as in the merging of tokens, are written but not read by torch.
+        program = program.run_decompositions({})
     for graph_module in program.graph_module.modules():
         for node in getattr(getattr(graph_module, "graph", None), "nodes", ()):
             # It names files of this machine.
