@@ -23,7 +23,7 @@ from hf_vbp.modeling.precision import outside_inference_mode
 from hf_vbp.pruning.budget_cost import floor_sentence
 from hf_vbp.pruning.damage import DamagePrediction
 from hf_vbp.pruning.latency_search import share_asked
-from hf_vbp.pruning.levers import Candidate, check_levers, with_tokens
+from hf_vbp.pruning.levers import LeverCandidate, check_levers, with_tokens
 from hf_vbp.pruning.meet_budget import candidate_of
 from hf_vbp.pruning.removal_order import RemovalOrder
 from hf_vbp.statistics.activation_statistics import ActivationStatistics
@@ -175,7 +175,7 @@ class Previewer:
             self._orders[key] = RemovalOrder(self.rankings, scope=config.scope, limits=config.limits)
         return self._orders[key]
 
-    def _chosen(self, config: VBPConfig, order: RemovalOrder, points: Sequence[LeverMeasurement]) -> Candidate:
+    def _chosen(self, config: VBPConfig, order: RemovalOrder, points: Sequence[LeverMeasurement]) -> LeverCandidate:
         merges, kind = check_levers(self.prepared, config), config.budget.kind
         if kind == "latency" and not any(point.latency for point in points):
             raise ConfigurationError("The latency of this model was not measured. Measure it first.")
@@ -194,7 +194,7 @@ class Previewer:
 
     def _with_tokens(
         self, config: VBPConfig, order: RemovalOrder, merged: tuple[int, ...], near: Sequence[LeverMeasurement]
-    ) -> Candidate:
+    ) -> LeverCandidate:
         if config.budget.kind == "macs":
             return with_tokens(self.prepared, config, order, max(merged, default=0))
 
@@ -205,7 +205,7 @@ class Previewer:
         asked = share_asked(config.budget, near[0].latency["dense_ms"] if near and near[0].latency else 1.0)
         budget = Budget("latency", min(max(asked, 1e-6), 1 - 1e-6))
         cut = order.cut_for(budget, share, ceiling=floor_sentence(config.budget, config.limits))
-        return Candidate(merged, cut, share(order.widths(cut)))
+        return LeverCandidate(merged, cut, share(order.widths(cut)))
 
     def _latency(
         self, near: Sequence[LeverMeasurement], merged: tuple[int, ...], widths: Sequence[int]
@@ -215,7 +215,9 @@ class Previewer:
         dense = [] if merged else [(sum(self.prepared.widths), 1.0)]
         return _between([*known, *dense], sum(widths)) if known else None
 
-    def _damage(self, one: Candidate, order: RemovalOrder, points: Sequence[LeverMeasurement]) -> tuple[float, int]:
+    def _damage(
+        self, one: LeverCandidate, order: RemovalOrder, points: Sequence[LeverMeasurement]
+    ) -> tuple[float, int]:
         distance = _distance(_of_tokens(points, one.merged_tokens), order.widths(one.cut))
         return (math.inf if distance is None else distance, sum(one.merged_tokens))
 

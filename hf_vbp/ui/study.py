@@ -29,7 +29,8 @@ from hf_vbp.workflow.prune import check_request, prune
 from hf_vbp.workflow.pruning_result import with_receipt
 from hf_vbp.workflow.requests import CalibrationImages, DataRequest
 from hf_vbp.workflow.saving import save_checkpoint
-from hf_vbp.workflow.sweep import Row, check_sweep, sweep_rows, sweep_tasks
+from hf_vbp.workflow.sweep import check_sweep, sweep_rows
+from hf_vbp.workflow.sweep_tasks import Row, sweep_tasks
 
 RATIOS = (0.1, 0.3, 0.5, 0.7, 0.9)
 """Shares of removed neurons of the measured curve."""
@@ -105,6 +106,8 @@ def make_study(model: str, request: DataRequest, loading: Loading, job: Job) -> 
     calibration = CalibrationImages(request, loaded)
     prepared = check_request(loaded.model, config.with_budget(ratio=0.5), calibration.first).verified()
     statistics = gather(prepared, loaded, config, reporter, data=calibration)
+    if skipped := len(calibration.images.bad_images):
+        job.warn(f"Skipped {skipped} images that cannot be decoded.")
     with reporter.stage("Ranking the neurons", len(prepared.sites)) as progress:
         statistics = precompute_scores(prepared, statistics, config, progress=progress)
     rankings = rank_sites(prepared, statistics, config)

@@ -15,7 +15,7 @@ from hf_vbp.criteria.base import Ranking
 from hf_vbp.errors import LatencyError
 from hf_vbp.modeling.precision import outside_inference_mode, own_precision
 from hf_vbp.pruning.apply_plan import apply_fitted
-from hf_vbp.pruning.levers import Candidate, counts_for, fewest_tokens
+from hf_vbp.pruning.levers import LeverCandidate, counts_for, fewest_tokens
 from hf_vbp.pruning.make_plan import fit_choice
 from hf_vbp.pruning.meet_budget import choice_of
 from hf_vbp.pruning.removal_order import RemovalOrder
@@ -59,7 +59,7 @@ def measure_grid(
         UnsupportedModelError: There is no output distance for this model.
     """
     order = RemovalOrder(rankings, scope=config.scope, limits=config.limits)
-    grid = [Candidate(merged, cut, 1.0) for merged in merged_numbers(prepared) for cut in _cuts(order)]
+    grid = [LeverCandidate(merged, cut, 1.0) for merged in merged_numbers(prepared) for cut in _cuts(order)]
     plain = config.with_budget(ratio=0.5)
     points = []
     with own_precision(prepared.model):
@@ -89,7 +89,7 @@ def merged_numbers(prepared: PreparedModel) -> list[tuple[int, ...]]:
 
 def _timed(
     prepared: PreparedModel,
-    one: Candidate,
+    one: LeverCandidate,
     widths: Sequence[int],
     latency: LatencyOptions | None,
     on_noise: Callable[[LatencyError], None],
