@@ -15,6 +15,7 @@ from hf_vbp.adapters.prepared import prepare
 from hf_vbp.costs.counts import count_macs
 from hf_vbp.costs.widths import width_costs
 from hf_vbp.errors import BudgetError, ConfigurationError, PlanError
+from hf_vbp.modeling.modeling_hf_vbp import merged_tokens
 from hf_vbp.pruning.levers import LeverWarning, candidate_numbers, counts_for, fewest_tokens
 
 from ..conftest import make_model
@@ -244,6 +245,27 @@ def test_a_latency_budget_is_spent_on_both_levers(
     # What was measured is read again, without a new measurement.
     Clock(lambda model, now: 1.0).install(monkeypatch)
     assert hf_vbp.make_plan(vit, result.statistics, config).to_json() == result.plan.to_json()
+
+
+def test_a_latency_budget_is_met_without_merging_where_merging_is_slow(
+    vit: Any, batches: Batches, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in small batches on a GPU."""
+    dense = count_macs(vit)
+
+    known: WeakKeyDictionary[Any, float] = WeakKeyDictionary()
+
+    def seconds(model: Any, now: float) -> float:
+        if model not in known:
+            known[model] = 2e-3 if any(merged_tokens(model)) else 1e-3 * count_macs(model) / dense
+        return known[model]
+
+    Clock(seconds).install(monkeypatch)
+    result = hf_vbp.prune(vit, batches, VBPConfig(target_latency=0.75))
+    assert not any(result.plan.merged_tokens)
+    assert 0.7 < count_macs(result.model) / dense <= 0.75
+    with pytest.raises(BudgetError, match=r"0\.1 cannot be reached .*no less than a share of 0\.[1-9]"):
+        hf_vbp.prune(vit, batches, VBPConfig(target_latency=0.1))
 
 
 def _pixels(batches: Batches) -> dict[str, torch.Tensor]:
