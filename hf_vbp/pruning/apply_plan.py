@@ -13,6 +13,7 @@ from hf_vbp.calibration.source import Source
 from hf_vbp.compensation.base import compensate
 from hf_vbp.modeling.config_record import record_pruning
 from hf_vbp.modeling.precision import outside_inference_mode, own_precision
+from hf_vbp.modeling.shared_copy import copy_sharing_tensors
 from hf_vbp.pruning.make_plan import FittedPlan, NewWeights, check_provided, statistics_digest
 from hf_vbp.pruning.plan import PruningPlan
 from hf_vbp.pruning.refit import mixed_sites, refit_mixed_sites, warn_without_refit
@@ -189,15 +190,17 @@ def _become(module: nn.Module, new: nn.Module) -> None:
 
 
 def _copy_with(model: ModelT, sites: Sequence[MLPSite], modules: Sequence[Modules], *, shares: bool = False) -> ModelT:
-    # deepcopy uses the entry of its memo for an object instead of copying it, so the dense MLPs are not copied.
-    tensors = (*model.parameters(), *model.buffers()) if shares else ()
-    memo: dict[int, Any] = {id(tensor): tensor for tensor in tensors}
-    for site, new in zip(sites, modules, strict=True):
-        for (module, _), replacement in zip(site.mlp.modules, new, strict=True):
-            memo[id(module)] = replacement
+    replaced: dict[int, Any] = {
+        id(module): replacement
+        for site, new in zip(sites, modules, strict=True)
+        for (module, _), replacement in zip(site.mlp.modules, new, strict=True)
+    }
     # A copy of a model that accelerate prepared is a plain model, not one that computes under autocast.
     with own_precision(model):
-        return copy.deepcopy(model, memo)
+        if shares:
+            return copy_sharing_tensors(model, replaced)
+        # deepcopy uses the entry of its memo for an object instead of copying it, so the dense MLPs are not copied.
+        return copy.deepcopy(model, replaced)
 
 
 def _record(model: Any, sites: Sequence[MLPSite], plan: PruningPlan) -> None:
