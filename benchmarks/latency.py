@@ -11,6 +11,7 @@ of torch, beside the share of MACs.
 """
 
 import argparse
+import copy
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -41,7 +42,9 @@ GROUPS = {
 }
 
 
-def levers(shape: str, removed: float, merged: int, round_to: str = "1") -> dict[str, Any]:
+def levers(
+    shape: str, removed: float, merged: int, round_to: str = "1", device: str = "cpu", dtype: str = "float32"
+) -> dict[str, Any]:
     """Return the dense model, and those of each lever, with random weights.
 
     Args:
@@ -49,12 +52,17 @@ def levers(shape: str, removed: float, merged: int, round_to: str = "1") -> dict
         removed: The share of neurons that is removed of each MLP.
         merged: Tokens merged before each block but the first.
         round_to: The multiple of the widths, or ``"auto"``.
+        device: Device of the models.
+        dtype: The dtype that the multiple is measured in.
     """
     hidden, heads = SHAPES[shape]
     config = ViTConfig(hidden_size=hidden, num_attention_heads=heads, intermediate_size=4 * hidden, num_labels=1000)
-    dense = ViTForImageClassification(config).eval()
+    dense = ViTForImageClassification(config).eval().to(device)
     prepared = prepare(dense)
-    multiple = fastest_multiple(prepared)["multiple"] if round_to == "auto" else int(round_to)
+    if round_to == "auto":
+        multiple = int(fastest_multiple(prepare(on_device(dense, dtype, False, device)))["multiple"])
+    else:
+        multiple = int(round_to)
     widths = [round(width * (1 - removed) / multiple) * multiple for width in prepared.widths]
     print(f"{shape}: MLPs of {widths[0]} of {prepared.widths[0]} neurons, a multiple of {multiple}", flush=True)
     models = {"dense": dense, "pruned": with_widths(prepared, widths)}
@@ -64,20 +72,28 @@ def levers(shape: str, removed: float, merged: int, round_to: str = "1") -> dict
     return models
 
 
+def on_device(model: Any, dtype: str, compiled: bool, device: str) -> Any:
+    """Return a copy of a model on a device and in a dtype, compiled on request."""
+    copied = copy.deepcopy(model).to(device, getattr(torch, dtype))
+    if compiled:
+        copied.compile()
+    return copied
+
+
 def rows(options: argparse.Namespace) -> Iterator[list[str]]:
     """Yield the cells of one row for each shape, batch, dtype and number of threads."""
     for shape in options.shapes:
-        models = levers(shape, options.removed, options.merged, options.round_to)
+        models = levers(shape, options.removed, options.merged, options.round_to, options.device, options.dtypes[0])
         macs = {name: count_macs(model) for name, model in models.items()}
         shares = ["MACs", *(f"{macs['dense'] / macs[name]:.2f}" for name in list(models)[1:])]
         yield [shape, "", "", "", *shares]
         for compiled in (False, True) if options.compile else (False,):
-            chosen = {name: torch.compile(model) if compiled else model for name, model in models.items()}
             for dtype in options.dtypes:
+                chosen = {name: on_device(model, dtype, compiled, options.device) for name, model in models.items()}
                 for threads in options.threads:
                     for batch in options.batches:
                         conditions = LatencyOptions(
-                            batch=batch, dtype=dtype, threads=threads, precision=options.precision, seconds=300
+                            batch=batch, threads=threads, precision=options.precision, seconds=options.seconds
                         )
                         name = f"{dtype}{', compiled' if compiled else ''}"
                         try:
@@ -154,6 +170,8 @@ def main() -> None:
     parser.add_argument("--removed", type=float, default=0.2, help="share of the neurons of each MLP")
     parser.add_argument("--merged", type=int, default=15, help="tokens merged before each block but the first")
     parser.add_argument("--precision", type=float, default=0.03)
+    parser.add_argument("--seconds", type=float, default=300, help="longest time of one measurement")
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--round-to", default="auto", help="multiple of the widths, or auto")
     parser.add_argument("--profile", action="store_true", help="time of each group of operators, in milliseconds")

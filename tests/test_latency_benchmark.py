@@ -27,7 +27,9 @@ def test_widths_are_rounded_to_the_multiple() -> None:
 def test_the_profile_attributes_all_time_to_groups(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     Clock(lambda model, now: 1e-3).install(monkeypatch)
     before = TokenMerging.before_block
-    options = argparse.Namespace(shapes=["tiny"], batches=[2], threads=[1], removed=0.2, merged=15, round_to="auto")
+    options = argparse.Namespace(
+        shapes=["tiny"], batches=[2], threads=[1], removed=0.2, merged=15, round_to="auto", device="cpu"
+    )
     rows = {row[2]: [float(cell) for cell in row[3:]] for row in latency.profile_rows(options)}
     assert TokenMerging.before_block is before
     assert {"linear layers", "attention", "activation", "normalization", "patch embedding"} < rows.keys()

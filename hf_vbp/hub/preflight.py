@@ -132,7 +132,7 @@ def _texts(file: PushFile) -> Iterator[str]:
         text = file.read().decode("utf-8", errors="replace")
         yield text
         yield _ESCAPED.sub(lambda match: chr(int(match[1] or match[2] or match[3], 16)), text)
-    elif isinstance(file.source, Path):
+    elif isinstance(file.source, Path) and file.path.endswith(".safetensors"):
         with _opened(file.source) as weights:
             yield " ".join([*weights.keys(), *(f"{key} {value}" for key, value in (weights.metadata() or {}).items())])
 
@@ -154,8 +154,8 @@ def unnamed_classes(directory: Path) -> list[str]:
     if not names or not are_placeholders(names):
         return []
     return [
-        f"The model names no classes ({names[0]}, ...), and its users see these names. Set id2label and label2id in "
-        "the config of the dense model before it is pruned."
+        f"The model names no classes ({names[0]}, ...), and its users see these names. Prune it with --model-labels "
+        "FILE, or set id2label and label2id in the config of the dense model before it is pruned."
     ]
 
 

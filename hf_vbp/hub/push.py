@@ -9,12 +9,12 @@ from hf_vbp.checkpoint.remote_code import inspect_code, refuse_foreign_code
 from hf_vbp.errors import ConfigurationError, HubError
 from hf_vbp.hub.client import full_repo_id, make_api
 from hf_vbp.hub.failures import is_unreachable
-from hf_vbp.hub.files import PushFile, checkpoint_files
+from hf_vbp.hub.files import PushFile, checkpoint_files, exported_files
 from hf_vbp.hub.load_checks import check_loads, check_receipt
 from hf_vbp.hub.preflight import check_checkpoint, check_secrets, private_paths, unnamed_classes
 from hf_vbp.hub.push_card import make_push_card
 from hf_vbp.hub.push_plan import PushPlan, PushResult
-from hf_vbp.hub.remote import Remote, read_remote, refuse_content
+from hf_vbp.hub.remote import Remote, RepoType, read_remote, refuse_content
 from hf_vbp.hub.retries import DEFAULT, Retries
 from hf_vbp.hub.send import send_push
 from hf_vbp.results.record import load_results
@@ -35,6 +35,7 @@ def push_to_hub(
     commit_message: str | None = None,
     dry_run: bool = False,
     base_model: str | None = None,
+    exports: bool = False,
     check_load: bool = True,
     trust_remote_code: bool = False,
     on_plan: Callable[[PushPlan], None] | None = None,
@@ -55,6 +56,7 @@ def push_to_hub(
         dry_run: Stop after all checks, before anything is sent. Without a connection or a token the folder alone is
             checked, and ``not_checked`` of the plan lists the rest.
         base_model: Hub id of the base model, where it was loaded from a folder.
+        exports: Also send the files that ``hf-vbp export`` wrote next to the weights.
         check_load: Load the checkpoint in a fresh process first and compare it with its receipt.
         trust_remote_code: Whether foreign code of the checkpoint may run in that process, which has no access
             tokens. Without it, and with ``check_load``, a checkpoint with foreign code is refused.
@@ -75,7 +77,14 @@ def push_to_hub(
         >>> print(hf_vbp.push_to_hub("pruned-vit", "me/pruned-vit", dry_run=True).plan.lines)  # doctest: +SKIP
     """
     request = PushRequest(
-        private, revision, create_pr, overwrite, base_model, trust_remote_code or not check_load, dry_run
+        private,
+        revision,
+        create_pr,
+        overwrite,
+        base_model,
+        trust_remote_code or not check_load,
+        dry_run,
+        exports,
     )
     retries, api = retries or DEFAULT, make_api(token)
     plan = plan_push(api, Path(directory), repo_id, request, retries)
@@ -84,7 +93,7 @@ def push_to_hub(
     if on_plan is not None:
         on_plan(plan)
     if dry_run:
-        return PushResult("dry_run", plan.repo_id, f"{api.endpoint}/{plan.repo_id}", plan.parent, revision, plan)
+        return PushResult("dry_run", plan.repo_id, plan.page(api.endpoint), plan.parent, revision, plan)
     return send_push(api, plan, commit_message, retries)
 
 
@@ -103,6 +112,7 @@ class PushRequest:
     base_model: str | None = None
     accepts_foreign_code: bool = False
     dry_run: bool = False
+    exports: bool = False
 
     def __post_init__(self) -> None:
         if self.create_pr and (self.overwrite or self.revision):
@@ -125,8 +135,10 @@ def plan_push(api: "HfApi", directory: Path, repo_id: str, request: PushRequest,
     code = inspect_code(directory)
     refuse_foreign_code(directory, code, request.accepts_foreign_code)
     check_receipt(results, files)
+    if request.exports:
+        files += exported_files(directory, results)
     repo_id, remote = read_target(api, repo_id, request, retries)
-    card, remarks = make_push_card(api, repo_id, directory, results, request.base_model, remote, retries)
+    card, remarks = make_push_card(api, repo_id, directory, results, request.base_model, remote, retries, files)
     check_secrets([card])
     everything = [*files, card]
     remarks += private_paths(everything, directory) + unnamed_classes(directory)
@@ -134,7 +146,9 @@ def plan_push(api: "HfApi", directory: Path, repo_id: str, request: PushRequest,
     return decide_push(directory, repo_id, everything, remote, request, remarks)
 
 
-def read_target(api: "HfApi", repo_id: str, request: PushRequest, retries: Retries) -> tuple[str, Remote]:
+def read_target(
+    api: "HfApi", repo_id: str, request: PushRequest, retries: Retries, repo_type: RepoType = "model"
+) -> tuple[str, Remote]:
     """Return the full name of the repository and its content, which a dry run does without where there is no Hub.
 
     Raises:
@@ -143,11 +157,11 @@ def read_target(api: "HfApi", repo_id: str, request: PushRequest, retries: Retri
     full_id = repo_id
     try:
         full_id = full_repo_id(api, repo_id)
-        return full_id, read_remote(api, full_id, request.revision, retries)
+        return full_id, read_remote(api, full_id, request.revision, retries, repo_type)
     except HubError as error:
         if not (request.dry_run and is_unreachable(error.__cause__)):
             raise
-        return full_id, Remote(exists=False, unread=str(error))
+        return full_id, Remote(exists=False, unread=str(error), repo_type=repo_type)
 
 
 def check_push_target(
@@ -217,6 +231,7 @@ def decide_push(
         tuple(deleted),
         tuple(dict.fromkeys(remarks)),
         _not_checked(repo_id, remote) if request.dry_run else (),
+        remote.repo_type,
     )
 
 
