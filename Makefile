@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test coverage test-slow test-compat test-newest test-vision lint format clean help
+.PHONY: demo test test-processes test-browser coverage test-slow test-compat test-newest test-vision lint format clean help
 
 help: ## show the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/^([a-z-]+):.*## /  make \1\t/'
@@ -19,10 +19,24 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP) ## prune the sample model, print the table
 	$(BIN)/hf-vbp prune sample --data sample --eval-data sample --ratio 0.5 --output demo --overwrite
 
-test: $(STAMP) lint ## the whole suite
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not slow and not compat" --durations=40
+test: $(STAMP) lint ## lint, types and the test suite
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not slow and not compat and not processes" --durations=40
 
-coverage: $(STAMP) ## the suite with line and branch coverage, child processes included
+test-processes: $(STAMP) ## tests that start many processes: kills, launchers, the commands of the documentation
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "processes and not slow" --durations=10
+
+# Programs that the browser tests need and that pip does not install.
+MISSING = $(strip $(shell command -v chromium >/dev/null || command -v google-chrome >/dev/null || echo chromium) \
+	$(shell command -v npm >/dev/null || echo npm))
+
+test-browser: $(STAMP) ## the page of `hf-vbp export --web` in a headless Chromium, installed with apt-get if missing
+	@missing="$(MISSING)"; if [ -n "$$missing" ]; then \
+		if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+			apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends $$missing; \
+		else echo "The browser tests need $$missing: install it with the packages of the system."; exit 1; fi; fi
+	HF_VBP_BROWSER_TESTS=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/export/web -m "not slow"
+
+coverage: $(STAMP) ## both with line and branch coverage, child processes included
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not slow and not compat" --cov
 
 test-slow: $(STAMP) ## tests that take too long for the suite

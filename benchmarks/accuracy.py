@@ -29,7 +29,7 @@ from hf_vbp.config.vbp_config import VBPConfig
 from hf_vbp.costs.counts import count_macs
 from hf_vbp.data.loading import load_images
 from hf_vbp.pruning.apply_plan import apply_fitted
-from hf_vbp.pruning.make_plan import fit_plan, rank_sites
+from hf_vbp.pruning.make_plan import fit_plan, precompute_scores, rank_sites
 
 PAPER = ("variance", "mean")
 RATIOS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
@@ -79,14 +79,14 @@ def mcnemar(won: int, lost: int) -> float:
 
 @torch.inference_mode()
 def predict(model: Any, batches: Sequence[Mapping[str, torch.Tensor]]) -> torch.Tensor:
-    """Return the predicted class of every image, ``(images,)`` int64."""
-    return torch.cat([model(pixel_values=batch["pixel_values"]).logits.argmax(-1) for batch in batches])
+    """Return the predicted class of every image, ``(images,)`` int64, on the CPU."""
+    return torch.cat([model(pixel_values=batch["pixel_values"]).logits.argmax(-1).cpu() for batch in batches])
 
 
 def run_case(case: Sequence[str], options: argparse.Namespace) -> Iterator[Row]:
     """Yield one row for each pruned model of a case."""
     name, calibration, evaluation = case
-    model = AutoModelForImageClassification.from_pretrained(name).eval()
+    model = AutoModelForImageClassification.from_pretrained(name).eval().to(options.device)
     images = load_images(calibration, model=model, limit=options.limit, seed=options.seed)
     # The paper's variant first: the others are compared with it.
     pairs = [(c, k) for c in options.criteria for k in options.compensations]
@@ -100,15 +100,17 @@ def run_case(case: Sequence[str], options: argparse.Namespace) -> Iterator[Row]:
     held_out = load_images(
         evaluation, model=model, limit=options.evaluation_limit, require_labels=True, purpose="evaluation"
     )
-    batches = list(held_out.loader)
-    labels = torch.cat([batch["labels"] for batch in batches])
+    labelled = list(held_out.loader)
+    batches = [{"pixel_values": batch["pixel_values"].to(options.device)} for batch in labelled]
+    labels = torch.cat([batch["labels"] for batch in labelled])
     dense = predict(model, batches)
     dense_macs, dense_top1 = count_macs(model), (dense == labels).double().mean().item()
     papers: dict[float, torch.Tensor] = {}
     rankings: dict[str, Any] = {}
     for config in configs:
         if config.criterion not in rankings:
-            rankings[config.criterion] = rank_sites(prepared, statistics, config)
+            scored = precompute_scores(prepared, statistics, config, device=options.device)
+            rankings[config.criterion] = rank_sites(prepared, scored, config)
         for ratio in options.ratios:
             fitted = fit_plan(
                 prepared, statistics, config.with_budget(ratio=ratio), rankings=rankings[config.criterion]
@@ -215,6 +217,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--limit", type=int, help="calibration images, by default all")
     parser.add_argument("--evaluation-limit", type=int, help="evaluation images, by default all")
     parser.add_argument("--seed", type=int, default=0, help="of the order of the images and of the output metric")
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--output", type=Path, required=True)
     return parser.parse_args(arguments)
 

@@ -26,7 +26,7 @@ from hf_vbp.config.requirements import Requirements
 from hf_vbp.config.vbp_config import VBPConfig
 from hf_vbp.data.loading import load_images
 from hf_vbp.pruning.apply_plan import apply_fitted
-from hf_vbp.pruning.make_plan import fit_plan, rank_sites
+from hf_vbp.pruning.make_plan import fit_plan, precompute_scores, rank_sites
 
 REGULARIZATIONS = ("auto", "ridge:1e-3", "unweighted", "ledoit-wolf:1", "oas:1", "edge:0.1", "held-out")
 
@@ -55,17 +55,17 @@ class Judge:
     dense: torch.Tensor
 
     @classmethod
-    def of(cls, model: Any, source: str, limit: int | None) -> "Judge":
-        """Load the images and run the dense model."""
+    def of(cls, model: Any, source: str, limit: int | None, device: str = "cpu") -> "Judge":
+        """Load the images and run the dense model, which is on ``device``."""
         images = load_images(source, model=model, limit=limit, require_labels=True, purpose="evaluation")
-        batches = list(images.loader)
+        batches = [{name: value.to(device) for name, value in batch.items()} for batch in images.loader]
         return cls(batches, torch.cat([batch["labels"] for batch in batches]), log_probabilities(model, batches))
 
     def __call__(self, model: Any) -> tuple[torch.Tensor, torch.Tensor]:
         """Return, for each image, whether ``model`` is correct and its KL divergence from the dense model."""
         found = log_probabilities(model, self.batches)
         right = (found.argmax(-1) == self.labels).double()
-        return right, (self.dense.exp() * (self.dense - found)).sum(-1).double()
+        return right.cpu(), (self.dense.exp() * (self.dense - found)).sum(-1).double().cpu()
 
 
 @torch.inference_mode()
@@ -84,9 +84,9 @@ def compensation_options(regularization: str) -> dict[str, Any]:
 
 def run(options: argparse.Namespace) -> Iterator[Row]:
     """Yield one row for each pruned model."""
-    model = AutoModelForImageClassification.from_pretrained(options.model).eval()
+    model = AutoModelForImageClassification.from_pretrained(options.model).eval().to(options.device)
     prepared = prepare(model)
-    judge = Judge.of(model, options.evaluation, options.evaluation_limit)
+    judge = Judge.of(model, options.evaluation, options.evaluation_limit, options.device)
     for limit in options.limits:
         images = load_images(options.calibration, model=model, limit=limit, seed=options.seed)
         requires = Requirements(covariances=True, output_metric=True, token_weights=True, halves=True)
@@ -95,7 +95,10 @@ def run(options: argparse.Namespace) -> Iterator[Row]:
             kind: VBPConfig(criterion_options={"token_weights": kind, "metric": "gradient"})
             for kind in ("gradient", "none")
         }
-        rankings = {kind: rank_sites(prepared, statistics, method) for kind, method in methods.items()}
+        rankings = {
+            kind: rank_sites(prepared, precompute_scores(prepared, statistics, method, device=options.device), method)
+            for kind, method in methods.items()
+        }
         for ratio in options.ratios:
             first: tuple[torch.Tensor, torch.Tensor] | None = None
             for regularization in options.regularizations:
@@ -145,6 +148,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--ratios", type=float, nargs="+", default=[0.5, 0.6, 0.7])
     parser.add_argument("--regularizations", nargs="+", default=list(REGULARIZATIONS))
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", default="cpu")
     options = parser.parse_args(arguments)
     rows: list[Row] = []
     for row in run(options):

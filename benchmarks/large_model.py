@@ -15,6 +15,7 @@ Needs Linux. The figures of docs/statistics.md are those of this script.
 """
 
 import argparse
+import ctypes
 import gc
 import json
 import sys
@@ -60,11 +61,18 @@ def build(layers: int, hidden: int, image_size: int) -> Any:
     return model
 
 
+def release_memory() -> None:
+    """Return freed memory to the system, so that what one step freed does not count for the next."""
+    gc.collect()
+    if sys.platform == "linux":
+        ctypes.CDLL(None).malloc_trim(0)
+
+
 class Peaks:
     """The peak of each step above the resident set of the model, as a share of the size of the model."""
 
     def __init__(self, model_bytes: int) -> None:
-        gc.collect()
+        release_memory()
         self.size, self.before = model_bytes, resident_bytes()
         self.bytes: dict[str, int] = {}
 
@@ -79,7 +87,7 @@ class Peaks:
         result, peak = peak_during(work)
         self.bytes[step] = peak - self.before
         print(f"{step}: {self.shares[step]} of the model, {time.perf_counter() - start:.0f} s", file=sys.stderr)
-        gc.collect()
+        release_memory()
         return result
 
 
@@ -101,7 +109,10 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         "statistics",
         lambda: hf_vbp.collect_statistics(prepared, images, config, max_bytes=limit, store=store),
     )
-    statistics = peaks.during("elimination", lambda: hf_vbp.precompute_scores(prepared, statistics, config))
+    statistics = peaks.during(
+        "elimination",
+        lambda: hf_vbp.precompute_scores(prepared, statistics, config, device=options.elimination_device),
+    )
     peaks.during("prune", lambda: hf_vbp.prune(prepared, None, config, statistics=statistics, inplace=True))
     return {
         "method": options.method,
@@ -127,6 +138,7 @@ def main() -> int:
     parser.add_argument("--images", type=int, default=4)
     parser.add_argument("--ratio", type=float, default=0.5)
     parser.add_argument("--max-bytes", type=int)
+    parser.add_argument("--device", default="cpu", help="of the elimination")
     parser.add_argument("--folder", type=Path, help="place of the stored statistics; by default the temporary folder")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:

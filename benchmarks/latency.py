@@ -7,6 +7,7 @@ compiled by ``torch.compile`` as well. Writes ``latency.md``; a row that is too 
 """
 
 import argparse
+import copy
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,13 +24,13 @@ from hf_vbp.token_merging.merge_tokens import merge_tokens
 SHAPES = {"vit-s": (384, 6), "vit-b": (768, 12)}
 
 
-def levers(shape: str, removed: float, merged: int) -> dict[str, Any]:
-    """Return the dense model, and those of each lever, with random weights."""
+def levers(shape: str, removed: float, merged: int, multiple: int) -> dict[str, Any]:
+    """Return the dense model, and those of each lever, with random weights and widths of a multiple."""
     hidden, heads = SHAPES[shape]
     config = ViTConfig(hidden_size=hidden, num_attention_heads=heads, intermediate_size=4 * hidden, num_labels=1000)
     dense = ViTForImageClassification(config).eval()
     prepared = prepare(dense)
-    widths = [round(width * (1 - removed)) for width in prepared.widths]
+    widths = [multiple * round(width * (1 - removed) / multiple) for width in prepared.widths]
     models = {"dense": dense, "pruned": with_widths(prepared, widths)}
     for name, given in (("merged", prepared.widths), ("both", widths)):
         models[name] = with_widths(prepared, given)
@@ -37,20 +38,28 @@ def levers(shape: str, removed: float, merged: int) -> dict[str, Any]:
     return models
 
 
+def on_device(model: Any, dtype: str, compiled: bool, device: str) -> Any:
+    """Return a copy of a model on a device and in a dtype, compiled on request."""
+    copied = copy.deepcopy(model).to(device, getattr(torch, dtype))
+    if compiled:
+        copied.compile()
+    return copied
+
+
 def rows(options: argparse.Namespace) -> Iterator[list[str]]:
     """Yield the cells of one row for each shape, batch, dtype and number of threads."""
     for shape in options.shapes:
-        models = levers(shape, options.removed, options.merged)
+        models = levers(shape, options.removed, options.merged, options.round_to)
         macs = {name: count_macs(model) for name, model in models.items()}
         shares = ["MACs", *(f"{macs['dense'] / macs[name]:.2f}" for name in list(models)[1:])]
         yield [shape, "", "", "", *shares]
         for compiled in (False, True) if options.compile else (False,):
-            chosen = {name: torch.compile(model) if compiled else model for name, model in models.items()}
             for dtype in options.dtypes:
+                chosen = {name: on_device(model, dtype, compiled, options.device) for name, model in models.items()}
                 for threads in options.threads:
                     for batch in options.batches:
                         conditions = LatencyOptions(
-                            batch=batch, dtype=dtype, threads=threads, precision=options.precision, seconds=300
+                            batch=batch, threads=threads, precision=options.precision, seconds=options.seconds
                         )
                         name = f"{dtype}{', compiled' if compiled else ''}"
                         try:
@@ -72,7 +81,10 @@ def main() -> None:
     parser.add_argument("--threads", type=int, nargs="+", default=[1])
     parser.add_argument("--removed", type=float, default=0.2, help="share of the neurons of each MLP")
     parser.add_argument("--merged", type=int, default=15, help="tokens merged before each block but the first")
+    parser.add_argument("--round-to", type=int, default=1, help="multiple that the widths are rounded to")
     parser.add_argument("--precision", type=float, default=0.03)
+    parser.add_argument("--seconds", type=float, default=300, help="longest time of one measurement")
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--output", type=Path, required=True)
     options = parser.parse_args()

@@ -1,12 +1,14 @@
 """What each lever keeps and gains without training: dense, narrower MLPs, merged tokens, and both, at budgets of MACs.
 
     python -m benchmarks.levers MODEL CALIBRATION EVALUATION --macs 0.6 0.52 0.45 --output DIR
+    python -m benchmarks.levers MODEL CALIBRATION EVALUATION --macs 0.6 --latency --output DIR --write README.md
 
 ``MODEL`` is a Hub id or a folder, ``CALIBRATION`` and ``EVALUATION`` are image folders or data sets of the Hub.
 Everything is chosen on the calibration images; each model is evaluated once. Writes ``levers.csv`` and ``levers.md``:
 the share of MACs, the weights in MB, top-1 with the paired 95 % interval of its change, KL from the dense model, and,
-with ``--latency``, the speed-up over the dense model at batch 1 and 16, measured in turns. A budget that a lever
-cannot reach has no row.
+with ``--latency``, the milliseconds at batch 1 and 16 of all models of a budget and the dense one, measured in turns,
+with the speed-up. A budget that a lever cannot reach has no row. ``--write`` puts the table between the lines
+``<!-- table:levers -->`` and ``<!-- end:levers -->`` of files.
 """
 
 import argparse
@@ -28,6 +30,7 @@ from hf_vbp.evaluation.measures import kl_divergences, paired_interval
 
 LEVERS: dict[str, tuple[str, ...]] = {"pruned": ("mlp",), "merged": ("tokens",), "both": ("mlp", "tokens")}
 BATCHES = (1, 16)
+BEGIN, END = "<!-- table:levers -->", "<!-- end:levers -->"
 
 
 def pruned_models(
@@ -51,19 +54,22 @@ def outputs(model: Any, batches: Sequence[Mapping[str, Tensor]]) -> Tensor:
     return torch.cat([model(pixel_values=batch["pixel_values"]).logits for batch in batches])
 
 
-def latency_columns(models: dict[str, Any], batches: Sequence[int]) -> dict[str, dict[str, str]]:
-    """Return the speed-up of each model at each batch size; none where the machine is too noisy."""
+def latency_columns(models: dict[str, Any], options: argparse.Namespace) -> dict[str, dict[str, str]]:
+    """Return milliseconds and speed-up of each model at each batch size; none where the machine is too noisy."""
     columns: dict[str, dict[str, str]] = {name: {} for name in models}
-    for batch in batches:
-        for name in list(models)[1:]:
-            pair = {"dense": models["dense"], name: models[name]}
+    for batch in BATCHES:
+        name = f"ms, batch {batch}"
+        conditions = LatencyOptions(batch=batch, threads=options.threads, precision=options.precision, seconds=300)
+        for budget in options.macs:
+            chosen = {key: model for key, model in models.items() if key == "dense" or key.endswith(f" {budget}")}
             try:
-                dense, own = measure_latency(pair, LatencyOptions(batch=batch))
+                dense, *others = measure_latency(chosen, conditions)
             except LatencyError as error:
                 print(error)
                 continue
-            columns[name][f"speed-up, batch {batch}"] = f"{own['speedup']:.2f}"
-            columns["dense"].setdefault(f"speed-up, batch {batch}", f"1 ({dense['median_ms']:.1f} ms)")
+            columns["dense"].setdefault(name, f"{dense['median_ms']:.1f}")
+            for row in others:
+                columns[row["model"]][name] = f"{row['median_ms']:.1f} ({row['speedup']:.2f}x)"
     return columns
 
 
@@ -86,7 +92,7 @@ def run(options: argparse.Namespace) -> list[dict[str, Any]]:
     labels = torch.cat([batch["labels"] for batch in batches])
     logits = {name: outputs(each, batches) for name, each in models.items()}
     right = {name: values.argmax(-1) == labels for name, values in logits.items()}
-    timed = latency_columns(models, BATCHES) if options.latency else {}
+    timed = latency_columns(models, options) if options.latency else {}
     dense_macs = count_macs(model)
     rows = []
     for key, (lever, budget, plan) in described.items():
@@ -108,8 +114,8 @@ def run(options: argparse.Namespace) -> list[dict[str, Any]]:
     return rows
 
 
-def write(rows: Sequence[dict[str, Any]], folder: Path) -> None:
-    """Write the rows as CSV and as a table of Markdown."""
+def write(rows: Sequence[dict[str, Any]], folder: Path, files: Sequence[Path]) -> None:
+    """Write the rows as CSV and as a table of Markdown, which also replaces that of the files."""
     folder.mkdir(parents=True, exist_ok=True)
     names = list(dict.fromkeys(name for row in rows for name in row))
     with (folder / "levers.csv").open("w", newline="", encoding="utf-8") as file:
@@ -120,6 +126,21 @@ def write(rows: Sequence[dict[str, Any]], folder: Path) -> None:
     table = "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
     (folder / "levers.md").write_text(table, encoding="utf-8")
     print(table)
+    for path in files:
+        path.write_text(with_table(path.read_text(encoding="utf-8"), table), encoding="utf-8")
+
+
+def with_table(text: str, table: str) -> str:
+    """Return a text with a table between the two marks.
+
+    Raises:
+        SystemExit: The text does not have the marks, each once and in this order.
+    """
+    before, begin, rest = text.partition(f"{BEGIN}\n")
+    _, end, after = rest.partition(END)
+    if not begin or not end or BEGIN in after or END in after:
+        raise SystemExit(f"Expected the lines {BEGIN} and {END} once each in the file to write to.")
+    return f"{before}{begin}{table}{end}{after}"
 
 
 def main() -> None:
@@ -133,9 +154,15 @@ def main() -> None:
     parser.add_argument("--evaluation-limit", type=int)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--latency", action="store_true")
+    parser.add_argument("--threads", type=int, help="threads of --latency; by default those of the process")
+    parser.add_argument("--precision", type=float, default=0.03, help="of --latency")
+    parser.add_argument("--write", type=Path, nargs="+", default=[], help="files whose table is replaced")
     parser.add_argument("--output", type=Path, required=True)
     options = parser.parse_args()
-    write(run(options), options.output)
+    for path in options.write:
+        # Before hours of work.
+        with_table(path.read_text(encoding="utf-8"), "")
+    write(run(options), options.output, options.write)
 
 
 if __name__ == "__main__":

@@ -40,7 +40,7 @@ from hf_vbp.data.loading import load_images
 from hf_vbp.output_distance import ImageNoise, OutputKind
 from hf_vbp.output_distance.cosines import BANK_SIZE, NeighborBank, Neighbors
 from hf_vbp.pruning.apply_plan import apply_fitted
-from hf_vbp.pruning.make_plan import fit_plan, rank_sites
+from hf_vbp.pruning.make_plan import fit_plan, precompute_scores, rank_sites
 from hf_vbp.statistics.activation_statistics import ActivationStatistics
 from hf_vbp.statistics.moments import Moments
 
@@ -87,6 +87,11 @@ class Gradients:
 
 def _parts(gradients: Gradients) -> tuple[list[Tensor], list[Tensor]]:
     return gradients.metrics, gradients.squared_norms
+
+
+def on(device: str, batches: Batches) -> Batches:
+    """Return the batches with their tensors on a device."""
+    return [{name: value.to(device) for name, value in batch.items()} for batch in batches]
 
 
 class Recorder:
@@ -144,7 +149,7 @@ def cotangent(kind: str, logits: Tensor, features: Tensor, bank: Neighbors, indi
         number: Number of the draw; every number gives independent cotangents.
     """
     if kind == "labels":
-        drawn = draw_labels(logits, indices, number)
+        drawn = draw_labels(logits, indices, number).to(logits.device)
         return logits.log_softmax(-1).gather(1, drawn[:, None]).sum()
     noise = ImageNoise(number, list(indices), stream=KINDS.index(kind))
     values, formula = (logits, OutputKind.LOGITS.formula) if kind == "logits" else (features, bank)
@@ -175,7 +180,7 @@ def gradients_of(recorder: Recorder, batches: Batches, draws: Sequence[tuple[str
         start = indices.stop
         print(f"gradients of {start} images", file=sys.stderr, flush=True)
     return {
-        draw: Gradients([product / tokens for product in sums[draw]], [torch.cat(of) for of in norms[draw]])
+        draw: Gradients([product.cpu() / tokens for product in sums[draw]], [torch.cat(of) for of in norms[draw]])
         for draw in draws
     }
 
@@ -184,7 +189,7 @@ def weighted(recorder: Recorder, batches: Batches, weights: Sequence[Sequence[Te
     """Return the weighted moments of all sites for several sets of token weights, from one forward pass."""
     workspace = Workspace()
     running = [
-        [RunningMoments(s.intermediate_size, workspace, torch.device("cpu"), full=True) for s in recorder.sites]
+        [RunningMoments(s.intermediate_size, workspace, s.fc2.weight.device, full=True) for s in recorder.sites]
         for _ in weights
     ]
     start = 0
@@ -204,12 +209,12 @@ def weighted(recorder: Recorder, batches: Batches, weights: Sequence[Sequence[Te
 
 def run(options: argparse.Namespace) -> dict[Any, tuple[Tensor, Tensor]]:
     """Return, for each ratio, variant and seed, whether each image is correct and its divergence."""
-    model = AutoModelForImageClassification.from_pretrained(options.model).eval()
+    model = AutoModelForImageClassification.from_pretrained(options.model).eval().to(options.device)
     prepared = prepare(model)
     images = load_images(options.calibration, model=model, limit=options.limit, seed=0)
-    batches = list(images.loader)
+    batches = on(options.device, list(images.loader))
     variants = [Variant(kind, draws) for kind in options.kinds for draws in options.draws]
-    judge = Judge.of(model, options.evaluation, options.evaluation_limit)
+    judge = Judge.of(model, options.evaluation, options.evaluation_limit, options.device)
     statistics = cached(options.output / "statistics.pt", lambda: gathered(prepared, batches, variants, options.seeds))
     results: dict[Any, tuple[Tensor, Tensor]] = cached(options.output / "results.pt", dict)
     rankings: dict[Any, Any] = {}
@@ -221,6 +226,7 @@ def run(options: argparse.Namespace) -> dict[Any, tuple[Tensor, Tensor]]:
                     continue
                 found = statistics[str(variant), seed]
                 if key[1:] not in rankings:
+                    found = precompute_scores(prepared, found, METHOD, device=options.device)
                     rankings[key[1:]] = rank_sites(prepared, found, METHOD)
                 fitted = fit_plan(prepared, found, METHOD.with_budget(ratio=ratio), rankings=rankings[key[1:]])
                 results[key] = judge(apply_fitted(prepared, fitted))
@@ -329,6 +335,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--ratios", nargs="+", type=float, default=[0.3, 0.5, 0.6, 0.7], help="in this order")
     parser.add_argument("--limit", type=int, help="calibration images, by default all")
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--evaluation-limit", type=int, help="evaluation images, by default all")
     return parser.parse_args(arguments)
 

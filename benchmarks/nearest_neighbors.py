@@ -49,18 +49,19 @@ def images_of(folder: Path, limit: int | None) -> tuple[list[Path], Tensor]:
     return [pairs[index][0] for index in order], torch.tensor([pairs[index][1] for index in order])
 
 
-def batches_of(files: Sequence[Path], processor: ViTImageProcessor) -> Any:
-    """Yield batches of images as the model takes them."""
+def batches_of(files: Sequence[Path], processor: ViTImageProcessor, device: torch.device) -> Any:
+    """Yield batches of images as the model takes them, on its device."""
     for start in range(0, len(files), BATCH):
         opened = [Image.open(path).convert("RGB") for path in files[start : start + BATCH]]
-        yield {"pixel_values": processor(opened, return_tensors="pt")["pixel_values"]}
+        yield {"pixel_values": processor(opened, return_tensors="pt")["pixel_values"].to(device)}
         print(f"{start + len(opened)} of {len(files)} images", file=sys.stderr, flush=True)
 
 
 @torch.inference_mode()
 def embed(model: ViTModel, files: Sequence[Path], processor: ViTImageProcessor) -> Tensor:
     """Return the class tokens, ``(images, dim)``."""
-    return torch.cat([model(**batch).last_hidden_state[:, 0] for batch in batches_of(files, processor)])
+    batches = batches_of(files, processor, model.device)
+    return torch.cat([model(**batch).last_hidden_state[:, 0].cpu() for batch in batches])
 
 
 def nearest_classes(bank: Tensor, classes: Tensor, queries: Tensor, neighbors: int) -> Tensor:
@@ -82,6 +83,7 @@ def run(options: argparse.Namespace) -> list[dict[str, Any]]:
     """Return the figures of the dense and the pruned models."""
     processor = ViTImageProcessor.from_pretrained(options.model)
     model = ViTModel.from_pretrained(options.model, add_pooling_layer=False).eval()
+    model = model.to(options.device)
     bank, bank_classes = images_of(options.bank, options.bank_limit)
     queries, classes = images_of(options.queries, options.query_limit)
     stored = options.output / f"dense-{len(bank)}-{len(queries)}.pt"
@@ -92,7 +94,7 @@ def run(options: argparse.Namespace) -> list[dict[str, Any]]:
     right = (found == classes).double()
     rows = [{"method": "dense", "top1": float(right.mean()), "interval": wilson(int(right.sum()), len(right))}]
     prepared = prepare(model)
-    calibration = list(batches_of(bank[: options.calibration], processor))
+    calibration = list(batches_of(bank[: options.calibration], processor, model.device))
     statistics = collect_statistics(prepared, calibration, VBPConfig(), seed=options.seed)
     for name in options.methods:
         pruned = prune(prepared, config=METHODS[name].with_budget(ratio=options.ratio), statistics=statistics).model
@@ -148,6 +150,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--neighbors", type=int, default=20)
     parser.add_argument("--methods", nargs="+", choices=list(METHODS), default=list(METHODS))
     parser.add_argument("--seed", type=int, default=0, help="of the output metric")
+    parser.add_argument("--device", default="cpu")
     return parser.parse_args(arguments)
 
 

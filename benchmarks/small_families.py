@@ -99,8 +99,10 @@ def augmented(images: Tensor, generator: torch.Generator) -> Tensor:
     padded = torch.nn.functional.pad(images, (most,) * 4)
     shifts = torch.randint(2 * most + 1, (len(images), 2), generator=generator)
     flips = torch.rand(len(images), generator=generator) < 0.5
-    moved = [one[:, y : y + SIDE, x : x + SIDE] for one, (y, x) in zip(padded, shifts.tolist(), strict=True)]
-    return torch.where(flips[:, None, None, None], torch.stack(moved).flip(-1), torch.stack(moved))
+    rows, columns = (shifts[:, axis, None] + torch.arange(SIDE) for axis in (0, 1))
+    columns = torch.where(flips[:, None], columns.flip(-1), columns)
+    chosen = torch.arange(len(images))[:, None, None], rows[:, :, None], columns[:, None, :]
+    return padded.movedim(1, -1)[chosen].movedim(-1, 1)
 
 
 def train(model: Any, images: Tensor, labels: Tensor, epochs: int, options: argparse.Namespace) -> dict[str, float]:
@@ -113,8 +115,9 @@ def train(model: Any, images: Tensor, labels: Tensor, epochs: int, options: argp
     started, processor = time.perf_counter(), time.process_time()
     for epoch in range(epochs):
         for chosen in torch.randperm(len(images), generator=generator).split(options.batch):
-            logits = model(pixel_values=augmented(images[chosen], generator)).logits
-            loss = torch.nn.functional.cross_entropy(logits, labels[chosen], label_smoothing=0.1)
+            given = augmented(images[chosen], generator).to(options.device)
+            logits = model(pixel_values=given).logits
+            loss = torch.nn.functional.cross_entropy(logits, labels[chosen].to(options.device), label_smoothing=0.1)
             optimizer.zero_grad()
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -134,7 +137,7 @@ def trained(name: str, images: Tensor, targets: Tensor, labels: dict[str, Any], 
     if not record.is_file():
         torch.manual_seed(options.seed)
         make, epochs = FAMILIES[name]
-        model, epochs = make(labels), options.epochs or epochs
+        model, epochs = make(labels).to(options.device), options.epochs or epochs
         seconds = train(model, images, targets, epochs, options)
         model.save_pretrained(folder)
         settings = {key: getattr(options, key) for key in ("batch", "learning_rate", "seed")}
@@ -189,6 +192,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--calibration", type=int, default=1000, help="images of TRAIN for the statistics")
     parser.add_argument("--ratios", nargs="+", type=float, default=[0.3, 0.5, 0.7])
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", default="cpu", help="of the training")
     return parser.parse_args(arguments)
 
 

@@ -1,6 +1,7 @@
 """Tiny models, made here: nothing is downloaded, and the real weights are optional."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -77,3 +78,24 @@ def real_assets() -> Path:
     if not (folder / "deit-tiny").is_dir():
         pytest.skip(f"no real assets at {folder}; set HF_VBP_REAL_ASSETS")
     return folder
+
+
+@pytest.fixture(scope="session")
+def warm_processes() -> Iterator[Any]:
+    """Starts the processes of receipts from one that has imported transformers."""
+    from tests.warm.receipts import WarmProcesses
+
+    processes = WarmProcesses()
+    yield processes
+    processes.close()
+
+
+@pytest.fixture(autouse=True)
+def _warm_receipts(request: pytest.FixtureRequest) -> Iterator[None]:
+    if request.node.get_closest_marker("real_process") is not None:
+        yield
+        return
+    processes = request.getfixturevalue("warm_processes")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("hf_vbp.checkpoint.receipt._run", processes.run)
+        yield

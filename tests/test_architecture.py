@@ -41,8 +41,8 @@ ORDER = (
     "card",
     "hub",
     "workflow",
-    "cli",
     "ui",
+    "cli",
 )
 # They offer the public names and the command line, and may import everything.
 ENTRANCES = ("__init__", "__main__")

@@ -42,6 +42,7 @@ def run_program(text: str, folder: Path, environment: dict[str, str]) -> str:
     return ran.stdout
 
 
+@pytest.mark.processes
 def test_the_page_about_the_hub_runs(tmp_path: Path) -> None:
     with LoopbackHub() as hub:
         me = hub.add_user("me")
@@ -56,6 +57,7 @@ def test_the_page_about_the_hub_runs(tmp_path: Path) -> None:
     assert results["finetuning"]["steps"] == 2
 
 
+@pytest.mark.processes
 def test_the_page_about_checkpoints_runs(tmp_path: Path) -> None:
     (_, example), *_ = blocks("README.md", "python")
     told = "\nassert [row['max_abs_difference'] for row in receipt.to_list()] == [0.0, 0.0]"
@@ -78,6 +80,7 @@ def test_shell_blocks_are_run() -> None:
     assert {page for page in pages if [*blocks(page, "bash")]} == {"docs/hub.md"}
 
 
+@pytest.mark.processes
 def test_every_command_of_the_guide_runs_on_the_sample(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -102,6 +102,7 @@ def test_python_versions_agree_everywhere() -> None:
     assert f"With Python {lowest} or newer" in (ROOT / "README.md").read_text(encoding="utf-8")
 
 
+@pytest.mark.processes
 def test_the_wheel_works_without_the_checkout(wheel: Path, tmp_path: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(tmp_path / "site")

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -39,7 +40,9 @@ PAGES = {
 ELSEWHERE = {"docs/checkpoints.md", "docs/hub.md"}
 
 
-@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize(
+    "page", [page if page == "README.md" else pytest.param(page, marks=pytest.mark.processes) for page in PAGES]
+)
 def test_every_python_block_runs(page: str, tmp_path: Path) -> None:
     assert python_blocks(page)
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
@@ -58,6 +61,25 @@ def test_every_python_block_runs(page: str, tmp_path: Path) -> None:
     if page == "docs/extending.md":
         plan = json.loads((tmp_path / "every-second" / "plan.json").read_text())
         assert [site["name"] for site in plan["sites"]] == [f"vit.layers.{index}.mlp" for index in (0, 2, 4)]
+
+
+@pytest.mark.skipif(not (ROOT / ".git").exists(), reason="needs a clone")
+def test_the_installation_works_word_for_word(tmp_path: Path) -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    [block] = re.findall(r"```\n(REPOSITORY=.*?)```", text, flags=re.DOTALL)
+    lines = block.replace("URL_OF_THIS_REPOSITORY", shlex.quote(str(ROOT)))
+    assert lines.count(str(ROOT)) == 1
+    # pip of this environment, into a folder, without the network.
+    options = f"--no-index --no-deps --no-build-isolation --quiet --target {tmp_path / 'site'}"
+    pip = f'pip() {{ {shlex.quote(sys.executable)} -m pip "$@" {options}; }}\nset -e\n'
+    subprocess.run(["sh", "-c", pip + lines], cwd=tmp_path, check=True, timeout=300)
+    shown = subprocess.run(
+        [sys.executable, "-m", "hf_vbp", "--version"],
+        cwd=tmp_path / "site", env={**os.environ, "PYTHONPATH": str(tmp_path / "site")},
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert shown.stdout.startswith("hf-vbp ")
+    assert (tmp_path / "site/hf_vbp/sample/model.safetensors").is_file()
 
 
 def test_every_python_block_of_the_docs_is_run_or_listed() -> None:

@@ -26,7 +26,7 @@ _LONGEST_MESSAGE = 2000
 def build() -> typer.Typer:
     """Return the command line with all its sub-commands."""
     from hf_vbp._version import __version__
-    from hf_vbp.cli import audit, evaluate, export, finetune, inspect, plan, prune, push, recipes, stats, sweep
+    from hf_vbp.cli import audit, evaluate, export, finetune, inspect, plan, prune, push, recipes, stats, sweep, ui
 
     app = typer.Typer(
         name="hf-vbp",
@@ -64,6 +64,7 @@ def build() -> typer.Typer:
     app.command("recipes")(recipes.recipes)
     app.command("push")(push.push)
     app.command("audit")(audit.audit)
+    app.command("ui")(ui.ui)
     return app
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, get_type_hi
 
 import typer
 
-from hf_vbp.cli.values import read_options
+from hf_vbp.cli.values import read_multiple, read_options
 from hf_vbp.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -203,7 +203,13 @@ class MethodOptions:
         "global"
     )
     minimum_width: Annotated[int, typer.Option(help="Neurons that every MLP keeps.", min=0)] = 1
-    round_to: Annotated[int, typer.Option(help="Round widths to a multiple of this.", min=1)] = 1
+    round_to: Annotated[
+        str | None,
+        typer.Option(
+            help="Round widths to a multiple of this; auto measures which one is fastest on this device.",
+            show_default="auto for --target-latency, else 1",
+        ),
+    ] = None
 
     @property
     def flags(self) -> list[str]:
@@ -223,12 +229,12 @@ class MethodOptions:
             "compensation": self.compensation,
             "criterion_options": read_options("--criterion-option", self.criterion_option),
             "compensation_options": read_options("--compensation-option", self.compensation_option),
+            "round_to": read_multiple(self.round_to),
         }
         return VBPConfig.preset(
             self.preset,
             scope=self.scope,
             minimum_width=self.minimum_width,
-            round_to=self.round_to,
             **{name: value for name, value in {**given, **budget}.items() if value is not None},
         )
 

@@ -1,5 +1,9 @@
 """``hf-vbp inspect``: list the MLPs of a model that can be pruned."""
 
+from collections.abc import Iterator
+from math import ceil, floor
+from typing import Any
+
 from hf_vbp.cli import groups
 from hf_vbp.cli.console import percent, print_json, print_lines, print_table, scaled
 from hf_vbp.cli.groups import SourceOptions, with_groups
@@ -27,12 +31,19 @@ def inspect(model: groups.Model, source: SourceOptions, json: groups.Json = Fals
     (parameters,), (macs,) = scaled(found["parameters"]), scaled(found["macs"])
     title = f"{found['architecture']}: {parameters} parameters, {macs} MACs"
     print_table(title, ("MLP", "width", "of parameters", "of MACs"), rows)
-    reachable = found["reachable"]
-    print_lines(
-        [
-            f"At most {percent(reachable['ratio'])} of the hidden neurons can be removed: each MLP keeps "
-            f"{reachable['minimum_width']}. Then {percent(reachable['parameters'])} of the parameters and "
-            f"{percent(reachable['macs'])} of the MACs remain."
-        ]
-    )
+    print_lines(_reachable(found))
     print_lines(f"left out: {name}, {reason}" for name, reason in found["left_out"].items())
+
+
+def _reachable(found: dict[str, Any]) -> Iterator[str]:
+    # Rounded so that a budget of the printed share can be met.
+    reachable = found["reachable"]
+    neurons = sum(site["intermediate_size"] for site in found["sites"])
+    kept = {name: percent(ceil(1000 * share) / 1000) for name, share in reachable.items() if name != "minimum_width"}
+    yield (
+        f"At most {round(reachable['ratio'] * neurons)} of the {neurons} hidden neurons can be removed "
+        f"({percent(floor(1000 * reachable['ratio']) / 1000)}): each MLP keeps {reachable['minimum_width']}. Then "
+        f"{kept['parameters']} of the parameters and {kept['macs']} of the MACs remain."
+    )
+    if "macs_with_merged_tokens" in kept:
+        yield f"With merged tokens too, down to {kept['macs_with_merged_tokens']} of the MACs."

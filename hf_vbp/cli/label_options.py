@@ -14,7 +14,10 @@ class LabelledImageOptions(ImageOptions):
 
     model_labels: Annotated[
         str | None,
-        typer.Option(help="File of the model's class names in order of id, in place of its config's."),
+        typer.Option(
+            help="File of the model's class names in order of id, in place of its config's. prune and finetune save "
+            "them in place of LABEL_0, ..."
+        ),
     ] = None
     label_map: Annotated[
         str | None, typer.Option(help="File that maps classes of the data set to labels or ids of the model.")

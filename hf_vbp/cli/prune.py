@@ -44,7 +44,12 @@ def prune(
     budget: BudgetOptions,
     plan: Annotated[
         Path | None,
-        option(BUDGET, "--plan", help="Apply this plan from `hf-vbp plan`, with the --statistics it was made from."),
+        option(
+            BUDGET,
+            "--plan",
+            help="Apply this plan from `hf-vbp plan`, with the --statistics it was made from. With --data, MLPs with "
+            "a normalization inside are refitted.",
+        ),
     ] = None,
     eval_data: groups.OptionalEvalData = None,
     evaluation: EvaluationOptions,

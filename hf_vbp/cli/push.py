@@ -8,6 +8,7 @@ import typer
 from hf_vbp.cli import groups
 from hf_vbp.cli.console import print_json, print_lines
 from hf_vbp.cli.groups import HUB, option
+from hf_vbp.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from hf_vbp.hub.push_plan import PushPlan, PushResult
@@ -19,8 +20,14 @@ Revision = Annotated[str | None, option(HUB, "--revision", help="Branch, tag, co
 
 
 def push(
-    directory: Annotated[Path, typer.Argument(help="A folder that `hf-vbp prune` wrote.", show_default=False)],
+    directory: Annotated[
+        Path,
+        typer.Argument(help="A folder that `hf-vbp prune` or, with --space, `export` wrote.", show_default=False),
+    ],
     repo_id: RepoId,
+    space: Annotated[
+        bool, option(HUB, "--space", help="Put the page of `hf-vbp export --web` up as a static Space, which is free.")
+    ] = False,
     private: Annotated[bool | None, option(HUB, "--private/--public", help="Visibility of a new repository.")] = None,
     revision: Annotated[
         str | None, option(HUB, "--revision", help="Branch to commit to; created if it does not exist.")
@@ -44,26 +51,39 @@ def push(
     json: groups.Json = False,
 ) -> None:
     """Push a pruned checkpoint to the Hub in one commit, with a model card made from its results."""
-    from hf_vbp.hub.push import push_to_hub
+    common: dict[str, Any] = {
+        "private": private,
+        "overwrite": overwrite,
+        "commit_message": message,
+        "dry_run": dry_run,
+        "on_plan": None if json else _show_plan,
+    }
+    of_models: dict[str, Any] = {
+        "revision": revision,
+        "create_pr": create_pr,
+        "base_model": base_model,
+        "exports": exports,
+        "trust_remote_code": trust_remote_code,
+    }
+    if space:
+        result = _push_space(directory, repo_id, common, of_models)
+    else:
+        from hf_vbp.hub.push import push_to_hub
 
-    result = push_to_hub(
-        directory,
-        repo_id,
-        private=private,
-        revision=revision,
-        create_pr=create_pr,
-        overwrite=overwrite,
-        base_model=base_model,
-        exports=exports,
-        commit_message=message,
-        dry_run=dry_run,
-        trust_remote_code=trust_remote_code,
-        on_plan=None if json else _show_plan,
-    )
+        result = push_to_hub(directory, repo_id, **common, **of_models)
     if json:
         print_json(_as_json(result))
     else:
         print_lines([*_preview(result), result.sentence])
+
+
+def _push_space(directory: Path, repo_id: str, common: dict[str, Any], of_models: dict[str, Any]) -> "PushResult":
+    given = [f"--{name.replace('_', '-')}" for name, value in of_models.items() if value]
+    if given:
+        raise ConfigurationError(f"{', '.join(given)} cannot be used with --space. Leave it out.")
+    from hf_vbp.hub.push_space import push_space
+
+    return push_space(directory, repo_id, **common)
 
 
 def _show_plan(plan: "PushPlan") -> None:

@@ -1,4 +1,4 @@
-"""``hf-vbp sweep``: accuracy against ratio, from one pass over the images."""
+"""``hf-vbp sweep``: accuracy against ratio, or of each lever against MACs, from one pass over the images."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -36,8 +36,26 @@ def sweep(
     ] = None,
     method: MethodOptions,
     ratios: Annotated[
-        str, option(BUDGET, "--ratios", help="start:stop:step, or a list such as 0.1,0.3.")
-    ] = "0.1:0.7:0.1",
+        str | None,
+        option(
+            BUDGET,
+            "--ratios",
+            help="Shares of neurons to remove: start:stop:step, or a list such as 0.1,0.3.",
+            show_default="0.1:0.7:0.1",
+        ),
+    ] = None,
+    levers: Annotated[
+        str | None,
+        option(
+            BUDGET,
+            "--levers",
+            help="Compare mlp (narrower MLPs), tokens (merged tokens), or mlp,tokens: each alone, and both.",
+        ),
+    ] = None,
+    macs: Annotated[
+        str | None,
+        option(BUDGET, "--macs", help="Shares of the MACs to keep, for --levers.", show_default="0.5:0.9:0.1"),
+    ] = None,
     eval_data: groups.EvalData,
     evaluation: EvaluationOptions,
     latency: Annotated[bool, option(LATENCY, "--latency", help="Measure the latency of each model.")] = False,
@@ -50,17 +68,24 @@ def sweep(
 ) -> None:
     """Prune at many ratios and show the accuracy at each: a table, a CSV file and a plot.
 
+    With --levers, every lever alone and all together at many shares of the MACs; * marks the front: no other model
+    is as cheap and as accurate or better.
+
     Rows of the same model, statistics, images and method that the CSV file already holds are kept, so that an
     interrupted sweep continues.
     """
-    from hf_vbp.workflow.sweep_command import SweepRequest, parse_methods, parse_ratios, run_sweep
+    from hf_vbp.workflow.sweep_arguments import parse_methods, parse_points
+    from hf_vbp.workflow.sweep_command import SweepRequest, run_sweep
 
+    points = parse_points(ratios, macs, levers)
     request = SweepRequest(
         model=model,
         methods=parse_methods(methods or (), method.config()),
-        ratios=parse_ratios(ratios),
+        ratios=points.ratios,
         evaluation=evaluation.request(eval_data, images),
         output=output,
+        macs=points.macs,
+        levers=points.levers,
         data=images.request(data) if data else None,
         statistics=statistics,
         latency=conditions.single() if latency else None,
@@ -79,19 +104,49 @@ def show(rows: list[dict[str, Any]], files: list[Path]) -> None:
     dense, pruned = rows[0], rows[1:]
     methods = dict.fromkeys(_method(row) for row in pruned)
     for method in methods:
-        columns = _accuracy([dense, *(row for row in pruned if _method(row) == method)])
+        of_method = [row for row in pruned if _method(row) == method]
+        columns = (_levers if "levers" in of_method[0] else _accuracy)([dense, *of_method])
         print_table(f"{method}, no training", list(columns), list(zip(*columns.values(), strict=True)))
     if any("latency_ms" in row for row in rows):
-        latencies = [
-            ("dense" if row is dense else _method(row), percent(row["ratio"], 0), _milliseconds(row), _speedup(row))
-            for row in rows
-        ]
-        print_table("Latency", ("method", "removed", "ms", "speed-up"), latencies)
+        latencies = _latencies(rows)
+        print_table("Latency", list(latencies), list(zip(*latencies.values(), strict=True)))
     print_lines([f"Written: {', '.join(map(str, files))}"])
 
 
 def _method(row: dict[str, Any]) -> str:
-    return f"{row['criterion']} + {row['compensation']}"
+    method = f"{row['criterion']} + {row['compensation']}"
+    return f"{row['levers'].replace(',', ' + ')}, {method}" if "levers" in row else method
+
+
+def _latencies(rows: list[dict[str, Any]]) -> dict[str, list[Any]]:
+    """Return the columns of the latencies of all rows."""
+    methods = ["dense" if row is rows[0] else _method(row) for row in rows]
+    if not any("levers" in row for row in rows):
+        points = {"removed": [percent(row["ratio"], 0) for row in rows]}
+        marks = {}
+    else:
+        points = {"MACs": [percent(row["macs"] / rows[0]["macs"], 0) for row in rows]}
+        marks = {"front": [_mark(row, "on_latency_front") for row in rows]}
+    times: dict[str, list[Any]] = {"ms": list(map(_milliseconds, rows)), "speed-up": list(map(_speedup, rows))}
+    return {"method": methods, **points, **times, **marks}
+
+
+def _mark(row: dict[str, Any], name: str) -> str:
+    return "*" if row.get(name) else ""
+
+
+def _levers(rows: list[dict[str, Any]]) -> dict[str, list[Any]]:
+    """Return the columns of the dense model and of one combination of levers."""
+    dense = rows[0]
+    columns: dict[str, list[Any]] = {"MACs": [percent(row["macs"] / dense["macs"]) for row in rows]}
+    columns["merged"] = [row.get("merged_tokens", 0) or "" for row in rows]
+    columns["removed"] = [percent(row["ratio"], 0) for row in rows]
+    columns["weights"] = scaled(*(row["bytes"] for row in rows))
+    columns["top-1"] = [percent(row.get("top1")) for row in rows]
+    columns["agreement"] = [percent(row.get("agreement")) for row in rows]
+    columns["KL"] = [None if "kl" not in row else f"{row['kl']:.3f}" for row in rows]
+    columns["front"] = [_mark(row, "on_macs_front") for row in rows]
+    return columns
 
 
 def _accuracy(rows: list[dict[str, Any]]) -> dict[str, list[Any]]:

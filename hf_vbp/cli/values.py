@@ -35,3 +35,8 @@ def read_latency(text: str | None) -> float | str | None:
         return float(text)
     except ValueError:
         return text
+
+
+def read_multiple(text: str | None) -> int | str | None:
+    """Read ``--round-to``: a whole number, or ``auto``; other texts are returned as they are, to be refused."""
+    return int(text) if text is not None and text.isascii() and text.isdigit() else text

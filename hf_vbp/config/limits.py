@@ -6,6 +6,8 @@ from hf_vbp._progress import shown
 from hf_vbp.errors import ConfigurationError
 
 SCOPES = ("global", "layer")
+AUTO = "auto"
+"""The multiple of the widths is measured on the device."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,10 @@ class Limits:
         for name, lowest in (("minimum_width", 0), ("round_to", 1)):
             value = getattr(self, name)
             if type(value) is not int or value < lowest:
-                raise ConfigurationError(f"{name} must be a whole number of at least {lowest}, got {shown(value)}.")
+                other = " With 'auto' it is measured." if name == "round_to" else ""
+                raise ConfigurationError(
+                    f"{name} must be a whole number of at least {lowest}, got {shown(value)}.{other}"
+                )
 
     def floor(self, intermediate_size: int) -> int:
         """Return the least width of a site whose dense width is ``intermediate_size``."""

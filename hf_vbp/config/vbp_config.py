@@ -2,12 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
-from typing import Any
+from typing import Any, Literal
 
 from hf_vbp._progress import shown
 from hf_vbp.config.budget import DEFAULT_PRECISION, Budget
 from hf_vbp.config.levers import check_levers, used_levers
-from hf_vbp.config.limits import SCOPES, Limits
+from hf_vbp.config.limits import AUTO, SCOPES, Limits
 from hf_vbp.config.presets import DEFAULT_COMPENSATION, DEFAULT_CRITERION, PRESETS
 from hf_vbp.config.registry import COMPENSATIONS, CRITERIA, check_choice
 from hf_vbp.config.requirements import Requirements
@@ -43,7 +43,9 @@ class VBPConfig:
         scope: ``"global"`` ranks all neurons at once (the paper); ``"layer"`` removes the same share of each site, so
             that plain transformers loads the result.
         minimum_width: Neurons that every site keeps.
-        round_to: Multiple that widths are rounded to.
+        round_to: Multiple that widths are rounded to. ``"auto"`` measures which of 1, 8, 16, ... is fastest for the
+            shape, the dtype and the device of the model (:mod:`hf_vbp.costs.width_multiple`); it is the default of
+            latency budgets, and 1 that of all others and of the preset ``"paper"``. Without a budget, None.
         latency_batch: Images per pass when ``target_latency`` is measured.
         latency_precision: A measurement of ``target_latency`` is repeated until the 95 % interval of the speed-up is
             this share of it to either side.
@@ -75,7 +77,7 @@ class VBPConfig:
     compensation: str = DEFAULT_COMPENSATION
     scope: str = "global"
     minimum_width: int = 1
-    round_to: int = 1
+    round_to: int | Literal["auto"] | None = None
     latency_batch: int = 1
     latency_precision: float = DEFAULT_PRECISION
     levers: tuple[str, ...] | None = None
@@ -99,6 +101,8 @@ class VBPConfig:
             # Lists come from JSON and YAML.
             object.__setattr__(self, "levers", tuple(self.levers))
         check_levers(self.levers, self.merge_tokens)
+        if self.round_to is None and self.has_budget:
+            object.__setattr__(self, "round_to", AUTO if self.target_latency is not None else 1)
         # Building the parts validates them.
         _ = self.limits, self.make_criterion(), self.make_compensation(), self._budgets()
 
@@ -184,16 +188,21 @@ class VBPConfig:
         """Criterion, compensation, scope and limits, ready for JSON: what decides about neurons beside the budget."""
         names = ("criterion", "compensation", "scope", "minimum_width", "round_to")
         options = {name: dict(getattr(self, name)) for name in ("criterion_options", "compensation_options")}
-        return {**{name: getattr(self, name) for name in names}, **options}
+        return {**{name: getattr(self, name) for name in names}, **options, "round_to": self.round_to or 1}
 
     def with_budget(self, **budget: float | str) -> "VBPConfig":
-        """Return the same method with another budget, given as the one field that holds it."""
-        return replace(self, **{**dict.fromkeys(BUDGETS), **budget})  # type: ignore[arg-type]
+        """Return the same method with another budget, given as the one field that holds it.
+
+        A default ``round_to`` becomes that of the new budget.
+        """
+        default = AUTO if self.target_latency is not None else 1
+        round_to = None if self.has_budget and self.round_to == default else self.round_to
+        return replace(self, **{**dict.fromkeys(BUDGETS), **budget, "round_to": round_to})  # type: ignore[arg-type]
 
     @property
     def limits(self) -> Limits:
-        """Floor and rounding of the widths."""
-        return Limits(self.minimum_width, self.round_to)
+        """Floor and rounding of the widths; a multiple that is not measured yet counts as 1."""
+        return Limits(self.minimum_width, 1 if self.round_to in (None, AUTO) else self.round_to)  # type: ignore[arg-type]
 
     @property
     def requires(self) -> Requirements:

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 
+from hf_vbp.data.labels import are_placeholders
 from hf_vbp.distillation.tasks import problem_type
 from hf_vbp.errors import ConfigurationError, LabelError, UnsupportedModelError
 from hf_vbp.modeling.precision import own_precision
@@ -56,7 +57,8 @@ def _check_labels(student: dict[int, str], teacher: dict[int, str]) -> None:
     if len(student) != len(teacher):
         raise LabelError(f"The teacher has {len(teacher)} labels, the model {len(student)}; choose one with the same.")
     different = [index for index in student if str(student[index]).casefold() != str(teacher.get(index)).casefold()]
-    if different:
+    # The classes of a model may have been named when it was pruned; placeholders (LABEL_0) contradict no name.
+    if different and not are_placeholders(teacher.values()):
         shown = ", ".join(
             f"{index} is {student[index]!r} in the model and {teacher.get(index)!r} in the teacher"
             for index in different[:_SHOWN]

@@ -4,6 +4,17 @@ from hf_vbp.hub.audit import AuditReport, Check, audit
 from hf_vbp.hub.files import PushFile
 from hf_vbp.hub.push import push_to_hub
 from hf_vbp.hub.push_plan import PushPlan, PushResult
+from hf_vbp.hub.push_space import push_space
 from hf_vbp.hub.retries import Retries
 
-__all__ = ["AuditReport", "Check", "PushFile", "PushPlan", "PushResult", "Retries", "audit", "push_to_hub"]
+__all__ = [
+    "AuditReport",
+    "Check",
+    "PushFile",
+    "PushPlan",
+    "PushResult",
+    "Retries",
+    "audit",
+    "push_space",
+    "push_to_hub",
+]

@@ -8,7 +8,7 @@ from hf_vbp.errors import HubError
 from hf_vbp.hub.retries import DEFAULT, repeat
 
 if TYPE_CHECKING:
-    from huggingface_hub import HfApi, ModelInfo
+    from huggingface_hub import HfApi, ModelInfo, SpaceInfo
 
 
 def make_api(token: str | bool | None = None) -> "HfApi":
@@ -44,8 +44,24 @@ def model_info(api: "HfApi", repo_id: str, revision: str | None = None) -> "Mode
     try:
         return api.model_info(repo_id, revision=revision)
     except TypeError as error:
-        # The client passes the metadata of the card on as keyword arguments, whatever their names are.
-        raise HubError(
-            f"The metadata of the README.md of {repo_id} cannot be read by huggingface_hub ({one_line(error)}). "
-            "Correct them on the page of the repository."
-        ) from error
+        raise _unreadable_card(repo_id, error) from error
+
+
+def space_info(api: "HfApi", repo_id: str, revision: str | None = None) -> "SpaceInfo":
+    """Return the description of a Space.
+
+    Raises:
+        HubError: The client cannot read the metadata of its README.md.
+    """
+    try:
+        return api.space_info(repo_id, revision=revision)
+    except TypeError as error:
+        raise _unreadable_card(repo_id, error) from error
+
+
+def _unreadable_card(repo_id: str, error: TypeError) -> HubError:
+    # The client passes the metadata of the card on as keyword arguments, whatever their names are.
+    return HubError(
+        f"The metadata of the README.md of {repo_id} cannot be read by huggingface_hub ({one_line(error)}). "
+        "Correct them on the page of the repository."
+    )

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from hf_vbp.errors import HubError
 from hf_vbp.hub.failures import FAILURES, hub_error, is_transient
 from hf_vbp.hub.files import PushFile
-from hf_vbp.hub.remote import is_conflict, read_remote
+from hf_vbp.hub.remote import RepoType, is_conflict, read_remote
 from hf_vbp.hub.retries import Retries
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ class Commit:
         parent: The commit that it must follow.
         revision: The branch.
         create_pr: Whether it opens a pull request instead.
+        repo_type: Whether the repository is a model or a Space.
     """
 
     repo_id: str
@@ -35,6 +36,7 @@ class Commit:
     parent: str
     revision: str | None
     create_pr: bool
+    repo_type: RepoType = "model"
 
     def send(self, api: "HfApi") -> "CommitInfo":
         """Send it once, with new operations, because the client changes those it gets."""
@@ -49,6 +51,7 @@ class Commit:
             revision=self.revision,
             create_pr=self.create_pr,
             parent_commit=self.parent,
+            repo_type=self.repo_type,
         )
 
 
@@ -95,7 +98,7 @@ def _already_made(api: "HfApi", commit: Commit, retries: Retries) -> Committed |
     if commit.create_pr:
         return None
     try:
-        remote = read_remote(api, commit.repo_id, commit.revision, retries)
+        remote = read_remote(api, commit.repo_id, commit.revision, retries, commit.repo_type)
     except HubError:
         return None
     there = remote.head is not None and not remote.changed(commit.files)

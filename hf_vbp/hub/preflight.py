@@ -154,8 +154,8 @@ def unnamed_classes(directory: Path) -> list[str]:
     if not names or not are_placeholders(names):
         return []
     return [
-        f"The model names no classes ({names[0]}, ...), and its users see these names. Set id2label and label2id in "
-        "the config of the dense model before it is pruned."
+        f"The model names no classes ({names[0]}, ...), and its users see these names. Prune it with --model-labels "
+        "FILE, or set id2label and label2id in the config of the dense model before it is pruned."
     ]
 
 

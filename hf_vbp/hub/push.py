@@ -14,7 +14,7 @@ from hf_vbp.hub.load_checks import check_loads, check_receipt
 from hf_vbp.hub.preflight import check_checkpoint, check_secrets, private_paths, unnamed_classes
 from hf_vbp.hub.push_card import make_push_card
 from hf_vbp.hub.push_plan import PushPlan, PushResult
-from hf_vbp.hub.remote import Remote, read_remote, refuse_content
+from hf_vbp.hub.remote import Remote, RepoType, read_remote, refuse_content
 from hf_vbp.hub.retries import DEFAULT, Retries
 from hf_vbp.hub.send import send_push
 from hf_vbp.results.record import load_results
@@ -93,7 +93,7 @@ def push_to_hub(
     if on_plan is not None:
         on_plan(plan)
     if dry_run:
-        return PushResult("dry_run", plan.repo_id, f"{api.endpoint}/{plan.repo_id}", plan.parent, revision, plan)
+        return PushResult("dry_run", plan.repo_id, plan.page(api.endpoint), plan.parent, revision, plan)
     return send_push(api, plan, commit_message, retries)
 
 
@@ -146,7 +146,9 @@ def plan_push(api: "HfApi", directory: Path, repo_id: str, request: PushRequest,
     return decide_push(directory, repo_id, everything, remote, request, remarks)
 
 
-def read_target(api: "HfApi", repo_id: str, request: PushRequest, retries: Retries) -> tuple[str, Remote]:
+def read_target(
+    api: "HfApi", repo_id: str, request: PushRequest, retries: Retries, repo_type: RepoType = "model"
+) -> tuple[str, Remote]:
     """Return the full name of the repository and its content, which a dry run does without where there is no Hub.
 
     Raises:
@@ -155,11 +157,11 @@ def read_target(api: "HfApi", repo_id: str, request: PushRequest, retries: Retri
     full_id = repo_id
     try:
         full_id = full_repo_id(api, repo_id)
-        return full_id, read_remote(api, full_id, request.revision, retries)
+        return full_id, read_remote(api, full_id, request.revision, retries, repo_type)
     except HubError as error:
         if not (request.dry_run and is_unreachable(error.__cause__)):
             raise
-        return full_id, Remote(exists=False, unread=str(error))
+        return full_id, Remote(exists=False, unread=str(error), repo_type=repo_type)
 
 
 def check_push_target(
@@ -229,6 +231,7 @@ def decide_push(
         tuple(deleted),
         tuple(dict.fromkeys(remarks)),
         _not_checked(repo_id, remote) if request.dry_run else (),
+        remote.repo_type,
     )
 
 

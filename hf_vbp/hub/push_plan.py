@@ -5,6 +5,7 @@ from pathlib import Path
 
 from hf_vbp.checkpoint.layout import CARD
 from hf_vbp.hub.files import PushFile
+from hf_vbp.hub.remote import RepoType
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,7 @@ class PushPlan:
         deleted: Names of files of an earlier model that are deleted.
         remarks: Notes: values left out of the card, local paths in published files, foreign code.
         not_checked: What a dry run without the Hub could not check.
+        repo_type: Whether the repository is a model or a Space.
     """
 
     directory: Path
@@ -37,16 +39,22 @@ class PushPlan:
     deleted: tuple[str, ...] = ()
     remarks: tuple[str, ...] = ()
     not_checked: tuple[str, ...] = ()
+    repo_type: RepoType = "model"
 
     @property
     def card(self) -> str:
         """The text of the card; empty where there is none."""
         return next((file.read().decode() for file in self.files if file.path == CARD), "")
 
+    def page(self, endpoint: str) -> str:
+        """The address of the repository."""
+        return f"{endpoint}/{'spaces/' if self.repo_type == 'space' else ''}{self.repo_id}"
+
     @property
     def lines(self) -> list[str]:
         """The plan as lines of text."""
         where = f"{self.repo_id}" + (f", branch {self.revision}" if self.revision else "")
+        where = where if self.repo_type == "model" else f"the Space {where}"
         kind = "" if self.private is None else " (private)" if self.private else " (public)"
         verbs = {
             "create": f"Create {where}{kind} and send",

@@ -19,7 +19,7 @@ def send_push(api: "HfApi", plan: PushPlan, message: str | None, retries: Retrie
     Raises:
         HubError: The Hub refused or did not answer, or the commit has other files.
     """
-    page = f"{api.endpoint}/{plan.repo_id}"
+    page = plan.page(api.endpoint)
     if plan.action == "nothing":
         return PushResult("unchanged", plan.repo_id, page, plan.parent, plan.revision, plan)
     remote = create_missing(api, plan, retries)
@@ -34,6 +34,7 @@ def send_push(api: "HfApi", plan: PushPlan, message: str | None, retries: Retrie
         remote.head,
         plan.revision,
         create_pr=plan.action == "pull_request",
+        repo_type=plan.repo_type,
     )
     done = commit_with_retries(api, commit, retries)
     read_back(api, plan, done, retries)
@@ -50,12 +51,18 @@ def create_missing(api: "HfApi", plan: PushPlan, retries: Retries) -> Remote:
     """
     if plan.action == "create":
         repeat(
-            lambda: api.create_repo(plan.repo_id, private=plan.private, exist_ok=True),
+            lambda: api.create_repo(
+                plan.repo_id,
+                private=plan.private,
+                exist_ok=True,
+                repo_type=plan.repo_type,
+                space_sdk="static" if plan.repo_type == "space" else None,
+            ),
             "Creating the repository",
             plan.repo_id,
             retries,
         )
-        created = read_remote(api, plan.repo_id, retries=retries)
+        created = read_remote(api, plan.repo_id, None, retries, plan.repo_type)
         if plan.private is not None and created.private != plan.private:
             raise HubError(
                 f"{plan.repo_id} was created, but is {'private' if created.private else 'public'}; the other "
@@ -82,7 +89,7 @@ def read_back(api: "HfApi", plan: PushPlan, done: Committed, retries: Retries) -
         HubError: It has other files (the message names them), or could not be read.
     """
     doing = f"The commit {done.commit} was made, but reading it back"
-    files = repeat(lambda: read_files(api, plan.repo_id, done.commit), doing, plan.repo_id, retries)
+    files = repeat(lambda: read_files(api, plan.repo_id, done.commit, plan.repo_type), doing, plan.repo_id, retries)
     found = Remote(True, head=done.commit, files=files)
     wrong = [file.path for file in found.changed(plan.files)] + sorted(set(plan.deleted) & set(found.files))
     if wrong:

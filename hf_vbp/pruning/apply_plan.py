@@ -16,6 +16,7 @@ from hf_vbp.modeling.precision import outside_inference_mode, own_precision
 from hf_vbp.pruning.make_plan import FittedPlan, NewWeights, check_provided, statistics_digest
 from hf_vbp.pruning.plan import PruningPlan
 from hf_vbp.pruning.refit import mixed_sites, refit_mixed_sites, warn_without_refit
+from hf_vbp.pruning.restored import restored_on_failure
 from hf_vbp.pruning.site_surgery import Modules, prune_site
 from hf_vbp.statistics.activation_statistics import ActivationStatistics
 from hf_vbp.token_merging.merge_tokens import merge_tokens
@@ -68,9 +69,9 @@ def apply_plan(
             :func:`hf_vbp.adapters.prepare`.
         plan: The kept neurons.
         statistics: The statistics that the plan was made from, for the compensation.
-        inplace: Whether to change ``model`` itself, MLP by MLP, which takes the memory of the new weights of ``fc2``
-            where the compensation changes them, and little else. Otherwise a copy is made that never holds the dense
-            MLPs, so that it takes the memory of the pruned model only.
+        inplace: Whether to change ``model`` itself, which takes the memory of the pruned MLPs. A failure or an
+            interrupt leaves the model unchanged. Otherwise a copy is made that never holds the dense MLPs, so that it
+            takes the memory of the pruned model only.
         data: Images, as for :func:`hf_vbp.prune`. The first one verifies the structure of the model. Where a
             normalization inside the MLPs mixes their neurons (GRN, LayerNorm), ``fc2`` is refitted by a pass over the
             images.
@@ -158,19 +159,25 @@ def _apply(
 def _insert(
     model: ModelT, sites: Sequence[MLPSite], smaller: Iterable[Modules], plan: PruningPlan, *, inplace: bool
 ) -> ModelT:
-    if inplace:
-        # Everything that can fail was computed before. Site by site, so that no second set of MLPs is ever held.
-        for site, modules in zip(sites, smaller, strict=True):
+    # All MLPs are computed before the first one changes.
+    new = list(smaller)
+    if not inplace:
+        pruned = _copy_with(model, sites, new)
+        _finish(pruned, sites, plan)
+        return pruned
+    with restored_on_failure(model):
+        for site, modules in zip(sites, new, strict=True):
             for (module, _), smaller_module in zip(site.mlp.modules, modules, strict=True):
                 _become(module, smaller_module)
-        pruned = model
-    else:
-        pruned = _copy_with(model, sites, list(smaller))
+        _finish(model, sites, plan)
+    return model
+
+
+def _finish(model: Any, sites: Sequence[MLPSite], plan: PruningPlan) -> None:
     if any(site.width < site.intermediate_size for site in plan.sites):
-        _record(pruned, sites, plan)
+        _record(model, sites, plan)
     if plan.merged_tokens:
-        merge_tokens(pruned, plan.merged_tokens)
-    return pruned
+        merge_tokens(model, plan.merged_tokens)
 
 
 def _become(module: nn.Module, new: nn.Module) -> None:

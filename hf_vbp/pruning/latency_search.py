@@ -15,6 +15,7 @@ from hf_vbp.costs.widths import WidthCosts, width_costs
 from hf_vbp.errors import BudgetError
 from hf_vbp.pruning.budget_cost import floor_sentence, narrowest_widths
 from hf_vbp.pruning.removal_order import RemovalOrder
+from hf_vbp.pruning.rounding import measured_rounding, options_of, with_rounding
 
 MOST_CANDIDATES = 6
 # A candidate that meets the budget is good enough if it is at most this share of the dense latency below it.
@@ -22,7 +23,7 @@ TOLERANCE = 0.02
 
 
 @dataclass(frozen=True)
-class Candidate:
+class MeasuredCut:
     """A cut of the removal order and its latency.
 
     Attributes:
@@ -53,11 +54,11 @@ class _Search:
         self.merged_tokens = tuple(merged_tokens)
         self.costs: WidthCosts = width_costs(prepared, self.merged_tokens)
 
-    def measure(self, cut: int) -> Candidate:
+    def measure(self, cut: int) -> MeasuredCut:
         latency = known_or_measured(
             self.prepared, self.order.widths(cut), self.options, self.merged_tokens, self.progress
         )
-        return Candidate(cut, self.removed(cut), 1 / latency["speedup"], latency)
+        return MeasuredCut(cut, self.removed(cut), 1 / latency["speedup"], latency)
 
     def removed(self, cut: int) -> float:
         return 1 - self.costs.share("macs", self.order.widths(cut))
@@ -83,7 +84,7 @@ def meet_latency(
     *,
     merged_tokens: Sequence[int] = (),
     most_candidates: int = MOST_CANDIDATES,
-) -> Candidate:
+) -> MeasuredCut:
     """Return a cut that meets a latency budget, with little removed beyond it.
 
     The latency is nearly linear in the MACs. The search interpolates between a cut that meets the budget and one that
@@ -106,7 +107,7 @@ def meet_latency(
     fast = search.measure(order.cuts[-1])
     target = _target(config.budget, fast, config)
     # The dense model needs no measurement: its share is 1 by definition.
-    slow = search.measure(0) if any(merged_tokens) else Candidate(0, 0.0, 1.0, {})
+    slow = search.measure(0) if any(merged_tokens) else MeasuredCut(0, 0.0, 1.0, {})
     if slow.share <= target:
         return slow
     for _ in range(most_candidates):
@@ -147,9 +148,10 @@ def check_latency(
     """
     if not config.has_budget or config.budget.kind != "latency":
         return
+    config = with_rounding(config, measured_rounding(prepared, config, progress=progress))
     options, widths = options_of(config), narrowest_widths(prepared.widths, config.limits)
     latency = latency_of_widths(prepared, widths, options, merged_tokens=merged_tokens, progress=progress)
-    _target(config.budget, Candidate(0, 0.0, 1 / latency["speedup"], latency), config)
+    _target(config.budget, MeasuredCut(0, 0.0, 1 / latency["speedup"], latency), config)
     prepared.latencies[_conditions(widths, options, merged_tokens)] = latency
 
 
@@ -175,11 +177,6 @@ def known_or_measured(
     return latency_of_widths(prepared, widths, options, merged_tokens=merged_tokens, progress=progress)
 
 
-def options_of(config: VBPConfig) -> LatencyOptions:
-    """Return the conditions under which a latency budget is measured."""
-    return LatencyOptions(batch=config.latency_batch, precision=config.latency_precision)
-
-
 def share_asked(budget: Budget, dense_milliseconds: float) -> float:
     """Return the share of the dense latency that a budget asks for."""
     return budget.share if budget.milliseconds is None else budget.milliseconds / dense_milliseconds
@@ -189,7 +186,7 @@ def _conditions(widths: Sequence[int], options: LatencyOptions, merged_tokens: S
     return tuple(widths), options, torch.get_num_threads(), tuple(merged_tokens)
 
 
-def _target(budget: Budget, fastest: Candidate, config: VBPConfig) -> float:
+def _target(budget: Budget, fastest: MeasuredCut, config: VBPConfig) -> float:
     """Return the share of the dense latency to keep, or refuse a budget that the fastest candidate does not meet."""
     dense, pruned = fastest.latency["dense_ms"], fastest.latency["pruned_ms"]
     measured = f"measured with {describe_conditions(fastest.latency)}"
@@ -216,7 +213,7 @@ def _target(budget: Budget, fastest: Candidate, config: VBPConfig) -> float:
     return target
 
 
-def _interpolated(slow: Candidate, fast: Candidate, target: float) -> float:
+def _interpolated(slow: MeasuredCut, fast: MeasuredCut, target: float) -> float:
     """Return the share of MACs to remove next: where a line through both meets a point just below the target."""
     aim = target - TOLERANCE / 2
     fall = slow.share - fast.share

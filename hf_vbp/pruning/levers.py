@@ -23,7 +23,7 @@ class LeverWarning(UserWarning):
 
 
 @dataclass(frozen=True)
-class Candidate:
+class LeverCandidate:
     """Merged tokens and a cut of the removal order that meet a budget together.
 
     Attributes:
@@ -82,12 +82,14 @@ def check_levers(prepared: PreparedModel, config: VBPConfig) -> bool:
     widths = narrowest_widths(prepared.widths, config.limits) if "mlp" in config.used_levers else prepared.widths
     best = macs_share(prepared, number)(widths)
     if not config.budget.is_met_by(best):
-        means = "pruning the MLPs and merging tokens" if "mlp" in config.used_levers else "merging tokens"
-        raise config.budget.unreachable(best, floor_sentence(config.budget, config.limits), means)
+        if "mlp" not in config.used_levers:
+            raise config.budget.unreachable(best, "Ask for a larger share.", "merging tokens")
+        floor = floor_sentence(config.budget, config.limits)
+        raise config.budget.unreachable(best, floor, "pruning the MLPs and merging tokens")
     return merges
 
 
-def lever_candidates(prepared: PreparedModel, config: VBPConfig, order: RemovalOrder) -> list[Candidate]:
+def lever_candidates(prepared: PreparedModel, config: VBPConfig, order: RemovalOrder) -> list[LeverCandidate]:
     """Return about six ways to spend a budget of MACs, from merging alone to narrower MLPs alone.
 
     For each number of merged tokens the budget fixes the neurons. Most candidates are close to merging alone, because
@@ -187,7 +189,7 @@ def macs_share(prepared: PreparedModel, number: int) -> Callable[[Sequence[int]]
     return lambda widths: costs.of(widths)["macs"] / dense
 
 
-def with_tokens(prepared: PreparedModel, config: VBPConfig, order: RemovalOrder, number: int) -> Candidate:
+def with_tokens(prepared: PreparedModel, config: VBPConfig, order: RemovalOrder, number: int) -> LeverCandidate:
     """Return the least removal that meets a budget of MACs with this many merged tokens.
 
     Raises:
@@ -198,10 +200,10 @@ def with_tokens(prepared: PreparedModel, config: VBPConfig, order: RemovalOrder,
     cut = 0
     if not budget.is_met_by(achieved_by(order.widths(0))):
         cut = order.cut_for(budget, achieved_by, ceiling=floor_sentence(budget, config.limits))
-    return Candidate(counts_for(prepared.model, number), cut, achieved_by(order.widths(cut)))
+    return LeverCandidate(counts_for(prepared.model, number), cut, achieved_by(order.widths(cut)))
 
 
-def least_damage(candidates: Sequence[Candidate], distances: Sequence[float | None]) -> Candidate | None:
+def least_damage(candidates: Sequence[LeverCandidate], distances: Sequence[float | None]) -> LeverCandidate | None:
     """Return the candidate of the least output distance; the one that merges less where two are equal.
 
     Args:

@@ -22,6 +22,7 @@ from hf_vbp.pruning.damage import DamagePrediction
 from hf_vbp.pruning.levers import check_levers
 from hf_vbp.pruning.meet_budget import Choice, meet_budget
 from hf_vbp.pruning.plan import PruningPlan, SitePlan
+from hf_vbp.pruning.rounding import measured_rounding, with_rounding
 from hf_vbp.statistics.activation_statistics import ActivationStatistics
 
 
@@ -56,6 +57,17 @@ class FittedPlan:
     plan: PruningPlan
     new: tuple[NewWeights, ...]
 
+    def is_of(self, chosen: Choice) -> bool:
+        """Return whether this is the plan of a choice."""
+        plan = self.plan
+        same = (plan.merged_tokens, plan.achieved, plan.latency) == (
+            chosen.merged_tokens,
+            chosen.achieved,
+            chosen.latency,
+        )
+        kept = (tuple(indices.tolist()) for indices in chosen.kept)
+        return same and all(site.kept == own for site, own in zip(plan.sites, kept, strict=True))
+
 
 @outside_inference_mode
 def make_plan(
@@ -71,9 +83,9 @@ def make_plan(
     The paper (section 3.2): the neurons of all sites are ranked in one list, ascending by variance, and the lowest
     share is removed. Ties are broken by the position of the site, then by the index of the neuron, so the same
     statistics give the same plan everywhere. The plan is a pure function of statistics, weights and configuration,
-    except that a latency budget is measured on this device. Tokens are merged only as far as
-    the statistics hold measurements of it (:func:`hf_vbp.workflow.measure_levers.with_lever_measurements`), or the
-    configuration gives the number.
+    except that a latency budget and the multiple of ``round_to="auto"`` are measured on this device. Tokens are
+    merged only as far as the statistics hold measurements of it
+    (:func:`hf_vbp.workflow.measure_levers.with_lever_measurements`), or the configuration gives the number.
 
     Args:
         model: The dense model; it is not changed.
@@ -107,9 +119,19 @@ def fit_plan(
     config: VBPConfig,
     *,
     rankings: Sequence[Ranking] | None = None,
+    fitted: FittedPlan | None = None,
     progress: Progress | None = None,
 ) -> FittedPlan:
-    """Return the plan together with its fitted compensation; see :func:`make_plan`."""
+    """Return the plan together with its fitted compensation; see :func:`make_plan`.
+
+    Args:
+        prepared: The dense model.
+        statistics: Statistics gathered from it.
+        config: Method and budget.
+        rankings: As for :func:`make_plan`.
+        fitted: A plan that was fitted already, which is returned where it is the chosen one.
+        progress: As for :func:`make_plan`.
+    """
     compensation = config.make_compensation()
     prepared.check_requirements(f"compensation {compensation.name!r}", compensation.requires)
     statistics.check_model(prepared)
@@ -118,8 +140,12 @@ def fit_plan(
     if rankings is None:
         rankings = rank_sites(prepared, statistics, config)
     measurements = statistics.measurements_of(config.method) if merges else None
-    chosen = meet_budget(prepared, config, rankings, measurements=measurements, progress=progress)
-    return fit_choice(prepared, statistics, config, rankings, chosen)
+    rounding = measured_rounding(prepared, config, measurements, progress)
+    rounded = with_rounding(config, rounding)
+    chosen = meet_budget(prepared, rounded, rankings, measurements=measurements, progress=progress)
+    if fitted is None or not fitted.is_of(chosen):
+        fitted = fit_choice(prepared, statistics, config, rankings, chosen)
+    return replace(fitted, plan=replace(fitted.plan, rounding=rounding))
 
 
 def fit_choice(

@@ -15,9 +15,9 @@ from hf_vbp.costs.latency import current_conditions
 from hf_vbp.criteria.base import Ranking
 from hf_vbp.errors import BudgetError, ConfigurationError
 from hf_vbp.pruning.budget_cost import budget_cost
-from hf_vbp.pruning.latency_search import known_or_measured, meet_latency, options_of, share_asked
+from hf_vbp.pruning.latency_search import known_or_measured, meet_latency, share_asked
 from hf_vbp.pruning.levers import (
-    Candidate,
+    LeverCandidate,
     LeverWarning,
     counts_for,
     fewest_tokens,
@@ -27,6 +27,7 @@ from hf_vbp.pruning.levers import (
     with_tokens,
 )
 from hf_vbp.pruning.removal_order import RemovalOrder
+from hf_vbp.pruning.rounding import options_of
 from hf_vbp.statistics.lever_measurements import LeverMeasurements
 from hf_vbp.token_merging.support import can_merge
 
@@ -95,7 +96,7 @@ def meet_budget(
 
 def candidate_of(
     prepared: PreparedModel, config: VBPConfig, order: RemovalOrder, number: int, progress: Progress | None = None
-) -> Candidate:
+) -> LeverCandidate:
     """Return the least removal that meets a budget with this number of merged tokens.
 
     Args:
@@ -112,12 +113,12 @@ def candidate_of(
     if kind == "latency":
         merged = counts_for(prepared.model, number)
         found = meet_latency(prepared, order, config, progress, merged_tokens=merged)
-        return Candidate(merged, found.cut, found.share, found.latency)
+        return LeverCandidate(merged, found.cut, found.share, found.latency)
     if kind == "macs" and number:
         return with_tokens(prepared, config, order, number)
     achieved_by = budget_cost(prepared, kind)
     cut = order.cut_for(config.budget, achieved_by)
-    return Candidate(counts_for(prepared.model, number), cut, achieved_by(order.widths(cut)))
+    return LeverCandidate(counts_for(prepared.model, number), cut, achieved_by(order.widths(cut)))
 
 
 def best_candidate(
@@ -125,7 +126,7 @@ def best_candidate(
     config: VBPConfig,
     order: RemovalOrder,
     measurements: LeverMeasurements | None,
-) -> Candidate | None:
+) -> LeverCandidate | None:
     """Return the candidate of the least measured damage; None where no candidate was measured."""
     if measurements is None:
         return None
@@ -140,7 +141,7 @@ def best_candidate(
 
 def measured_candidates(
     config: VBPConfig, order: RemovalOrder, measurements: LeverMeasurements, conditions: Mapping[str, Any]
-) -> list[Candidate]:
+) -> list[LeverCandidate]:
     """Return the measured models that meet a latency budget under these conditions.
 
     Args:
@@ -156,13 +157,13 @@ def measured_candidates(
         if same and 1 / latency["speedup"] <= share_asked(config.budget, latency["dense_ms"]):
             cut = order.cut_of(point.widths)
             if cut is not None:
-                found.append(Candidate(point.merged_tokens, cut, 1 / latency["speedup"], latency))
+                found.append(LeverCandidate(point.merged_tokens, cut, 1 / latency["speedup"], latency))
     return found
 
 
 def latency_candidates(
     prepared: PreparedModel, config: VBPConfig, order: RemovalOrder, progress: Progress | None = None
-) -> list[Candidate]:
+) -> list[LeverCandidate]:
     """Return at most five measured ways to spend a latency budget, from merging alone to narrower MLPs alone.
 
     The numbers of merged tokens are those around the one whose MACs are the requested share.
@@ -190,12 +191,12 @@ def latency_candidates(
         except BudgetError as refused:
             error = error or refused
         else:
-            found.append(Candidate(merged, one.cut, one.share, one.latency))
+            found.append(LeverCandidate(merged, one.cut, one.share, one.latency))
     if not found and error is not None:
         raise error
     return found
 
 
-def choice_of(chosen: Candidate, order: RemovalOrder) -> Choice:
+def choice_of(chosen: LeverCandidate, order: RemovalOrder) -> Choice:
     """Return the choice of a candidate."""
     return Choice(order.kept(chosen.cut), chosen.achieved, chosen.latency, chosen.merged_tokens)

@@ -76,6 +76,8 @@ class PruningPlan:
         cost: ``parameters``, ``macs`` and ``bytes`` of the ``dense`` and of the ``pruned`` model.
         latency: Where it was measured: batch, dtype, threads, device, milliseconds of both models and the speed-up.
         merged_tokens: Tokens merged before each block; empty where none are.
+        rounding: For ``round_to="auto"``: the ``multiple`` of the widths, the conditions under which it was measured
+            (``device``, ``device_name``, ``dtype``, ``batch``, ``threads``), and the ``speedups`` per neuron.
     """
 
     sites: tuple[SitePlan, ...]
@@ -88,6 +90,7 @@ class PruningPlan:
     cost: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     latency: Mapping[str, Any] = field(default_factory=dict)
     merged_tokens: tuple[int, ...] = ()
+    rounding: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def budget(self) -> Budget:
@@ -130,6 +133,7 @@ class PruningPlan:
             **({"cost": {name: dict(cost) for name, cost in self.cost.items()}} if self.cost else {}),
             **({"latency": dict(self.latency)} if self.latency else {}),
             **({"merged_tokens": list(self.merged_tokens)} if self.merged_tokens else {}),
+            **({"rounding": dict(self.rounding)} if self.rounding else {}),
             "weights": self.weights,
             "statistics": self.statistics,
             "sites": [
@@ -171,6 +175,7 @@ class PruningPlan:
             cost={name: dict(cost) for name, cost in _json_object(content, "cost").items()},
             latency=_json_object(content, "latency"),
             merged_tokens=_merged_tokens(content, version),
+            rounding=_json_object(content, "rounding"),
         )
 
     def save(self, path: str | Path) -> Path:

@@ -82,8 +82,8 @@ def warn_without_refit(prepared: PreparedModel) -> None:
     if mixed:
         warnings.warn(
             f"the neurons of {len(mixed)} MLPs ({mixed[0].name}, ...) pass a normalization over all of them, so fc2 "
-            "should be refitted on images, which needs data. These MLPs keep their first fit, whose error is much "
-            "larger than predicted.",
+            "should be refitted on images, which needs data (--data). These MLPs keep their first fit, whose error is "
+            "much larger than predicted.",
             CompensationWarning,
             stacklevel=4,
         )

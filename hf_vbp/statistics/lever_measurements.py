@@ -1,7 +1,7 @@
 """What merging tokens and removing neurons did to a model's output: measured once, read by every later plan."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any
 
@@ -43,11 +43,13 @@ class LeverMeasurements:
         method: The fields of the configuration that decide which neurons are removed and how the others are adjusted.
         images: Number of images.
         points: The measured models.
+        rounding: The multiple of the widths and the conditions under which it was measured; empty where it was given.
     """
 
     method: Mapping[str, Any]
     images: int
     points: tuple[LeverMeasurement, ...]
+    rounding: Mapping[str, Any] = field(default_factory=dict)
 
     def distance(self, merged_tokens: Sequence[int], widths: Sequence[int]) -> float | None:
         """Return the distance of a model, measured or interpolated between measured ones of more and fewer neurons.
@@ -73,12 +75,13 @@ class LeverMeasurements:
     def with_points(self, points: Iterable[LeverMeasurement]) -> "LeverMeasurements":
         """Return the measurements with further ones, which replace those of the same model."""
         new = {(point.merged_tokens, point.widths): point for point in (*self.points, *points)}
-        return LeverMeasurements(self.method, self.images, tuple(new.values()))
+        return replace(self, points=tuple(new.values()))
 
     def to_dict(self) -> dict[str, Any]:
         """Return the JSON form, as it is kept with the statistics."""
         points = [point.to_dict() for point in self.points]
-        return {"method": dict(self.method), "images": self.images, "points": points}
+        rounding = {"rounding": dict(self.rounding)} if self.rounding else {}
+        return {"method": dict(self.method), "images": self.images, "points": points, **rounding}
 
 
 def read_lever_measurements(content: Any) -> list[LeverMeasurements]:
@@ -110,7 +113,12 @@ def _measurements(content: Any) -> LeverMeasurements:
     images, points = content.get("images"), content.get("points")
     if type(images) is not int or images < 1 or not isinstance(points, list):
         raise _invalid("images and points")
-    return LeverMeasurements(content["method"], images, tuple(_point(point) for point in points))
+    rounding = content.get("rounding", {})
+    if not isinstance(rounding, dict) or (rounding and type(rounding.get("multiple")) is not int):
+        raise _invalid("a multiple of the widths")
+    if rounding and rounding["multiple"] < 1:
+        raise _invalid("a multiple of at least 1")
+    return LeverMeasurements(content["method"], images, tuple(_point(point) for point in points), rounding)
 
 
 def _point(content: Any) -> LeverMeasurement:

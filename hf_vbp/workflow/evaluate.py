@@ -80,7 +80,7 @@ def evaluate(
     loader = getattr(data, "loader", data)
     found = evaluate_models(models, loader, measures=measures, output_errors=observed, progress=progress)
     measured: dict[str, Any] = {name: evaluation.to_dict() for name, evaluation in found.items()}
-    name_classes(measured, dense)
+    name_classes(measured, result.model)
     before, after = (measured[name].get("top1") for name in models)
     if before and after is not None:
         measured["retention"] = after / before

@@ -45,16 +45,13 @@ def check_evaluation_request(request: EvaluationRequest, loaded: LoadedModel, *,
             f"No image can be made for {loaded.source} from its config, so that its output is not known beforehand: "
             "evaluate it from Python with hf_vbp.evaluate."
         )
-    source = f"{loaded.source} is a {task.name} that gives {task.kinds}"
+    source = _described(loaded.source, task)
     if task.labels != "features" and (request.bank is not None or request.neighbors is not None):
         raise ConfigurationError(
             f"{source}: --bank and --neighbors are for backbones that give one feature for each image. Leave them out."
         )
-    named = request.images.model_labels or request.images.label_map
-    if named and task.labels != "class":
-        raise ConfigurationError(
-            f"{source}, so it has no classes of its own: leave out --model-labels and --label-map."
-        )
+    if request.images.model_labels or request.images.label_map:
+        check_has_classes(loaded.source, task)
     if task.labels in ("several", "numbers") and not compared:
         raise ConfigurationError(
             f"{source}, and images on the command line have one class each: name the dense model with --base, or "
@@ -64,6 +61,26 @@ def check_evaluation_request(request: EvaluationRequest, loaded: LoadedModel, *,
     opened_later = task.labels == "features" and request.bank is not None
     Measures().check_model(loaded.model, task, compared=compared or opened_later)
     return task
+
+
+def check_has_classes(source: str, task: Task) -> None:
+    """Refuse names of classes for a model that is no classifier.
+
+    Args:
+        source: The name of the model.
+        task: What its output is.
+
+    Raises:
+        ConfigurationError: The model has no classes.
+    """
+    if task.labels != "class":
+        raise ConfigurationError(
+            f"{_described(source, task)}, so it has no classes of its own: leave out --model-labels and --label-map."
+        )
+
+
+def _described(source: str, task: Task) -> str:
+    return f"{source} is a {task.name} that gives {task.kinds}"
 
 
 def open_evaluation(

@@ -5,7 +5,6 @@ import os
 import shutil
 import tempfile
 from dataclasses import dataclass, field, replace
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +112,10 @@ def _check(request: ExportRequest) -> ExportFormat:
                 "--interpolate-pos-encoding changes the model, so its files do not belong next to these weights: "
                 "give --output, a new folder."
             )
+    if request.web:
+        from hf_vbp.export.web import fetch_packages
+
+        fetch_packages()
     return form
 
 
@@ -196,5 +199,6 @@ def _record(rows: list[dict[str, Any]], staging: Path, checkpoint: Path | None, 
 
 
 def _write_page(folder: Path, dense: Path | None) -> None:
-    # Its own package, whose import needs no other runtime.
-    import_module("hf_vbp.export.web").write_page(folder, dense=dense)
+    from hf_vbp.export.web import write_page
+
+    write_page(folder, dense=dense)

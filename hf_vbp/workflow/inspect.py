@@ -8,6 +8,8 @@ from hf_vbp.adapters.registry import adapter_of
 from hf_vbp.config.limits import Limits
 from hf_vbp.costs.widths import width_costs
 from hf_vbp.pruning.budget_cost import narrowest_widths
+from hf_vbp.pruning.levers import macs_share, most_tokens
+from hf_vbp.token_merging.support import why_not_mergeable
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,8 @@ def inspect_model(model: Any | PreparedModel, limits: Limits | None = None) -> d
     Returns:
         ``{"model_type", "architecture", "parameters", "macs", "bytes", "sites": [...], "left_out": {...},
         "reachable": {...}}``, ready for JSON. ``reachable`` holds the largest ``ratio`` that can be removed, and the
-        smallest shares of ``parameters``, ``macs`` and ``bytes`` that can be kept, with the ``minimum_width``.
+        smallest shares of ``parameters``, ``macs`` and ``bytes`` that can be kept, with the ``minimum_width``; for a
+        model whose tokens can be merged also ``macs_with_merged_tokens``.
 
     Raises:
         UnsupportedModelError: The model has no MLP sites, or one whose structure differs from that of its adapter.
@@ -58,6 +61,9 @@ def inspect_model(model: Any | PreparedModel, limits: Limits | None = None) -> d
         for site, neuron in zip(prepared.sites, costs.per_neuron, strict=True)
     ]
     narrowest = narrowest_widths(prepared.widths, limits)
+    merged = {}
+    if why_not_mergeable(prepared.model) is None:
+        merged["macs_with_merged_tokens"] = macs_share(prepared, most_tokens(prepared))(narrowest)
     return {
         "model_type": prepared.model.config.model_type,
         "architecture": type(prepared.model).__name__,
@@ -68,5 +74,6 @@ def inspect_model(model: Any | PreparedModel, limits: Limits | None = None) -> d
             "minimum_width": limits.minimum_width,
             "ratio": 1 - sum(narrowest) / sum(prepared.widths),
             **{name: costs.share(name, narrowest) for name in costs.dense},
+            **merged,
         },
     }

@@ -70,7 +70,7 @@ class Loading:
         hub: dict[str, Any] = {"revision": self.revision, "cache_dir": self.cache_dir, "token": self.token}
         model = load_structure(source, **hub)
         if self.interpolate_pos_encoding:
-            model = _of_processor_size(source, model, _load_processor(_path_of(source), hub))
+            model = _of_processor_size(source, model, _load_processor(path_of(source), hub))
         return model
 
 
@@ -103,7 +103,7 @@ def load_model(
         MissingPackageError: It needs a package that is not installed.
     """
     checked_dtype = _check_dtype(dtype)
-    path = _path_of(source)
+    path = path_of(source)
     hub = {"revision": revision, "cache_dir": cache_dir, "token": token}
     config = _supported_config(source, path, hub)
     try:
@@ -143,7 +143,7 @@ def load_structure(
 
     from hf_vbp.checkpoint.transformers_patch import patched
 
-    path = _path_of(source)
+    path = path_of(source)
     config = _supported_config(source, path, {"revision": revision, "cache_dir": cache_dir, "token": token})
     model_class = _model_class(source, config)
     try:
@@ -193,7 +193,15 @@ def _check_dtype(dtype: "str | torch.dtype") -> "str | torch.dtype":
     return found
 
 
-def _path_of(source: str) -> str:
+def path_of(source: str) -> str:
+    """Return the folder of a model, or its Hub id.
+
+    Args:
+        source: As in :func:`load_model`.
+
+    Raises:
+        CheckpointError: It looks like a folder, and is none with a checkpoint.
+    """
     if source == "sample":
         from hf_vbp.sample import sample_model_path
 

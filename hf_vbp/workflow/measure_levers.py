@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import nn
 
@@ -15,11 +15,24 @@ from hf_vbp.criteria.base import Ranking
 from hf_vbp.modeling.precision import outside_inference_mode, own_precision
 from hf_vbp.pruning.apply_plan import apply_fitted
 from hf_vbp.pruning.levers import LeverWarning, check_tokens, lever_candidates
-from hf_vbp.pruning.make_plan import fit_choice, rank_sites
+from hf_vbp.pruning.make_plan import FittedPlan, fit_choice, rank_sites
 from hf_vbp.pruning.meet_budget import choice_of, latency_candidates
 from hf_vbp.pruning.removal_order import RemovalOrder
+from hf_vbp.pruning.rounding import measured_rounding, with_rounding
 from hf_vbp.statistics.activation_statistics import ActivationStatistics
 from hf_vbp.statistics.lever_measurements import LeverMeasurement, LeverMeasurements
+
+
+class Measured(NamedTuple):
+    """What was measured.
+
+    Attributes:
+        statistics: Statistics with the measurements.
+        fitted: The measured model of the least distance, fitted; None where nothing was measured.
+    """
+
+    statistics: ActivationStatistics
+    fitted: FittedPlan | None = None
 
 
 def chooses_tokens(prepared: PreparedModel, config: VBPConfig) -> bool:
@@ -75,7 +88,7 @@ def measure_levers(
     with own_precision(prepared.model):
         return with_lever_measurements(
             prepared, statistics, config, source, rankings=rankings, limit=limit, progress=progress
-        )
+        ).statistics
 
 
 def with_lever_measurements(
@@ -87,7 +100,7 @@ def with_lever_measurements(
     rankings: Sequence[Ranking],
     limit: int | None = None,
     progress: Progress | None = None,
-) -> ActivationStatistics:
+) -> Measured:
     """Return statistics with what a plan needs to spend the budget of a configuration on both levers.
 
     The budget fixes the neurons for each number of merged tokens. About six such models are made, and the output
@@ -110,7 +123,7 @@ def with_lever_measurements(
         UnsupportedModelError: There is no output distance for this model.
     """
     if source is None or not chooses_tokens(prepared, config):
-        return statistics
+        return Measured(statistics)
     if source.read_once:
         warnings.warn(
             "the images can be read only once, so merged tokens are not measured, and the budget is met by narrower "
@@ -118,25 +131,31 @@ def with_lever_measurements(
             LeverWarning,
             stacklevel=4,
         )
-        return statistics
-    order = RemovalOrder(rankings, scope=config.scope, limits=config.limits)
+        return Measured(statistics)
     known = statistics.measurements_of(config.method) or LeverMeasurements(config.method, 1, ())
+    rounding = measured_rounding(prepared, config, known, progress)
+    rounded = with_rounding(config, rounding)
+    order = RemovalOrder(rankings, scope=config.scope, limits=rounded.limits)
     if config.budget.kind == "latency":
-        new = latency_candidates(prepared, config, order, progress)
+        new = latency_candidates(prepared, rounded, order, progress)
     else:
-        found = lever_candidates(prepared, config, order)
+        found = lever_candidates(prepared, rounded, order)
         new = [one for one in found if known.distance(one.merged_tokens, order.widths(one.cut)) is None]
     if not new:
-        return statistics
+        return Measured(statistics)
     measured = DistanceToDense(prepared, source, MOST_IMAGES if limit is None else min(MOST_IMAGES, limit))
-    points = []
+    points: list[LeverMeasurement] = []
+    best: FittedPlan | None = None
     for index, one in enumerate(new):
         fitted = fit_choice(prepared, statistics, config, rankings, choice_of(one, order))
         model = apply_fitted(prepared, fitted)
         distance = measured.of(model, _part(progress, index, len(new)))
+        # Of all fitted models only the best one is kept, because their weights take memory.
+        if all(distance < point.distance for point in points):
+            best = fitted
         points.append(LeverMeasurement(one.merged_tokens, tuple(order.widths(one.cut)), distance, one.latency))
-    updated = LeverMeasurements(config.method, measured.images, known.points).with_points(points)
-    return statistics.with_measurements(updated)
+    updated = LeverMeasurements(config.method, measured.images, known.points, rounding).with_points(points)
+    return Measured(statistics.with_measurements(updated), best)
 
 
 def _part(progress: Progress | None, index: int, parts: int) -> Progress | None:

@@ -10,9 +10,11 @@ from hf_vbp.calibration.processes import Processes
 from hf_vbp.calibration.source import Source
 from hf_vbp.config.vbp_config import VBPConfig
 from hf_vbp.costs.latency import LatencyOptions, cpu_threads
+from hf_vbp.data.class_names import name_classes
+from hf_vbp.data.label_files import read_model_labels
 from hf_vbp.distributed import is_launched, is_main_process
 from hf_vbp.errors import CheckpointError, ConfigurationError, DataError, PlanError
-from hf_vbp.evaluation.task import Task
+from hf_vbp.evaluation.task import Task, example_task
 from hf_vbp.files.atomic import check_space
 from hf_vbp.pruning.apply_plan import apply_plan
 from hf_vbp.pruning.latency_search import check_latency
@@ -23,9 +25,14 @@ from hf_vbp.results.base_model import describe_base_model
 from hf_vbp.results.redaction import redacted_command
 from hf_vbp.statistics.activation_statistics import ActivationStatistics
 from hf_vbp.workflow.evaluate import evaluate
-from hf_vbp.workflow.evaluation_images import EvaluationRequest, check_evaluation_request, open_evaluation
+from hf_vbp.workflow.evaluation_images import (
+    EvaluationRequest,
+    check_evaluation_request,
+    check_has_classes,
+    open_evaluation,
+)
 from hf_vbp.workflow.gather import gather, with_skipped
-from hf_vbp.workflow.loading import Loading, without_progress_bars
+from hf_vbp.workflow.loading import LoadedModel, Loading, without_progress_bars
 from hf_vbp.workflow.measure import measure_both
 from hf_vbp.workflow.outputs import input_sources, output_folder
 from hf_vbp.workflow.prune import check_request, prune
@@ -43,7 +50,8 @@ class PruneRequest:
         output: Folder of the pruned checkpoint.
         config: Budget and method; ``None`` with ``plan``.
         plan: File of a plan to apply, in place of ``config``; needs the statistics that it was made from.
-        data: Calibration images; with ``statistics`` they are read only for statistics that the file lacks.
+        data: Calibration images; with ``statistics`` they are read only for statistics that the file lacks, and to
+            refit MLPs whose neurons a normalization mixes.
         evaluation: Images, labelled where the model has classes; without them nothing is evaluated.
         bank: For backbones: labelled images among which neighbors are sought; by default ``data``, where it has
             labels.
@@ -70,6 +78,12 @@ class PruneRequest:
     latency: Sequence[LatencyOptions] | None = None
     threads: int | None = None
     command: str = ""
+
+    @property
+    def model_labels(self) -> str | None:
+        """File with the class names of the model."""
+        given = (images.model_labels for images in (self.evaluation, self.data) if images is not None)
+        return next((labels for labels in given if labels is not None), None)
 
 
 def run_prune(request: PruneRequest, reporter: Reporter) -> dict[str, Any]:
@@ -106,6 +120,7 @@ def _prune_and_save(
     check_space(request.output, place, expected_bytes(prepared, config), CheckpointError)
     wanted = _evaluation_of(request)
     task = None if wanted is None else check_evaluation_request(wanted, loaded, compared=True)
+    _check_class_names(request, loaded)
     _check_before_the_pass(prepared, plan, config, request, reporter)
     evaluation = None
     if wanted is not None:
@@ -121,6 +136,8 @@ def _prune_and_save(
     # For the passes that measure merged tokens, and that refit the MLPs whose neurons a normalization mixes.
     source = None if calibration is None else Source(calibration.images, Processes.alone())
     result = _prune(prepared, plan, config, statistics, request, reporter, source)
+    if request.model_labels is not None and name_classes(result.model.config, request.model_labels):
+        reporter.say(f"The config of the pruned model names its classes ({request.model_labels})")
     if evaluation is not None:
         with reporter.stage("Evaluation", evaluation.images) as progress:
             result = evaluate(result, evaluation, measures=measures, progress=progress)
@@ -145,6 +162,15 @@ def _evaluation_of(request: PruneRequest) -> EvaluationRequest | None:
     return None
 
 
+def _check_class_names(request: PruneRequest, loaded: LoadedModel) -> None:
+    if request.model_labels is None:
+        return
+    task = example_task(loaded.model)
+    if task is not None:
+        check_has_classes(loaded.source, task)
+    read_model_labels(request.model_labels, len(loaded.model.config.id2label))
+
+
 def expected_bytes(prepared: PreparedModel, config: VBPConfig) -> int:
     """Return the approximate size of the pruned weights in bytes, at least that of everything outside the MLPs."""
     total = sum(tensor.nbytes for tensor in prepared.model.state_dict().values())
@@ -162,10 +188,8 @@ def _plan_and_config(request: PruneRequest) -> tuple[PruningPlan | None, VBPConf
         if request.data is None and request.statistics is None:
             raise DataError("Nothing to calibrate on: give --data, or --statistics from an earlier `hf-vbp stats`.")
         return None, cast(VBPConfig, request.config)
-    if request.statistics is None or request.data is not None:
-        raise DataError(
-            f"{request.plan} is applied with the statistics that it was made from: give --statistics, not --data."
-        )
+    if request.statistics is None:
+        raise DataError(f"{request.plan} is applied with the statistics that it was made from: give --statistics.")
     plan = PruningPlan.load(request.plan)
     return plan, plan.config
 
@@ -202,7 +226,7 @@ def _prune(
     source: Source | None,
 ) -> PruningResult:
     if plan is not None:
-        pruned = apply_plan(prepared, plan, statistics)
+        pruned = apply_plan(prepared, plan, statistics, data=source)
         return PruningResult.from_parts(prepared, pruned, plan, statistics)
     if config.budget.kind != "latency":
         return prune(prepared, source, config, statistics=statistics)

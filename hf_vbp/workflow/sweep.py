@@ -1,8 +1,7 @@
-"""Accuracy against the share of removed neurons, from one pass over the calibration images."""
+"""Accuracy against the share of removed neurons or of MACs, from one pass over the calibration images."""
 
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from functools import reduce
 from operator import or_
 from typing import Any
@@ -18,20 +17,22 @@ from hf_vbp.config.vbp_config import VBPConfig
 from hf_vbp.costs.counts import describe_cost
 from hf_vbp.costs.latency import LatencyOptions, measure_latency
 from hf_vbp.criteria.base import Ranking
-from hf_vbp.errors import ConfigurationError, DataError, LatencyError
+from hf_vbp.errors import DataError, LatencyError
 from hf_vbp.evaluation.models import check_classifier, evaluate_models
 from hf_vbp.inputs.fit import check_first_image
 from hf_vbp.pruning.apply_plan import apply_fitted
-from hf_vbp.pruning.budget_cost import check_budget
+from hf_vbp.pruning.levers import LeverWarning
 from hf_vbp.pruning.make_plan import fit_plan, rank_sites
+from hf_vbp.pruning.plan import PruningPlan
 from hf_vbp.pruning.refit import check_refit
 from hf_vbp.statistics.activation_statistics import ActivationStatistics
+from hf_vbp.workflow.measure_levers import with_lever_measurements
 from hf_vbp.workflow.prune import complete_statistics
+from hf_vbp.workflow.sweep_front import mark_fronts
+from hf_vbp.workflow.sweep_tasks import Row, check_images, describe_method, reachable_tasks, sweep_tasks
 
 MODELS_IN_MEMORY = 4
 """Pruned models that are evaluated together in one pass over the evaluation images."""
-
-Row = dict[str, Any]
 
 
 def sweep(
@@ -39,14 +40,16 @@ def sweep(
     data: Iterable[Any] | Source | None,
     config: VBPConfig | Sequence[VBPConfig] | None = None,
     *,
-    ratios: Sequence[float],
+    ratios: Sequence[float] | None = None,
+    macs: Sequence[float] | None = None,
+    levers: Sequence[str] | None = None,
     eval_data: Iterable[Mapping[str, Any]],
     statistics: ActivationStatistics | None = None,
     latency: LatencyOptions | None = None,
     limit: int | None = None,
     progress: Progress | None = None,
 ) -> list[Row]:
-    """Prune at several ratios from one pass of statistics, and evaluate all models on the same images.
+    """Prune at several ratios or shares of MACs from one pass of statistics, and evaluate all on the same images.
 
     The calibration images are read once and the neurons are ranked once per method. Where a normalization inside the
     MLPs mixes their neurons, the images are read once more for each model, as by :func:`hf_vbp.prune`. At most four
@@ -57,6 +60,10 @@ def sweep(
         data: Calibration images, as for :func:`hf_vbp.prune`. Not needed with ``statistics``.
         config: The method, or several; their budgets are not used. By default ``VBPConfig()``.
         ratios: Shares of hidden neurons to remove, in (0, 1).
+        macs: In place of ``ratios``: shares of the MACs to keep, in (0, 1).
+        levers: Compare these levers (``"mlp"``, ``"tokens"``), each alone and all together, at each share of
+            ``macs``, by default 0.9 to 0.5. The number of merged tokens is chosen on ``data``. A share that a lever
+            cannot reach is left out with a warning.
         eval_data: Batches with ``pixel_values`` and ``labels``: the result of :func:`hf_vbp.load_images`, a
             ``DataLoader``, or any iterable of dicts that can be read more than once.
         statistics: Statistics gathered earlier from this model.
@@ -70,13 +77,18 @@ def sweep(
         A row for the dense model with ratio 0, then one row per method and ratio: ``ratio``, ``criterion``,
         ``compensation``, ``scope``, ``parameters``, ``macs``, ``bytes`` and the figures of
         :class:`hf_vbp.evaluation.models.Evaluation`, against the dense model. With ``latency`` also ``latency_ms``,
-        ``speedup``, ``speedup_interval`` and the conditions.
+        ``speedup``, ``speedup_interval`` and the conditions. Rows of shares of MACs have ``target_macs``, ``levers``
+        and ``merged_tokens``, the number before each block, in addition, and ``ratio`` is the share of neurons that
+        was removed; ``on_macs_front`` and ``on_latency_front`` mark the models of which none is as cheap and as
+        accurate or better.
 
     Raises:
-        ConfigurationError: A ratio is not between 0 and 1, or ``config`` does not fit the model.
-        DataError: Neither ``data`` nor ``statistics`` was given, or there are no images to evaluate on.
+        ConfigurationError: There are no points, or ``config`` or a lever does not fit the model.
+        DataError: Neither ``data`` nor ``statistics`` was given, there are no images to evaluate on, or none to choose
+            merged tokens on.
         UnsupportedModelError: The model cannot be pruned as it is, or is no classifier.
-        BudgetError: Pruning the MLPs cannot remove as large a share as one of ``ratios``.
+        BudgetError: A share is not between 0 and 1. Pruning the MLPs cannot remove as large a share as one of
+            ``ratios``, or no lever can reach any of ``macs``.
         StatisticsError: The images give no usable statistics, or ``statistics`` belong to another model.
 
     Example:
@@ -89,7 +101,7 @@ def sweep(
         [0.0, 0.25, 0.5]
     """
     methods = [config or VBPConfig()] if config is None or isinstance(config, VBPConfig) else list(config)
-    tasks = sweep_tasks(methods, ratios)
+    tasks = sweep_tasks(methods, ratios, macs=macs, levers=levers)
     loader = getattr(eval_data, "loader", eval_data)
     if isinstance(loader, Iterator) and len(tasks) > MODELS_IN_MEMORY:
         raise DataError(
@@ -98,6 +110,8 @@ def sweep(
         )
     source = None if data is None else Source.of(data)
     prepared = check_sweep(model, tasks, None if source is None else source.first)
+    tasks = reachable_tasks(prepared, tasks, lambda reason: warnings.warn(reason, LeverWarning, stacklevel=4))
+    check_images(prepared, tasks, source, statistics)
     check_first_image(prepared.model, loader)
     check_refit(prepared, source, len(tasks) + (statistics is None))
     prepared.verified()
@@ -107,25 +121,9 @@ def sweep(
     for group in made:
         # The dense model is evaluated in each group.
         rows += group[1:] if rows else group
+    if any("levers" in row for row in rows):
+        mark_fronts(rows)
     return rows
-
-
-def sweep_tasks(methods: Sequence[VBPConfig], ratios: Sequence[float]) -> list[VBPConfig]:
-    """Return the configuration of every method at every ratio, each once.
-
-    Raises:
-        ConfigurationError: There is no method or no ratio.
-        BudgetError: A ratio is not between 0 and 1.
-    """
-    if not ratios or not methods:
-        raise ConfigurationError("A sweep needs a method and at least one ratio, for instance ratios=[0.25, 0.5].")
-    tasks: list[VBPConfig] = []
-    for method in methods:
-        for ratio in ratios:
-            task = method.with_budget(ratio=ratio)
-            if task not in tasks:
-                tasks.append(task)
-    return tasks
 
 
 def check_sweep(model: nn.Module | PreparedModel, tasks: Sequence[VBPConfig], batch: Batch = None) -> PreparedModel:
@@ -138,13 +136,11 @@ def check_sweep(model: nn.Module | PreparedModel, tasks: Sequence[VBPConfig], ba
 
     Raises:
         ConfigurationError: A compensation does not fit the model.
-        BudgetError: A ratio cannot be reached.
         UnsupportedModelError: The model cannot be pruned as it is, or is no classifier.
     """
     prepared = prepare_sites(model, batch)
     for task in tasks:
         prepared.check_requirements(f"compensation {task.compensation!r}", task.make_compensation().requires)
-        check_budget(prepared, task)
     check_classifier(prepared.model)
     return prepared
 
@@ -180,7 +176,7 @@ def sweep_rows(
     tasks: Sequence[VBPConfig],
     loader: Iterable[Mapping[str, Any]],
     *,
-    data: Iterable[Any] | Source | None = None,
+    data: Source | None = None,
     limit: int | None = None,
     latency: LatencyOptions | None = None,
     progress: Progress | None = None,
@@ -193,7 +189,8 @@ def sweep_rows(
         statistics: Statistics that serve all tasks.
         tasks: The configurations.
         loader: Batches to evaluate on.
-        data: Calibration images, which are read once for each task where the neurons of an MLP are mixed.
+        data: Calibration images, on which merged tokens are chosen, and which are read once for each task where the
+            neurons of an MLP are mixed.
         limit: Stop such a pass after this many images.
         latency: Conditions of the latency; None measures none.
         progress: Receives the number of evaluated images in all groups.
@@ -203,29 +200,30 @@ def sweep_rows(
     groups = [tasks[start : start + MODELS_IN_MEMORY] for start in range(0, len(tasks), MODELS_IN_MEMORY)]
     for index, group in enumerate(groups):
         models: dict[str, Any] = {"dense": prepared.model}
+        described: list[Row] = [{"ratio": 0.0}]
         for number, task in enumerate(group):
             key = repr((task.criterion, task.criterion_options))
             if key not in rankings:
                 rankings[key] = rank_sites(prepared, statistics, task)
-            fitted = fit_plan(prepared, statistics, task, rankings=rankings[key])
+            statistics, measured = with_lever_measurements(
+                prepared, statistics, task, data, rankings=rankings[key], limit=limit
+            )
+            fitted = fit_plan(prepared, statistics, task, rankings=rankings[key], fitted=measured)
             models[str(number)] = apply_fitted(prepared, fitted, data=data, limit=limit)
+            described.append({**_of_plan(fitted.plan), **describe_method(task)})
         found = evaluate_models(models, loader, reference="dense", progress=_of_all(progress, index, len(groups)))
         timed = {} if latency is None else _latency_columns(models, prepared.inputs, latency, on_noise)
-        described: list[Row] = [{"ratio": 0.0}, *map(describe_method, group)]
         yield [
             {**method, **describe_cost(pruned, prepared.inputs), **found[name].to_dict(), **timed.get(name, {})}
             for method, (name, pruned) in zip(described, models.items(), strict=True)
         ]
 
 
-def describe_method(task: VBPConfig) -> Row:
-    """Return the columns that identify the method and ratio of a row."""
-    return {
-        "ratio": task.budget.share,
-        "criterion": task.criterion,
-        "compensation": task.compensation,
-        "scope": task.scope,
-    }
+def _of_plan(plan: PruningPlan) -> Row:
+    """Return the columns that only the plan of a share of MACs decides."""
+    if plan.config.target_macs is None:
+        return {}
+    return {"ratio": plan.ratio, "merged_tokens": max(plan.merged_tokens, default=0)}
 
 
 def _latency_columns(
@@ -260,11 +258,3 @@ def _of_all(progress: Progress | None, index: int, passes: int) -> Progress | No
             progress(index * total + done, passes * total)
 
     return report
-
-
-def with_method(config: VBPConfig, criterion: str, compensation: str) -> VBPConfig:
-    """Return a configuration with another method and the same scope and limits."""
-    none: dict[str, Any] = {}
-    return replace(
-        config, criterion=criterion, compensation=compensation, criterion_options=none, compensation_options=none
-    )

@@ -1,39 +1,31 @@
 """``hf-vbp sweep``: a sweep of a checkpoint and images given by name, written to a CSV file and a plot."""
 
-import math
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 from hf_vbp.adapters.prepared import PreparedModel
-from hf_vbp.config.presets import PRESETS
 from hf_vbp.config.vbp_config import VBPConfig
 from hf_vbp.costs.latency import LatencyOptions
-from hf_vbp.errors import ConfigurationError, DataError, OutputError
+from hf_vbp.errors import DataError, OutputError
 from hf_vbp.files.atomic import atomic_write
 from hf_vbp.pruning.make_plan import statistics_digest
+from hf_vbp.results.sweep import SWEEP_RESULTS_NAME, describe_sweep, sweep_to_json
 from hf_vbp.statistics.activation_statistics import ActivationStatistics
 from hf_vbp.workflow.gather import check_statistics, with_skipped
 from hf_vbp.workflow.loading import Loading
 from hf_vbp.workflow.outputs import files_in_folder, input_sources
 from hf_vbp.workflow.requests import CalibrationImages, DataRequest, Reporter
-from hf_vbp.workflow.sweep import (
-    MODELS_IN_MEMORY,
-    Row,
-    check_sweep,
-    sweep_rows,
-    sweep_statistics,
-    sweep_tasks,
-    with_method,
-)
+from hf_vbp.workflow.sweep import MODELS_IN_MEMORY, check_sweep, sweep_rows, sweep_statistics
+from hf_vbp.workflow.sweep_front import is_dense
 from hf_vbp.workflow.sweep_kept import KEPT_NAME, KeptStatistics
 from hf_vbp.workflow.sweep_plot import INSTALL, can_draw, draw
 from hf_vbp.workflow.sweep_table import SweepTable, description_digest, flat, method_columns, model_digest
+from hf_vbp.workflow.sweep_tasks import Row, check_images, reachable_tasks, sweep_tasks
 
 TABLE_NAME, PLOT_NAME = "sweep.csv", "sweep.png"
-MOST_RATIOS = 1000
 
 
 @dataclass(frozen=True)
@@ -45,6 +37,8 @@ class SweepRequest:
         methods: The methods; their budgets are not used.
         ratios: Shares of hidden neurons to remove.
         evaluation: Labelled images.
+        macs: In place of ``ratios``: shares of the MACs to keep.
+        levers: The levers to compare, each alone and all together.
         output: Folder of the table and the plot.
         data: Calibration images; not needed with ``statistics``.
         statistics: File of statistics gathered earlier.
@@ -55,9 +49,11 @@ class SweepRequest:
 
     model: str
     methods: Sequence[VBPConfig]
-    ratios: Sequence[float]
+    ratios: Sequence[float] | None
     evaluation: DataRequest
     output: Path
+    macs: Sequence[float] | None = None
+    levers: Sequence[str] | None = None
     data: DataRequest | None = None
     statistics: Path | None = None
     latency: LatencyOptions | None = None
@@ -97,11 +93,11 @@ def run_sweep(request: SweepRequest, reporter: Reporter) -> SweepResult:
     """
     if request.data is None and request.statistics is None:
         raise DataError("Nothing to calibrate on: give --data, or --statistics from an earlier `hf-vbp stats`.")
-    tasks = sweep_tasks(request.methods, request.ratios)
+    tasks = sweep_tasks(request.methods, request.ratios, macs=request.macs, levers=request.levers)
     inputs = input_sources(
         model=request.model, data=request.data, evaluation=request.evaluation, statistics=request.statistics
     )
-    names = (TABLE_NAME, PLOT_NAME)
+    names = (TABLE_NAME, PLOT_NAME, SWEEP_RESULTS_NAME)
     earlier = _earlier(request)
     with files_in_folder(request.output, names, request.overwrite or bool(earlier.rows), inputs):
         if not can_draw():
@@ -122,9 +118,15 @@ def _sweep(request: SweepRequest, tasks: list[VBPConfig], table: SweepTable, rep
     identity = {"weights": model_digest(loaded.model), "evaluation": description_digest(images.provenance)}
     table.check_same(identity)
     prepared.verified()
+    tasks = reachable_tasks(prepared, tasks, lambda reason: reporter.say(f"Left out: {reason}"))
+    source = None if calibration is None else calibration.source
+    # Before the pass, where the statistics are not given; those of a file may hold measurements.
+    if request.statistics is None:
+        check_images(prepared, tasks, source)
     statistics = _statistics(request, calibration, prepared, table, reporter)
     identity["statistics"] = statistics_digest(statistics)[:16]
     table.check_same(identity)
+    check_images(prepared, tasks, source, statistics)
     missing = [task for task in tasks if table.find(task, request.latency) is None]
     continued = len(tasks) - len(missing)
     if continued:
@@ -138,7 +140,7 @@ def _sweep(request: SweepRequest, tasks: list[VBPConfig], table: SweepTable, rep
             statistics,
             missing,
             images.loader,
-            data=None if calibration is None else calibration.source,
+            data=source,
             latency=request.latency,
             progress=progress,
             on_noise=lambda error: reporter.warn(f"The latency of some rows is left out. {error}"),
@@ -148,7 +150,8 @@ def _sweep(request: SweepRequest, tasks: list[VBPConfig], table: SweepTable, rep
             named = {"model": Path(request.model).name, **identity}
             table.add([flat(row, **method, **named) for row, method in zip(rows, methods, strict=True)])
     with_skipped(images, reporter)
-    return SweepResult(_asked(table, tasks), [table.path, *_plot(request, table)], continued)
+    files = [table.path, *_results(request, table), *_plot(request, table)]
+    return SweepResult(_asked(table, tasks), files, continued)
 
 
 def _statistics(
@@ -200,9 +203,22 @@ def _given(
 
 def _asked(table: SweepTable, tasks: Sequence[VBPConfig]) -> list[Row]:
     """Return the rows of a request: the dense model, then the tasks in their order."""
-    dense = [row for row in table.rows if row["ratio"] == 0]
+    dense = [row for row in table.rows if is_dense(row)]
     found = [table.find(task, None) for task in tasks]
     return [*dense, *(row for row in found if row is not None)]
+
+
+def _results(request: SweepRequest, table: SweepTable) -> list[Path]:
+    """Write the rows as JSON, where levers are compared."""
+    if not any("levers" in row for row in table.rows):
+        return []
+    path = request.output / SWEEP_RESULTS_NAME
+    content = describe_sweep(Path(request.model).name, table.rows)
+    try:
+        atomic_write(path, sweep_to_json(content))
+    except OSError as error:
+        raise OutputError(f"{path} cannot be written: {error}. The table is in {table.path}.") from error
+    return [path]
 
 
 def _plot(request: SweepRequest, table: SweepTable) -> list[Path]:
@@ -214,60 +230,3 @@ def _plot(request: SweepRequest, table: SweepTable) -> list[Path]:
     except OSError as error:
         raise OutputError(f"{path} cannot be written: {error}. The table is in {table.path}.") from error
     return [path]
-
-
-def parse_ratios(text: str) -> list[float]:
-    """Read ratios in the form ``start:stop:step`` (stop included) or a list ``0.1,0.3,0.5``.
-
-    Raises:
-        ConfigurationError: The text has another form, a ratio is outside (0, 1), or there are more than 1000.
-    """
-    form = f"--ratios takes start:stop:step or a list such as 0.1,0.3, got {text!r}."
-    try:
-        numbers = [float(part) for part in text.split(":" if ":" in text else ",")]
-    except ValueError as error:
-        raise ConfigurationError(form) from error
-    if not all(map(math.isfinite, numbers)) or (":" in text and len(numbers) != 3):
-        raise ConfigurationError(form)
-    if ":" in text:
-        start, stop, step = numbers
-        steps = (stop - start) / step + 1e-9 if step > 0 else -1
-        if steps >= MOST_RATIOS:
-            raise ConfigurationError(
-                f"--ratios {text} gives too many ratios; at most {MOST_RATIOS} are swept. Choose a larger step."
-            )
-        numbers = [round(start + index * step, 10) for index in range(int(steps) + 1)] if steps >= 0 else []
-    if not numbers or not all(0 < ratio < 1 for ratio in numbers):
-        raise ConfigurationError(f"--ratios must be between 0 and 1, at least one of them; got {text!r}.")
-    return numbers
-
-
-def parse_methods(texts: Sequence[str], config: VBPConfig) -> list[VBPConfig]:
-    """Read methods in the form ``criterion+compensation``, or names of presets.
-
-    Args:
-        texts: The methods; without any, the one of ``config``.
-        config: Scope and limits of all methods.
-
-    Raises:
-        ConfigurationError: A text has another form, a name is unknown, or ``config`` has options of a method.
-    """
-    if not texts:
-        return [config]
-    if config.criterion_options or config.compensation_options:
-        raise ConfigurationError(
-            "--criterion-option and --compensation-option belong to one method; use --criterion and --compensation "
-            "in place of --method."
-        )
-    methods = []
-    for text in texts:
-        preset: dict[str, Any] | None = PRESETS.get(text)
-        criterion, plus, compensation = text.partition("+")
-        if preset is not None:
-            criterion, compensation = preset["criterion"], preset["compensation"]
-        elif not plus:
-            raise ConfigurationError(
-                f"--method takes criterion+compensation, or one of {', '.join(PRESETS)}; got {text!r}."
-            )
-        methods.append(with_method(config, criterion, compensation))
-    return methods

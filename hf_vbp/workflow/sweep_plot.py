@@ -1,10 +1,12 @@
 """The plot of a sweep."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from io import BytesIO
+from typing import Any, NamedTuple
 
-from hf_vbp.workflow.sweep import Row
+from hf_vbp.workflow.sweep_front import accuracy, is_dense, latency_share, measure_of
+from hf_vbp.workflow.sweep_tasks import Row
 
 INSTALL = "pip install 'hf-vbp[plot]'"
 
@@ -15,9 +17,11 @@ def can_draw() -> bool:
 
 
 def draw(rows: Sequence[Row], title: str) -> bytes:
-    """Return the plot of accuracy against ratio as PNG: one curve per method, and the dense model as a line.
+    """Return the plot of a sweep as PNG: one curve per method or lever, and the dense model as a line.
 
-    The axis covers the measured values and their intervals with a margin, so that differences are visible.
+    Ratios are plotted against the share of removed neurons. Levers are plotted against the share of MACs and, where it
+    was measured, of latency, with the front as a line. The axis covers the measured values and their intervals with
+    a margin, so that differences are visible.
 
     Args:
         rows: The rows of a sweep, as the CSV file holds them. Without labels, agreement is shown.
@@ -25,17 +29,48 @@ def draw(rows: Sequence[Row], title: str) -> bytes:
     """
     from matplotlib.figure import Figure
 
-    measure = "top1" if any("top1" in row for row in rows) else "agreement"
+    measure = measure_of(rows)
     names = {"top1": "top-1", "agreement": "agreement with the dense model"}
-    figure = Figure(figsize=(6.4, 4.2), layout="constrained")
-    axes = figure.add_subplot(xlabel="share of hidden neurons removed", ylabel=names[measure], title=title)
-    for name, points in _curves(rows, measure).items():
-        shares, values = [row["ratio"] for row in points], [row[measure] for row in points]
+    panels = _panels(rows)
+    figure = Figure(figsize=(6.4 * len(panels), 4.2), layout="constrained")
+    for number, panel in enumerate(panels, start=1):
+        axes = figure.add_subplot(1, len(panels), number, xlabel=panel.label, ylabel=names[measure], title=title)
+        _draw_panel(axes, rows, measure, panel)
+    image = BytesIO()
+    figure.savefig(image, format="png", dpi=150)
+    return image.getvalue()
+
+
+class _Panel(NamedTuple):
+    """One coordinate system: the label of its axis, the value of a row on it, and the mark of its front."""
+
+    label: str
+    value: Callable[[Row], float | None]
+    front: str = ""
+
+
+def _panels(rows: Sequence[Row]) -> list[_Panel]:
+    if not any("levers" in row for row in rows):
+        return [_Panel("share of hidden neurons removed", lambda row: row["ratio"])]
+    dense = next(row["macs"] for row in rows if is_dense(row))
+    panels = [_Panel("share of the MACs", lambda row: row["macs"] / dense, "on_macs_front")]
+    if any("speedup" in row for row in rows):
+        panels.append(_Panel("share of the latency", latency_share, "on_latency_front"))
+    return panels
+
+
+def _draw_panel(axes: Any, rows: Sequence[Row], measure: str, panel: _Panel) -> None:
+    for name, curve in _curves(rows, measure).items():
+        points = sorted((row for row in curve if panel.value(row) is not None), key=panel.value)  # type: ignore[arg-type]
+        shares, values = [panel.value(row) for row in points], [row[measure] for row in points]
         bounds = [[row.get(f"{measure}_{side}", row[measure]) for row in points] for side in ("low", "high")]
         errors = [[abs(value - bound) for value, bound in zip(values, side, strict=True)] for side in bounds]
         axes.errorbar(shares, values, yerr=errors, marker="o", markersize=4, capsize=3, label=name)
-    dense = next((row.get(measure) for row in rows if row["ratio"] == 0), None)
-    dense = 1.0 if dense is None and measure == "agreement" else dense
+    front = [(panel.value(row), accuracy(row, measure)) for row in rows if row.get(panel.front)]
+    if front:
+        ordered = sorted(front, key=lambda point: (point[0] or 0.0, point[1] or 0.0))
+        axes.plot(*zip(*ordered, strict=True), color="black", linewidth=1, label="front")
+    dense = next((accuracy(row, measure) for row in rows if is_dense(row)), None)
     if dense is not None:
         axes.axhline(dense, color="black", linestyle="--", linewidth=1, label="dense")
     columns = (measure, f"{measure}_low", f"{measure}_high")
@@ -43,9 +78,6 @@ def draw(rows: Sequence[Row], title: str) -> bytes:
     axes.set_ylim(*limits(shown if dense is None else [*shown, dense]))
     axes.grid(alpha=0.3)
     axes.legend()
-    image = BytesIO()
-    figure.savefig(image, format="png", dpi=150)
-    return image.getvalue()
 
 
 def limits(values: Sequence[float]) -> tuple[float, float]:
@@ -58,9 +90,10 @@ def limits(values: Sequence[float]) -> tuple[float, float]:
 def _curves(rows: Sequence[Row], measure: str) -> dict[str, list[Row]]:
     curves: dict[str, list[Row]] = {}
     for row in sorted(rows, key=lambda row: row["ratio"]):
-        if row["ratio"] > 0 and measure in row:
+        if not is_dense(row) and measure in row:
             widths = [f"{name} {row[name]}" for name in ("minimum_width", "round_to") if row.get(name, 1) != 1]
-            name = ", ".join([f"{row['criterion']} + {row['compensation']}", row["scope"], *widths])
+            levers = [row["levers"].replace(",", " + ")] if "levers" in row else []
+            name = ", ".join([*levers, f"{row['criterion']} + {row['compensation']}", row["scope"], *widths])
             name += f" {row['options']}" if row.get("options") else ""
             curves.setdefault(name, []).append(row)
     return curves

@@ -16,18 +16,24 @@ from hf_vbp.config.vbp_config import VBPConfig
 from hf_vbp.costs.latency import LatencyOptions
 from hf_vbp.errors import OutputError
 from hf_vbp.files.atomic import atomic_write
-from hf_vbp.workflow.sweep import Row, describe_method
+from hf_vbp.workflow.sweep_front import is_dense, mark_fronts
+from hf_vbp.workflow.sweep_tasks import Row, describe_method
 
-METHOD = ("ratio", "criterion", "compensation", "scope", "minimum_width", "round_to", "options")
+METHOD = ("ratio", "target_macs", "levers", "criterion", "compensation", "scope", "minimum_width", "round_to",
+          "options")  # fmt: skip
 IDENTITY = {"weights": "another model", "statistics": "other statistics", "evaluation": "other evaluation images"}
 """Columns that identify the inputs of a row, and the meaning of a difference."""
 
 _FIGURES = ("parameters", "macs", "bytes", "images", "top1", "top1_low", "top1_high", "top5", "ece", "agreement", "kl",
             "latency_ms", "speedup", "speedup_low", "speedup_high", "latency_batch", "latency_dtype",
-            "latency_threads", "latency_device_name")  # fmt: skip
+            "latency_threads", "latency_device_name", "merged_tokens", "on_macs_front",
+            "on_latency_front")  # fmt: skip
 COLUMNS = (*METHOD, *_FIGURES, "model", *IDENTITY)
-_TEXTS = {"criterion", "compensation", "scope", "options", "latency_dtype", "latency_device_name", "model", *IDENTITY}
-_WHOLE = {"minimum_width", "round_to", "parameters", "macs", "bytes", "images", "latency_batch", "latency_threads"}
+_TEXTS = {"levers", "criterion", "compensation", "scope", "options", "latency_dtype", "latency_device_name", "model",
+          *IDENTITY}  # fmt: skip
+_WHOLE = {"minimum_width", "round_to", "parameters", "macs", "bytes", "images", "latency_batch", "latency_threads",
+          "merged_tokens"}  # fmt: skip
+_MARKS = {"on_macs_front", "on_latency_front"}
 
 
 @dataclass
@@ -56,7 +62,7 @@ class SweepTable:
             if tuple(reader.fieldnames or ()) != COLUMNS:
                 raise ValueError("other columns")
             return cls(path, [_parsed(row) for row in reader])
-        except (OSError, ValueError, TypeError, csv.Error) as error:
+        except (OSError, ValueError, TypeError, KeyError, csv.Error) as error:
             raise OutputError(
                 f"{path} exists already and is not the table of a sweep that can be continued ({error}). Choose "
                 "another output or pass --overwrite."
@@ -81,21 +87,22 @@ class SweepTable:
 
     def find(self, task: VBPConfig, latency: LatencyOptions | None) -> Row | None:
         """Return the row of a configuration, with the latency where it is asked for."""
-        wanted = method_columns(task)
+        wanted = _identity(method_columns(task))
         for row in self.rows:
-            if all(row.get(name) == value for name, value in wanted.items()) and _has_latency(row, latency):
+            if _identity(row) == wanted and _has_latency(row, latency):
                 return row
         return None
 
     def add(self, rows: Sequence[Row]) -> None:
         """Add rows, in place of those of the same method and ratio, and write the file."""
         for row in rows:
-            key = [row.get(name) for name in METHOD]
-            same = [index for index, old in enumerate(self.rows) if [old.get(name) for name in METHOD] == key]
+            same = [index for index, old in enumerate(self.rows) if _identity(old) == _identity(row)]
             if same:
                 self.rows[same[0]] = row
             else:
                 self.rows.append(row)
+        if any("levers" in row for row in self.rows):
+            mark_fronts(self.rows)
         self.write()
 
     def write(self) -> None:
@@ -149,9 +156,21 @@ def description_digest(description: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(description, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
+def _identity(row: Row) -> tuple[Any, ...]:
+    """Return what two rows of the same method and point have in common."""
+    # The ratio of a share of MACs is a result.
+    names = METHOD[1:] if "target_macs" in row else METHOD
+    return (is_dense(row), *(row.get(name) for name in names))
+
+
 def _parsed(row: Mapping[str, str]) -> Row:
-    kinds = {name: str if name in _TEXTS else int if name in _WHOLE else float for name in COLUMNS}
+    kinds: dict[str, Any] = {name: str if name in _TEXTS else int if name in _WHOLE else float for name in COLUMNS}
+    kinds |= dict.fromkeys(_MARKS, _truth)
     return {name: kinds[name](value) for name, value in row.items() if value != ""}
+
+
+def _truth(text: str) -> bool:
+    return {"True": True, "False": False}[text]
 
 
 def _has_latency(row: Row, latency: LatencyOptions | None) -> bool:

@@ -36,7 +36,7 @@ MODES = [
     "stream_dispatched",
     "stream_dispatched_split",
 ]
-COUNTS = [2, 3, pytest.param(4, marks=pytest.mark.slow)]
+COUNTS = [2, pytest.param(3, marks=pytest.mark.processes), pytest.param(4, marks=pytest.mark.slow)]
 
 
 def job(name: str, modes: list[str], images: int = IMAGES, **more: Any) -> dict[str, Any]:

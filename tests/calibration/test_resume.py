@@ -56,6 +56,7 @@ def loader(values: torch.Tensor, **settings: Any) -> Any:
     return DataLoader([{"pixel_values": image} for image in values], batch_size=4, **settings)  # type: ignore[arg-type]
 
 
+@pytest.mark.processes
 def test_a_pass_that_is_killed_twice_ends_with_the_same_bits(tmp_path: Path) -> None:
     options = {**OPTIONS, "resume": str(tmp_path / "state")}
     description = tmp_path / "jobs.json"
@@ -73,6 +74,7 @@ def test_a_pass_that_is_killed_twice_ends_with_the_same_bits(tmp_path: Path) -> 
     assert_same_bits(found, collect_statistics(make_model(), in_batches(images(53), 6), EVERYTHING, **OPTIONS))
 
 
+@pytest.mark.processes
 def test_several_processes_continue_after_a_kill(tmp_path: Path) -> None:
     options = {**OPTIONS, "resume": str(tmp_path / "state"), "resume_every": 1}
     killed = job("killed", ["plain"], requires=EVERYTHING, options=options, kill_after=3, kill_process=1)

@@ -15,6 +15,8 @@ from hf_vbp.workflow.loading import load_model
 from tests.checkpoint.helpers import change_config, make_pruned
 from tests.foreign_code import TOKEN, change_json, credentials, point_elsewhere, put_in_cache, spy
 
+pytestmark = pytest.mark.real_process
+
 
 @pytest.fixture
 def marker(tmp_path: Path) -> Path:

@@ -12,6 +12,7 @@ from hf_vbp.checkpoint.placing import exchange
 SCRIPT = Path(__file__).with_name("kill_points.py")
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("how", ["exchange", "renames", "files"])
 def test_a_kill_at_any_operation_leaves_the_old_or_the_new(tmp_path: Path, how: str) -> None:
     if how == "exchange":

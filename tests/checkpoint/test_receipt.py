@@ -19,6 +19,7 @@ from tests.checkpoint.helpers import UNIFORM, WIDTHS, change_config, make_pruned
 ZERO = 0.0
 
 
+@pytest.mark.real_process
 def test_every_way_in_a_fresh_process(tmp_path: Path) -> None:
     import transformers
 

@@ -203,7 +203,7 @@ CASES = [
     Case("plan and budget", "leave out --ratio", lambda here: prune(here, "--plan", here / "plan.json")),
     Case("plan and method", "leave out --preset", lambda here: by_plan(here, "--preset", "paper")),
     Case("plan without statistics", "give --statistics", lambda here: by_plan(here)),
-    Case("plan with images", "not --data", lambda here: by_plan(here, "--statistics", here / GOOD, *data(here))),
+    Case("plan with images alone", "give --statistics", lambda here: by_plan(here, *data(here))),
     Case("plan of other statistics", "other statistics than", plan_of_other_statistics),
     Case("no such plan", "nowhere", lambda here: by_plan(here, "--statistics", here / GOOD, plan="nowhere.json")),
     Case("snip without images", "hf-vbp stats .*--criterion snip.*or pass --data", snip),

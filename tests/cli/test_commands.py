@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -10,12 +11,14 @@ import jsonschema
 import pytest
 import torch
 
+from hf_vbp.errors import BudgetError
 from hf_vbp.results.record import load_results, schema
 from hf_vbp.statistics.activation_statistics import ActivationStatistics
 from tests.calibration.test_resume import assert_same_bits
 from tests.cli.helpers import NAMES, Ran, run, save_images, save_tiny
 from tests.conftest import TINY
 from tests.costs.clock import Clock
+from tests.families.running import model_of
 
 
 @pytest.fixture(scope="module")
@@ -111,6 +114,22 @@ def test_a_saved_plan_gives_the_weights_of_the_run_that_makes_it(hf_vbp: Any, sh
     assert first.keys() == second.keys()
     for part in ("plan", "predicted", "cost", "statistics", "data"):
         assert first[part] == second[part]
+
+
+def test_a_plan_for_mixed_neurons_is_refitted_on_images(hf_vbp: Any, shelf: Path, tmp_path: Path) -> None:
+    from transformers import ViTImageProcessorPil
+
+    model, stats, plan = tmp_path / "model", tmp_path / "stats.safetensors", tmp_path / "plan.json"
+    # ConvNeXt V2 has a GRN inside its MLPs.
+    model_of("ConvNextV2ForImageClassification").save_pretrained(model)
+    ViTImageProcessorPil(size={"height": 32, "width": 32}).save_pretrained(model)
+    images = ("--data", shelf / "images")
+    hf_vbp("stats", model, *images, "--output", stats)
+    hf_vbp("plan", model, "--statistics", stats, "--ratio", "0.4", "--output", plan)
+    hf_vbp("prune", model, "--statistics", stats, *images, "--ratio", "0.4", "--output", tmp_path / "at-once")
+    hf_vbp("prune", model, "--statistics", stats, *images, "--plan", plan, "--output", tmp_path / "by-plan")
+    at_once, by_plan = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("at-once", "by-plan"))
+    assert at_once == by_plan
 
 
 def test_snip_reads_the_images_that_complete_statistics(hf_vbp: Any, shelf: Path, tmp_path: Path) -> None:
@@ -289,7 +308,7 @@ def test_inspect_lists_the_sites_and_their_shares(hf_vbp: Any, shelf: Path) -> N
     assert "all MLPs" in shown
     # One of 48 neurons is left in each MLP.
     assert found["reachable"]["ratio"] == pytest.approx(47 / 48)
-    assert "At most 97.9 % of the hidden neurons can be removed: each MLP keeps 1." in " ".join(shown.split())
+    assert "At most 141 of the 144 hidden neurons can be removed (97.9 %): each MLP keeps 1." in shown
     for key in ("parameters", "macs"):
         share = sum(site[key] for site in found["sites"])
         assert found["reachable"][key] == pytest.approx(1 - share * 47 / 48)
@@ -304,9 +323,44 @@ def test_evaluate_against_itself_agrees_fully(hf_vbp: Any, shelf: Path) -> None:
     assert "interval" in hf_vbp("evaluate", shelf / "model", *options).out
 
 
+def test_inspect_never_promises_more_than_a_budget_accepts(hf_vbp: Any, tmp_path: Path) -> None:
+    from hf_vbp import VBPConfig
+    from hf_vbp.adapters.prepared import prepare_structure
+    from hf_vbp.pruning.levers import check_levers
+    from hf_vbp.workflow.loading import load_structure
+
+    # The shape of a DeiT-B, of which 99.97 % of the neurons can be removed.
+    config = {"model_type": "deit", "architectures": ["DeiTForImageClassification"], "hidden_size": 768,
+              "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12}  # fmt: skip
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    shown = hf_vbp("inspect", tmp_path).out
+    assert "At most 36852 of the 36864 hidden neurons can be removed (99.9 %): each MLP keeps 1." in shown
+    ratio, parameters, macs, merged = (
+        float(re.search(pattern, shown)[1]) / 100  # type: ignore[index]
+        for pattern in (
+            r"\(([\d.]+) %\)",
+            r"([\d.]+) % of the parameters",
+            r"([\d.]+) % of the MACs remain",
+            r"merged tokens too, down to ([\d.]+) % of the MACs",
+        )
+    )
+    prepared = prepare_structure(load_structure(str(tmp_path)))
+    for reached, more in (
+        ({"ratio": ratio}, {"ratio": ratio + 0.001}),
+        ({"target_parameters": parameters}, {"target_parameters": parameters - 0.001}),
+        ({"target_macs": macs, "levers": ("mlp",)}, {"target_macs": macs - 0.001, "levers": ("mlp",)}),
+        ({"target_macs": merged}, {"target_macs": merged - 0.001}),
+    ):
+        check_levers(prepared, VBPConfig(**reached))
+        with pytest.raises(BudgetError):
+            check_levers(prepared, VBPConfig(**more))
+
+
 def test_labels_are_named_and_mapped_by_files(
     hf_vbp: Any, shelf: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    from transformers import pipeline
+
     figures = json.loads(hf_vbp("evaluate", shelf / "model", "--data", shelf / "labelled", "--json").out)
     renamed = shutil.copytree(shelf / "labelled", tmp_path / "renamed")
     for name in NAMES:
@@ -319,6 +373,18 @@ def test_labels_are_named_and_mapped_by_files(
                "label2id": {f"LABEL_{index}": index for index in range(len(NAMES))}}  # fmt: skip
     (model / "config.json").write_text(json.dumps(config))
     (tmp_path / "names.txt").write_text("\n".join(NAMES))
+    pruned = hf_vbp("prune", model, "--data", shelf / "images", "--ratio", "0.5", "--eval-data", shelf / "labelled",
+                    "--model-labels", tmp_path / "names.txt", "--output", tmp_path / "pruned", "--json")  # fmt: skip
+    # A pipeline of the pruned model answers with the names; the dense model is not changed.
+    saved = json.loads((tmp_path / "pruned/config.json").read_text())
+    assert saved["id2label"] == {str(index): name for index, name in enumerate(NAMES)}
+    assert saved["label2id"] == {name: index for index, name in enumerate(NAMES)}
+    assert json.loads((model / "config.json").read_text()) == config
+    results = json.loads(pruned.out)
+    assert all(entry["max_abs_difference"] == 0 for entry in results["receipt"])
+    assert {row["label"] for row in results["evaluation"]["pruned"]["classes"].values()} == set(NAMES)
+    classify = pipeline("image-classification", str(tmp_path / "pruned"))
+    assert classify(str(next((shelf / "labelled").rglob("*.png"))))[0]["label"] in NAMES
     refused = run(["evaluate", model, "--data", shelf / "labelled"], capfd, monkeypatch)
     assert refused.code != 0
     assert "--model-labels FILE" in " ".join(refused.err.split())

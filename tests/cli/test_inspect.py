@@ -59,7 +59,9 @@ def test_the_config_alone_gives_the_figures_of_the_loaded_model(kind: str, tmp_p
         site.intermediate_size for site in hf_vbp.find_sites(model)
     ]
     # The smallest model that can be reached, counted on a model of these widths.
-    assert found["reachable"].keys() == {"minimum_width", "ratio", "parameters", "macs", "bytes"}
+    shares = {"minimum_width", "ratio", "parameters", "macs", "bytes", "macs_with_merged_tokens"}
+    assert found["reachable"].keys() == shares
+    assert found["reachable"]["macs_with_merged_tokens"] < found["reachable"]["macs"]
     hidden = sum(site["intermediate_size"] for site in found["sites"])
     kept = sum(min(1, site["intermediate_size"]) for site in found["sites"])
     assert found["reachable"]["ratio"] == pytest.approx(1 - kept / hidden)

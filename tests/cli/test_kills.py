@@ -11,6 +11,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.mark.processes
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="Windows has no SIGKILL")
 @pytest.mark.parametrize(("commands", "points"), [(("plan", "stats", "prune"), 7), (("finetune",), 5)])
 def test_a_signal_at_any_operation_leaves_the_old_or_the_new(

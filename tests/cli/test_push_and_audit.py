@@ -59,6 +59,22 @@ def test_push_prints_only_json(
     assert (found["remarks"], found["card"]) == (["A remark."], "# Card")
 
 
+def test_a_page_is_pushed_to_a_space(
+    pushed: list[dict[str, Any]], capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Options of checkpoints are refused, not ignored.
+    ran = run(["push", "folder", NAME, "--space", "--create-pr", "--revision", "b"], capfd, monkeypatch)
+    assert ran.code == 2
+    assert "--revision, --create-pr cannot be used with --space" in " ".join(ran.err.split())
+    module = sys.modules["hf_vbp.hub.push_space"]
+    monkeypatch.setattr(module, "push_space", sys.modules["hf_vbp.hub.push"].push_to_hub)
+    ran = run(["push", "folder", NAME, "--space", "--overwrite"], capfd, monkeypatch)
+    assert ran.code == 0, ran.err
+    (options,) = pushed
+    assert options.keys() == {"directory", "repo_id", "private", "overwrite", "commit_message", "dry_run"}
+    assert options["overwrite"]
+
+
 @pytest.mark.parametrize(("passed", "code"), [(True, 0), (None, 0), (False, 1)])
 def test_audit_exits_with_1_where_a_check_failed(
     passed: bool | None, code: int, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch

@@ -83,6 +83,7 @@ def test_a_model_without_class_names_is_finetuned_with_options_alone(
     refused = run(arguments, capfd, monkeypatch)
     assert refused.code == 2
     assert "--model-labels" in refused.err
+    # A pruned model that has names, and its teacher, which has placeholders.
     ran = run([*arguments, "--model-labels", "names.txt"], capfd, monkeypatch)
     assert ran.code == 0, ran.err
     assert "The teacher is dense, the model that was pruned" in ran.err
@@ -95,6 +96,9 @@ def test_a_model_without_class_names_is_finetuned_with_options_alone(
     settings = "training.use_cpu=true training.dataloader_pin_memory=false"
     assert finetuned["command"] == f"hf-vbp finetune pruned {settings} {options} --output out"
     assert [results["data"][part]["labels"] for part in ("finetuning", "evaluation")] == ["names", "names"]
+    config = json.loads((tmp_path / "out/config.json").read_text())
+    assert config["id2label"] == {str(index): name for index, name in enumerate(CLASSES)}
+    assert config["label2id"] == {name: index for index, name in enumerate(CLASSES)}
 
 
 def test_an_option_that_replaces_a_field_of_the_recipe_is_reported(

@@ -12,7 +12,7 @@ from hf_vbp.cli import sweep as sweep_cli
 from hf_vbp.errors import ConfigurationError, OutputError
 from hf_vbp.workflow import sweep as sweep_module
 from hf_vbp.workflow import sweep_command, sweep_kept, sweep_plot
-from hf_vbp.workflow.sweep_command import parse_ratios
+from hf_vbp.workflow.sweep_arguments import parse_ratios
 from tests.cli.helpers import run, save_images, save_tiny
 from tests.costs.clock import Clock
 

@@ -44,6 +44,7 @@ def result(folder: Path) -> tuple[dict[str, list[float]], dict[str, torch.Tensor
     return log, torch.load(folder / "parameters.pt", weights_only=True)
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("kill", [{"kill_at": 5}, {"kill_while_saving": 4}])
 def test_a_killed_run_resumes_to_the_same_weights_bit_for_bit(tmp_path: Path, kill: dict[str, int]) -> None:
     whole = make_trainer(tmp_path / "whole", **SAVING)
@@ -61,6 +62,7 @@ def test_a_killed_run_resumes_to_the_same_weights_bit_for_bit(tmp_path: Path, ki
     assert all(torch.equal(parameters[name], expected[name]) for name in expected)
 
 
+@pytest.mark.processes
 def test_two_processes_are_one_with_twice_the_accumulation(tmp_path: Path) -> None:
     settings = {"per_device_train_batch_size": 4, "num_train_epochs": 2}
     two = launch(tmp_path / "two", processes=2, **settings, gradient_accumulation_steps=2)
@@ -78,6 +80,7 @@ def test_two_processes_are_one_with_twice_the_accumulation(tmp_path: Path) -> No
         assert torch.allclose(parameters[name], value, atol=1e-4), name
 
 
+@pytest.mark.processes
 def test_two_processes_share_the_work_of_caching_the_teacher(tmp_path: Path) -> None:
     settings = {"per_device_train_batch_size": 4, "num_train_epochs": 1, "cache_teacher_logits": True}
     two = launch(tmp_path / "two", processes=2, **settings)

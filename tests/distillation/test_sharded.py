@@ -38,6 +38,7 @@ def train_whole(folder: Path, **settings: Any) -> Any:
     return trainer
 
 
+@pytest.mark.processes
 def test_a_sharded_run_is_one_process_with_twice_the_accumulation(tmp_path: Path) -> None:
     log = launch_sharded(tmp_path / "two", **SAVING)
     one = train_whole(tmp_path / "one", **SAVING)

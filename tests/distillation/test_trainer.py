@@ -281,6 +281,9 @@ def test_teachers_that_do_not_fit_are_refused(tmp_path: Path) -> None:
         make_trainer(tmp_path, model=student, teacher=student)
     with pytest.raises(LabelError, match="7 labels, the model 5"):
         make_trainer(tmp_path, teacher=make_model(num_labels=7))
+    named = make_student()
+    named.config.id2label = dict(enumerate("abcde"))
+    make_trainer(tmp_path, model=named)
     other = make_teacher()
     other.config.id2label = {**other.config.id2label, 2: "crane"}
     with pytest.raises(LabelError, match="2 is 'LABEL_2' in the model and 'crane' in the teacher"):

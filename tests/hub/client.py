@@ -33,6 +33,23 @@ def push(directory: str, repo_id: str, options: dict[str, Any]) -> dict[str, Any
     }
 
 
+def push_page(directory: str, repo_id: str, options: dict[str, Any]) -> dict[str, Any]:
+    from hf_vbp.hub.push_space import push_space
+    from hf_vbp.hub.retries import Retries
+
+    result = push_space(directory, repo_id, retries=Retries(sleep=lambda seconds: None), **options)
+    return {
+        "status": result.status,
+        "url": result.url,
+        "commit": result.commit,
+        "changed": result.plan.changed,
+        "deleted": result.plan.deleted,
+        "remarks": result.plan.remarks,
+        "lines": result.plan.lines,
+        "sentence": result.sentence,
+    }
+
+
 def audit(repo_id: str, options: dict[str, Any]) -> dict[str, Any]:
     from hf_vbp.hub.audit import audit as run
 
@@ -47,7 +64,7 @@ def call(code: str) -> dict[str, Any]:
 
 
 def answer(request: dict[str, Any]) -> None:
-    function = {"push": push, "audit": audit, "call": call}[request.pop("do")]
+    function = {"push": push, "push_page": push_page, "audit": audit, "call": call}[request.pop("do")]
     try:
         result = function(**request)
     except Exception as error:

@@ -9,10 +9,9 @@ from .access import caller, openable, readable, writable
 from .card_rules import card_data, check_card
 from .cas_routes import token_response
 from .repository import Entry, PullRequest, Repository
-from .serving import Refusal, Request, Response, Routes, json_response
+from .serving import API, ID, Refusal, Request, Response, Routes, json_response
 
 routes = Routes()
-ID = r"(?P<repo_id>[^/]+/[^/]+)"
 NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,95}")
 
 
@@ -39,9 +38,12 @@ def create_repository(request: Request) -> Response:
     assert user is not None
     body = request.json()
     name, namespace = body["name"], body.get("organization") or user.name
-    repo_id = f"{namespace}/{name}"
-    if body.get("type", "model") != "model":
-        raise Refusal(400, "this Hub has models only")
+    kind = body.get("type", "model")
+    if kind not in ("model", "space"):
+        raise Refusal(400, "this Hub has models and Spaces only")
+    if kind == "space" and body.get("sdk") != "static":
+        raise Refusal(402, "Payment required: only static Spaces are free")
+    repo_id = f"{'spaces/' if kind == 'space' else ''}{namespace}/{name}"
     if not NAME.fullmatch(name) or ".." in name or "--" in name:
         raise Refusal(400, f"Invalid repo name: {name}")
     if user.role != "write":
@@ -50,7 +52,7 @@ def create_repository(request: Request) -> Response:
         raise Refusal(403, f'You don\'t have the rights to create a model under the namespace "{namespace}"')
     url = f"{request.hub.url}/{repo_id}"
     if repo_id in request.hub.repositories:
-        raise Refusal(409, "You already created this model repo", url=url)
+        raise Refusal(409, f"You already created this {kind} repo", url=url)
     private = body.get("visibility") == "private" or bool(body.get("private"))
     request.hub.create(repo_id, private=private)
     return json_response({"url": url, "name": repo_id})
@@ -64,8 +66,8 @@ def validate_yaml(request: Request) -> Response:
     return json_response(body, 400 if errors else 200)
 
 
-@routes.add("GET", rf"/api/models/{ID}")
-@routes.add("GET", rf"/api/models/{ID}/revision/(?P<revision>[^/]+)")
+@routes.add("GET", rf"{API}{ID}")
+@routes.add("GET", rf"{API}{ID}/revision/(?P<revision>[^/]+)")
 def model_info(request: Request, repo_id: str, revision: str = "main") -> Response:
     """Describe a repository at a revision."""
     repository = readable(request, repo_id)
@@ -76,8 +78,8 @@ def model_info(request: Request, repo_id: str, revision: str = "main") -> Respon
     return json_response(
         {
             "_id": "0",
-            "id": repo_id,
-            "modelId": repo_id,
+            "id": repo_id.removeprefix("spaces/"),
+            **({"sdk": "static"} if repository.is_space else {"modelId": repo_id}),
             "author": repository.namespace,
             "sha": commit.sha,
             "lastModified": commit.date,
@@ -94,7 +96,7 @@ def model_info(request: Request, repo_id: str, revision: str = "main") -> Respon
     )
 
 
-@routes.add("GET", rf"/api/models/{ID}/auth-check(/(?P<action>write))?")
+@routes.add("GET", rf"{API}{ID}/auth-check(/(?P<action>write))?")
 def auth_check(request: Request, repo_id: str, action: str | None = None) -> Response:
     """Answer whether the caller may read (or write)."""
     if action:
@@ -121,7 +123,7 @@ def _directories(paths: list[str]) -> list[str]:
     return sorted(found)
 
 
-@routes.add("GET", rf"/api/models/{ID}/tree/(?P<revision>[^/]+)(/(?P<folder>.+))?")
+@routes.add("GET", rf"{API}{ID}/tree/(?P<revision>[^/]+)(/(?P<folder>.+))?")
 def tree(request: Request, repo_id: str, revision: str, folder: str | None = None) -> Response:
     """List the files of a revision, in pages of at most 50."""
     files = openable(request, repo_id).resolve(unquote(revision)).files
@@ -139,7 +141,7 @@ def tree(request: Request, repo_id: str, revision: str, folder: str | None = Non
     return json_response(rows[start : start + 50], headers=headers)
 
 
-@routes.add("POST", rf"/api/models/{ID}/paths-info/(?P<revision>[^/]+)")
+@routes.add("POST", rf"{API}{ID}/paths-info/(?P<revision>[^/]+)")
 def paths_info(request: Request, repo_id: str, revision: str) -> Response:
     """Describe some paths of a revision; missing ones are left out."""
     files = openable(request, repo_id).resolve(unquote(revision)).files
@@ -150,7 +152,7 @@ def paths_info(request: Request, repo_id: str, revision: str) -> Response:
     return json_response(rows + [{"type": "directory", "path": path, "oid": "0" * 40} for path in folders])
 
 
-@routes.add("GET", rf"/api/models/{ID}/refs")
+@routes.add("GET", rf"{API}{ID}/refs")
 def refs(request: Request, repo_id: str) -> Response:
     """List branches, tags and, when asked for, pull requests."""
     repository = openable(request, repo_id)
@@ -166,7 +168,7 @@ def refs(request: Request, repo_id: str) -> Response:
     return json_response(body)
 
 
-@routes.add("GET", rf"/api/models/{ID}/commits/(?P<revision>[^/]+)")
+@routes.add("GET", rf"{API}{ID}/commits/(?P<revision>[^/]+)")
 def commits(request: Request, repo_id: str, revision: str) -> Response:
     """List the history of a revision."""
     return json_response(
@@ -183,7 +185,7 @@ def commits(request: Request, repo_id: str, revision: str) -> Response:
     )
 
 
-@routes.add("POST", rf"/api/models/{ID}/branch/(?P<name>[^/]+)")
+@routes.add("POST", rf"{API}{ID}/branch/(?P<name>[^/]+)")
 def create_branch(request: Request, repo_id: str, name: str) -> Response:
     """Create a branch, at the head of main or at the given commit."""
     repository, _ = writable(request, repo_id)
@@ -195,7 +197,7 @@ def create_branch(request: Request, repo_id: str, name: str) -> Response:
     return json_response({})
 
 
-@routes.add("POST", rf"/api/models/{ID}/tag/(?P<revision>[^/]+)")
+@routes.add("POST", rf"{API}{ID}/tag/(?P<revision>[^/]+)")
 def create_tag(request: Request, repo_id: str, revision: str) -> Response:
     """Tag a revision."""
     repository, _ = writable(request, repo_id)
@@ -206,7 +208,7 @@ def create_tag(request: Request, repo_id: str, revision: str) -> Response:
     return json_response({})
 
 
-@routes.add("POST", rf"/api/models/{ID}/discussions")
+@routes.add("POST", rf"{API}{ID}/discussions")
 def open_discussion(request: Request, repo_id: str) -> Response:
     """Open a pull request."""
     repository, user = writable(request, repo_id, pull_request=True)
@@ -226,7 +228,7 @@ def _discussion(repository: Repository, pull: PullRequest) -> dict[str, Any]:
     }
 
 
-@routes.add("GET", rf"/api/models/{ID}/discussions")
+@routes.add("GET", rf"{API}{ID}/discussions")
 def discussions(request: Request, repo_id: str) -> Response:
     """List the pull requests."""
     repository = openable(request, repo_id)
@@ -234,7 +236,7 @@ def discussions(request: Request, repo_id: str) -> Response:
     return json_response({"discussions": rows, "count": len(rows), "start": 0, "numClosedDiscussions": 0})
 
 
-@routes.add("GET", rf"/api/models/{ID}/discussions/(?P<number>\d+)")
+@routes.add("GET", rf"{API}{ID}/discussions/(?P<number>\d+)")
 def discussion(request: Request, repo_id: str, number: str) -> Response:
     """Describe a pull request."""
     repository = openable(request, repo_id)
@@ -245,7 +247,7 @@ def discussion(request: Request, repo_id: str, number: str) -> Response:
     return json_response({**_discussion(repository, pull), **more})
 
 
-@routes.add("GET", rf"/api/models/{ID}/xet-(?P<scope>read|write)-token/(?P<revision>[^/]+)")
+@routes.add("GET", rf"{API}{ID}/xet-(?P<scope>read|write)-token/(?P<revision>[^/]+)")
 def xet_token(request: Request, repo_id: str, scope: str, revision: str) -> Response:
     """Give a token for the CAS."""
     if not request.hub.xet:

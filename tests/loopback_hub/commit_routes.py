@@ -11,13 +11,12 @@ from typing import Any
 from urllib.parse import unquote
 
 from .access import openable, writable
-from .card_rules import check_card
+from .card_rules import card_data, check_card
 from .cas_routes import token_response
 from .repository import Entry, Repository
-from .serving import Refusal, Request, Response, Routes, json_response
+from .serving import API, ID, Refusal, Request, Response, Routes, api_of, json_response
 
 routes = Routes()
-ID = r"(?P<repo_id>[^/]+/[^/]+)"
 LFS_SUFFIXES = (".safetensors", ".bin", ".pt", ".onnx", ".npz", ".parquet", ".msgpack")
 REGULAR_LIMIT = 10 << 20
 SECRET = re.compile(rb"hf_[A-Za-z]{34}(?![A-Za-z0-9])")
@@ -34,7 +33,7 @@ def _ignored(path: str, patterns: list[str]) -> bool:
     return any(fnmatch.fnmatch(path, pattern) or fnmatch.fnmatch(path.split("/")[-1], pattern) for pattern in patterns)
 
 
-@routes.add("POST", rf"/api/models/{ID}/preupload/(?P<revision>[^/]+)")
+@routes.add("POST", rf"{API}{ID}/preupload/(?P<revision>[^/]+)")
 def preupload(request: Request, repo_id: str, revision: str) -> Response:
     """Answer for each file how it is sent, whether it is ignored, and its present content."""
     repository, _ = writable(request, repo_id, pull_request=bool(request.query.get("create_pr")))
@@ -76,7 +75,7 @@ def lfs_batch(request: Request, repo_id: str) -> Response:
 def _xet_actions(request: Request, repo_id: str, oid: str, size: int) -> dict[str, Any]:
     token = token_response(request, repo_id, "write")
     header = {name: value for name, value in token.headers.items() if name.startswith("X-Xet")}
-    return {"upload": {"href": f"{request.hub.url}/api/models/{repo_id}/xet-write-token/main", "header": header}}
+    return {"upload": {"href": f"{api_of(request.hub.url, repo_id)}/xet-write-token/main", "header": header}}
 
 
 def _lfs_actions(request: Request, repo_id: str, oid: str, size: int) -> dict[str, Any]:
@@ -111,7 +110,7 @@ class _Change:
     deleted: list[str] = field(default_factory=list)
 
 
-@routes.add("POST", rf"/api/models/{ID}/commit/(?P<revision>[^/]+)")
+@routes.add("POST", rf"{API}{ID}/commit/(?P<revision>[^/]+)")
 def commit(request: Request, repo_id: str, revision: str) -> Response:
     """Commit, all or nothing."""
     if len(request.body) > request.hub.body_limit:
@@ -125,6 +124,8 @@ def commit(request: Request, repo_id: str, revision: str) -> Response:
         raise Refusal(412, "A commit has happened since. Please refresh and try again.")
     files = _apply(base.files, change)
     _check_storage(request, repository, change)
+    if repository.is_space and card_data(files["README.md"].data.decode()).get("sdk") != "static":
+        raise Refusal(400, "Missing configuration in README: sdk")
     if opens_pull_request:
         pull = repository.open_pull_request(change.title, user.name)
         ref = f"refs/pr/{pull.number}"
@@ -197,7 +198,7 @@ def _check_storage(request: Request, repository: Repository, change: _Change) ->
         raise Refusal(403, "Storage limit reached, please upgrade your plan or delete files")
 
 
-@routes.add("GET", rf"/api/models/{ID}/compare/(?P<spec>.+)")
+@routes.add("GET", rf"{API}{ID}/compare/(?P<spec>.+)")
 def compare(request: Request, repo_id: str, spec: str) -> Response:
     """Name the files that differ between two revisions (tests only)."""
     repository = openable(request, repo_id)

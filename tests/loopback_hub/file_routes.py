@@ -3,12 +3,12 @@
 from urllib.parse import quote, unquote
 
 from .access import openable
-from .serving import Refusal, Request, Response, Routes, ranged
+from .serving import ID, Refusal, Request, Response, Routes, api_of, ranged
 
 routes = Routes()
 
 
-@routes.add("GET HEAD", r"/(?P<repo_id>[^/]+/[^/]+)/resolve/(?P<revision>[^/]+)/(?P<path>.+)")
+@routes.add("GET HEAD", rf"/{ID}/resolve/(?P<revision>[^/]+)/(?P<path>.+)")
 def resolve(request: Request, repo_id: str, revision: str, path: str) -> Response:
     """Serve a regular file; send elsewhere for one in LFS or Xet."""
     hub = request.hub
@@ -26,13 +26,13 @@ def resolve(request: Request, repo_id: str, revision: str, path: str) -> Respons
     headers["Location"] = f"{hub.blob_url}/blobs/{sha256}?signature={hub.signature}"
     if hub.xet and sha256 in hub.xet_names:
         headers["X-Xet-Hash"] = hub.xet_names[sha256]
-        token = f"{hub.url}/api/models/{quote(repo_id)}/xet-read-token/{commit.sha}"
+        token = f"{api_of(hub.url, quote(repo_id))}/xet-read-token/{commit.sha}"
         headers["Link"] = f'<{token}>; rel="xet-auth"'
     hub.blobs.setdefault(sha256, entry.data)
     return Response(302, b"", headers)
 
 
-@routes.add("GET HEAD", r"/(?P<repo_id>[^/]+/[^/]+)/raw/(?P<revision>[^/]+)/(?P<path>.+)")
+@routes.add("GET HEAD", rf"/{ID}/raw/(?P<revision>[^/]+)/(?P<path>.+)")
 def raw(request: Request, repo_id: str, revision: str, path: str) -> Response:
     """Serve a regular file as it is."""
     entry = openable(request, repo_id).resolve(unquote(revision)).files.get(unquote(path))

@@ -65,7 +65,7 @@ class PullRequest:
 
 @dataclass
 class Repository:
-    """One model repository."""
+    """One model repository, or a Space, whose id begins with "spaces/"."""
 
     id: str
     private: bool = False
@@ -78,12 +78,20 @@ class Repository:
 
     def __post_init__(self) -> None:
         attributes = Entry(b"*.safetensors filter=lfs diff=lfs merge=lfs -text\n")
-        self.commit("refs/heads/main", {".gitattributes": attributes}, "initial commit", "", self.namespace)
+        files = {".gitattributes": attributes}
+        if self.is_space:
+            files["README.md"] = Entry(b"---\ntitle: New\nsdk: static\n---\n")
+        self.commit("refs/heads/main", files, "initial commit", "", self.namespace)
+
+    @property
+    def is_space(self) -> bool:
+        """Whether it is a Space."""
+        return self.id.startswith("spaces/")
 
     @property
     def namespace(self) -> str:
         """The user or organisation it belongs to."""
-        return self.id.partition("/")[0]
+        return self.id.removeprefix("spaces/").partition("/")[0]
 
     def ref_of(self, revision: str) -> str | None:
         """Return the full name of the branch or pull request that ``revision`` names, if it names one."""

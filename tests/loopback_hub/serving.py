@@ -105,6 +105,17 @@ def ranged(data: bytes, header: str | None, headers: dict[str, str]) -> Response
     return Response(206, data[first : last + 1], headers)
 
 
+# The id of a Space begins with "spaces/", as its address does; that of a model has no prefix.
+ID = r"(?P<repo_id>(?:spaces/)?[^/]+/[^/]+)"
+# The beginning of a path of the JSON interface, before the id.
+API = r"/api/(?:models/|(?=spaces/))"
+
+
+def api_of(url: str, repo_id: str) -> str:
+    """Return the address of a repository in the JSON interface."""
+    return f"{url}/api/{repo_id if repo_id.startswith('spaces/') else f'models/{repo_id}'}"
+
+
 View = Callable[..., Response]
 
 

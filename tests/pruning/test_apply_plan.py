@@ -1,6 +1,7 @@
 """Plan and surgery against a float64 reference written from the paper's equations, and their guarantees."""
 
 import copy
+import dataclasses
 import pickle
 from typing import Any
 
@@ -14,6 +15,7 @@ from hf_vbp.errors import BudgetError, ConfigurationError, NonFiniteError, PlanE
 from hf_vbp.pruning.apply_plan import apply_plan
 from hf_vbp.pruning.make_plan import make_plan
 from hf_vbp.pruning.plan import PruningPlan
+from hf_vbp.token_merging.merge_tokens import merge_tokens, merged_tokens
 from tests.conftest import make_model
 
 PAPER = VBPConfig.preset("paper")
@@ -143,6 +145,52 @@ def test_a_failure_half_way_leaves_the_model_unchanged(
     with pytest.raises(MemoryError):
         apply_plan(vit, plan, statistics, inplace=True)
     assert torch.equal(logits(vit, batches[0]["pixel_values"]), before)
+
+
+@pytest.mark.parametrize("step", ["_become", "_record", "merge_tokens"])
+@pytest.mark.parametrize("failure", [KeyboardInterrupt, RuntimeError])
+def test_an_interrupt_of_in_place_surgery_leaves_the_model_unchanged(
+    step: str,
+    failure: type[BaseException],
+    vit: Any,
+    batches: list[dict[str, torch.Tensor]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from hf_vbp.pruning import apply_plan as surgery
+
+    merge_tokens(vit, 1)
+    seen: list[Any] = []
+    handle = find_sites(vit)[1].fc1.register_forward_hook(lambda *_: seen.append(None))
+    statistics = collect_statistics(vit, batches, PAPER)
+    plan = dataclasses.replace(make_plan(vit, statistics, paper(ratio=0.5)), merged_tokens=(0, 2, 2))
+    expected = logits(apply_plan(vit, plan, statistics), batches[0]["pixel_values"])
+    before, config = dict(vit.named_parameters()), vit.config.to_dict()
+    dense = logits(vit, batches[0]["pixel_values"])
+    original, calls = getattr(surgery, step), []
+
+    def fails_after_its_work(*args: Any) -> None:
+        original(*args)
+        calls.append(args)
+        # The second of the MLPs; the other steps run once.
+        if step != "_become" or len(calls) == 3:
+            raise failure
+
+    with monkeypatch.context() as patch:
+        patch.setattr(surgery, step, fails_after_its_work)
+        with pytest.raises(failure):
+            apply_plan(vit, plan, statistics, inplace=True)
+    after = dict(vit.named_parameters())
+    assert after.keys() == before.keys()
+    assert all(after[name] is parameter for name, parameter in before.items())
+    assert vit.config.to_dict() == config
+    assert merged_tokens(vit) == (0, 1, 1)
+    assert torch.equal(logits(vit, batches[0]["pixel_values"]), dense)
+    # The handles of the user still remove their hooks, and the same call works afterwards.
+    handle.remove()
+    seen.clear()
+    apply_plan(vit, plan, statistics, inplace=True)
+    assert torch.equal(logits(vit, batches[0]["pixel_values"]), expected)
+    assert not seen
 
 
 def test_a_saved_plan_gives_the_same_weights_bit_for_bit(

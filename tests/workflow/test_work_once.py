@@ -75,6 +75,20 @@ def test_a_sweep_ranks_once_and_fits_once_per_ratio(calls: Calls, batches: Any) 
     }
 
 
+def test_the_chosen_levers_are_fitted_once(calls: Calls, batches: Any) -> None:
+    model = make_model("vit", num_hidden_layers=MLPS)
+    statistics = collect_statistics(model, batches)
+    calls.clear()
+    result = prune(model, batches, VBPConfig(target_macs=0.8), statistics=statistics)
+    measured = result.statistics.measurements_of(result.plan.config.method)
+    points = 0 if measured is None else len(measured.points)
+    assert points > 1
+    assert result.plan.merged_tokens
+    # Each candidate is fitted to be measured, and the chosen one is not fitted again.
+    assert calls["compensation"] == points * MLPS
+    assert calls["elimination"] == MLPS
+
+
 @pytest.mark.parametrize("command", [False, True])
 def test_a_latency_budget_measures_the_minimum_widths_once(
     command: bool, batches: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path

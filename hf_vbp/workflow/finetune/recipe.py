@@ -312,6 +312,10 @@ def _typed(tree: Tree, owner: Any, section: str) -> Tree:
             continue
         if get_origin(hints[name]) is Literal and value not in options:
             raise ConfigurationError(f"{label} is {shown(value)}; expected one of {', '.join(map(str, options))}.")
+        if any(get_origin(option) is Literal and value in get_args(option) for option in options):
+            # One of the words that a field of another type takes, such as "auto".
+            typed[name] = value
+            continue
         typed[name] = check_type(value, _expected(options, defaults[name]), label)
         check_range(typed[name], name, label)
     return typed
@@ -323,7 +327,7 @@ def _options(hint: Any) -> tuple[Any, ...]:
 
 def _expected(options: tuple[Any, ...], default: Any) -> Any:
     """Return the one plain type that a field takes, None where it takes several."""
-    options = tuple(option for option in options if option is not NoneType)
+    options = tuple(option for option in options if option is not NoneType and get_origin(option) is not Literal)
     if len(options) == 1 and options[0] in (bool, int, float, str):
         return options[0]
     if options and all(isinstance(option, str) for option in options):

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from hf_vbp.checkpoint.layout import PLAN, RESULTS
+from hf_vbp.data.class_names import name_classes
 from hf_vbp.errors import CheckpointError, ConfigurationError
 from hf_vbp.inputs.position_embeddings import interpolate_position_embeddings
 from hf_vbp.results.base_model import describe_base_model
@@ -55,14 +56,24 @@ def open_start(recipe: Recipe, reporter: Reporter) -> Start:
     """Load the pruned checkpoint of a recipe, or prune the model of its ``prune`` section.
 
     Raises:
-        HfVbpError: The model cannot be loaded or pruned.
+        HfVbpError: The model cannot be loaded or pruned, or ``model_labels`` of its images are not its classes.
     """
     if recipe.prune is not None:
-        return _pruned(recipe.prune, reporter)
-    reporter.say(f"Loading {recipe.model}")
-    loaded = load_model(str(recipe.model), revision=recipe.revision)
-    results, plan = _records(str(recipe.model), recipe.revision)
-    return _as_start(loaded, loaded.model, results, plan, base=None)
+        start = _pruned(recipe.prune, reporter)
+    else:
+        reporter.say(f"Loading {recipe.model}")
+        loaded = load_model(str(recipe.model), revision=recipe.revision)
+        results, plan = _records(str(recipe.model), recipe.revision)
+        start = _as_start(loaded, loaded.model, results, plan, base=None)
+    _name_classes(recipe, start, reporter)
+    return start
+
+
+def _name_classes(recipe: Recipe, start: Start, reporter: Reporter) -> None:
+    given = [images.model_labels for images in (recipe.data.evaluation, recipe.data.train) if images is not None]
+    names = next((name for name in given if name is not None), None)
+    if names is not None and name_classes(start.student.model.config, names):
+        reporter.say(f"The config of the trained model names its classes ({names})")
 
 
 def _as_start(

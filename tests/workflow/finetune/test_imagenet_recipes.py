@@ -76,6 +76,7 @@ def test_every_recipe_for_imagenet_accepts_both_kinds_of_data(name: str, data: s
     assert recipe.arguments().num_train_epochs == 10
 
 
+@pytest.mark.processes
 def test_folders_named_by_wordnet_id(work: Path) -> None:
     for part, each in (("train", 5), ("val", 2)):
         for index in SHOWN:
@@ -112,6 +113,7 @@ def imagenet_on_the_hub() -> dict[str, bytes]:
     return {"README.md": f"---\n{json.dumps(card)}\n---\n".encode(), **files}
 
 
+@pytest.mark.processes
 def test_the_data_set_of_the_hub_as_a_stream(work: Path) -> None:
     overrides = ("model=pruned", "teacher=dense", "training.per_device_train_batch_size=8")
     with DatasetHub({"ILSVRC/imagenet-1k": imagenet_on_the_hub()}) as hub:

@@ -1,0 +1,72 @@
+"""The models of a sweep that no other one dominates: none is as cheap or cheaper, and as accurate or more."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+Row = dict[str, Any]
+CONDITIONS = ("latency_batch", "latency_dtype", "latency_threads", "latency_device_name")
+
+
+def mark_fronts(rows: Sequence[Row]) -> None:
+    """Mark the rows on the front of accuracy against MACs, and against measured latency, in place.
+
+    ``on_macs_front`` is set in every row that has an accuracy; ``on_latency_front`` in those with a latency, among the
+    rows of the same conditions. Rows without the dense model's accuracy are compared by agreement.
+
+    Args:
+        rows: The rows of one model, the dense one with ratio 0, as :func:`hf_vbp.sweep` returns them.
+    """
+    measure = measure_of(rows)
+    _mark(rows, "on_macs_front", lambda row: row.get("macs"), measure)
+    conditions = dict.fromkeys(tuple(row.get(name) for name in CONDITIONS) for row in rows if "latency_ms" in row)
+    for one in conditions:
+        _mark(
+            [row for row in rows if "latency_ms" in row and tuple(row.get(name) for name in CONDITIONS) == one],
+            "on_latency_front",
+            latency_share,
+            measure,
+        )
+
+
+def measure_of(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return the name of the accuracy by which the rows are compared: top-1, or without labels the agreement."""
+    return "top1" if any("top1" in row for row in rows) else "agreement"
+
+
+def accuracy(row: Mapping[str, Any], measure: str) -> float | None:
+    """Return the accuracy of a row; the dense model agrees with itself."""
+    dense_agreement = 1.0 if measure == "agreement" and is_dense(row) else None
+    value: float | None = row.get(measure, dense_agreement)
+    return value
+
+
+def latency_share(row: Mapping[str, Any]) -> float | None:
+    """Return the share of the dense latency; of two times measured in turns, since times of several runs differ."""
+    if is_dense(row):
+        return 1.0
+    return 1 / row["speedup"] if "speedup" in row else None
+
+
+def is_dense(row: Mapping[str, Any]) -> bool:
+    """Return whether a row is that of the dense model."""
+    return "criterion" not in row
+
+
+def on_front(points: Sequence[tuple[float, float]]) -> list[bool]:
+    """Return for each (cost, accuracy) whether no other point has at most its cost and at least its accuracy.
+
+    Equal points are on the front together.
+    """
+    return [not any(other != own and other[0] <= own[0] and other[1] >= own[1] for other in points) for own in points]
+
+
+def _mark(rows: Sequence[Row], name: str, cost: Callable[[Row], float | None], measure: str) -> None:
+    found = []
+    for row in rows:
+        row.pop(name, None)
+        own = (cost(row), accuracy(row, measure))
+        if None not in own:
+            found.append((row, own))
+    marks = on_front([own for _, own in found])  # type: ignore[misc]
+    for (row, _), mark in zip(found, marks, strict=True):
+        row[name] = mark
