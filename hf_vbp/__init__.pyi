@@ -29,6 +29,7 @@ from .sample import sample_model_path as sample_model_path
 from .statistics.activation_statistics import ActivationStatistics as ActivationStatistics
 from .token_merging.merge_tokens import merge_tokens as merge_tokens
 from .workflow.evaluate import evaluate as evaluate
+from .workflow.export_model import export_model as export_model
 from .workflow.measure_levers import measure_levers as measure_levers
 from .workflow.prune import prune as prune
 from .workflow.pruning_result import PruningResult as PruningResult

@@ -8,6 +8,7 @@ from hf_vbp.card import text
 from hf_vbp.card.base_card import BaseCard
 from hf_vbp.card.cells import are_figures, conditions, scalars, speedup
 from hf_vbp.card.text import Markdown
+from hf_vbp.results.export_table import export_cells
 from hf_vbp.results.lost_classes import lost_classes
 from hf_vbp.results.named_figures import figure_rows
 
@@ -70,6 +71,7 @@ class CardFacts:
         base: The facts from the card of the base model; None when it could not be read.
         results: The results file that all figures come from.
         has_processor: Whether the checkpoint has an image processor.
+        exports: The rows of the exported files in the repository.
         remarks: Notes on the values left out of the card, with the reason.
     """
 
@@ -81,6 +83,7 @@ class CardFacts:
     base: BaseCard | None
     results: Results
     has_processor: bool = True
+    exports: tuple[Results, ...] = ()
     remarks: tuple[str, ...] = field(default=())
 
     @property
@@ -278,6 +281,40 @@ class CardFacts:
         versions = [row["transformers"] for row in rows]
         cells = zip(names, versions, (text.number(row["max_abs_difference"]) for row in rows), strict=True)
         return Table(("loaded by", "transformers", "largest difference of an output"), tuple(cells))
+
+    @property
+    def exports_table(self) -> Table | None:
+        """The exported files with their figures."""
+        if not self.exports:
+            return None
+        header, rows = export_cells(self.exports)
+        return Table(header, tuple(tuple(cell or "" for cell in row) for row in rows))
+
+    @property
+    def exports_sentence(self) -> str:
+        """On what the exported files were compared, and where their latency was measured."""
+        row = self.exports[0]
+        images = "random values" if row["data"] == "generated" else f"images of {row['data']}"
+        sentence = f"compared with the PyTorch model on {text.count(row['images'])} {images}"
+        measured = next((one for row in self.exports for one in row.get("latency", [])), None)
+        if measured is not None:
+            sentence += f". Latency is the median of one image on {measured['device_name']}"
+            dense = any("speedup" in one for row in self.exports for one in row.get("latency", []))
+            sentence += ", in parentheses the speed-up over the dense model in float32" if dense else ""
+        return sentence + "."
+
+    @property
+    def onnx_file(self) -> Markdown | None:
+        """The ONNX file of the snippet for ONNX Runtime; None where there is none, or the model is no classifier."""
+        names = {row["precision"]: row["file"] for row in self.exports if row["format"] == "onnx"}
+        usable = self.is_classifier and self.has_processor
+        return Markdown(names.get("fp32") or next(iter(names.values()))) if names and usable else None
+
+    @property
+    def browser_dtype(self) -> Markdown:
+        """The ``dtype`` by which transformers.js loads the smallest ONNX file."""
+        precisions = {row["precision"] for row in self.exports if row["format"] == "onnx"}
+        return Markdown("q8" if "int8" in precisions else "fp32")
 
     @property
     def predicted_table(self) -> Table | None:

@@ -14,6 +14,7 @@ from hf_vbp.errors import ConfigurationError
 REPO_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,95}(/[A-Za-z0-9_][A-Za-z0-9_.-]{0,95})?")
 RELATIONS = frozenset({"adapter", "merge", "quantized", "finetune"})
 _METRICS = {"top1": ("accuracy", "top-1 accuracy"), "top5": ("top_5_accuracy", "top-5 accuracy")}
+_FORMAT_TAGS = {"onnx": ("onnx", "transformers.js"), "openvino": ("openvino",), "executorch": ("executorch",)}
 _HUB_SOURCE = re.compile(r"(?P<id>[A-Za-z0-9][A-Za-z0-9_.-]*/[A-Za-z0-9_.-]+)(?::(?P<config>[A-Za-z0-9_.-]+))?")
 
 
@@ -60,6 +61,9 @@ def tags(facts: CardFacts) -> list[str]:
     found.append(str(facts.results["base_model"]["model_type"]))
     if "remote_code" in facts.ways:
         found.append("custom_code")
+    formats = {str(row["format"]) for row in facts.exports}
+    # The filters of the Hub; transformers.js finds a model by both of its tags.
+    found += [tag for name, given in _FORMAT_TAGS.items() if name in formats for tag in given]
     return found
 
 

@@ -1,6 +1,6 @@
 """From a results file to the text of a card."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import cache
 from importlib import resources
 from typing import Any
@@ -22,6 +22,7 @@ def make_facts(
     base_model: str | None = None,
     base: BaseCard | None = None,
     has_processor: bool = True,
+    exported: Collection[str] = (),
     remarks: tuple[str, ...] = (),
 ) -> CardFacts:
     """Return the facts of a card, from the results file.
@@ -32,6 +33,7 @@ def make_facts(
         base_model: Hub id of the base model, where the results do not name one (it was loaded from a folder).
         base: The facts from the card of the base model.
         has_processor: Whether the checkpoint has an image processor.
+        exported: The files of the repository; the card lists the exported ones among them.
         remarks: Notes on values that were left out already.
 
     Raises:
@@ -56,7 +58,16 @@ def make_facts(
     name = repo_id.rpartition("/")[2] if repo_id else f"{_short(base_id or named or described['model_type'])}-vbp"
     revision = described.get("revision")
     return CardFacts(
-        name, repo_id, base_id, _short(named or name), revision, base, results, has_processor, remarks=remarks
+        name,
+        repo_id,
+        base_id,
+        _short(named or name),
+        revision,
+        base,
+        results,
+        has_processor,
+        tuple(row for row in results.get("exports", []) if row["file"] in exported),
+        remarks,
     )
 
 

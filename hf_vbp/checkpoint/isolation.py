@@ -4,6 +4,7 @@ This is not a sandbox: the process runs as the same user, who can read every fil
 from finding credentials where libraries and shells keep them.
 """
 
+import os
 import re
 import shutil
 import site
@@ -19,6 +20,9 @@ _SECRET_NAMES = re.compile(
 _SECRET_VALUES = re.compile(r"hf_[A-Za-z0-9]{16,}|://[^/\s@]+@")
 # Each can point into the home of the user, next to the token.
 _CACHES = re.compile(r"(HF|HUGGINGFACE|HUGGING_FACE|TRANSFORMERS|PYTORCH_TRANSFORMERS)_\w*CACHE")
+# A launcher sets these variables for its workers; a child process that inherits them would wait for the others.
+_LAUNCHER_VARIABLES = ("ACCELERATE_", "FSDP_", "MASTER_", "TORCHELASTIC_", "GROUP_RANK", "ROLE_", "LOCAL_")
+_WORKER_VARIABLES = frozenset({"RANK", "WORLD_SIZE"})
 _REPOSITORY = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 
 
@@ -50,6 +54,27 @@ def isolated_environment(environment: Mapping[str, str], folder: Path) -> dict[s
         "HF_HUB_DISABLE_IMPLICIT_TOKEN": "1",
         # Remote code is copied to a cache; a new one leaves that of the user unmodified and has no stale files.
         "HF_MODULES_CACHE": str(folder / "modules"),
+    }
+
+
+def offline_environment(folder: Path) -> dict[str, str]:
+    """Return the environment of a child process that runs alone, offline and without credentials.
+
+    Args:
+        folder: A temporary folder, for its home and caches.
+    """
+    inherited = {
+        name: value
+        for name, value in os.environ.items()
+        if name not in _WORKER_VARIABLES and not name.startswith(_LAUNCHER_VARIABLES)
+    }
+    return {
+        **isolated_environment(inherited, folder),
+        "HF_HUB_OFFLINE": "1",
+        "TRANSFORMERS_OFFLINE": "1",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "TRANSFORMERS_VERBOSITY": "error",
+        "TOKENIZERS_PARALLELISM": "false",
     }
 
 

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from hf_vbp.checkpoint.from_pretrained import from_pretrained
-from hf_vbp.checkpoint.isolation import copy_cached_code, isolated_environment
+from hf_vbp.checkpoint.isolation import copy_cached_code, offline_environment
 from hf_vbp.checkpoint.layout import CONFIG, MODELING_FILE, PROCESSORS
 from hf_vbp.checkpoint.model_classes import find_model_class
 from hf_vbp.checkpoint.reference_outputs import reference_outputs
@@ -34,8 +34,6 @@ _IMAGES = 2
 _HUB_ONLY = "AutoBackbone"
 _LOADED = (CONFIG, MODELING_FILE, *PROCESSORS)
 _WEIGHTS = (".safetensors", ".safetensors.index.json")
-# A launcher sets these variables for its workers; a child process that inherits them would wait for the others.
-_LAUNCHER_VARIABLES = ("ACCELERATE_", "FSDP_", "MASTER_", "TORCHELASTIC_", "GROUP_RANK", "ROLE_", "LOCAL_")
 
 
 @dataclass(frozen=True)
@@ -314,7 +312,7 @@ def _copy(value: torch.Tensor) -> torch.Tensor:
 
 def _run(job_folder: Path, python: str | os.PathLike[str] | None, code: RemoteCode) -> list[dict[str, Any]]:
     command = [str(python or sys.executable), str(job_folder / "fresh_process.py"), str(job_folder / "job.json")]
-    environment = _environment(job_folder)
+    environment = offline_environment(job_folder)
     copy_cached_code(code.repositories, environment)
     try:
         # Without a standard input, no question about remote code can be answered on behalf of the user.
@@ -331,23 +329,6 @@ def _run(job_folder: Path, python: str | os.PathLike[str] | None, code: RemoteCo
         )
     results: list[dict[str, Any]] = json.loads(result.read_text(encoding="utf-8"))
     return results
-
-
-def _environment(job_folder: Path) -> dict[str, str]:
-    workers = {"RANK", "WORLD_SIZE"}
-    inherited = {
-        name: value
-        for name, value in os.environ.items()
-        if name not in workers and not name.startswith(_LAUNCHER_VARIABLES)
-    }
-    return {
-        **isolated_environment(inherited, job_folder),
-        "HF_HUB_OFFLINE": "1",
-        "TRANSFORMERS_OFFLINE": "1",
-        "HF_HUB_DISABLE_TELEMETRY": "1",
-        "TRANSFORMERS_VERBOSITY": "error",
-        "TOKENIZERS_PARALLELISM": "false",
-    }
 
 
 def _hashes(folder: Path) -> dict[str, str]:

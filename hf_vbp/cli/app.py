@@ -26,7 +26,7 @@ _LONGEST_MESSAGE = 2000
 def build() -> typer.Typer:
     """Return the command line with all its sub-commands."""
     from hf_vbp._version import __version__
-    from hf_vbp.cli import audit, evaluate, finetune, inspect, plan, prune, push, recipes, stats, sweep, ui
+    from hf_vbp.cli import audit, evaluate, export, finetune, inspect, plan, prune, push, recipes, stats, sweep, ui
 
     app = typer.Typer(
         name="hf-vbp",
@@ -60,6 +60,7 @@ def build() -> typer.Typer:
     app.command("sweep")(sweep.sweep)
     app.command("evaluate")(evaluate.evaluate)
     app.command("finetune")(finetune.finetune)
+    app.command("export")(export.export)
     app.command("recipes")(recipes.recipes)
     app.command("push")(push.push)
     app.command("audit")(audit.audit)

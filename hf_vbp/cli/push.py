@@ -37,6 +37,9 @@ def push(
     base_model: Annotated[
         str | None, option(HUB, "--base-model", help="Hub id of the base model, if it was loaded from a folder.")
     ] = None,
+    exports: Annotated[
+        bool, option(HUB, "--exports", help="Also send the files that `hf-vbp export` wrote there.")
+    ] = False,
     message: Annotated[str | None, option(HUB, "--message", help="Message of the commit.")] = None,
     dry_run: Annotated[
         bool,
@@ -60,6 +63,7 @@ def push(
         "create_pr": create_pr,
         "base_model": base_model,
         "trust_remote_code": trust_remote_code,
+        "exports": exports,
     }
     if space:
         result = _push_space(directory, repo_id, common, of_models)

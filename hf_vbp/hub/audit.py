@@ -1,7 +1,7 @@
 """``audit``: check a published model against its receipt and results."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -122,7 +122,8 @@ def audit(
         Check("results", True, "as the schema requires"),
         check_hashes(results, files),
         check_fit(directory, results),
-        *check_card(directory, repo_id, results),
+        *check_card(directory, repo_id, results, remote.files),
+        *check_exports(results, remote),
         *(check_ways(directory, results, code, trust_remote_code) if check_load else []),
     ]
     return AuditReport(repo_id, remote.head, directory, tuple(checks))
@@ -171,6 +172,17 @@ def check_hashes(results: Mapping[str, Any], files: Sequence[PushFile]) -> Check
     )
 
 
+def check_exports(results: Mapping[str, Any], remote: Remote) -> list[Check]:
+    """Compare the exported files in the repository, by the hashes of the Hub, with those that were compared."""
+    recorded = {name: sha256 for row in results.get("exports", []) for name, sha256 in row["files"].items()}
+    stored = {name: remote.files[name].sha256 for name in recorded if name in remote.files}
+    wrong = sorted(name for name, sha256 in stored.items() if sha256 not in (None, recorded[name]))
+    if not stored:
+        return []
+    detail = f"differs: {', '.join(wrong)}" if wrong else f"{len(stored)} files as compared with the model"
+    return [Check("exported files", not wrong, detail)]
+
+
 def check_fit(directory: Path, results: Mapping[str, Any]) -> Check:
     """Compare the widths of config, weights and results."""
     try:
@@ -206,7 +218,9 @@ def check_ways(directory: Path, results: Mapping[str, Any], code: RemoteCode, tr
     return checks
 
 
-def check_card(directory: Path, repo_id: str, results: Mapping[str, Any]) -> list[Check]:
+def check_card(
+    directory: Path, repo_id: str, results: Mapping[str, Any], exported: Collection[str] = ()
+) -> list[Check]:
     """Render the card again from the results file, and compare every figure with the published card."""
     path = directory / CARD
     if not path.is_file():
@@ -223,6 +237,7 @@ def check_card(directory: Path, repo_id: str, results: Mapping[str, Any]) -> lis
             base_model=base_model if isinstance(base_model, str) else None,
             base=BaseCard.of(metadata),
             has_processor=any((directory / name).is_file() for name in PROCESSORS),
+            exported=exported,
         )
         fresh_metadata, fresh_body = split_card(render_card(facts, published))
     except (ConfigurationError, CheckpointError) as error:

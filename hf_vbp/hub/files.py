@@ -14,6 +14,7 @@ from hf_vbp.checkpoint.remote_code import local_files, top_level_references
 from hf_vbp.errors import CheckpointError
 
 _BLOCK = 1 << 20
+_BINARY = (".safetensors", ".onnx", ".onnx_data", ".bin", ".pt2", ".pte")
 _SHARD = re.compile(r"[\w-][\w.-]*\.safetensors")
 
 
@@ -57,7 +58,7 @@ class PushFile:
     @property
     def is_text(self) -> bool:
         """Whether it is a text file, which may hold private text anywhere."""
-        return not self.path.endswith(".safetensors")
+        return not self.path.endswith(_BINARY)
 
 
 def read_json(directory: Path, name: str) -> dict[str, Any]:
@@ -140,19 +141,47 @@ def checkpoint_names(directory: Path) -> list[str]:
     return [*names, RESULTS]
 
 
-def checked_path(directory: Path, name: str) -> Path:
+def exported_files(directory: Path, results: Mapping[str, Any]) -> list[PushFile]:
+    """Return the exported files of a checkpoint that its results list, hashed.
+
+    Raises:
+        CheckpointError: There are none, one is missing, or one was changed after it was compared with the model.
+    """
+    recorded = {name: sha256 for row in results.get("exports", []) for name, sha256 in row["files"].items()}
+    if not recorded:
+        raise CheckpointError(
+            f"{directory} has no exported files in its results. Write them with `hf-vbp export {directory}`, or push "
+            "without --exports."
+        )
+    files = [PushFile.of(name, checked_path(directory, name, levels=2)) for name in recorded]
+    changed = [file.path for file in files if file.sha256 != recorded[file.path]]
+    if changed:
+        raise CheckpointError(
+            f"{', '.join(changed)} was changed after it was compared with the model; nothing was sent. Export it "
+            "again with --overwrite."
+        )
+    return files
+
+
+def checked_path(directory: Path, name: str, levels: int = 1) -> Path:
     """Return the path of a file of the checkpoint, if it is a regular file within the folder.
+
+    Args:
+        directory: The folder.
+        name: Name of the file.
+        levels: The most parts that the name may have.
 
     Raises:
         CheckpointError: It is missing, or the name or a symbolic link leads out of the folder.
     """
     parts = PurePosixPath(name).parts
     path = directory / name
-    if len(parts) != 1 or name.startswith(".") or "\\" in name:
+    hidden = any(part.startswith(".") or part == "/" for part in parts)
+    if not 1 <= len(parts) <= levels or hidden or "\\" in name:
         raise CheckpointError(f"{name!r} is not the name of a file of a checkpoint; nothing was sent.")
     if not path.is_file():
         raise CheckpointError(f"{path} is missing: the checkpoint is not complete. Save it again.")
-    if path.resolve().parent != directory.resolve():
+    if path.resolve() != directory.resolve() / name:
         raise CheckpointError(
             f"{path} is a link to {path.resolve()}, outside of the folder; such files are never sent. "
             "Copy the file itself into the folder."

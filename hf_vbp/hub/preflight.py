@@ -132,7 +132,7 @@ def _texts(file: PushFile) -> Iterator[str]:
         text = file.read().decode("utf-8", errors="replace")
         yield text
         yield _ESCAPED.sub(lambda match: chr(int(match[1] or match[2] or match[3], 16)), text)
-    elif isinstance(file.source, Path):
+    elif isinstance(file.source, Path) and file.path.endswith(".safetensors"):
         with _opened(file.source) as weights:
             yield " ".join([*weights.keys(), *(f"{key} {value}" for key, value in (weights.metadata() or {}).items())])
 

@@ -9,7 +9,7 @@ from hf_vbp.checkpoint.remote_code import inspect_code, refuse_foreign_code
 from hf_vbp.errors import ConfigurationError, HubError
 from hf_vbp.hub.client import full_repo_id, make_api
 from hf_vbp.hub.failures import is_unreachable
-from hf_vbp.hub.files import PushFile, checkpoint_files
+from hf_vbp.hub.files import PushFile, checkpoint_files, exported_files
 from hf_vbp.hub.load_checks import check_loads, check_receipt
 from hf_vbp.hub.preflight import check_checkpoint, check_secrets, private_paths, unnamed_classes
 from hf_vbp.hub.push_card import make_push_card
@@ -35,6 +35,7 @@ def push_to_hub(
     commit_message: str | None = None,
     dry_run: bool = False,
     base_model: str | None = None,
+    exports: bool = False,
     check_load: bool = True,
     trust_remote_code: bool = False,
     on_plan: Callable[[PushPlan], None] | None = None,
@@ -55,6 +56,7 @@ def push_to_hub(
         dry_run: Stop after all checks, before anything is sent. Without a connection or a token the folder alone is
             checked, and ``not_checked`` of the plan lists the rest.
         base_model: Hub id of the base model, where it was loaded from a folder.
+        exports: Also send the files that ``hf-vbp export`` wrote next to the weights.
         check_load: Load the checkpoint in a fresh process first and compare it with its receipt.
         trust_remote_code: Whether foreign code of the checkpoint may run in that process, which has no access
             tokens. Without it, and with ``check_load``, a checkpoint with foreign code is refused.
@@ -75,7 +77,14 @@ def push_to_hub(
         >>> print(hf_vbp.push_to_hub("pruned-vit", "me/pruned-vit", dry_run=True).plan.lines)  # doctest: +SKIP
     """
     request = PushRequest(
-        private, revision, create_pr, overwrite, base_model, trust_remote_code or not check_load, dry_run
+        private,
+        revision,
+        create_pr,
+        overwrite,
+        base_model,
+        trust_remote_code or not check_load,
+        dry_run,
+        exports,
     )
     retries, api = retries or DEFAULT, make_api(token)
     plan = plan_push(api, Path(directory), repo_id, request, retries)
@@ -103,6 +112,7 @@ class PushRequest:
     base_model: str | None = None
     accepts_foreign_code: bool = False
     dry_run: bool = False
+    exports: bool = False
 
     def __post_init__(self) -> None:
         if self.create_pr and (self.overwrite or self.revision):
@@ -125,8 +135,10 @@ def plan_push(api: "HfApi", directory: Path, repo_id: str, request: PushRequest,
     code = inspect_code(directory)
     refuse_foreign_code(directory, code, request.accepts_foreign_code)
     check_receipt(results, files)
+    if request.exports:
+        files += exported_files(directory, results)
     repo_id, remote = read_target(api, repo_id, request, retries)
-    card, remarks = make_push_card(api, repo_id, directory, results, request.base_model, remote, retries)
+    card, remarks = make_push_card(api, repo_id, directory, results, request.base_model, remote, retries, files)
     check_secrets([card])
     everything = [*files, card]
     remarks += private_paths(everything, directory) + unnamed_classes(directory)

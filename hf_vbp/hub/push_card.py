@@ -1,6 +1,6 @@
 """The card of a push: made from the results, the card of the base model, and the user's own text."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +25,7 @@ def make_push_card(
     base_model: str | None,
     remote: Remote,
     retries: Retries,
+    files: Sequence[PushFile] = (),
 ) -> tuple[PushFile, list[str]]:
     """Return the card to send, and notes on the values left out of it.
 
@@ -35,12 +36,18 @@ def make_push_card(
         HubError: The Hub did not answer.
     """
     has_processor = any((directory / name).is_file() for name in PROCESSORS)
-    facts = make_facts(results, repo_id=repo_id, base_model=base_model, has_processor=has_processor)
+    given: dict[str, Any] = {
+        "repo_id": repo_id,
+        "base_model": base_model,
+        "has_processor": has_processor,
+        "exported": {file.path for file in files},
+    }
+    facts = make_facts(results, **given)
     remarks = list(facts.remarks)
     if facts.base_id is not None and remote.unread is None:
         base, remark = read_base_card(facts.base_id, facts.base_revision, api, retries)
         remarks += [remark] if remark else []
-        facts = make_facts(results, repo_id=repo_id, base_model=base_model, base=base, has_processor=has_processor)
+        facts = make_facts(results, base=base, **given)
     existing = present_card(api, repo_id, directory, remote, retries)
     return PushFile.of(CARD, render_card(facts, existing).encode()), remarks
 

@@ -33,7 +33,8 @@ _STALE = {
     "model": re.compile(
         r"(model(-\d+-of-\d+)?\.safetensors|pytorch_model(-\d+-of-\d+)?\.bin|(model\.safetensors|pytorch_model\.bin)"
         r"\.index\.json|tf_model\.h5|flax_model\.msgpack|modeling_hf_vbp\.py|plan\.json|recipe\.yaml"
-        r"|preprocessor_config\.json|processor_config\.json)"
+        r"|preprocessor_config\.json|processor_config\.json"
+        r"|(onnx|openvino|torch_export|executorch)/[\w.-]+\.(onnx|onnx_data|xml|bin|pt2|pte))"
     ),
     # The models of an earlier page, which are large.
     "space": re.compile(r"(dense/)?onnx/model(_quantized)?\.onnx"),

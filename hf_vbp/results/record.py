@@ -13,6 +13,7 @@ from hf_vbp.errors import CheckpointError
 from hf_vbp.results.base_model import BaseModel
 from hf_vbp.results.checks import find_problem, strict_json
 from hf_vbp.results.data import Data
+from hf_vbp.results.exports import ExportRow
 from hf_vbp.results.figures import Count
 from hf_vbp.results.finetuning import Finetuning
 from hf_vbp.results.json_schema import make_schema
@@ -42,6 +43,7 @@ class Results(TypedDict):
     finetuning: NotRequired[Finetuning]
     latency: NotRequired[list[LatencyRow]]
     receipt: NotRequired[list[ReceiptRow]]
+    exports: NotRequired[list[ExportRow]]
     versions: dict[str, str]
     command: NotRequired[str]
 

@@ -223,7 +223,7 @@ CASES = [
     Case("statistics without covariances", "needs covariances", statistics_instead("diagonal.safetensors")),
     Case("unknown scope", "Unknown scope 'block'", lambda here: prune(here, "--scope", "block")),
     Case("negative floor", "minimum-width", lambda here: prune(here, "--minimum-width", "-1")),
-    Case("round to 0", "round-to", lambda here: prune(here, "--round-to", "0")),
+    Case("round to 0", "round.to must be", lambda here: prune(here, "--round-to", "0")),
     Case("floor above the budget", "at most a share of", lambda here: prune(here, "--minimum-width", "40")),
     Case("parameters", "parameters: 0.1 cannot", lambda here: prune(here, "--target-parameters", "0.1", ratio=None)),
     Case("MACs", "MACs: 0.05 cannot be reached", lambda here: prune(here, "--target-macs", "0.05", ratio=None)),

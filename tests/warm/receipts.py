@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from hf_vbp.checkpoint import receipt
-from hf_vbp.checkpoint.isolation import copy_cached_code
+from hf_vbp.checkpoint.isolation import copy_cached_code, offline_environment
 from hf_vbp.checkpoint.remote_code import RemoteCode
 from hf_vbp.errors import CheckpointError
 
@@ -29,7 +29,7 @@ class WarmProcesses:
         """Do what the function of the same name in :mod:`hf_vbp.checkpoint.receipt` does."""
         if python is not None or sys.platform != "linux":
             return self._real(job_folder, python, code)
-        environment = receipt._environment(job_folder)
+        environment = offline_environment(job_folder)
         copy_cached_code(code.repositories, environment)
         job = {
             "script": str(job_folder / "fresh_process.py"),
@@ -57,7 +57,7 @@ class WarmProcesses:
             home = Path(self._home.name).resolve()
             self._server = subprocess.Popen(
                 [sys.executable, str(Path(__file__).with_name("server.py")), str(home)],
-                env=receipt._environment(home),
+                env=offline_environment(home),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 text=True,

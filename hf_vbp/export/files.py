@@ -1,0 +1,233 @@
+"""Write the exported files of a model, each after its comparison with PyTorch, and describe them for the results."""
+
+import hashlib
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from hf_vbp._progress import Progress
+from hf_vbp.export.conversion import Program, convert, save
+from hf_vbp.export.formats import FLOAT16, FLOAT32, INT8, ExportFormat
+from hf_vbp.export.inputs import ImageTower, described_shapes
+from hf_vbp.export.parity import (
+    DEFAULT_AGREEMENT,
+    Limits,
+    Timing,
+    check_parity,
+    compared,
+    latency_rows,
+    open_in_fresh_process,
+)
+from hf_vbp.export.quantization import Quantized, best_int8, to_float16
+from hf_vbp.export.reference import Reference
+
+_PRECISIONS = {torch.float32: FLOAT32, torch.float16: FLOAT16, torch.bfloat16: "bf16"}
+
+
+class Stages(Protocol):
+    """Shows the stages of the work."""
+
+    def stage(self, title: str, total: int | None = None) -> AbstractContextManager[Progress]:
+        """Open a stage."""
+        ...
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """How files are made and compared.
+
+    Attributes:
+        quantize: Precisions in addition to that of the model.
+        minimum_agreement: Least share of images for which an int8 file gives the answer of PyTorch.
+        timing: How the latency is measured.
+    """
+
+    quantize: tuple[str, ...] = ()
+    minimum_agreement: float = DEFAULT_AGREEMENT
+    timing: Timing = field(default_factory=Timing)
+
+
+@dataclass(frozen=True)
+class ExportedModel:
+    """A model as it is exported.
+
+    Attributes:
+        module: The module, in eval mode on the CPU.
+        inputs: The inputs that it is traced with.
+        reference: Its answers.
+        calibration: Its answers for the images by which int8 is chosen.
+    """
+
+    module: Any
+    inputs: Mapping[str, Tensor]
+    reference: Reference
+    calibration: Reference | None = None
+
+
+@dataclass(frozen=True)
+class DenseFile:
+    """The exported dense model, with which the files are timed in turns.
+
+    Attributes:
+        path: Its file.
+        figures: The ``dense`` part of the rows.
+    """
+
+    path: Path
+    figures: dict[str, Any]
+
+
+def write_files(
+    model: ExportedModel,
+    folder: Path,
+    form: ExportFormat,
+    options: ExportOptions,
+    stages: Stages,
+    dense: DenseFile | None = None,
+) -> list[dict[str, Any]]:
+    """Write the files of a format to the folder of a checkpoint.
+
+    Args:
+        model: The model.
+        folder: The folder, which is removed by the caller if this fails.
+        form: The format.
+        options: The precisions, and how they are compared.
+        stages: Shows the stages of the work.
+        dense: The exported dense model.
+
+    Returns:
+        A row of the ``exports`` part of the results for each main file.
+
+    Raises:
+        UnsupportedModelError: The exporter does not take the model.
+        CheckpointError: A file cannot be opened by its runtime, or gives other answers than the PyTorch model.
+        DataError: There are too few images for int8.
+        OSError: A file cannot be written.
+    """
+    with stages.stage(f"Conversion to {form.title}"):
+        program = convert(model.module, model.inputs, form)
+    rows = []
+    tower = isinstance(model.module, ImageTower)
+    own = _PRECISIONS[next(model.module.parameters()).dtype]
+    for precision in (FLOAT32, *options.quantize):
+        name = form.path(precision, tower=tower)
+        with stages.stage(f"{name}, reopened in a fresh process"):
+            made, quantized = _with_precision(program, precision, form, model)
+            path = folder / name
+            save(made, form, path, precision)
+            stored = own if precision == FLOAT32 else precision
+            row = _described(path, folder, form, stored, model)
+            rows.append(row | _checked(path, form, stored, model.reference.named(made.outputs), options, dense))
+            if quantized is not None:
+                rows[-1]["quantization"] = quantized.to_dict()
+    return rows
+
+
+def write_dense(
+    model: ExportedModel, folder: Path, form: ExportFormat, options: ExportOptions, stages: Stages
+) -> DenseFile:
+    """Write the dense model to a folder, and return what the files of the pruned one are compared with.
+
+    Args:
+        model: The dense model.
+        folder: The folder.
+        form: The format.
+        options: As for :func:`write_files`; without its precisions.
+        stages: Shows the stages of the work.
+    """
+    plain = ExportOptions(timing=Timing(seconds=0))
+    (row,) = write_files(model, folder, form, plain, _Titled(stages, "dense model: "))
+    figures = {key: value for key, value in row.items() if key in ("bytes", "top1")}
+    return DenseFile(folder / row["file"], figures)
+
+
+@dataclass(frozen=True)
+class _Titled:
+    """Stages whose titles begin with the name of a model."""
+
+    stages: Stages
+    prefix: str
+
+    def stage(self, title: str, total: int | None = None) -> AbstractContextManager[Progress]:
+        return self.stages.stage(self.prefix + title, total)
+
+
+def _with_precision(
+    program: Program, precision: str, form: ExportFormat, model: ExportedModel
+) -> tuple[Program, Quantized | None]:
+    if form.name == "onnx" and precision == FLOAT16:
+        return to_float16(program), None
+    if precision == INT8 and model.calibration is not None:
+        quantized = best_int8(program, model.calibration, lambda made, images: _outputs(made, images, form))
+        return quantized.program, quantized
+    return program, None
+
+
+def _outputs(program: Program, reference: Reference, form: ExportFormat) -> dict[str, Tensor]:
+    """Return the outputs of a program that is not written yet."""
+    with _job_folder() as folder:
+        path = folder / "program" / form.files[FLOAT32]
+        save(program, form, path, FLOAT32)
+        named = reference.named(program.outputs)
+        return open_in_fresh_process(form, path, named, folder, batches=(1,)).outputs[1]
+
+
+def _described(path: Path, folder: Path, form: ExportFormat, precision: str, model: ExportedModel) -> dict[str, Any]:
+    files = companions(path)
+    return {
+        "file": path.relative_to(folder).as_posix(),
+        "format": form.name,
+        "precision": precision,
+        "files": {one.relative_to(folder).as_posix(): _sha256(one) for one in files},
+        "bytes": sum(one.stat().st_size for one in files),
+        "inputs": described_shapes(model.inputs),
+    }
+
+
+def _checked(
+    path: Path,
+    form: ExportFormat,
+    precision: str,
+    reference: Reference,
+    options: ExportOptions,
+    dense: DenseFile | None,
+) -> dict[str, Any]:
+    with _job_folder() as folder:
+        opened = open_in_fresh_process(
+            form, path, reference, folder, dense=None if dense is None else dense.path, timing=options.timing
+        )
+    figures = compared(opened, reference)
+    limits = Limits.of(precision, reference, options.minimum_agreement)
+    check_parity(f"{path.parent.name}/{path.name}", figures, limits)
+    latency = latency_rows(opened)
+    return {
+        "runtime": opened.runtime,
+        "outputs": list(reference.outputs),
+        "data": reference.source,
+        **{key: value for key, value in figures.items() if value is not None},
+        **({} if dense is None else {"dense": dense.figures}),
+        **({"latency": latency} if latency else {}),
+    }
+
+
+def companions(path: Path) -> Sequence[Path]:
+    """Return a main file and those that belong to it: external data of ONNX, weights of OpenVINO."""
+    others = (path.with_name(f"{path.name}_data"), path.with_suffix(".bin"))
+    return [path, *(other for other in others if other.is_file())]
+
+
+@contextmanager
+def _job_folder() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="hf-vbp-export-") as folder:
+        yield Path(folder)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
