@@ -43,7 +43,7 @@ Runs the commands of hf-vbp one after the other: ``stats``, then ``prune`` or ``
 ``push``. With ``--work``, a mounted bucket or any folder, a killed run continues where it ended. Options that are not
 listed by ``--help`` are passed to ``hf-vbp prune`` (or ``sweep``) as they are.
 
-uses the checkout of hf_vbp that contains it, or the package of the environment, or installs HF_VBP_SOURCE: a wheel, a
+Uses the checkout of hf_vbp that contains it, or the package of the environment, or installs HF_VBP_SOURCE: a wheel, a
 folder, or an address that pip accepts.
 """
 
@@ -148,7 +148,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     for export in given.export or ():
         hf_vbp("export", str(output), "--format", export, "--overwrite")
     if given.push:
-        hf_vbp("push", str(output), given.push, "--public" if given.public else "--private")
+        visibility = "--public" if given.public else "--private"
+        hf_vbp("push", str(output), given.push, visibility, *(["--exports"] if given.export else []))
 
 
 if __name__ == "__main__":
