@@ -39,11 +39,11 @@
         --push OWNER/NAME
     uv run scripts/prune.py MODEL --data DATASET --ratio 0.3 --output pruned
 
-Runs the commands of hf-vbp one after the other: ``stats``, then ``prune`` or ``sweep``, then ``push``. With
-``--work``, a mounted bucket or any folder, a killed run continues where it ended. Options that are not listed by
-``--help`` are passed to ``hf-vbp prune`` (or ``sweep``) as they are.
+Runs the commands of hf-vbp one after the other: ``stats``, then ``prune`` or ``sweep``, ``export`` and
+``push``. With ``--work``, a mounted bucket or any folder, a killed run continues where it ended. Options that are not
+listed by ``--help`` are passed to ``hf-vbp prune`` (or ``sweep``) as they are.
 
-uses the checkout of hf_vbp that contains it, or the package of the environment, or installs HF_VBP_SOURCE: a wheel, a
+Uses the checkout of hf_vbp that contains it, or the package of the environment, or installs HF_VBP_SOURCE: a wheel, a
 folder, or an address that pip accepts.
 """
 
@@ -72,13 +72,14 @@ def arguments(argv: Sequence[str] | None) -> tuple[argparse.Namespace, list[str]
     parser.add_argument("--output", type=Path, help="folder of the result; by default pruned, in the folder of --work")
     parser.add_argument("--work", type=Path, help="folder for the statistics, from which a killed run continues")
     parser.add_argument("--sweep", metavar="RATIOS", help="measure several ratios, for instance 0.1,0.3,0.5")
+    parser.add_argument("--export", metavar="FORMAT", action="append", help="also export, as hf-vbp export --format")
     parser.add_argument("--push", metavar="OWNER/NAME", help="push the result to this repository")
     parser.add_argument("--public", action="store_true", help="make a new repository public; it is private otherwise")
     for name in SHARED:
         parser.add_argument(f"--{name}")
     known, others = parser.parse_known_args(argv)
-    if known.sweep and known.push:
-        parser.error("--sweep prunes nothing that could be pushed: leave out one of --sweep and --push")
+    if known.sweep and (known.push or known.export):
+        parser.error("--sweep writes no model: leave it out, or --push and --export")
     return known, others
 
 
@@ -144,8 +145,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         return
     if work is None or not (output / FINISHED).exists():
         hf_vbp("prune", *inputs, *others, "--output", str(output))
+    for export in given.export or ():
+        hf_vbp("export", str(output), "--format", export, "--overwrite")
     if given.push:
-        hf_vbp("push", str(output), given.push, "--public" if given.public else "--private")
+        visibility = "--public" if given.public else "--private"
+        hf_vbp("push", str(output), given.push, visibility, *(["--exports"] if given.export else []))
 
 
 if __name__ == "__main__":

@@ -81,10 +81,11 @@ def test_a_killed_run_continues_and_pushes(tmp_path: Path) -> None:
     gathered = statistics.stat().st_mtime_ns
     with LoopbackHub() as hub:
         environment = hub.environment(tmp_path / "hf", token=hub.add_user("alice").token)
-        output = end(start([*arguments, "--push", "alice/small"], **environment))
+        output = end(start([*arguments, "--export", "onnx", "--push", "alice/small"], **environment))
         repository = hub.repositories["alice/small"]
     assert statistics.stat().st_mtime_ns == gathered
     assert repository.private
+    assert "onnx/model.onnx" in repository.files()
     assert repository.files()["model.safetensors"] == (work / "pruned" / "model.safetensors").read_bytes()
     assert "Pushed" in output
 
@@ -102,4 +103,4 @@ def test_what_contradicts_itself_is_refused() -> None:
     process = start([str(SCRIPT), "sample", "--data", "sample", "--sweep", "0.1", "--push", "alice/small"])
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 2
-    assert "leave out one of --sweep and --push" in output
+    assert "--sweep writes no model" in output

@@ -77,7 +77,9 @@ class Choice:
         from hf_vbp.config.vbp_config import VBPConfig, field_of_budget
 
         chooses = self.tokens and self.kind in ("macs", "latency")
+        # The widths of the preview are exact, so those of a latency are not rounded to a multiple measured later.
         return VBPConfig(
+            round_to=1,
             scope="layer" if self.same_width else "global",
             levers=("mlp", "tokens") if chooses else ("mlp",),
             **{field_of_budget(self.kind): round(self.share / 100, 4)},  # type: ignore[arg-type]

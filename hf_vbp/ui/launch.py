@@ -20,7 +20,7 @@ CSS = """
 .vbp-table th, .vbp-table td { padding: 0.3rem 0.6rem; border-bottom: 1px solid var(--border-color-primary); }
 .vbp-table th { text-align: left; font-weight: 500; }
 .vbp-table thead th:not(:first-child) { text-align: right; }
-.vbp-table td { text-align: right; font-variant-numeric: tabular-nums; }
+.vbp-table td { text-align: right; white-space: nowrap; font-variant-numeric: tabular-nums; }
 .vbp-error { border-left: 4px solid #dc2626; padding: 0.5rem 0.75rem; overflow-wrap: anywhere;
   background: var(--background-fill-secondary); color: var(--body-text-color); }
 .vbp-note, .vbp-status { padding: 0.25rem 0.75rem; overflow-wrap: anywhere; color: var(--body-text-color); }

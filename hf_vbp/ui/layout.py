@@ -120,8 +120,10 @@ class Layout:
             self.curve = gr.LinePlot(
                 x="removed",
                 y="share",
+                x_title="neurons removed, percent",
+                y_title="percent",
                 color="measure",
-                title="Measured agreement and predicted damage, percent",
+                title="Agreement and error, percent",
                 height=260,
                 visible=False,
                 elem_id="curve",

@@ -227,6 +227,7 @@ def budget_flags(config: VBPConfig) -> list[str]:
         "latency": "--target-latency",
     }
     given = [flag[config.budget.kind], f"{config.budget.asked}"]
+    given += ["--round-to", f"{config.round_to}"] if config.budget.kind == "latency" else []
     given += ["--scope", config.scope] if config.scope != "global" else []
     given += ["--levers", ",".join(config.levers)] if config.levers is not None else []
     return given + (["--merge-tokens", str(config.merge_tokens)] if config.merge_tokens is not None else [])
