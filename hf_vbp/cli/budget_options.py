@@ -75,8 +75,11 @@ class LatencyConditions:
         list[int] | None, typer.Option(help="Images per pass; may be repeated for --latency of prune.", min=1)
     ] = None
     latency_dtype: Annotated[
-        str | None, typer.Option(help="Dtype of --latency.", show_default="that of the model")
+        str | None, typer.Option(help="Dtype to measure in.", show_default="that of the model")
     ] = None
+    latency_compile: Annotated[
+        bool, typer.Option("--latency-compile", help="Measure models compiled by torch.compile.")
+    ] = False
     threads: Annotated[int | None, typer.Option(help="Threads of the CPU.", min=1)] = None
     latency_precision: Annotated[
         float, typer.Option(help="Repeat until the 95 % interval of the speed-up is this share of it to either side.")
@@ -92,7 +95,11 @@ class LatencyConditions:
 
         return [
             LatencyOptions(
-                batch=batch, dtype=self.latency_dtype, threads=self.threads, precision=self.latency_precision
+                batch=batch,
+                dtype=self.latency_dtype,
+                compile=self.latency_compile,
+                threads=self.threads,
+                precision=self.latency_precision,
             )
             for batch in self.latency_batch or default
         ]
@@ -108,7 +115,8 @@ class LatencyConditions:
     @property
     def of_budget(self) -> dict[str, Any]:
         """The fields of the configuration of a latency budget."""
-        return {"latency_batch": self.budget_batch, "latency_precision": self.latency_precision}
+        names = ("latency_precision", "latency_dtype", "latency_compile")
+        return {"latency_batch": self.budget_batch, **{name: getattr(self, name) for name in names}}
 
     @property
     def budget_batch(self) -> int:

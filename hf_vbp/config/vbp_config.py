@@ -49,6 +49,9 @@ class VBPConfig:
         latency_batch: Images per pass when ``target_latency`` is measured.
         latency_precision: A measurement of ``target_latency`` is repeated until the 95 % interval of the speed-up is
             this share of it to either side.
+        latency_dtype: Dtype in which ``target_latency`` is measured, ``"float32"``, ``"bfloat16"`` or ``"float16"``;
+            by default that of the model.
+        latency_compile: Whether ``target_latency`` is measured on models compiled by ``torch.compile``.
         levers: What may be changed to meet the budget: ``"mlp"`` (narrower MLPs), ``"tokens"`` (merged tokens). By
             default both for a budget of MACs or latency, where the model allows merging, and ``"mlp"`` otherwise; see
             :attr:`used_levers`. The preset ``"paper"`` is ``("mlp",)``.
@@ -80,6 +83,8 @@ class VBPConfig:
     round_to: int | Literal["auto"] | None = None
     latency_batch: int = 1
     latency_precision: float = DEFAULT_PRECISION
+    latency_dtype: str | None = None
+    latency_compile: bool = False
     levers: tuple[str, ...] | None = None
     merge_tokens: int | None = None
     criterion_options: Mapping[str, Any] = field(default_factory=dict)
@@ -97,6 +102,10 @@ class VBPConfig:
         precision = self.latency_precision
         if isinstance(precision, bool) or not isinstance(precision, int | float) or not 0 < precision < 1:
             raise ConfigurationError(f"latency_precision must be between 0 and 1, got {shown(precision)}.")
+        if self.latency_dtype is not None:
+            check_choice("latency_dtype", self.latency_dtype, ("float32", "bfloat16", "float16"))
+        if not isinstance(self.latency_compile, bool):
+            raise ConfigurationError(f"latency_compile must be true or false, got {shown(self.latency_compile)}.")
         if isinstance(self.levers, list):
             # Lists come from JSON and YAML.
             object.__setattr__(self, "levers", tuple(self.levers))
@@ -156,7 +165,7 @@ class VBPConfig:
     @property
     def latency_options(self) -> dict[str, Any]:
         """The settings of the measurement of ``target_latency`` that are not the defaults, by name."""
-        defaults = {"latency_batch": 1, "latency_precision": DEFAULT_PRECISION}
+        defaults = {entry.name: entry.default for entry in fields(self) if entry.name.startswith("latency_")}
         return {name: getattr(self, name) for name, default in defaults.items() if getattr(self, name) != default}
 
     @property

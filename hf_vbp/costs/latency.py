@@ -31,6 +31,7 @@ class LatencyOptions:
         batch: Images per pass.
         device: Device to measure on; by default that of the model.
         dtype: Dtype to measure in, such as ``"bfloat16"``; by default that of the model.
+        compile: Whether to measure the models compiled by ``torch.compile``.
         threads: Threads of the CPU; by default those of the process.
         precision: Repeat until the 95 % interval of the median ratio is at most this share of it to either side.
         repetitions: Most passes of each model.
@@ -43,6 +44,7 @@ class LatencyOptions:
     batch: int = 1
     device: str | torch.device | None = None
     dtype: str | torch.dtype | None = None
+    compile: bool = False
     threads: int | None = None
     precision: float = Effort.precision
     repetitions: int = Effort.repetitions
@@ -121,7 +123,7 @@ def measure_latency(
     inputs = model_inputs(measured[0], given)
     with cpu_threads(options.threads):
         times = time_in_turns(measured, inputs, options.effort, progress)
-        conditions = _conditions(inputs[main_input(inputs, measured[0])], options.batch)
+        conditions = _conditions(inputs[main_input(inputs, measured[0])], options)
         _check_certain(times, options, conditions)
     rows = [_row(name, own, conditions) for name, own in zip(models, times.passes, strict=True)]
     for row, ratios in zip(rows[1:], times.compared(), strict=False):
@@ -167,7 +169,8 @@ def latency_of_widths(
 
 def summary(dense: Mapping[str, Any], pruned: Mapping[str, Any]) -> dict[str, Any]:
     """Return two rows of :func:`measure_latency` as one record, as plans hold it."""
-    shared = {key: dense[key] for key in ("device", "device_name", "dtype", "batch", "threads", "repetitions")}
+    names = ("device", "device_name", "dtype", "batch", "threads", "compiled", "repetitions")
+    shared = {key: dense[key] for key in names if key in dense}
     times = {"dense_ms": dense["median_ms"], "pruned_ms": pruned["median_ms"]}
     return {**shared, **times, "speedup": pruned["speedup"], "speedup_interval": pruned["speedup_interval"]}
 
@@ -188,7 +191,14 @@ def current_conditions(model: nn.Module, options: LatencyOptions) -> dict[str, A
         "dtype": str(dtype).removeprefix("torch."),
         "batch": options.batch,
         "threads": options.threads or torch.get_num_threads(),
+        **({"compiled": True} if options.compile else {}),
     }
+
+
+def same_conditions(measured: Mapping[str, Any], conditions: Mapping[str, Any]) -> bool:
+    """Return whether something was measured under the conditions that :func:`current_conditions` returns."""
+    compiled = [bool(one.get("compiled")) for one in (measured, conditions)]
+    return compiled[0] == compiled[1] and all(measured.get(name) == value for name, value in conditions.items())
 
 
 def describe_conditions(measured: Mapping[str, Any]) -> str:
@@ -199,7 +209,8 @@ def describe_conditions(measured: Mapping[str, Any]) -> str:
     """
     number = measured["threads"]
     threads = f", {number} thread{'s' if number > 1 else ''}" if measured["device"] == "cpu" else ""
-    return f"batch {measured['batch']}, {measured['dtype']}{threads}, {measured['device_name']}"
+    compiled = ", compiled" if measured.get("compiled") else ""
+    return f"batch {measured['batch']}, {measured['dtype']}{compiled}{threads}, {measured['device_name']}"
 
 
 @contextmanager
@@ -219,7 +230,13 @@ def _on(models: Sequence[nn.Module], options: LatencyOptions) -> list[nn.Module]
     parameter = next(models[0].parameters())
     device = torch.device(options.device) if options.device is not None else parameter.device
     dtype = options.torch_dtype or parameter.dtype
-    return [model if _is_on(model, device, dtype) else copy.deepcopy(model).to(device, dtype) for model in models]
+    found = [model if _is_on(model, device, dtype) else copy.deepcopy(model).to(device, dtype) for model in models]
+    if options.compile:
+        # In place, so that the class stays; the caller's models are not compiled.
+        found = [copy_sharing_tensors(model, {}) for model in found]
+        for model in found:
+            model.compile()
+    return found
 
 
 def _is_on(model: nn.Module, device: torch.device, dtype: torch.dtype) -> bool:
@@ -242,13 +259,14 @@ def with_widths(prepared: PreparedModel, widths: Sequence[int]) -> Any:
     return copy_sharing_tensors(prepared.model, smaller)
 
 
-def _conditions(images: torch.Tensor, batch: int) -> dict[str, Any]:
+def _conditions(images: torch.Tensor, options: LatencyOptions) -> dict[str, Any]:
     return {
         "device": images.device.type,
         "device_name": device_name(images.device),
         "dtype": str(images.dtype).removeprefix("torch."),
-        "batch": batch,
+        "batch": options.batch,
         "threads": torch.get_num_threads(),
+        **({"compiled": True} if options.compile else {}),
     }
 
 

@@ -11,7 +11,7 @@ from hf_vbp._progress import Progress
 from hf_vbp.adapters.prepared import PreparedModel
 from hf_vbp.config.budget import Budget
 from hf_vbp.config.vbp_config import VBPConfig
-from hf_vbp.costs.latency import current_conditions
+from hf_vbp.costs.latency import current_conditions, same_conditions
 from hf_vbp.criteria.base import Ranking
 from hf_vbp.errors import BudgetError, ConfigurationError
 from hf_vbp.pruning.budget_cost import budget_cost
@@ -162,9 +162,7 @@ def measured_candidates(
     found = []
     for point in measurements.points:
         latency = dict(point.latency)
-        same = {"speedup", "dense_ms"} <= latency.keys() and all(
-            latency.get(name) == value for name, value in conditions.items()
-        )
+        same = {"speedup", "dense_ms"} <= latency.keys() and same_conditions(latency, conditions)
         if same and 1 / latency["speedup"] <= share_asked(config.budget, latency["dense_ms"]):
             cut = order.cut_of(point.widths)
             if cut is not None:

@@ -319,7 +319,7 @@ def _config(content: Mapping[str, Any], budget: Mapping[str, Any]) -> VBPConfig:
             scope=_field(content, "scope", str),
             minimum_width=content.get("minimum_width", 1),
             round_to=content.get("round_to", 1),
-            **{name: content[name] for name in ("latency_batch", "latency_precision") if name in content},
+            **{name: content[name] for name in content if name.startswith("latency_")},
             levers=content.get("levers"),
             merge_tokens=content.get("merge_tokens"),
             criterion_options=criterion,

@@ -7,7 +7,7 @@ from hf_vbp._progress import Progress
 from hf_vbp.adapters.prepared import PreparedModel
 from hf_vbp.config.limits import AUTO
 from hf_vbp.config.vbp_config import VBPConfig
-from hf_vbp.costs.latency import LatencyOptions, current_conditions
+from hf_vbp.costs.latency import LatencyOptions, current_conditions, same_conditions
 from hf_vbp.costs.width_multiple import fastest_multiple
 from hf_vbp.statistics.lever_measurements import LeverMeasurements
 
@@ -36,7 +36,7 @@ def measured_rounding(
     options = options_of(config)
     known = {} if measurements is None else dict(measurements.rounding)
     conditions = current_conditions(prepared.model, options)
-    if "multiple" in known and all(known.get(name) == value for name, value in conditions.items()):
+    if "multiple" in known and same_conditions(known, conditions):
         return known
     return fastest_multiple(prepared, options, progress)
 
@@ -48,4 +48,9 @@ def with_rounding(config: VBPConfig, rounding: dict[str, Any]) -> VBPConfig:
 
 def options_of(config: VBPConfig) -> LatencyOptions:
     """Return the conditions under which a latency budget and the multiple of the widths are measured."""
-    return LatencyOptions(batch=config.latency_batch, precision=config.latency_precision)
+    return LatencyOptions(
+        batch=config.latency_batch,
+        precision=config.latency_precision,
+        dtype=config.latency_dtype,
+        compile=config.latency_compile,
+    )

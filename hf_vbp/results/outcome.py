@@ -136,6 +136,7 @@ class LatencyRow(TypedDict):
     device: str
     dtype: str
     batch: PositiveCount
+    compiled: NotRequired[Annotated[bool, "whether the models were compiled by torch.compile"]]
     median_ms: Positive
     speedup: NotRequired[Annotated[Positive, "time of the dense model over that of this one"]]
     speedup_interval: NotRequired[list[Positive]]

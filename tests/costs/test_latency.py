@@ -110,6 +110,16 @@ def test_measures_a_model_of_the_given_widths_that_shares_the_other_weights(
         assert pruned(pixel_values=torch.zeros(1, 3, 32, 32)).logits.shape == (1, 5)
 
 
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_compiled_models_are_measured_and_the_callers_model_is_not_compiled(vit: Any) -> None:
+    options = LatencyOptions(compile=True, precision=0.9, seconds=2.0, repetitions=6)
+    dense, pruned = measure_latency({"dense": vit, "pruned": vit}, options)
+    assert dense["compiled"]
+    assert pruned["median_ms"] > 0
+    assert vit._compiled_call_impl is None
+
+
 @pytest.mark.parametrize(
     "fields",
     [{"batch": 0}, {"batch": True}, {"threads": 0}, {"dtype": "int8"}, {"dtype": "fast"}, {"precision": 0},

@@ -99,6 +99,34 @@ def test_a_noisy_machine_can_be_measured_with_less_precision(
     assert VBPConfig.from_dict(config.to_dict()) == config
 
 
+# torch warns of its own code when it is first asked to compile.
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_budget_is_measured_in_the_dtype_and_compiled_as_requested(
+    vit: Any, statistics: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: set[tuple[Any, bool]] = set()
+
+    def note(model: Any, now: float) -> float:
+        if hasattr(model, "config"):
+            seen.add((model.dtype, model._compiled_call_impl is not None))
+        return seconds(model) if hasattr(model, "config") else 1.0
+
+    Clock(note).install(monkeypatch)
+    config = VBPConfig(target_latency=0.7, latency_dtype="bfloat16", latency_compile=True, levers=("mlp",))
+    plan = hf_vbp.make_plan(vit, statistics, config)
+    assert seen == {(torch.bfloat16, True)}
+    assert (plan.latency["dtype"], plan.latency["compiled"]) == ("bfloat16", True)
+    assert PruningPlan.from_dict(plan.to_dict()) == plan
+    assert VBPConfig.from_dict(config.to_dict()) == config
+    assert (vit.dtype, vit._compiled_call_impl) == (torch.float32, None)
+
+
+@pytest.mark.parametrize("fields", [{"latency_dtype": "int8"}, {"latency_dtype": 3}, {"latency_compile": "yes"}])
+def test_invalid_conditions_of_a_budget_are_refused(fields: Any) -> None:
+    with pytest.raises(ConfigurationError, match=next(iter(fields))):
+        VBPConfig(target_latency=0.7, **fields)
+
+
 @pytest.mark.parametrize("precision", [0, 1, -0.1, "0.1", True, float("nan")])
 def test_an_invalid_precision_is_refused(precision: Any) -> None:
     with pytest.raises(ConfigurationError, match="latency_precision must be between 0 and 1"):
