@@ -107,9 +107,11 @@ def test_a_budget_is_measured_in_the_dtype_and_compiled_as_requested(
     seen: set[tuple[Any, bool]] = set()
 
     def note(model: Any, now: float) -> float:
-        if hasattr(model, "config"):
-            seen.add((model.dtype, model._compiled_call_impl is not None))
-        return seconds(model) if hasattr(model, "config") else 1.0
+        if not hasattr(model, "config"):
+            # The projections that show which multiple of widths is fastest.
+            return 1.0
+        seen.add((model.dtype, model._compiled_call_impl is not None))
+        return 1e-6 * float(model.num_parameters())
 
     Clock(note).install(monkeypatch)
     config = VBPConfig(target_latency=0.7, latency_dtype="bfloat16", latency_compile=True, levers=("mlp",))
