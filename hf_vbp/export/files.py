@@ -200,7 +200,7 @@ def _checked(
 ) -> dict[str, Any]:
     with _job_folder() as folder:
         opened = open_in_fresh_process(
-            form, path, reference, folder, dense=None if dense is None else dense.path, timing=options.timing
+            form, path, reference, folder, others=() if dense is None else (dense.path,), timing=options.timing
         )
     figures = compared(opened, reference)
     limits = Limits.of(precision, reference, options.minimum_agreement)

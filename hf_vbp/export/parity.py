@@ -60,7 +60,7 @@ class Opened:
     Attributes:
         runtime: Name and version of the runtime.
         outputs: The outputs by batch size and name, float32.
-        times: Seconds of each pass by number of threads, of the dense model where there is one, and of the file.
+        times: For each number of threads the seconds of each pass, of the other files and of this one.
     """
 
     runtime: str
@@ -79,7 +79,7 @@ def open_in_fresh_process(
     reference: Reference,
     folder: Path,
     *,
-    dense: Path | None = None,
+    others: Sequence[Path] = (),
     timing: Timing | None = None,
     batches: Sequence[int] = BATCHES,
 ) -> Opened:
@@ -90,7 +90,7 @@ def open_in_fresh_process(
         path: The file.
         reference: The images.
         folder: An empty folder for the job.
-        dense: The file of the dense model, which is timed in turns.
+        others: Files that are timed in turns with it, such as that of the dense model.
         timing: How the latency is measured; by default it is not.
         batches: Batch sizes.
 
@@ -107,7 +107,7 @@ def open_in_fresh_process(
     job = {
         "runtime": form.name,
         "file": str(path),
-        "dense": None if dense is None else str(dense),
+        "others": [str(other) for other in others],
         "inputs": {name: f"input-{index}.npy" for index, name in enumerate(reference.inputs)},
         "outputs": names,
         "dtype": str(_dtype(reference)).removeprefix("torch."),

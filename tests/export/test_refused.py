@@ -175,6 +175,38 @@ def test_command_line(work: Work, capfd: pytest.CaptureFixture[str], monkeypatch
     assert ran.err == ""
 
 
+@pytest.mark.usefixtures("converted")
+def test_the_page_gets_the_folder_and_the_dense_model(work: Work, monkeypatch: pytest.MonkeyPatch) -> None:
+    pages = []
+
+    def write_page(folder: Path, dense: Path | None = None) -> None:
+        assert dense is not None
+        pages.append(
+            [(one / name).is_file() for one in (folder, dense) for name in ("config.json", "onnx/model.onnx")]
+        )
+        (folder / "index.html").write_text("page")
+
+    monkeypatch.setattr("hf_vbp.export.web.write_page", write_page)
+    monkeypatch.setattr("hf_vbp.export.web.fetch_packages", lambda: None)
+    # The same model stands in for the dense one, since its conversion was done.
+    export(work.pruned, output=work.root / "page", web=True, base=str(work.pruned))
+    assert pages == [[True] * 4]
+    assert (work.root / "page/index.html").read_text() == "page"
+
+
+def test_a_page_that_cannot_be_made_is_refused_before_the_model_is_loaded(
+    work: Work, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def without_network() -> None:
+        raise MissingPackageError("transformers.js cannot be downloaded.")
+
+    monkeypatch.setattr("hf_vbp.export.web.fetch_packages", without_network)
+    monkeypatch.setattr("hf_vbp.workflow.loading.load_model", lambda *_, **__: pytest.fail("loaded"))
+    with pytest.raises(MissingPackageError):
+        export(work.pruned, output=work.root / "no_page", web=True)
+    assert not (work.root / "no_page").exists()
+
+
 def test_formats_on_the_command_line_are_those_of_the_package() -> None:
     from hf_vbp.cli.export import FORMATS as NAMED
 
