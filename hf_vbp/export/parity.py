@@ -38,6 +38,8 @@ LIMITS: dict[str, tuple[float | None, float]] = {
 }
 # Of thousands of positions, some are ties.
 _POSITIONS = 0.999
+# Tokens are matched by their similarity: by a rounding error, another of two equally similar tokens is merged.
+_MERGED = (5e-2, 0.99)
 
 
 @dataclass(frozen=True)
@@ -162,15 +164,23 @@ class Limits:
     agreement: float
 
     @classmethod
-    def of(cls, precision: str, reference: Reference, minimum_agreement: float = DEFAULT_AGREEMENT) -> "Limits":
+    def of(
+        cls,
+        precision: str,
+        reference: Reference,
+        minimum_agreement: float = DEFAULT_AGREEMENT,
+        *,
+        merges: bool = False,
+    ) -> "Limits":
         """Return the limits of a precision.
 
         Args:
             precision: The precision of the file.
             reference: The answers that it is compared with.
             minimum_agreement: Least agreement of int8 files.
+            merges: Whether the model merges tokens.
         """
-        difference, agreement = LIMITS[precision]
+        difference, agreement = _MERGED if merges else LIMITS[precision]
         if precision == INT8:
             return cls(None, minimum_agreement)
         return cls(difference, agreement if reference.decides else min(agreement, _POSITIONS))
