@@ -14,11 +14,13 @@ import onnx_ir
 import torch
 
 from hf_vbp.errors import CheckpointError, ConfigurationError, DataError, MissingPackageError, UnsupportedModelError
+from hf_vbp.evaluation.task import Task
 from hf_vbp.export import conversion
 from hf_vbp.export.conversion import convert
 from hf_vbp.export.files import ExportOptions
 from hf_vbp.export.formats import FORMATS, find_format
 from hf_vbp.export.parity import Limits, check_parity
+from hf_vbp.export.reference import Reference
 from tests.cli.helpers import run
 from tests.conftest import make_model
 
@@ -157,6 +159,12 @@ def test_limits_of_each_precision() -> None:
     for limits in (Limits(1e-3, 0.9), Limits(1e-2, 0.99), Limits(None, 0.97)):
         with pytest.raises(CheckpointError, match="so nothing was written"):
             check_parity("a", figures, limits)
+    reference = Reference({}, {}, Task("class", None, "model"), "images")
+    assert Limits.of("fp32", reference) == Limits(1e-3, 1.0)
+    assert Limits.of("fp16", reference) == Limits(1e-2, 0.99)
+    assert Limits.of("int8", reference, 0.9) == Limits.of("int8", reference, 0.9, merges=True) == Limits(None, 0.9)
+    assert Limits.of("fp32", reference, merges=True) == Limits(5e-2, 0.99)
+    assert Limits.of("fp32", Reference({}, {}, Task("none", None, "model"), "images")) == Limits(1e-3, 0.999)
     with pytest.raises(CheckpointError, match="differs"):
         check_parity("a", figures | {"max_abs_difference": float("nan")}, Limits(1e-2, 0.9))
 
