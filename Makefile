@@ -29,12 +29,12 @@ test-processes: $(STAMP) ## tests that start many processes: kills, launchers, t
 MISSING = $(strip $(shell command -v chromium >/dev/null || command -v google-chrome >/dev/null || echo chromium) \
 	$(shell command -v npm >/dev/null || echo npm))
 
-test-browser: $(STAMP) ## the page of `hf-vbp export --web` in a headless Chromium, installed with apt-get if missing
+test-browser: $(STAMP) ## the pages of `hf-vbp export --web` and `hf-vbp ui` in a headless Chromium, installed with apt-get if missing
 	@missing="$(MISSING)"; if [ -n "$$missing" ]; then \
 		if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 			apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends $$missing; \
 		else echo "The browser tests need $$missing: install it with the packages of the system."; exit 1; fi; fi
-	HF_VBP_BROWSER_TESTS=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/export/web -m "not slow"
+	HF_VBP_BROWSER_TESTS=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/export/web tests/ui -m "not slow"
 
 coverage: $(STAMP) ## both with line and branch coverage, child processes included
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not slow and not compat" --cov

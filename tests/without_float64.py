@@ -107,14 +107,14 @@ def device_without_float64(*models: nn.Module) -> Iterator[None]:
     from torch.utils.backend_registration import _DummyBackendModule, _setup_privateuseone_for_python_backend
 
     from hf_vbp.adapters import prunable
-    from hf_vbp.statistics import float64
+    from hf_vbp.modeling import arithmetic
 
     class Backend(_DummyBackendModule):
         def get_amp_supported_dtype(self) -> list[torch.dtype]:
             return [torch.float16]
 
     _setup_privateuseone_for_python_backend(backend_module=Backend())
-    float64.has_float64 = lambda device: device.type == "cpu"
+    arithmetic.has_float64 = lambda device: device.type == "cpu"
     prunable._refuse_special_parameters = lambda model: None
     for module in (module for model in models for module in model.modules()):
         for name, parameter in list(module._parameters.items()):

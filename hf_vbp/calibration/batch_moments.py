@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from hf_vbp.calibration.packed_symmetric import PackedSymmetric
-from hf_vbp.statistics.float64 import to_float64
+from hf_vbp.modeling.arithmetic import arithmetic_dtype, to_float64
 
 # Rows that the shift is estimated from; it only has to be within a few standard deviations of the mean.
 SHIFT_ROWS = 32
@@ -155,11 +155,6 @@ def weighted_moments(
     m2 = to_float64(scaled.square_().sum(0)) - miss.square() * total
     shift = to_float64(shift)
     return BatchMoments(count, shift + miss, m2.clamp_(min=0), shift, m2.isfinite().all())
-
-
-def arithmetic_dtype(dtype: torch.dtype) -> torch.dtype:
-    """Return the dtype that values of ``dtype`` are processed in: float64 for float64, float32 for all others."""
-    return torch.float64 if dtype == torch.float64 else torch.float32
 
 
 @contextmanager

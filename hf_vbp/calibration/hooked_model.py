@@ -10,13 +10,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from hf_vbp.calibration.batch_moments import arithmetic_dtype
 from hf_vbp.calibration.cotangents import scalar_of
 from hf_vbp.calibration.site_accumulator import SiteAccumulator, half_spans
 from hf_vbp.calibration.tokens import Tokens, tokens_of
 from hf_vbp.errors import ConfigurationError, NonFiniteError
 from hf_vbp.inputs.batch import main_input, model_inputs, patches_by_image
 from hf_vbp.inputs.fit import images_of
+from hf_vbp.modeling.arithmetic import arithmetic_dtype
 from hf_vbp.modeling.precision import eval_mode
 from hf_vbp.output_distance import OutputDistance
 

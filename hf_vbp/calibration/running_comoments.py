@@ -8,7 +8,7 @@ import torch
 
 from hf_vbp.calibration.batch_moments import BatchMoments, Workspace
 from hf_vbp.calibration.packed_symmetric import PackedSymmetric
-from hf_vbp.statistics.float64 import accumulation_device
+from hf_vbp.modeling.arithmetic import accumulation_device
 from hf_vbp.statistics.moments import Moments, with_diagonal
 
 # Rank-one terms that are queued before they are added: one pass over a large matrix instead of many.

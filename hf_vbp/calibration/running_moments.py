@@ -9,7 +9,7 @@ import torch
 
 from hf_vbp.calibration.batch_moments import AddProducts, BatchMoments, Workspace
 from hf_vbp.calibration.running_comoments import RunningComoments
-from hf_vbp.statistics.float64 import accumulation_device
+from hf_vbp.modeling.arithmetic import accumulation_device
 from hf_vbp.statistics.moments import Moments
 
 

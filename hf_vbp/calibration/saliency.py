@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from hf_vbp._progress import Progress
 from hf_vbp.adapters.base import MLPSite
 from hf_vbp.adapters.prepared import PreparedModel, prepare_sites
-from hf_vbp.calibration.batch_moments import arithmetic_dtype
 from hf_vbp.calibration.feed import LocalBatch
 from hf_vbp.calibration.hooked_model import check_finite_pixels, device_and_dtype
 from hf_vbp.calibration.source import Source
@@ -20,9 +19,9 @@ from hf_vbp.config.requirements import Requirements
 from hf_vbp.errors import ConfigurationError, DataError, NonFiniteError
 from hf_vbp.inputs.batch import model_inputs
 from hf_vbp.inputs.fit import images_of
+from hf_vbp.modeling.arithmetic import accumulation_device, arithmetic_dtype, to_float64
 from hf_vbp.modeling.precision import eval_mode, outside_inference_mode
 from hf_vbp.statistics.activation_statistics import ActivationStatistics
-from hf_vbp.statistics.float64 import accumulation_device, to_float64
 from hf_vbp.statistics.stored_sites import with_values
 
 

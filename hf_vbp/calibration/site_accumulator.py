@@ -11,7 +11,6 @@ from hf_vbp.adapters.base import MLPSite
 from hf_vbp.calibration.batch_moments import (
     MAX_ROWS,
     Workspace,
-    arithmetic_dtype,
     batch_moments,
     full_precision,
     weighted_moments,
@@ -21,7 +20,7 @@ from hf_vbp.calibration.running_moments import RunningMoments
 from hf_vbp.calibration.tokens import Tokens
 from hf_vbp.config.requirements import Requirements
 from hf_vbp.errors import StatisticsError
-from hf_vbp.statistics.float64 import accumulation_device, to_float64
+from hf_vbp.modeling.arithmetic import accumulation_device, arithmetic_dtype, to_float64
 from hf_vbp.statistics.site_statistics import SiteStatistics
 
 # Images of one block belong to the same half; blocks alternate. By image, so that neither the batch size nor the

@@ -8,12 +8,14 @@ from typing import Any
 
 from hf_vbp._packages import missing_package
 from hf_vbp._progress import one_line
+from hf_vbp.checkpoint.config_limits import bounded_model, check_config_size
 from hf_vbp.checkpoint.load_errors import load_errors
 from hf_vbp.checkpoint.transformers_patch import patched
 from hf_vbp.errors import CheckpointError, ConfigurationError, HfVbpError
 from hf_vbp.modeling.config_record import read_widths
 
 _SHOWN = 3
+_OF_THE_HUB = ("revision", "cache_dir", "token", "subfolder", "local_files_only")
 # Upstream puts what to do next at the end of texts of up to this length.
 _LONGEST = 1000
 
@@ -49,8 +51,11 @@ def from_pretrained(path_or_id: str | os.PathLike[str], *, auto_class: Any = Non
         )
     # None would make transformers ask on the terminal.
     kwargs.setdefault("trust_remote_code", False)
-    with patched() as problem:
+    folder = Path(path_or_id) / kwargs.get("subfolder", "")
+    with patched() as problem, bounded_model(str(path_or_id), folder if folder.is_dir() else None):
         try:
+            if kwargs.get("config") is None:
+                check_config_size(path_or_id, **{name: kwargs[name] for name in _OF_THE_HUB if name in kwargs})
             model, info = auto_class.from_pretrained(path_or_id, output_loading_info=True, **kwargs)
         except HfVbpError:
             raise
@@ -72,7 +77,8 @@ def _reason(error: Exception, path_or_id: Any) -> str:
             "some of its weights have other shapes than its config.json describes; the report above lists them. "
             "Restore the config.json of these weights"
         )
-    if isinstance(error, IndexError | EOFError | UnpicklingError) and any(Path(path_or_id).glob("*.bin")):
+    damaged = IndexError | KeyError | EOFError | UnpicklingError
+    if isinstance(error, damaged) and any(Path(path_or_id).glob("*.bin")):
         return f"its .bin weights are damaged or not those of PyTorch ({text}). Restore them, or save safetensors"
     return text.partition(" Model type should be one of")[0]
 

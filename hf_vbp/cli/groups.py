@@ -30,6 +30,7 @@ COMPENSATIONS = "linear, mean, none"
 # The panels of --help, in the order in which they are shown.
 MODEL, IMAGES, EVALUATION, LATENCY = "Model", "Images", "Evaluation", "Latency"
 STATISTICS, METHOD, BUDGET, TRAINING, HUB, OUTPUT = "Statistics", "Method", "Budget", "Training", "Hub", "Output"
+PAGE = "Page"
 
 # -h everywhere: contexts inherit it from the root.
 HELP = {"help_option_names": ["-h", "--help"]}

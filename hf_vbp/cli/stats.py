@@ -1,14 +1,15 @@
 """``hf-vbp stats``: gather, show and merge statistics."""
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import typer
 from typer.core import TyperGroup
 
 from hf_vbp.cli import groups
 from hf_vbp.cli.console import Reporter, percent, print_json, print_table
-from hf_vbp.cli.groups import HELP, STATISTICS, ImageOptions, MethodOptions, ModelOptions, option, with_groups
+from hf_vbp.cli.groups import HELP, STATISTICS, ImageOptions, MethodOptions, ModelOptions, with_groups
 
 if TYPE_CHECKING:
     from hf_vbp.statistics.activation_statistics import ActivationStatistics
@@ -38,6 +39,35 @@ app = typer.Typer(
 )
 
 
+@dataclass(frozen=True)
+class PassOptions:
+    """What the pass gathers beside the sums that the method needs, and how it runs."""
+
+    panel: ClassVar[str] = STATISTICS
+
+    halves: Annotated[
+        bool,
+        typer.Option(
+            "--halves", help="Also gather the covariances of one half of the images, which some regularizations need."
+        ),
+    ] = False
+    precompute: Annotated[
+        bool, typer.Option(help="Also run the expensive part of the criterion, whose result every plan can use.")
+    ] = True
+    resume: Annotated[
+        Path | None, typer.Option(help="Folder for the state of the pass; a killed pass continues from it.")
+    ] = None
+    resume_every: Annotated[int, typer.Option(help="Batches between two writes of the state.", min=1)] = 50
+    max_bytes: Annotated[
+        int | None,
+        typer.Option(
+            help="Memory that the sums may take. Where they need more, groups of MLPs are gathered in several passes, "
+            "in a folder next to the output.",
+            min=1,
+        ),
+    ] = None
+
+
 @app.command("gather")
 @with_groups
 def gather(
@@ -46,39 +76,7 @@ def gather(
     data: groups.Data,
     images: ImageOptions,
     method: MethodOptions,
-    halves: Annotated[
-        bool,
-        option(
-            STATISTICS,
-            "--halves",
-            help="Also gather the covariances of one half of the images, which some regularizations need.",
-        ),
-    ] = False,
-    precompute: Annotated[
-        bool,
-        option(
-            STATISTICS,
-            "--precompute/--no-precompute",
-            help="Also run the expensive part of the criterion, whose result every plan can use.",
-        ),
-    ] = True,
-    resume: Annotated[
-        Path | None,
-        option(STATISTICS, "--resume", help="Folder for the state of the pass; a killed pass continues from it."),
-    ] = None,
-    resume_every: Annotated[
-        int, option(STATISTICS, "--resume-every", help="Batches between two writes of the state.", min=1)
-    ] = 50,
-    max_bytes: Annotated[
-        int | None,
-        option(
-            STATISTICS,
-            "--max-bytes",
-            help="Memory that the sums may take. Where they need more, groups of MLPs are gathered in several passes, "
-            "in a folder next to the output.",
-            min=1,
-        ),
-    ] = None,
+    how: PassOptions,
     loading: ModelOptions,
     output: groups.Output,
     overwrite: groups.Overwrite = False,
@@ -94,13 +92,9 @@ def gather(
         data=images.request(data),
         output=output,
         config=method.config(),
-        halves=halves,
-        precompute=precompute,
         loading=loading.loading(),
         overwrite=overwrite,
-        resume=resume,
-        resume_every=resume_every,
-        max_bytes=max_bytes,
+        **vars(how),
     )
     statistics = run_stats(request, Reporter(quiet=quiet))
     if is_main_process():

@@ -1,7 +1,10 @@
 """``hf-vbp sweep``: accuracy against ratio, or of each lever against MACs, from one pass over the images."""
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
+
+import typer
 
 from hf_vbp.cli import groups
 from hf_vbp.cli.budget_options import LatencyConditions
@@ -20,6 +23,28 @@ from hf_vbp.cli.groups import (
 from hf_vbp.cli.label_options import LabelledImageOptions
 
 
+@dataclass(frozen=True)
+class PointOptions:
+    """The models of a sweep: ratios, or levers at shares of the MACs."""
+
+    panel: ClassVar[str] = BUDGET
+
+    ratios: Annotated[
+        str | None,
+        typer.Option(
+            help="Shares of neurons to remove: start:stop:step, or a list such as 0.1,0.3.",
+            show_default="0.1:0.7:0.1",
+        ),
+    ] = None
+    levers: Annotated[
+        str | None,
+        typer.Option(help="Compare mlp (narrower MLPs), tokens (merged tokens), or mlp,tokens: each alone, and both."),
+    ] = None
+    macs: Annotated[
+        str | None, typer.Option(help="Shares of the MACs to keep, for --levers.", show_default="0.5:0.9:0.1")
+    ] = None
+
+
 @with_groups
 def sweep(
     model: groups.Model,
@@ -35,27 +60,7 @@ def sweep(
         option(METHOD, "--method", help="criterion+compensation or a preset; may be repeated to compare methods."),
     ] = None,
     method: MethodOptions,
-    ratios: Annotated[
-        str | None,
-        option(
-            BUDGET,
-            "--ratios",
-            help="Shares of neurons to remove: start:stop:step, or a list such as 0.1,0.3.",
-            show_default="0.1:0.7:0.1",
-        ),
-    ] = None,
-    levers: Annotated[
-        str | None,
-        option(
-            BUDGET,
-            "--levers",
-            help="Compare mlp (narrower MLPs), tokens (merged tokens), or mlp,tokens: each alone, and both.",
-        ),
-    ] = None,
-    macs: Annotated[
-        str | None,
-        option(BUDGET, "--macs", help="Shares of the MACs to keep, for --levers.", show_default="0.5:0.9:0.1"),
-    ] = None,
+    points: PointOptions,
     eval_data: groups.EvalData,
     evaluation: EvaluationOptions,
     latency: Annotated[bool, option(LATENCY, "--latency", help="Measure the latency of each model.")] = False,
@@ -77,15 +82,15 @@ def sweep(
     from hf_vbp.workflow.sweep_arguments import parse_methods, parse_points
     from hf_vbp.workflow.sweep_command import SweepRequest, run_sweep
 
-    points = parse_points(ratios, macs, levers)
+    asked = parse_points(points.ratios, points.macs, points.levers)
     request = SweepRequest(
         model=model,
         methods=parse_methods(methods or (), method.config()),
-        ratios=points.ratios,
+        ratios=asked.ratios,
         evaluation=evaluation.request(eval_data, images),
         output=output,
-        macs=points.macs,
-        levers=points.levers,
+        macs=asked.macs,
+        levers=asked.levers,
         data=images.request(data) if data else None,
         statistics=statistics,
         latency=conditions.single() if latency else None,

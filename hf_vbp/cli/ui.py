@@ -3,23 +3,21 @@
 import sys
 from typing import Annotated
 
-import typer
-
 from hf_vbp.cli.console import print_lines
-from hf_vbp.cli.groups import OUTPUT, option
+from hf_vbp.cli.groups import PAGE, option
 
 
 def ui(
     host: Annotated[
-        str, option(OUTPUT, "--host", help="Address to listen on. Only on 127.0.0.1 the page reads your folders.")
+        str, option(PAGE, "--host", help="Address to listen on. Only on 127.0.0.1 the page reads your folders.")
     ] = "127.0.0.1",
     port: Annotated[
-        int | None, option(OUTPUT, "--port", min=1, max=65535, help="Port; by default the first free one from 7860.")
+        int | None, option(PAGE, "--port", min=1, max=65535, help="Port; by default the first free one from 7860.")
     ] = None,
     memory: Annotated[
-        float | None, option(OUTPUT, "--memory", min=0.0, help="GB that a model may take; by default what is free.")
+        float | None, option(PAGE, "--memory", min=0.0, help="GB that a model may take; by default what is free.")
     ] = None,
-    open_browser: Annotated[bool, typer.Option("--open/--no-open", help="Open the page in a browser.")] = False,
+    open_browser: Annotated[bool, option(PAGE, "--open/--no-open", help="Open the page in a browser.")] = False,
 ) -> None:
     """Open a page that inspects, prunes, verifies and publishes models in the browser."""
     from hf_vbp.ui.launch import launch

@@ -6,6 +6,8 @@ from hf_vbp.errors import ConfigurationError
 LEVERS = ("mlp", "tokens")
 # Merged tokens change neither the number of neurons nor the parameters, so these budgets do not choose them.
 CHOOSES_TOKENS = ("macs", "latency")
+MOST_TOKENS = 1_000_000
+"""The largest number of tokens to merge before a block; no model has so many."""
 
 
 def check_levers(levers: tuple[str, ...] | None, merge_tokens: int | None) -> None:
@@ -21,8 +23,10 @@ def check_levers(levers: tuple[str, ...] | None, merge_tokens: int | None) -> No
             raise ConfigurationError(f"levers must be some of {', '.join(LEVERS)}, each once, got {shown(levers)}.")
     if merge_tokens is None:
         return
-    if type(merge_tokens) is not int or merge_tokens < 0:
-        raise ConfigurationError(f"merge_tokens must be a whole number of at least 0, got {shown(merge_tokens)}.")
+    if type(merge_tokens) is not int or not 0 <= merge_tokens <= MOST_TOKENS:
+        raise ConfigurationError(
+            f"merge_tokens must be a whole number from 0 to {MOST_TOKENS:,}, got {shown(merge_tokens)}."
+        )
     if levers is not None and merge_tokens and "tokens" not in levers:
         raise ConfigurationError(
             f"merge_tokens={merge_tokens} merges tokens, which levers={','.join(levers)} does not allow. Add the "

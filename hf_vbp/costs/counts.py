@@ -7,7 +7,9 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from hf_vbp.inputs.batch import model_inputs
+from hf_vbp._progress import one_line
+from hf_vbp.errors import UnsupportedModelError
+from hf_vbp.inputs.batch import describe_inputs, model_inputs
 from hf_vbp.inputs.example import example_batch
 
 
@@ -36,7 +38,7 @@ def count_macs(model: nn.Module, inputs: Mapping[str, Any] | None = None) -> int
         inputs: A batch of one image; by default one of the size that the config describes.
 
     Raises:
-        UnsupportedModelError: The config does not describe the size of the images.
+        UnsupportedModelError: The config does not describe the size of the images, or the forward pass fails.
     """
     return int(_flops(model, inputs).get_total_flops()) // 2
 
@@ -56,15 +58,26 @@ def _flops(model: nn.Module, batch: Mapping[str, Any] | None) -> FlopCounterMode
     try:
         with torch.no_grad(), counter:
             torch.func.functional_call(model, meta, kwargs=_on_meta(inputs), tie_weights=True)
-    except (RuntimeError, NotImplementedError):
+    except (RuntimeError, ValueError, TypeError):
         # Models whose control flow reads values cannot run on the meta device.
-        counter = FlopCounterMode(display=False)
-        with torch.no_grad(), counter:
-            # Detached, because the counter cannot follow a module that returns one of its parameters.
-            real = {name: tensor.detach() for name, tensor in tensors.items()}
-            torch.func.functional_call(model, real, kwargs=inputs, tie_weights=True)
+        counter = _on_values(model, tensors, inputs)
     finally:
         model.train(training)
+    return counter
+
+
+def _on_values(model: nn.Module, tensors: Mapping[str, Any], inputs: dict[str, Any]) -> FlopCounterMode:
+    counter = FlopCounterMode(display=False)
+    # Detached, because the counter cannot follow a module that returns one of its parameters.
+    real = {name: tensor.detach() for name, tensor in tensors.items()}
+    try:
+        with torch.no_grad(), counter:
+            torch.func.functional_call(model, real, kwargs=inputs, tie_weights=True)
+    except (RuntimeError, ValueError, TypeError, LookupError) as error:
+        raise UnsupportedModelError(
+            f"The forward pass of {type(model).__name__} fails on {describe_inputs(inputs)}: {one_line(error)}. "
+            "Correct its config, or pass data."
+        ) from error
     return counter
 
 

@@ -21,8 +21,8 @@ from torch import Tensor
 
 from hf_vbp._progress import Progress
 from hf_vbp.errors import ConfigurationError, NonFiniteError, StatisticsError
+from hf_vbp.modeling.arithmetic import accumulation_device
 from hf_vbp.statistics.elimination_curve import EliminationCurve
-from hf_vbp.statistics.float64 import accumulation_device
 
 BLOCK = 64
 """Steps between two applications of the collected updates; values between 32 and 128 take about the same time."""

@@ -21,12 +21,12 @@ class Encoder:
 
     Args:
         transform: Prepares a decoded image; None for images that are prepared pixels already.
-        labels: Maps labels to ids of the model; None for images without labels.
+        table: Maps labels to ids of the model; None for images without labels.
     """
 
-    def __init__(self, transform: Transform | None, labels: LabelTable | None) -> None:
-        self._transform = transform
-        self._labels = labels
+    def __init__(self, transform: Transform | None, table: LabelTable | None) -> None:
+        self.transform = transform
+        self.table = table
 
     def __call__(self, record: Record) -> Sample:
         """Return ``pixel_values`` ``(3, h, w)`` float32, and the id of the label where there are labels.
@@ -36,13 +36,13 @@ class Encoder:
             LabelError: The model has no such label.
             DataError: The pixels are not prepared as they should be.
         """
-        if self._transform is None:
+        if self.transform is None:
             pixels = prepared_pixels(record.image, record.name)
         else:
-            pixels = self._transform(decode(record.image, record.name))
+            pixels = self.transform(decode(record.image, record.name))
         sample: Sample = {"pixel_values": pixels}
-        if self._labels is not None:
-            sample["labels"] = self._labels(record.label, record.name)
+        if self.table is not None:
+            sample["labels"] = self.table(record.label, record.name)
         return sample
 
 

@@ -137,15 +137,9 @@ def load_images(
         ['labels', 'pixel_values']
     """
     _check_options(batch_size, num_workers, limit, on_bad_image)
-    if labels not in get_args(Classes):
-        raise ConfigurationError(f'labels is {labels!r}: it must be "model", "data" or "none".')
+    _check_classes(labels, id2label, model_labels)
     if labels == "model":
         id2label = _model_labels(id2label, model, model_labels, purpose, require_labels)
-    elif id2label is not None or model_labels is not None:
-        raise ConfigurationError(
-            f'id2label and model_labels name the classes of a model, which labels="{labels}" does not use: '
-            "leave them out."
-        )
     seed = 0 if seed is None and limit is not None else seed
     opened = open_source(
         source,
@@ -171,19 +165,35 @@ def load_images(
     first = _first(opened, chosen, encode, skip=log is not None)
     if model is not None:
         check_fit(model, first, opened.name)
+    workers = num_workers if chosen.shards is None else min(num_workers, chosen.shards)
+    loader = make_loader(_dataset(opened, chosen, encode, log), batch_size, workers)
+    names = None if table is None else _in_order(id2label or {})
+    provenance = _provenance(opened, chosen, encode, first, limit, seed)
+    return ImageData(loader, provenance, chosen.images, labelled=table is not None, log=log, class_names=names)
+
+
+def _provenance(
+    opened: ImageSource, chosen: ImageSource, encode: Encoder, first: torch.Tensor, limit: int | None, seed: int | None
+) -> dict[str, Any]:
     shape = {"shape": list(first.shape)}
-    provenance = chosen.provenance | {
+    return chosen.provenance | {
         "images": chosen.images,
         "available": opened.images,
         "limit": limit,
         "seed": seed,
-        "labels": None if table is None else table.how,
-        "processor": shape if transform is None else transform.describe() | shape,
+        "labels": None if encode.table is None else encode.table.how,
+        "processor": shape if encode.transform is None else encode.transform.describe() | shape,
     }
-    workers = num_workers if chosen.shards is None else min(num_workers, chosen.shards)
-    loader = make_loader(_dataset(opened, chosen, encode, log), batch_size, workers)
-    names = None if table is None else _in_order(id2label or {})
-    return ImageData(loader, provenance, chosen.images, labelled=table is not None, log=log, class_names=names)
+
+
+def _check_classes(labels: Classes, id2label: object, model_labels: object) -> None:
+    if labels not in get_args(Classes):
+        raise ConfigurationError(f'labels is {labels!r}: it must be "model", "data" or "none".')
+    if labels != "model" and (id2label is not None or model_labels is not None):
+        raise ConfigurationError(
+            f'id2label and model_labels name the classes of a model, which labels="{labels}" does not use: '
+            "leave them out."
+        )
 
 
 def _check_options(batch_size: int, num_workers: int, limit: int | None, on_bad_image: str) -> None:

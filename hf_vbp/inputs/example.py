@@ -1,17 +1,21 @@
 """Batches made from the configs of a model, for steps that have no batch of the user."""
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from hf_vbp.errors import UnsupportedModelError
+from hf_vbp._progress import one_line
+from hf_vbp.errors import HfVbpError, UnsupportedModelError
 from hf_vbp.inputs.batch import forward_names
 from hf_vbp.modeling.modeling_hf_vbp import config_tree
 
 # The size for which most models that take any size are trained; their configs name none.
 _USUAL_SIZE = 224
+# Of one image or video: 4096 x 4096 in color.
+_MOST_VALUES = 3 * 4096**2
 
 
 def example_batch(
@@ -35,7 +39,15 @@ def example_batch(
         raise UnsupportedModelError(f"{type(model).__name__} has no config, so no input can be made for it.")
     parameter = next(p for p in model.parameters() if p.is_floating_point())
     names = forward_names(model)
-    batch = next((made for made in _attempts(model, names, images) if made), None)
+    try:
+        batch = next((made for made in _attempts(model, names, images) if made), None)
+    except (TypeError, ValueError, ArithmeticError, RuntimeError) as error:
+        if isinstance(error, HfVbpError):
+            raise
+        raise UnsupportedModelError(
+            f"The config of {type(model).__name__} describes no input ({one_line(error)}). Restore the original "
+            "config.json."
+        ) from error
     if batch is None:
         raise UnsupportedModelError(
             f"{type(model).__name__}: no input can be made from its config; its forward pass takes "
@@ -115,7 +127,7 @@ def _packed_patches(config: Any, images: int) -> dict[str, Tensor]:
         _get(config, "in_channels", 3) * _get(config, "temporal_patch_size", 2) * _get(config, "patch_size", 14) ** 2
     )
     grid = torch.tensor([[1, side, side]]).expand(images, -1)
-    return {"hidden_states": _random(images * side**2, values), "grid_thw": grid}
+    return {"hidden_states": _random(images, side**2, values).flatten(0, 1), "grid_thw": grid}
 
 
 def _texts(config: Any, names: set[str], images: int) -> dict[str, Tensor]:
@@ -138,8 +150,13 @@ def _get(config: Any, name: str, default: Any) -> Any:
     return default
 
 
-def _random(*shape: int) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(0))
+def _random(images: int, *shape: int) -> Tensor:
+    if math.prod(shape) > _MOST_VALUES:
+        raise UnsupportedModelError(
+            f"The config describes an input of shape {tuple(shape)}, which is larger than any that hf_vbp makes "
+            f"({_MOST_VALUES:,} values). Correct the config, or pass data."
+        )
+    return torch.randn((images, *shape), generator=torch.Generator().manual_seed(0))
 
 
 def _integers(high: int, *shape: int) -> Tensor:

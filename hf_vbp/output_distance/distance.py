@@ -8,12 +8,13 @@ import torch
 from torch import Tensor
 
 from hf_vbp.errors import ConfigurationError, UnsupportedModelError
+from hf_vbp.modeling.arithmetic import arithmetic_dtype
 from hf_vbp.output_distance.cosines import NeighborBank, Neighbors
 from hf_vbp.output_distance.formula import Formula
 from hf_vbp.output_distance.kinds import OutputKind
 from hf_vbp.output_distance.naming import describe, named_outputs
 from hf_vbp.output_distance.noise import ImageNoise
-from hf_vbp.output_distance.rows import arithmetic_dtype, counted_positions
+from hf_vbp.output_distance.rows import counted_positions
 
 Reading = Literal["whole", "first_token", "mean_of_tokens", "flat"]
 """How a tensor is read: unchanged; its first token; the mean of its tokens; ``(images, dim, 1, 1)`` flattened."""

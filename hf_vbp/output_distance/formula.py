@@ -8,14 +8,13 @@ import torch
 from torch import Tensor
 
 from hf_vbp.errors import ConfigurationError
+from hf_vbp.modeling.arithmetic import arithmetic_dtype, to_float64
 from hf_vbp.output_distance.noise import ImageNoise, check_numbers
 from hf_vbp.output_distance.refusal import naming_the_image, refuse_images
 from hf_vbp.output_distance.rows import (
-    arithmetic_dtype,
     counted_positions,
     from_rows,
     mean_over_positions,
-    to_double,
     to_rows,
 )
 
@@ -106,7 +105,7 @@ class Formula(ABC):
         for part in _parts(before):
             few = None if images is None else images[part]
             with naming_the_image(images, part.start):
-                first, second = (self._checked(to_double(rows[part]), counted[part]) for rows in (before, after))
+                first, second = (self._checked(to_float64(rows[part]), counted[part]) for rows in (before, after))
                 some = counted[part].to(first.device)
                 figures = self._figures(first, second.to(first.device), some, few)
             for name, values in figures.items():

@@ -8,16 +8,6 @@ from torch import Tensor
 from hf_vbp.errors import ConfigurationError, DataError
 
 
-def arithmetic_dtype(dtype: torch.dtype) -> torch.dtype:
-    """Return float64 for float64, and float32 for all other dtypes."""
-    return torch.float64 if dtype == torch.float64 else torch.float32
-
-
-def to_double(values: Tensor) -> Tensor:
-    """Return values in float64, on the CPU where the device has no float64."""
-    return (values.cpu() if values.device.type == "mps" else values).double()
-
-
 def to_rows(output: Tensor, component_dim: int | None) -> Tensor:
     """Return an output as ``(images, positions, components)``.
 

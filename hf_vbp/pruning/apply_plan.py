@@ -13,6 +13,7 @@ from hf_vbp.calibration.source import Source
 from hf_vbp.compensation.base import compensate
 from hf_vbp.modeling.config_record import record_pruning
 from hf_vbp.modeling.precision import outside_inference_mode, own_precision
+from hf_vbp.modeling.shared_copy import copy_sharing_tensors
 from hf_vbp.pruning.make_plan import FittedPlan, NewWeights, check_provided, statistics_digest
 from hf_vbp.pruning.plan import PruningPlan
 from hf_vbp.pruning.refit import mixed_sites, refit_mixed_sites, warn_without_refit
@@ -69,9 +70,10 @@ def apply_plan(
             :func:`hf_vbp.adapters.prepare`.
         plan: The kept neurons.
         statistics: The statistics that the plan was made from, for the compensation.
-        inplace: Whether to change ``model`` itself, which takes the memory of the pruned MLPs. A failure or an
-            interrupt leaves the model unchanged. Otherwise a copy is made that never holds the dense MLPs, so that it
-            takes the memory of the pruned model only.
+        inplace: Whether to change ``model`` itself, MLP by MLP. A failure or an interrupt leaves the model unchanged;
+            until the end, replaced weights of more than 256 MB are kept in a temporary file (those of a GPU in the
+            memory of the CPU). Otherwise a copy is made that never holds the dense MLPs, so that it takes the memory
+            of the pruned model only.
         data: Images, as for :func:`hf_vbp.prune`. The first one verifies the structure of the model. Where a
             normalization inside the MLPs mixes their neurons (GRN, LayerNorm), ``fc2`` is refitted by a pass over the
             images.
@@ -159,16 +161,19 @@ def _apply(
 def _insert(
     model: ModelT, sites: Sequence[MLPSite], smaller: Iterable[Modules], plan: PruningPlan, *, inplace: bool
 ) -> ModelT:
-    # All MLPs are computed before the first one changes.
-    new = list(smaller)
     if not inplace:
-        pruned = _copy_with(model, sites, new)
+        pruned = _copy_with(model, sites, list(smaller))
         _finish(pruned, sites, plan)
         return pruned
-    with restored_on_failure(model):
-        for site, modules in zip(sites, new, strict=True):
-            for (module, _), smaller_module in zip(site.mlp.modules, modules, strict=True):
+    modules = {id(module): module for site in sites for module, _ in site.mlp.modules}.values()
+    size = sum(tensor.nbytes for module in modules for tensor in module.parameters(recurse=False))
+    with restored_on_failure(model, size) as replaced:
+        # One MLP after the other, so that few of them are in memory twice.
+        for site, new in zip(sites, smaller, strict=True):
+            for (module, _), smaller_module in zip(site.mlp.modules, new, strict=True):
+                old = copy.copy(module)
                 _become(module, smaller_module)
+                replaced.release(old, smaller_module)
         _finish(model, sites, plan)
     return model
 
@@ -189,15 +194,17 @@ def _become(module: nn.Module, new: nn.Module) -> None:
 
 
 def _copy_with(model: ModelT, sites: Sequence[MLPSite], modules: Sequence[Modules], *, shares: bool = False) -> ModelT:
-    # deepcopy uses the entry of its memo for an object instead of copying it, so the dense MLPs are not copied.
-    tensors = (*model.parameters(), *model.buffers()) if shares else ()
-    memo: dict[int, Any] = {id(tensor): tensor for tensor in tensors}
-    for site, new in zip(sites, modules, strict=True):
-        for (module, _), replacement in zip(site.mlp.modules, new, strict=True):
-            memo[id(module)] = replacement
+    replaced: dict[int, Any] = {
+        id(module): replacement
+        for site, new in zip(sites, modules, strict=True)
+        for (module, _), replacement in zip(site.mlp.modules, new, strict=True)
+    }
     # A copy of a model that accelerate prepared is a plain model, not one that computes under autocast.
     with own_precision(model):
-        return copy.deepcopy(model, memo)
+        if shares:
+            return copy_sharing_tensors(model, replaced)
+        # deepcopy uses the entry of its memo for an object instead of copying it, so the dense MLPs are not copied.
+        return copy.deepcopy(model, replaced)
 
 
 def _record(model: Any, sites: Sequence[MLPSite], plan: PruningPlan) -> None:

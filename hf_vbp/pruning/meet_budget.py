@@ -75,7 +75,8 @@ def meet_budget(
     """
     order = RemovalOrder(rankings, scope=config.scope, limits=config.limits)
     number = config.merge_tokens
-    if number is None and "tokens" in config.used_levers and can_merge(prepared.model):
+    unmeasured = number is None and "tokens" in config.used_levers and can_merge(prepared.model)
+    if unmeasured:
         chosen = best_candidate(prepared, config, order, measurements)
         if chosen is not None:
             return choice_of(chosen, order)
@@ -91,7 +92,15 @@ def meet_budget(
                 LeverWarning,
                 stacklevel=4,
             )
-    return choice_of(candidate_of(prepared, config, order, number or 0, progress), order)
+    try:
+        return choice_of(candidate_of(prepared, config, order, number or 0, progress), order)
+    except BudgetError as error:
+        if not unmeasured:
+            raise
+        raise BudgetError(
+            f"{error} Merged tokens may reach it, but the statistics hold no measurements of them: pass images to "
+            "prune."
+        ) from error
 
 
 def candidate_of(
@@ -153,7 +162,9 @@ def measured_candidates(
     found = []
     for point in measurements.points:
         latency = dict(point.latency)
-        same = bool(latency) and all(latency.get(name) == value for name, value in conditions.items())
+        same = {"speedup", "dense_ms"} <= latency.keys() and all(
+            latency.get(name) == value for name, value in conditions.items()
+        )
         if same and 1 / latency["speedup"] <= share_asked(config.budget, latency["dense_ms"]):
             cut = order.cut_of(point.widths)
             if cut is not None:

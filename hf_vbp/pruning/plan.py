@@ -11,6 +11,7 @@ import torch
 
 from hf_vbp._progress import one_line, shown
 from hf_vbp.config.budget import Budget
+from hf_vbp.config.levers import MOST_TOKENS
 from hf_vbp.config.vbp_config import VBPConfig, field_of_budget
 from hf_vbp.errors import HfVbpError, OutputError, PlanError
 from hf_vbp.files.atomic import atomic_write
@@ -281,7 +282,7 @@ def _json_object(content: Mapping[str, Any], name: str) -> dict[str, Any]:
 
 def _merged_tokens(content: Mapping[str, Any], version: int) -> tuple[int, ...]:
     counts = _field({"merged_tokens": [], **content}, "merged_tokens", list)
-    valid = len(counts) <= MOST_BLOCKS and all(type(count) is int and 0 <= count < 2**31 for count in counts)
+    valid = len(counts) <= MOST_BLOCKS and all(type(count) is int and 0 <= count <= MOST_TOKENS for count in counts)
     if not valid or any(counts) != (version == MERGING_PLAN_VERSION):
         raise PlanError(
             f"merged_tokens of the pruning plan is {shown(counts)} in version {version}; expected a whole number for "

@@ -1,5 +1,6 @@
 """What merging tokens and removing neurons did to a model's output: measured once, read by every later plan."""
 
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
@@ -126,11 +127,21 @@ def _point(content: Any) -> LeverMeasurement:
         raise _invalid("points")
     merged, widths = (content.get(name) for name in ("merged_tokens", "widths"))
     distance, latency = content.get("distance"), content.get("latency", {})
-    if not _are_counts(merged) or not _are_counts(widths) or not isinstance(latency, dict):
+    if not _are_counts(merged) or not _are_counts(widths) or not _is_latency(latency):
         raise _invalid("merged_tokens, widths and latency")
-    if isinstance(distance, bool) or not isinstance(distance, int | float) or not 0 <= distance < float("inf"):
+    if isinstance(distance, bool) or not isinstance(distance, int | float) or not 0 <= distance <= sys.float_info.max:
         raise _invalid("a distance of at least 0")
     return LeverMeasurement(tuple(content["merged_tokens"]), tuple(content["widths"]), float(distance), latency)
+
+
+def _is_latency(latency: Any) -> bool:
+    if not isinstance(latency, dict):
+        return False
+    figures = [latency[name] for name in ("speedup", "dense_ms", "pruned_ms") if name in latency]
+    return all(
+        isinstance(figure, int | float) and not isinstance(figure, bool) and 0 < figure <= sys.float_info.max
+        for figure in figures
+    )
 
 
 def _are_counts(values: Any) -> bool:

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Protocol
 
+from hf_vbp._progress import shown
+from hf_vbp.config.levers import MOST_TOKENS
 from hf_vbp.errors import ConfigurationError
 
 
@@ -115,5 +117,7 @@ def tokens_per_block(counts: Sequence[int], tokens: int, leading: int) -> list[i
 
 
 def _check(name: str, value: object) -> None:
-    if type(value) is not int or value < 0:
-        raise ConfigurationError(f"{name} is {value!r}, expected a whole number of tokens, at least 0.")
+    if type(value) is not int or not 0 <= value <= MOST_TOKENS:
+        raise ConfigurationError(
+            f"{name} is {shown(value)}, expected a whole number of tokens from 0 to {MOST_TOKENS:,}."
+        )

@@ -1,8 +1,11 @@
 """What the buttons of the page do, without the page: each checks, then works at once or queues a job."""
 
 import shlex
+import shutil
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hf_vbp.errors import ConfigurationError
@@ -58,12 +61,25 @@ class Choice:
     tokens: bool = False
     same_width: bool = False
 
+    @property
+    def asked(self) -> str:
+        """The budget in words."""
+        words = {
+            "ratio": "of the hidden neurons removed",
+            "parameters": "of the parameters kept",
+            "macs": "of the MACs kept",
+            "latency": "of the latency kept",
+        }
+        return f"{self.share:g} % {words[self.kind]}"
+
     def config(self) -> "VBPConfig":
         """Return the configuration."""
         from hf_vbp.config.vbp_config import VBPConfig, field_of_budget
 
         chooses = self.tokens and self.kind in ("macs", "latency")
+        # The widths of the preview are exact, so those of a latency are not rounded to a multiple measured later.
         return VBPConfig(
+            round_to=1,
             scope="layer" if self.same_width else "global",
             levers=("mlp", "tokens") if chooses else ("mlp",),
             **{field_of_budget(self.kind): round(self.share / 100, 4)},  # type: ignore[arg-type]
@@ -75,10 +91,15 @@ class Actions:
 
     Args:
         settings: The limits.
+        root: Folder of all files of the page, deleted at its end.
     """
 
-    def __init__(self, settings: Settings) -> None:
-        self.settings, self.worker, self.inspector = settings, Worker(), Inspector()
+    def __init__(self, settings: Settings, root: Path) -> None:
+        self.settings, self.root, self.worker, self.inspector = settings, root, Worker(), Inspector()
+
+    def open(self) -> Session:
+        """Return the session of a new visitor, in a folder whose name nobody can guess."""
+        return Session(Path(tempfile.mkdtemp(prefix="session-", dir=self.root)))
 
     def inspect(self, session: Session, name: str, token: str | None) -> None:
         """Inspect a model from its config, and make it the model of the session."""
@@ -231,8 +252,9 @@ class Actions:
             self.worker.cancel(session.job)
 
     def close(self) -> None:
-        """End the processes of the page."""
+        """End the processes of the page and delete its files."""
         self.inspector.close()
+        shutil.rmtree(self.root, ignore_errors=True)
 
     def _submit(self, session: Session, title: str, work: Callable[[Job], Any]) -> None:
         session.check_free()

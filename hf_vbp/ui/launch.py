@@ -5,6 +5,7 @@ import os
 import tempfile
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from hf_vbp.errors import ConfigurationError, MissingPackageError
@@ -12,13 +13,14 @@ from hf_vbp.ui.settings import PICTURE_SIZE, Settings
 
 CSS = """
 .vbp-table { overflow-x: auto; }
-.gradio-container { max-width: 64rem !important; margin: 0 auto; }
+.gradio-container { max-width: 64rem !important; margin: 0 auto; box-sizing: border-box; width: 100% !important; }
 .vbp-table table, .vbp-table thead, .vbp-table tr, .vbp-table th, .vbp-table td { border: 0; }
 .vbp-table table { border-collapse: collapse; width: 100%; margin: 0.5rem 0; font-size: 1rem; }
 .vbp-table caption { text-align: left; font-weight: 600; padding: 0.25rem 0; }
 .vbp-table th, .vbp-table td { padding: 0.3rem 0.6rem; border-bottom: 1px solid var(--border-color-primary); }
 .vbp-table th { text-align: left; font-weight: 500; }
-.vbp-table td { text-align: right; font-variant-numeric: tabular-nums; }
+.vbp-table thead th:not(:first-child) { text-align: right; }
+.vbp-table td { text-align: right; white-space: nowrap; font-variant-numeric: tabular-nums; }
 .vbp-error { border-left: 4px solid #dc2626; padding: 0.5rem 0.75rem; overflow-wrap: anywhere;
   background: var(--background-fill-secondary); color: var(--body-text-color); }
 .vbp-note, .vbp-status { padding: 0.25rem 0.75rem; overflow-wrap: anywhere; color: var(--body-text-color); }
@@ -37,8 +39,9 @@ def build(settings: Settings) -> Any:
     Raises:
         MissingPackageError: Gradio is not installed.
     """
-    # The cache of uploads and downloads: a folder of this process, not the one that all pages of a machine share.
-    os.environ["GRADIO_TEMP_DIR"] = tempfile.mkdtemp(prefix="hf-vbp-ui-cache-")
+    # Uploads and downloads are kept in a folder of this process, not in the one that all pages of a machine share.
+    root = Path(tempfile.mkdtemp(prefix="hf-vbp-ui-"))
+    os.environ["GRADIO_TEMP_DIR"] = str(root / "cache")
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
     try:
         from hf_vbp.ui.page import Page
@@ -50,7 +53,7 @@ def build(settings: Settings) -> Any:
         ) from error
     from hf_vbp.ui.actions import Actions
 
-    return Page(Actions(settings))
+    return Page(Actions(settings, root))
 
 
 def launch(
@@ -76,6 +79,8 @@ def launch(
         ConfigurationError: The address or the port cannot be used.
     """
     settings = Settings.of(host, memory)
+    if not settings.local:
+        forget_tokens()
     page = build(settings)
     try:
         blocks = page.blocks.queue(default_concurrency_limit=4, max_size=64)
@@ -91,6 +96,16 @@ def launch(
         raise ConfigurationError(f"The page cannot be served at {where}: {error} Choose another --port.") from error
     finally:
         page.actions.close()
+
+
+def forget_tokens() -> None:
+    """Let no request of this process use a token of the machine: others can reach the page.
+
+    Must run before huggingface_hub is imported.
+    """
+    for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
+        os.environ.pop(name, None)
+    os.environ["HF_HUB_DISABLE_IMPLICIT_TOKEN"] = "1"
 
 
 def options() -> dict[str, Any]:

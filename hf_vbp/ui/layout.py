@@ -120,8 +120,10 @@ class Layout:
             self.curve = gr.LinePlot(
                 x="removed",
                 y="share",
+                x_title="neurons removed, percent",
+                y_title="percent",
                 color="measure",
-                title="Measured agreement and predicted damage, percent",
+                title="Agreement and error, percent",
                 height=260,
                 visible=False,
                 elem_id="curve",
@@ -140,7 +142,9 @@ class Layout:
             with gr.Row():
                 self.preview_card = gr.Button("Preview the card", elem_id="preview-card")
                 self.push = gr.Button("Push to the Hub", variant="primary", elem_id="push")
-            self.card = gr.Code(language="markdown", label="Model card", visible=False, lines=12, elem_id="card")
+            self.card = gr.Textbox(
+                label="Model card and files", visible=False, lines=12, max_lines=24, interactive=False, elem_id="card"
+            )
             self.pushed = gr.HTML(elem_id="pushed")
 
     def _jobs(self) -> None:
@@ -153,7 +157,7 @@ class Layout:
                 self.flavor = gr.Dropdown(list(FLAVORS), value="cpu-upgrade", label="Hardware", elem_id="flavor")
                 self.job_repo = gr.Textbox(label="Repository for the result", elem_id="job-repo", max_lines=1)
             self.start_job = gr.Button("Start the Job", elem_id="start-job")
-            self.job_line = gr.Code(language="shell", label="The same on the command line", elem_id="job-line")
+            self.job_line = gr.Textbox(label="The same on the command line", interactive=False, elem_id="job-line")
             with gr.Row():
                 self.job_id = gr.Textbox(label="Job id", elem_id="job-id", max_lines=1)
                 self.read_job = gr.Button("Show its state", elem_id="read-job")

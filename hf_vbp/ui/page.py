@@ -35,14 +35,13 @@ class Page:
         self.actions = actions
         # Nothing is reported to third parties; old files of the page are deleted every hour.
         with gr.Blocks(title="hf-vbp", analytics_enabled=False, delete_cache=(3600, 7200)) as self.blocks:
-            # None is copied for every visitor; the session itself is made when the page is opened.
+            # None is copied for every visitor; the session itself is made by the first event.
             self.session = gr.State(None, delete_callback=self._close)
             self.layout = Layout(login=actions.settings.space)
             self._connect()
 
     def _connect(self) -> None:
         at = self.layout
-        self.blocks.load(_new_session, None, self.session, queue=False, api_visibility="private")
         for listener in (at.inspect.click, at.name.submit):
             self._on(listener, self._inspect, [at.name], [*at.shown, at.share], token=True)
         self._on(at.search.click, self._search, [at.name], [at.found], token=True)
@@ -99,14 +98,13 @@ class Page:
         """
 
         def call(session: Session | None, *values: Any) -> Any:
+            session = session or self.actions.open()
             try:
-                if session is None:
-                    raise ConfigurationError("This page has expired. Reload it.")
                 found = function(session, *values)
             except HfVbpError as error:
-                return [views.error(self._sentence(error)), *(gr.skip() for _ in outputs)]
+                return [session, views.error(self._sentence(error)), *(gr.skip() for _ in outputs)]
             found = found if isinstance(found, list | tuple) else [found]
-            return [gr.skip() if quiet else "", *found]
+            return [session, gr.skip() if quiet else "", *found]
 
         def without_login(session: Session | None, *values: Any) -> Any:
             return call(session, *((None,) if token else ()), *values)
@@ -119,7 +117,7 @@ class Page:
         listener(
             with_login if logs_in else without_login,
             [self.session, *inputs],
-            [self.layout.message, *outputs],
+            [self.session, self.layout.message, *outputs],
             api_visibility="private",
             **options,
         )
@@ -205,8 +203,11 @@ class Page:
             return [views.error(self._sentence(error)), gr.skip()]
         study = session.study
         assert study is not None
-        label = f"from {study.statistics.images} images"
-        return [views.preview(found, statistics=label), plots.widths(found, study.prepared.widths)]
+        source = f"from {study.statistics.images} images"
+        return [
+            views.preview(found, asked=choice.asked, statistics=source),
+            plots.widths(found, study.prepared.widths),
+        ]
 
     def _render(self, session: Session, choice: Choice) -> list[Any]:
         """Return the updates of all widgets that show what the session holds."""
@@ -241,10 +242,6 @@ class Page:
             if one.predicted is not None:
                 found.append((percent / 100, one.predicted))
         return found
-
-
-def _new_session() -> Session:
-    return Session()
 
 
 def _kind_of_images(session: Session, kind: str) -> list[Any]:

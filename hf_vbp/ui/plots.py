@@ -35,12 +35,11 @@ def curve(rows: Sequence[dict[str, Any]], predicted: Sequence[tuple[float, float
     from pandas import DataFrame
 
     measured = [
-        {"removed": 100 * row["ratio"], "share": 100 * row["agreement"], "measure": "agreement, measured"}
+        {"removed": 100 * row["ratio"], "share": 100 * row["agreement"], "measure": "agreement"}
         for row in rows
         if row.get("agreement") is not None
     ]
     expected = [
-        {"removed": 100 * ratio, "share": 100 * error, "measure": "output error, predicted"}
-        for ratio, error in predicted
+        {"removed": 100 * ratio, "share": 100 * error, "measure": "predicted error"} for ratio, error in predicted
     ]
     return DataFrame([*measured, *expected], columns=["removed", "share", "measure"])

@@ -2,7 +2,6 @@
 
 import secrets
 import shutil
-import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,7 +31,7 @@ class Session:
         number: Number of pruned checkpoints so far.
     """
 
-    folder: Path = field(default_factory=lambda: Path(tempfile.mkdtemp(prefix="hf-vbp-ui-")))
+    folder: Path
     inspected: dict[str, Any] | None = None
     study: "Study | None" = None
     curve: list[dict[str, Any]] = field(default_factory=list)
@@ -94,7 +93,8 @@ def keep_pictures(paths: list[str], folder: Path) -> Path:
     """
     if not 2 <= len(paths) <= MOST_PICTURES:
         raise DataError(f"Upload 2 to {MOST_PICTURES} pictures, got {len(paths)}; some hundreds are usual.")
-    target = folder / secrets.token_hex(4) / "uploaded-pictures"
+    # The results name the two innermost folders.
+    target = folder / secrets.token_hex(4) / "uploaded" / "pictures"
     target.mkdir(parents=True)
     for number, path in enumerate(paths):
         shutil.copyfile(path, target / f"{number:04d}{Path(path).suffix.lower()}")

@@ -106,6 +106,8 @@ def make_study(model: str, request: DataRequest, loading: Loading, job: Job) -> 
     calibration = CalibrationImages(request, loaded)
     prepared = check_request(loaded.model, config.with_budget(ratio=0.5), calibration.first).verified()
     statistics = gather(prepared, loaded, config, reporter, data=calibration)
+    if skipped := len(calibration.images.bad_images):
+        job.warn(f"Skipped {skipped} images that cannot be decoded.")
     with reporter.stage("Ranking the neurons", len(prepared.sites)) as progress:
         statistics = precompute_scores(prepared, statistics, config, progress=progress)
     rankings = rank_sites(prepared, statistics, config)
@@ -225,6 +227,7 @@ def budget_flags(config: VBPConfig) -> list[str]:
         "latency": "--target-latency",
     }
     given = [flag[config.budget.kind], f"{config.budget.asked}"]
+    given += ["--round-to", f"{config.round_to}"] if config.budget.kind == "latency" else []
     given += ["--scope", config.scope] if config.scope != "global" else []
     given += ["--levers", ",".join(config.levers)] if config.levers is not None else []
     return given + (["--merge-tokens", str(config.merge_tokens)] if config.merge_tokens is not None else [])

@@ -74,8 +74,14 @@ def inspected(found: Mapping[str, Any]) -> str:
     return "".join(parts)
 
 
-def preview(found: "Preview", *, statistics: str) -> str:
-    """Return the figures of a preview."""
+def preview(found: "Preview", *, asked: str, statistics: str) -> str:
+    """Return the figures of a preview.
+
+    Args:
+        found: The preview.
+        asked: The budget in words.
+        statistics: What the prediction is made from.
+    """
     rows = [
         (
             label,
@@ -86,7 +92,7 @@ def preview(found: "Preview", *, statistics: str) -> str:
         for label, key, unit in (("Parameters", "parameters", ""), ("MACs", "macs", ""), ("File size", "bytes", "B"))
     ]
     if found.latency is not None:
-        rows.append(("Latency (estimate)", "1", f"{found.latency:.2f}", percent(found.latency)))
+        rows.append(("Latency (estimate)", "", "", percent(found.latency)))
     damage = [
         ("Predicted output error of the MLPs", "unknown" if found.predicted is None else percent(found.predicted))
     ]
@@ -95,7 +101,7 @@ def preview(found: "Preview", *, statistics: str) -> str:
     damage.append(
         ("Merged tokens before each block (estimate)" if found.number else "Merged tokens", str(found.number))
     )
-    return table(("", "dense", "pruned", "kept"), rows, "Cost") + table(
+    return table(("", "dense", "pruned", "kept"), rows, f"Cost with {asked}") + table(
         ("", "value"), damage, f"Expected damage, {statistics}"
     )
 
@@ -105,7 +111,8 @@ def progress(job: Job | None, ahead: int) -> str:
     if job is None:
         return note("No work is running.")
     if job.state == "waiting":
-        return status(f"{job.title}: waiting, {ahead} {'job' if ahead == 1 else 'jobs'} before it in the queue.")
+        queue = f"waiting, {ahead} {'job' if ahead == 1 else 'jobs'} before it in the queue" if ahead else "starting"
+        return status(f"{job.title}: {queue}.")
     if job.state == "running":
         count = f" {job.finished} of {job.total}" if job.total else f" {job.finished}" if job.finished else ""
         bar = f'<progress aria-label="{escape(job.stage)}" max="{job.total}" value="{job.finished}"></progress>'

@@ -141,13 +141,15 @@ def load_structure(
     """
     import torch
 
+    from hf_vbp.checkpoint.config_limits import bounded_model
+    from hf_vbp.checkpoint.load_errors import load_errors
     from hf_vbp.checkpoint.transformers_patch import patched
 
     path = path_of(source)
     config = _supported_config(source, path, {"revision": revision, "cache_dir": cache_dir, "token": token})
     model_class = _model_class(source, config)
     try:
-        with patched(), torch.device("meta"):
+        with patched(), torch.device("meta"), bounded_model(source):
             if hasattr(model_class, "from_config"):
                 model = model_class.from_config(config, trust_remote_code=False)
             else:
@@ -156,11 +158,16 @@ def load_structure(
         raise
     except ImportError as error:
         raise missing_package(error, source) from error
-    except (ValueError, KeyError, TypeError, AttributeError, RuntimeError, ArithmeticError) as error:
+    except load_errors() as error:
         raise CheckpointError(
             f"The config of {source} describes no {model_class.__name__} that can be built: {one_line(error)}"
         ) from error
-    return model.to(config.dtype or torch.float32).eval()
+    dtype = config.dtype or torch.float32
+    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
+        raise CheckpointError(
+            f"The config of {source} has the dtype {shown(dtype)}; expected a floating one, such as 'float32'."
+        )
+    return model.to(dtype).eval()
 
 
 def _supported_config(source: str, path: str, hub: dict[str, Any]) -> Any:
@@ -222,10 +229,14 @@ def path_of(source: str) -> str:
 def _load_config(path: str, hub: dict[str, Any]) -> Any:
     from transformers import AutoConfig
 
+    from hf_vbp.checkpoint.config_limits import check_config_size
     from hf_vbp.checkpoint.load_errors import load_errors
 
     try:
+        check_config_size(path, **hub)
         return AutoConfig.from_pretrained(path, trust_remote_code=False, **hub)
+    except CheckpointError:
+        raise
     except load_errors() as error:
         if "trust_remote_code" in str(error):
             raise UnsupportedModelError(

@@ -174,7 +174,7 @@ def test_float64_models_are_computed_in_float64(mean: float) -> None:
 
 def test_devices_without_float64_sum_on_the_cpu(vit: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = collect_statistics(vit, in_batches(images(40), 8), EVERYTHING)
-    monkeypatch.setattr("hf_vbp.statistics.float64.has_float64", lambda device: False)
+    monkeypatch.setattr("hf_vbp.modeling.arithmetic.has_float64", lambda device: False)
     monkeypatch.setattr(
         site_accumulator, "batch_moments", lambda rows, _, add: batch_moments._device_moments(rows, add)
     )

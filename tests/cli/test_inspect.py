@@ -92,6 +92,14 @@ def test_no_weights_are_requested_from_the_hub(tmp_path: Path) -> None:
         ({"hidden_act": "nothing"}, "describes no ViTForImageClassification that can be built: .*nothing"),
         ({"architectures": ["Mine"]}, "saved from the class 'Mine'"),
         ({"num_hidden_layers": 0}, "has no MLP that can be pruned"),
+        # Without a limit these take hours, or all memory.
+        ({"num_hidden_layers": 10**9}, "'num_hidden_layers' 1000000000, expected at most 512"),
+        ({"num_labels": 10**9}, "'num_labels' 1000000000, expected at most 1,000,000"),
+        ({"hidden_size": 10**9}, "'hidden_size' 1000000000, expected at most 100,000,000"),
+        ({"image_size": 100_000}, r"an input of shape \(3, 100000, 100000\), which is larger"),
+        ({"image_size": [1, 2, 3]}, "describes no input"),
+        ({"patch_size": 100_000}, "forward pass of ViTForImageClassification fails on pixel_values"),
+        ({"dtype": 0.5}, "has the dtype 0.5; expected a floating one"),
         ({"quantization_config": {"quant_method": "bitsandbytes"}}, "The model is quantized"),
     ],
 )

@@ -78,6 +78,7 @@ def test_the_paper_is_one_preset() -> None:
         ({"scope": "nothing"}, ConfigurationError, "Unknown scope 'nothing'; expected one of global, layer"),
         ({"minimum_width": -1}, ConfigurationError, "minimum_width .* whole number of at least 0, got -1"),
         ({"minimum_width": True}, ConfigurationError, "minimum_width .* whole number of at least 0, got True"),
+        ({"merge_tokens": 10**400}, ConfigurationError, "merge_tokens must be a whole number from 0 to 1,000,000"),
         ({"round_to": 0}, ConfigurationError, "round_to .* whole number of at least 1, got 0"),
         ({"round_to": 2.0}, ConfigurationError, "round_to must be a whole number of at least 1, got 2.0"),
         ({"criterion_options": "x"}, ConfigurationError, "criterion_options must map .*, got 'x'"),

@@ -62,7 +62,7 @@ def test_the_page_runs_and_its_server_batches(tmp_path: Path, monkeypatch: pytes
             logits = model(**names["processor"](image, return_tensors="pt")).logits
         # int8 is near: the best class of the file has a score of PyTorch that is near its best.
         scores = logits.softmax(-1)[0]
-        assert float(scores[model.config.label2id[best["label"]]]) > 0.5 * float(scores.max())
+        assert scores[model.config.label2id[best["label"]]].item() > 0.5 * scores.max().item()
         assert 0 < best["score"] <= 1
 
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-SECONDS = 40
+SECONDS = 90
 # Address space, of which torch and the libraries that it maps take several GiB before anything is read.
 BYTES = 16 * 2**30
 LONGEST_MESSAGE = 700
@@ -29,9 +29,9 @@ def nested(depth: int) -> Any:
 
 
 WRONG = (
-    REMOVED, None, True, False, "", "nan", "0123", "x" * 100_000, "\x1b[31m[/x]", -1, 0, 1, 10**400, -(10**400),
-    0.5, 1.7, -0.5, 1e308, math.nan, math.inf, -math.inf, [], {}, [[]], [0.5, 1.7], [False, True], [-1], [10**400],
-    [None], ["a"], {"1": 2}, {"": None}, {"x" * 100_000: 1}, nested(200), [0] * 2000,
+    REMOVED, None, True, False, "", "nan", "0123", "x" * 100_000, "\x1b[31m[/x]", -1, 0, 1, 10**5, 10**9, 10**400,
+    -(10**400), 0.5, 1.7, -0.5, 1e308, math.nan, math.inf, -math.inf, [], {}, [[]], [0.5, 1.7], [False, True], [-1],
+    [10**400], [None], ["a"], [10**9], {"1": 2}, {"": None}, {"x" * 100_000: 1}, nested(200), [0] * 2000,
 )  # fmt: skip
 
 
@@ -68,7 +68,7 @@ def variants(value: Any) -> Iterator[tuple[tuple[Any, ...], Any, Any]]:
             yield (added,), 1, {**value, added: 1}
 
 
-def count_failures(value: Any, read: Callable[[Any], object]) -> int:
+def count_failures(value: Any, read: Callable[[Any], object], longest: int = LONGEST_MESSAGE) -> int:
     """Read every variant, print those that end wrongly, and return how many variants there were."""
     from hf_vbp.errors import HfVbpError
 
@@ -79,7 +79,7 @@ def count_failures(value: Any, read: Callable[[Any], object]) -> int:
         try:
             read(whole)
         except HfVbpError as error:
-            if len(str(error)) > LONGEST_MESSAGE or not str(error):
+            if len(str(error)) > longest or not str(error):
                 print(f"{label}: a message of {len(str(error))} characters: {str(error)[:200]!r}")
         except Exception as error:
             where = traceback.extract_tb(error.__traceback__)[-1]
@@ -95,11 +95,62 @@ def config(folder: Path) -> int:
         criterion_options={"metric": "identity", "ridge": 0.1, "token_weights": "none"},
         compensation_options={"ridge": 0.1, "regularization": "oas", "token_weights": "none"},
     )
-    others = [{"preset": "paper", "target_macs": 0.5}, {"criterion": "random", "criterion_options": {"seed": 1}}]
+    others = [
+        {"preset": "paper", "target_macs": 0.5, "levers": ["mlp", "tokens"], "merge_tokens": 2},
+        {"criterion": "random", "criterion_options": {"seed": 1}},
+    ]
     # A number that Python refuses to print.
     tree = {"ratio": 10**5000, "minimum_width": 10**5000, "scope": 10**5000}
     total = sum(count_failures(start, VBPConfig.from_dict) for start in (full.to_dict(), *others))
     return total + sum(count_failures({name: value}, VBPConfig.from_dict) for name, value in tree.items())
+
+
+def structure(folder: Path) -> int:
+    """The config.json of a pruned checkpoint that merges tokens, from which a model without weights is built."""
+    content = _checkpoint(folder)
+    names = ("dtype", "image_size", "num_channels", "num_hidden_layers", "patch_size")
+
+    def read(changed: Any) -> None:
+        _inspect(folder, {**content, **changed} if isinstance(changed, dict) else changed)
+
+    return count_failures({name: content[name] for name in names}, read)
+
+
+def checkpoint(folder: Path) -> int:
+    """The same, from which the model is loaded with its weights."""
+    import hf_vbp
+
+    def read(content: Any) -> None:
+        (folder / "config.json").write_text(json.dumps(content))
+        hf_vbp.from_pretrained(folder)
+
+    # Errors of transformers are passed on to this length.
+    return count_failures(_checkpoint(folder), read, longest=1100)
+
+
+def _checkpoint(folder: Path) -> Any:
+    from transformers.utils import logging
+
+    import hf_vbp
+    from tests.checkpoint.helpers import make_pruned
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    pruned = make_pruned()
+    hf_vbp.merge_tokens(pruned, 2)
+    pruned.save_pretrained(folder)
+    content = json.loads((folder / "config.json").read_text())
+    assert content["vbp"]["merged_tokens"] == [0, 2, 2]
+    return content
+
+
+def _inspect(folder: Path, content: Any) -> None:
+    from hf_vbp.adapters.prepared import prepare_structure
+    from hf_vbp.workflow.inspect import inspect_model
+    from hf_vbp.workflow.loading import load_structure
+
+    (folder / "config.json").write_text(json.dumps(content))
+    inspect_model(prepare_structure(load_structure(str(folder))))
 
 
 def plan(folder: Path) -> int:
@@ -114,6 +165,9 @@ def plan(folder: Path) -> int:
         "1" * 64,
         threshold=0.25,
         predicted={"metric": "gradient", "total": 0.5, "sites": [0.1, 0.4]},
+        cost={"dense": {"macs": 2}, "pruned": {"macs": 1}},
+        latency={"batch": 1, "dense_ms": 2.0, "pruned_ms": 1.5, "speedup": 1.3, "speedup_interval": [1.2, 1.4]},
+        merged_tokens=(0, 4),
     )
     path = folder / "plan.json"
 
@@ -135,6 +189,7 @@ def statistics(folder: Path) -> int:
     from safetensors import safe_open
     from safetensors.torch import save_file
 
+    from hf_vbp.config.vbp_config import VBPConfig
     from hf_vbp.statistics.activation_statistics import ActivationStatistics, describe_model
 
     good = Path(__file__).parents[1] / "statistics" / "first_version" / "statistics-with-curves.safetensors"
@@ -156,7 +211,23 @@ def statistics(folder: Path) -> int:
     total = count_failures(description, lambda changed: read({**metadata, "description": changed}))
     for text in ("1" * 5000, "[" * 100_000, "NaN", "", "{"):
         total += count_failures({}, lambda _, text=text: read({**metadata, "description": text}))
+
+    def measured(changed: Any) -> None:
+        fingerprints = {**description["fingerprints"], "lever_measurements": changed}
+        read({**metadata, "description": {**description, "fingerprints": fingerprints}})
+        found = ActivationStatistics.load(path).measurements_of(VBPConfig().method)
+        assert found is None or found.distance([0, 4, 4], [20, 20]) is None or found.images > 0
+
+    total += count_failures([_measured()], measured)
     return total + count_failures(metadata, lambda changed: read(changed if isinstance(changed, dict) else {}))
+
+
+def _measured() -> dict[str, Any]:
+    from hf_vbp.config.vbp_config import VBPConfig
+    from hf_vbp.statistics.lever_measurements import LeverMeasurement, LeverMeasurements
+
+    points = (LeverMeasurement((0, 4, 4), (20, 20), 0.1, {"speedup": 1.5}), LeverMeasurement((), (20, 20), 0.0))
+    return LeverMeasurements(VBPConfig().method, 64, points).to_dict()
 
 
 def recipe(folder: Path) -> int:
@@ -195,5 +266,12 @@ def recipe(folder: Path) -> int:
 if __name__ == "__main__":
     resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS))
     resource.setrlimit(resource.RLIMIT_AS, (BYTES, BYTES))
-    KINDS = {"config": config, "plan": plan, "statistics": statistics, "recipe": recipe}
+    KINDS = {
+        "config": config,
+        "structure": structure,
+        "checkpoint": checkpoint,
+        "plan": plan,
+        "statistics": statistics,
+        "recipe": recipe,
+    }
     print(KINDS[sys.argv[1]](Path(sys.argv[2])))

@@ -10,7 +10,9 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="limits of CPU time and memory are set with setrlimit")
-@pytest.mark.parametrize(("kind", "least"), [("config", 300), ("plan", 600), ("statistics", 500), ("recipe", 900)])
+@pytest.mark.parametrize(("kind", "least"), [
+    ("config", 300), ("structure", 200), ("checkpoint", 2000), ("plan", 600), ("statistics", 500), ("recipe", 900),
+])  # fmt: skip
 def test_every_single_change_is_read_or_refused(tmp_path: Path, kind: str, least: int) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "tests.fuzz.single_changes", kind, str(tmp_path)],

@@ -66,6 +66,20 @@ def validate_yaml(request: Request) -> Response:
     return json_response(body, 400 if errors else 200)
 
 
+@routes.add("GET", r"/api/models")
+def search(request: Request) -> Response:
+    """List the models that the caller may see and whose names hold the given words."""
+    user = caller(request)
+    words = request.query.get("search", "").lower()
+    found = [
+        repository
+        for repository in request.hub.repositories.values()
+        if words in repository.id.lower() and (not repository.private or (user and user.owns(repository.namespace)))
+    ]
+    rows = [{"_id": "0", "id": one.id, "modelId": one.id, "private": one.private, "tags": []} for one in found]
+    return json_response(rows[: int(request.query.get("limit", "50"))])
+
+
 @routes.add("GET", rf"{API}{ID}")
 @routes.add("GET", rf"{API}{ID}/revision/(?P<revision>[^/]+)")
 def model_info(request: Request, repo_id: str, revision: str = "main") -> Response:

@@ -8,7 +8,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from . import api_routes, blob_routes, cas_routes, commit_routes, file_routes
+from . import api_routes, blob_routes, cas_routes, commit_routes, file_routes, job_routes
 from .faults import Fault, FaultBook
 from .repository import Repository
 from .serving import LoggedRequest, Origin, Request, Routes
@@ -33,7 +33,7 @@ class _HubRoutes(Routes):
     def dispatch(self, request: Request) -> Any:
         from .serving import Refusal
 
-        for part in (api_routes.routes, commit_routes.routes, file_routes.routes):
+        for part in (api_routes.routes, commit_routes.routes, job_routes.routes, file_routes.routes):
             try:
                 return part.dispatch(request)
             except Refusal as refusal:
@@ -73,6 +73,7 @@ class LoopbackHub:
         self.xorbs: dict[str, tuple[bytes, list[Chunk]]] = {}
         self.xet_files: dict[str, FileRecipe] = {}
         self.xet_names: dict[str, str] = {}
+        self.jobs: dict[str, dict[str, Any]] = {}
         self.cas_tokens: dict[str, tuple[str, str]] = {}
         self.signature = secrets.token_hex(8)
         self._origins = [

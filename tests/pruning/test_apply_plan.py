@@ -3,6 +3,8 @@
 import copy
 import dataclasses
 import pickle
+import tempfile
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -147,9 +149,11 @@ def test_a_failure_half_way_leaves_the_model_unchanged(
     assert torch.equal(logits(vit, batches[0]["pixel_values"]), before)
 
 
+@pytest.mark.parametrize("large", [False, True])
 @pytest.mark.parametrize("step", ["_become", "_record", "merge_tokens"])
 @pytest.mark.parametrize("failure", [KeyboardInterrupt, RuntimeError])
 def test_an_interrupt_of_in_place_surgery_leaves_the_model_unchanged(
+    large: bool,
     step: str,
     failure: type[BaseException],
     vit: Any,
@@ -176,6 +180,8 @@ def test_an_interrupt_of_in_place_surgery_leaves_the_model_unchanged(
             raise failure
 
     with monkeypatch.context() as patch:
+        if large:
+            patch.setattr("hf_vbp.pruning.restored.LARGE_BYTES", 0)
         patch.setattr(surgery, step, fails_after_its_work)
         with pytest.raises(failure):
             apply_plan(vit, plan, statistics, inplace=True)
@@ -293,3 +299,27 @@ class TestDamagedPlans:
     def test_missing_file(self, tmp_path: Any) -> None:
         with pytest.raises(PlanError, match="cannot be read"):
             PruningPlan.load(tmp_path / "nothing.json")
+
+
+def test_replaced_weights_that_are_large_are_kept_in_a_file_until_the_end(
+    vit: Any, batches: list[dict[str, torch.Tensor]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from hf_vbp.pruning import apply_plan as surgery
+
+    statistics = collect_statistics(vit, batches, PAPER)
+    plan = make_plan(vit, statistics, paper(ratio=0.5))
+    expected = logits(apply_plan(vit, plan, statistics), batches[0]["pixel_values"])
+    mlps = [site.fc1.weight.nbytes for site in find_sites(vit)]
+    original, sizes = surgery._record, []
+
+    def record(*args: Any) -> None:
+        sizes.append(sum(file.stat().st_size for file in tmp_path.rglob("*") if file.is_file()))
+        original(*args)
+
+    monkeypatch.setattr("hf_vbp.pruning.restored.LARGE_BYTES", 0)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(surgery, "_record", record)
+    apply_plan(vit, plan, statistics, inplace=True)
+    assert torch.equal(logits(vit, batches[0]["pixel_values"]), expected)
+    assert sizes[0] > 2 * sum(mlps)
+    assert list(tmp_path.iterdir()) == []

@@ -15,6 +15,7 @@ from hf_vbp.adapters.prepared import prepare
 from hf_vbp.costs.counts import count_macs
 from hf_vbp.costs.widths import width_costs
 from hf_vbp.errors import BudgetError, ConfigurationError, PlanError
+from hf_vbp.modeling.modeling_hf_vbp import merged_tokens
 from hf_vbp.pruning.levers import LeverWarning, candidate_numbers, counts_for, fewest_tokens
 
 from ..conftest import make_model
@@ -52,6 +53,19 @@ def test_the_fewest_tokens_that_meet_a_budget_alone(vit: Any) -> None:
     assert number is not None
     assert closed_form(number, [WIDTH] * LAYERS) <= 0.85 * dense < closed_form(number - 1, [WIDTH] * LAYERS)
     assert fewest_tokens(prepared, VBPConfig(target_macs=0.2).budget) is None
+
+
+def test_numbers_of_tokens_that_no_model_has_are_refused(vit: Any) -> None:
+    # The checkpoint of such a model would be refused on loading.
+    for number in (10**9, [0, 10**9, 1]):
+        with pytest.raises(ConfigurationError, match="whole number of tokens from 0 to 1,000,000"):
+            hf_vbp.merge_tokens(vit, number)
+
+
+def test_a_budget_that_unmeasured_tokens_could_meet(vit: Any, batches: Batches) -> None:
+    statistics = hf_vbp.collect_statistics(vit, batches)
+    with pytest.raises(BudgetError, match="hold no measurements of them: pass images to prune"):
+        hf_vbp.make_plan(vit, statistics, VBPConfig(target_macs=0.65))
 
 
 def test_the_candidates_are_dense_near_merging_alone() -> None:
@@ -231,6 +245,27 @@ def test_a_latency_budget_is_spent_on_both_levers(
     # What was measured is read again, without a new measurement.
     Clock(lambda model, now: 1.0).install(monkeypatch)
     assert hf_vbp.make_plan(vit, result.statistics, config).to_json() == result.plan.to_json()
+
+
+def test_a_latency_budget_is_met_without_merging_where_merging_is_slow(
+    vit: Any, batches: Batches, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in small batches on a GPU."""
+    dense = count_macs(vit)
+
+    known: WeakKeyDictionary[Any, float] = WeakKeyDictionary()
+
+    def seconds(model: Any, now: float) -> float:
+        if model not in known:
+            known[model] = 2e-3 if any(merged_tokens(model)) else 1e-3 * count_macs(model) / dense
+        return known[model]
+
+    Clock(seconds).install(monkeypatch)
+    result = hf_vbp.prune(vit, batches, VBPConfig(target_latency=0.75))
+    assert not any(result.plan.merged_tokens)
+    assert 0.7 < count_macs(result.model) / dense <= 0.75
+    with pytest.raises(BudgetError, match=r"0\.1 cannot be reached .*no less than a share of 0\.[1-9]"):
+        hf_vbp.prune(vit, batches, VBPConfig(target_latency=0.1))
 
 
 def _pixels(batches: Batches) -> dict[str, torch.Tensor]:

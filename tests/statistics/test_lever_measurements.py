@@ -67,7 +67,11 @@ def test_merged_statistics_drop_them(vit: Any, batches: Any) -> None:
         ("distance", -0.1),
         ("distance", float("nan")),
         ("distance", True),
+        ("distance", 10**400),
         ("latency", []),
+        ("latency", {"speedup": "fast"}),
+        ("latency", {"speedup": 0}),
+        ("latency", {"speedup": 1.5, "dense_ms": float("nan")}),
     ],
 )
 def test_a_wrong_field_is_refused(field: str, value: Any) -> None:

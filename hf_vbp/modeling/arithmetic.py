@@ -1,4 +1,4 @@
-"""Devices without float64: their values are converted on the CPU."""
+"""The dtypes of arithmetic on values of a model; devices without float64, whose values are converted on the CPU."""
 
 import torch
 
@@ -16,3 +16,8 @@ def accumulation_device(device: torch.device) -> torch.device:
 def to_float64(values: torch.Tensor) -> torch.Tensor:
     """Return values in float64 on the device of the sums; a device without float64 must not convert them itself."""
     return values.to(accumulation_device(values.device)).to(torch.float64)
+
+
+def arithmetic_dtype(dtype: torch.dtype) -> torch.dtype:
+    """Return the dtype that values of ``dtype`` are processed in: float64 for float64, float32 for all others."""
+    return torch.float64 if dtype == torch.float64 else torch.float32

@@ -1,0 +1,108 @@
+"""What the buttons do, without a browser: checks before work, and the commands that reproduce a choice."""
+
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hf_vbp.cli.app import build
+from hf_vbp.errors import ConfigurationError, DataError
+from hf_vbp.ui.actions import BUNDLED, HUB, UPLOADED, Actions, Choice, Images
+from hf_vbp.ui.session import Session
+from hf_vbp.ui.settings import Settings
+from hf_vbp.ui.study import command_of
+from hf_vbp.workflow.requests import DataRequest
+
+FOUND = {"model": "owner/name", "memory": 10, "download": 20, "reachable": {}}
+KINDS = ("ratio", "parameters", "macs", "latency")
+
+
+@pytest.fixture
+def actions(tmp_path: Path) -> Actions:
+    return Actions(Settings(memory=1000), tmp_path)
+
+
+@pytest.fixture
+def session(actions: Actions) -> Session:
+    opened = actions.open()
+    opened.inspected = dict(FOUND)
+    return opened
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("tokens", [False, True])
+def test_measurements_serve_every_budget(kind: str, tokens: bool) -> None:
+    # They are kept by method: one that differed by budget would never be found again.
+    assert Choice(kind, 70, tokens).config().method == Choice("ratio", 30).config().method
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("same_width", [False, True])
+def test_the_command_line_knows_the_options_of_a_choice(kind: str, same_width: bool) -> None:
+    import typer
+
+    config = Choice(kind, 70, tokens=True, same_width=same_width).config()
+    words = shlex.split(command_of("owner/name", DataRequest("owner/data", limit=8), config, "out"))
+    assert words[:3] == ["hf-vbp", "prune", "owner/name"]
+    command: Any = typer.main.get_command(build())
+    known = {flag for parameter in command.commands["prune"].params for flag in parameter.opts}
+    assert {word for word in words if word.startswith("--")} <= known
+    assert config.budget.asked == 0.7
+    assert "0.7" in words
+
+
+def test_too_large_models_are_refused_with_a_line_that_runs_them(actions: Actions, session: Session) -> None:
+    session.inspected = {**FOUND, "download": 5000}
+    with pytest.raises(ConfigurationError, match=r"hf jobs uv run .* owner/name --data owner/data .*--push"):
+        actions.gather(session, Images(HUB, name="owner/data"), None)
+    with pytest.raises(ConfigurationError, match="--data DATASET"):
+        actions.gather(session, Images(UPLOADED, ("a.png", "b.png")), None)
+    assert session.job is None
+
+
+@pytest.mark.parametrize(
+    ("act", "message"),
+    [
+        (lambda actions, session: actions.gather(Session(session.folder), Images(BUNDLED), None), "inspect one first"),
+        (lambda actions, session: actions.measure(session, Choice()), "gather them first"),
+        (lambda actions, session: actions.prune(session, Choice()), "gather them first"),
+        (lambda actions, session: actions.push(session, "name", True, None), "prune first"),
+        (lambda actions, session: actions.gather(session, Images(HUB), None), "There are no images"),
+        (lambda actions, session: actions.gather(session, Images(UPLOADED, ("a.png",)), None), "Upload 2 to 500"),
+        (
+            lambda actions, session: actions.send_job(
+                session, Images(UPLOADED, ("a.png", "b.png")), Choice(), "name", "cpu-basic", None
+            ),
+            "not sent to a Job",
+        ),
+        (
+            lambda actions, session: actions.send_job(session, Images(BUNDLED), Choice(), " ", "cpu-basic", None),
+            "has no name",
+        ),
+    ],
+)
+def test_steps_out_of_order_are_sentences(actions: Actions, session: Session, act: Any, message: str) -> None:
+    with pytest.raises((ConfigurationError, DataError), match=message):
+        act(actions, session)
+
+
+def test_names_of_uploads_are_not_used_as_paths(actions: Actions, session: Session, tmp_path: Path) -> None:
+    from hf_vbp.ui.session import keep_pictures
+
+    uploads = [tmp_path / "one" / "a..png", tmp_path / "two" / "a..png"]
+    for number, path in enumerate(uploads):
+        path.parent.mkdir()
+        path.write_bytes(bytes([number]))
+    kept = keep_pictures([str(path) for path in uploads], session.folder)
+    assert {path.name: path.read_bytes() for path in kept.iterdir()} == {"0000.png": b"\0", "0001.png": b"\1"}
+    assert session.folder in kept.parents
+
+
+def test_the_end_of_a_page_deletes_its_files(actions: Actions, session: Session) -> None:
+    (session.folder / "file").write_text("x")
+    session.close(actions.worker)
+    assert not session.folder.exists()
+    other = actions.open()
+    actions.close()
+    assert not other.folder.exists()
