@@ -107,5 +107,6 @@ def test_every_command_of_the_guide_runs_on_the_sample(
         done = run(words[1:], capfd, monkeypatch)
         assert done.code == 0, (words, done.err)
         ran.append(name)
-    expected = ["inspect", "stats", "plan", "prune", "sweep", "evaluate", "finetune", "finetune", "recipes"]
+    expected = ["inspect", "stats", "plan", "prune", "sweep", "sweep", "evaluate"]
+    expected += ["finetune", "finetune", "recipes", "export"]
     assert ran == expected

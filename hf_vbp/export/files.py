@@ -26,6 +26,7 @@ from hf_vbp.export.parity import (
 )
 from hf_vbp.export.quantization import Quantized, best_int8, to_float16
 from hf_vbp.export.reference import Reference
+from hf_vbp.modeling.modeling_hf_vbp import merged_tokens
 
 _PRECISIONS = {torch.float32: FLOAT32, torch.float16: FLOAT16, torch.bfloat16: "bf16"}
 
@@ -68,6 +69,11 @@ class ExportedModel:
     inputs: Mapping[str, Tensor]
     reference: Reference
     calibration: Reference | None = None
+
+    def limits(self, precision: str, options: ExportOptions) -> Limits:
+        """Return how far a file of a precision may differ."""
+        inner = self.module.model if isinstance(self.module, ImageTower) else self.module
+        return Limits.of(precision, self.reference, options.minimum_agreement, merges=any(merged_tokens(inner)))
 
 
 @dataclass(frozen=True)
@@ -123,7 +129,8 @@ def write_files(
             save(made, form, path, precision)
             stored = own if precision == FLOAT32 else precision
             row = _described(path, folder, form, stored, model)
-            rows.append(row | _checked(path, form, stored, model.reference.named(made.outputs), options, dense))
+            limits = model.limits(stored, options)
+            rows.append(row | _checked(path, form, model.reference.named(made.outputs), limits, options, dense))
             if quantized is not None:
                 rows[-1]["quantization"] = quantized.to_dict()
     return rows
@@ -193,17 +200,16 @@ def _described(path: Path, folder: Path, form: ExportFormat, precision: str, mod
 def _checked(
     path: Path,
     form: ExportFormat,
-    precision: str,
     reference: Reference,
+    limits: Limits,
     options: ExportOptions,
     dense: DenseFile | None,
 ) -> dict[str, Any]:
     with _job_folder() as folder:
         opened = open_in_fresh_process(
-            form, path, reference, folder, dense=None if dense is None else dense.path, timing=options.timing
+            form, path, reference, folder, others=() if dense is None else (dense.path,), timing=options.timing
         )
     figures = compared(opened, reference)
-    limits = Limits.of(precision, reference, options.minimum_agreement)
     check_parity(f"{path.parent.name}/{path.name}", figures, limits)
     latency = latency_rows(opened)
     return {

@@ -32,7 +32,7 @@ def main(job_file: str) -> None:
             np.save(folder / f"output-{batch}-{index}.npy", np.concatenate([part[name] for part in parts]))
     del run
     one = next(_parts(inputs, 1, 1))
-    files = [file for file in (job["dense"], job["file"]) if file is not None]
+    files = [*job["others"], job["file"]]
     for threads in job["threads"] if job["seconds"] else []:
         runs = [open_file(file, threads, job["outputs"], job["dtype"]) for file in files]
         result["times"].append({"threads": threads, "seconds": _measure(runs, one, job["seconds"])})

@@ -38,6 +38,8 @@ LIMITS: dict[str, tuple[float | None, float]] = {
 }
 # Of thousands of positions, some are ties.
 _POSITIONS = 0.999
+# Tokens are matched by their similarity: by a rounding error, another of two equally similar tokens is merged.
+_MERGED = (5e-2, 0.99)
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,7 @@ class Opened:
     Attributes:
         runtime: Name and version of the runtime.
         outputs: The outputs by batch size and name, float32.
-        times: Seconds of each pass by number of threads, of the dense model where there is one, and of the file.
+        times: For each number of threads the seconds of each pass, of the other files and of this one.
     """
 
     runtime: str
@@ -79,7 +81,7 @@ def open_in_fresh_process(
     reference: Reference,
     folder: Path,
     *,
-    dense: Path | None = None,
+    others: Sequence[Path] = (),
     timing: Timing | None = None,
     batches: Sequence[int] = BATCHES,
 ) -> Opened:
@@ -90,7 +92,7 @@ def open_in_fresh_process(
         path: The file.
         reference: The images.
         folder: An empty folder for the job.
-        dense: The file of the dense model, which is timed in turns.
+        others: Files that are timed in turns with it, such as that of the dense model.
         timing: How the latency is measured; by default it is not.
         batches: Batch sizes.
 
@@ -107,7 +109,7 @@ def open_in_fresh_process(
     job = {
         "runtime": form.name,
         "file": str(path),
-        "dense": None if dense is None else str(dense),
+        "others": [str(other) for other in others],
         "inputs": {name: f"input-{index}.npy" for index, name in enumerate(reference.inputs)},
         "outputs": names,
         "dtype": str(_dtype(reference)).removeprefix("torch."),
@@ -162,15 +164,23 @@ class Limits:
     agreement: float
 
     @classmethod
-    def of(cls, precision: str, reference: Reference, minimum_agreement: float = DEFAULT_AGREEMENT) -> "Limits":
+    def of(
+        cls,
+        precision: str,
+        reference: Reference,
+        minimum_agreement: float = DEFAULT_AGREEMENT,
+        *,
+        merges: bool = False,
+    ) -> "Limits":
         """Return the limits of a precision.
 
         Args:
             precision: The precision of the file.
             reference: The answers that it is compared with.
             minimum_agreement: Least agreement of int8 files.
+            merges: Whether the model merges tokens.
         """
-        difference, agreement = LIMITS[precision]
+        difference, agreement = _MERGED if merges else LIMITS[precision]
         if precision == INT8:
             return cls(None, minimum_agreement)
         return cls(difference, agreement if reference.decides else min(agreement, _POSITIONS))

@@ -14,11 +14,13 @@ import onnx_ir
 import torch
 
 from hf_vbp.errors import CheckpointError, ConfigurationError, DataError, MissingPackageError, UnsupportedModelError
+from hf_vbp.evaluation.task import Task
 from hf_vbp.export import conversion
 from hf_vbp.export.conversion import convert
 from hf_vbp.export.files import ExportOptions
 from hf_vbp.export.formats import FORMATS, find_format
 from hf_vbp.export.parity import Limits, check_parity
+from hf_vbp.export.reference import Reference
 from tests.cli.helpers import run
 from tests.conftest import make_model
 
@@ -157,6 +159,12 @@ def test_limits_of_each_precision() -> None:
     for limits in (Limits(1e-3, 0.9), Limits(1e-2, 0.99), Limits(None, 0.97)):
         with pytest.raises(CheckpointError, match="so nothing was written"):
             check_parity("a", figures, limits)
+    reference = Reference({}, {}, Task("class", None, "model"), "images")
+    assert Limits.of("fp32", reference) == Limits(1e-3, 1.0)
+    assert Limits.of("fp16", reference) == Limits(1e-2, 0.99)
+    assert Limits.of("int8", reference, 0.9) == Limits.of("int8", reference, 0.9, merges=True) == Limits(None, 0.9)
+    assert Limits.of("fp32", reference, merges=True) == Limits(5e-2, 0.99)
+    assert Limits.of("fp32", Reference({}, {}, Task("none", None, "model"), "images")) == Limits(1e-3, 0.999)
     with pytest.raises(CheckpointError, match="differs"):
         check_parity("a", figures | {"max_abs_difference": float("nan")}, Limits(1e-2, 0.9))
 
@@ -173,6 +181,38 @@ def test_command_line(work: Work, capfd: pytest.CaptureFixture[str], monkeypatch
     assert "model.onnx" in ran.out
     assert "100.0 %" in ran.out
     assert ran.err == ""
+
+
+@pytest.mark.usefixtures("converted")
+def test_the_page_gets_the_folder_and_the_dense_model(work: Work, monkeypatch: pytest.MonkeyPatch) -> None:
+    pages = []
+
+    def write_page(folder: Path, dense: Path | None = None) -> None:
+        assert dense is not None
+        pages.append(
+            [(one / name).is_file() for one in (folder, dense) for name in ("config.json", "onnx/model.onnx")]
+        )
+        (folder / "index.html").write_text("page")
+
+    monkeypatch.setattr("hf_vbp.export.web.write_page", write_page)
+    monkeypatch.setattr("hf_vbp.export.web.fetch_packages", lambda: None)
+    # The same model stands in for the dense one, since its conversion was done.
+    export(work.pruned, output=work.root / "page", web=True, base=str(work.pruned))
+    assert pages == [[True] * 4]
+    assert (work.root / "page/index.html").read_text() == "page"
+
+
+def test_a_page_that_cannot_be_made_is_refused_before_the_model_is_loaded(
+    work: Work, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def without_network() -> None:
+        raise MissingPackageError("transformers.js cannot be downloaded.")
+
+    monkeypatch.setattr("hf_vbp.export.web.fetch_packages", without_network)
+    monkeypatch.setattr("hf_vbp.workflow.loading.load_model", lambda *_, **__: pytest.fail("loaded"))
+    with pytest.raises(MissingPackageError):
+        export(work.pruned, output=work.root / "no_page", web=True)
+    assert not (work.root / "no_page").exists()
 
 
 def test_formats_on_the_command_line_are_those_of_the_package() -> None:
