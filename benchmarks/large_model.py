@@ -111,7 +111,7 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     )
     statistics = peaks.during(
         "elimination",
-        lambda: hf_vbp.precompute_scores(prepared, statistics, config, device=options.elimination_device),
+        lambda: hf_vbp.precompute_scores(prepared, statistics, config, device=options.device),
     )
     peaks.during("prune", lambda: hf_vbp.prune(prepared, None, config, statistics=statistics, inplace=True))
     return {

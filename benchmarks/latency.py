@@ -42,7 +42,9 @@ GROUPS = {
 }
 
 
-def levers(shape: str, removed: float, merged: int, round_to: str = "1", device: str = "cpu") -> dict[str, Any]:
+def levers(
+    shape: str, removed: float, merged: int, round_to: str = "1", device: str = "cpu", dtype: str = "float32"
+) -> dict[str, Any]:
     """Return the dense model, and those of each lever, with random weights.
 
     Args:
@@ -51,12 +53,16 @@ def levers(shape: str, removed: float, merged: int, round_to: str = "1", device:
         merged: Tokens merged before each block but the first.
         round_to: The multiple of the widths, or ``"auto"``.
         device: Device of the models.
+        dtype: The dtype that the multiple is measured in.
     """
     hidden, heads = SHAPES[shape]
     config = ViTConfig(hidden_size=hidden, num_attention_heads=heads, intermediate_size=4 * hidden, num_labels=1000)
     dense = ViTForImageClassification(config).eval().to(device)
     prepared = prepare(dense)
-    multiple = fastest_multiple(prepared)["multiple"] if round_to == "auto" else int(round_to)
+    if round_to == "auto":
+        multiple = int(fastest_multiple(prepare(on_device(dense, dtype, False, device)))["multiple"])
+    else:
+        multiple = int(round_to)
     widths = [round(width * (1 - removed) / multiple) * multiple for width in prepared.widths]
     print(f"{shape}: MLPs of {widths[0]} of {prepared.widths[0]} neurons, a multiple of {multiple}", flush=True)
     models = {"dense": dense, "pruned": with_widths(prepared, widths)}
@@ -77,7 +83,7 @@ def on_device(model: Any, dtype: str, compiled: bool, device: str) -> Any:
 def rows(options: argparse.Namespace) -> Iterator[list[str]]:
     """Yield the cells of one row for each shape, batch, dtype and number of threads."""
     for shape in options.shapes:
-        models = levers(shape, options.removed, options.merged, options.round_to, options.device)
+        models = levers(shape, options.removed, options.merged, options.round_to, options.device, options.dtypes[0])
         macs = {name: count_macs(model) for name, model in models.items()}
         shares = ["MACs", *(f"{macs['dense'] / macs[name]:.2f}" for name in list(models)[1:])]
         yield [shape, "", "", "", *shares]

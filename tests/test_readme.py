@@ -37,7 +37,7 @@ PAGES = {
     "docs/token_merging.md": {},
 }
 # Pages that tests/test_docs.py runs: they need a checkpoint, a Hub, or shell commands.
-ELSEWHERE = {"docs/checkpoints.md", "docs/hub.md"}
+ELSEWHERE = {"docs/checkpoints.md", "docs/hub.md", "docs/deploy.md"}
 
 
 @pytest.mark.parametrize(

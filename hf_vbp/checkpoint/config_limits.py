@@ -31,6 +31,8 @@ _COUNTS = (
 _LARGEST_NUMBER = 100_000_000
 # Notes about the training, values and ids, not sizes.
 _NO_SIZE = re.compile(r".*(param|flop|byte|sample|total|seed|seen|theta|version|date|time|step|(^|_)ids?$).*")
+# Their keys are names of classes, such as "stage" of ImageNet.
+_NAMES_OF_CLASSES = ("label2id", "id2label")
 _LARGEST_FILE = 64 * 2**20
 _MOST_MODULES = 200_000
 # A new head, and weights of four bits that are counted several times.
@@ -67,7 +69,7 @@ def _check_numbers(content: Any, source: str) -> None:
     while queue:
         name, value = queue.pop()
         if isinstance(value, Mapping):
-            queue.extend((str(key), entry) for key, entry in value.items())
+            queue.extend((str(key), entry) for key, entry in value.items() if key not in _NAMES_OF_CLASSES)
         elif isinstance(value, list):
             queue.extend((name, entry) for entry in value)
         elif type(value) is int and abs(value) > _most(name) and not _NO_SIZE.match(name):

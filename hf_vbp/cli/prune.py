@@ -69,6 +69,11 @@ def prune(
     from hf_vbp.workflow.measure import DEFAULT_BATCHES
     from hf_vbp.workflow.prune_command import PruneRequest, run_prune
 
+    if images.label_map and not eval_data:
+        raise ConfigurationError(
+            "--label-map matches the classes of evaluation images with those of the model, and there are none. Give "
+            "--eval-data too, or leave it out."
+        )
     request = PruneRequest(
         model=model,
         output=output,

@@ -62,8 +62,8 @@ def push(
         "revision": revision,
         "create_pr": create_pr,
         "base_model": base_model,
-        "trust_remote_code": trust_remote_code,
         "exports": exports,
+        "trust_remote_code": trust_remote_code,
     }
     if space:
         result = _push_space(directory, repo_id, common, of_models)

@@ -5,7 +5,6 @@ import os
 import shutil
 import tempfile
 from dataclasses import dataclass, field, replace
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from hf_vbp.checkpoint.transformers_patch import patched
 from hf_vbp.errors import CheckpointError, ConfigurationError
 from hf_vbp.export.files import DenseFile, ExportedModel, ExportOptions, write_dense, write_files
 from hf_vbp.export.formats import ExportFormat, find_format
+from hf_vbp.export.web import check_classifier, fetch_packages, write_page
 from hf_vbp.results.record import load_results, to_json
 from hf_vbp.workflow.export_images import Images, answers_of, check_images, export_images
 from hf_vbp.workflow.loading import LoadedModel, Loading, without_progress_bars
@@ -79,6 +79,9 @@ def run_export(request: ExportRequest, reporter: Reporter) -> dict[str, Any]:
         if inside:
             _check_inside(target, form, request)
         loaded = _load(request, request.loading, request.model, form, reporter)
+        if request.web:
+            check_classifier(type(loaded.model).__name__, request.model)
+            fetch_packages()
         dense = _load_dense(request, form, reporter)
         model = export_images(loaded, request.options.quantize, request.data, request.eval_data, reporter)
         with staged(target, overwrite=request.overwrite or inside) as staging, tempfile.TemporaryDirectory() as other:
@@ -89,7 +92,7 @@ def run_export(request: ExportRequest, reporter: Reporter) -> dict[str, Any]:
             rows = _write(model, dense, request, form, staging, Path(other), reporter)
             all_rows = _record(rows, staging, target if inside else None, form)
             if request.web:
-                _write_page(staging, Path(other) if dense is not None else None)
+                write_page(staging, Path(other) if dense is not None else None)
     return {"folder": str(folder), "exports": all_rows}
 
 
@@ -193,8 +196,3 @@ def _record(rows: list[dict[str, Any]], staging: Path, checkpoint: Path | None, 
         return results["exports"]
     (staging / EXPORTS).write_text(to_json({"schema_version": EXPORTS_VERSION, "exports": rows}), encoding="utf-8")
     return rows
-
-
-def _write_page(folder: Path, dense: Path | None) -> None:
-    # Its own package, whose import needs no other runtime.
-    import_module("hf_vbp.export.web").write_page(folder, dense=dense)

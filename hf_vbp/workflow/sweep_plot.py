@@ -69,7 +69,8 @@ def _draw_panel(axes: Any, rows: Sequence[Row], measure: str, panel: _Panel) -> 
     front = [(panel.value(row), accuracy(row, measure)) for row in rows if row.get(panel.front)]
     if front:
         ordered = sorted(front, key=lambda point: (point[0] or 0.0, point[1] or 0.0))
-        axes.plot(*zip(*ordered, strict=True), color="black", linewidth=1, label="front")
+        # A step, because there are no models between two of the front.
+        axes.plot(*zip(*ordered, strict=True), color="black", linewidth=1, drawstyle="steps-post", label="front")
     dense = next((accuracy(row, measure) for row in rows if is_dense(row)), None)
     if dense is not None:
         axes.axhline(dense, color="black", linestyle="--", linewidth=1, label="dense")
@@ -89,7 +90,7 @@ def limits(values: Sequence[float]) -> tuple[float, float]:
 
 def _curves(rows: Sequence[Row], measure: str) -> dict[str, list[Row]]:
     curves: dict[str, list[Row]] = {}
-    for row in sorted(rows, key=lambda row: row["ratio"]):
+    for row in rows:
         if not is_dense(row) and measure in row:
             widths = [f"{name} {row[name]}" for name in ("minimum_width", "round_to") if row.get(name, 1) != 1]
             levers = [row["levers"].replace(",", " + ")] if "levers" in row else []

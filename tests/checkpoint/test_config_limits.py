@@ -48,6 +48,12 @@ def test_other_numbers_may_be_large(folder: Path) -> None:
     assert hf_vbp.from_pretrained(folder).config.seed == 2**63
 
 
+def test_names_of_classes_are_no_fields(folder: Path) -> None:
+    # Class 819 of ImageNet is "stage".
+    change(folder, label2id={"stage": 819, "heads": 200_000}, id2label={"819": "stage"})
+    check_config_size(folder)
+
+
 def test_no_config_of_transformers_is_refused() -> None:
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 

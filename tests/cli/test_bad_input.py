@@ -256,6 +256,7 @@ CASES = [
     Case("no such split", "split", lambda here: prune(here, "--split", "nowhere", data="sample")),
     Case("other classes", "zebra", evaluating(lambda images: (images / "cat").rename(images / "zebra"))),
     Case("no labels", "label", evaluating(flatten)),
+    Case("a label map without labels", "--label-map matches", lambda here: prune(here, "--label-map", here / GOOD)),
     Case("nothing to calibrate on", "give --data", lambda here: into(here, "prune", here / "model", "--ratio", ".5")),
     Case("no such statistics", "nothing.safetensors", statistics_instead("nothing.safetensors")),
     Case("truncated statistics", GOOD, statistics_instead(GOOD, truncate)),

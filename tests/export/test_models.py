@@ -60,7 +60,8 @@ def test_models_of_other_tasks_give_the_outputs_of_their_task(name: str, tmp_pat
 @pytest.mark.parametrize(
     "form",
     [
-        "onnx",
+        # tests/token_merging compares ONNX in the suite.
+        pytest.param("onnx", marks=pytest.mark.slow),
         pytest.param("openvino", marks=pytest.mark.slow),
         pytest.param("torch-export", marks=pytest.mark.slow),
     ],
@@ -89,7 +90,8 @@ def test_openvino_files_and_torch_export_in_bfloat16(work: Work, tmp_path: Path)
     )
     assert [row["file"] for row in rows] == ["openvino/openvino_model.xml", "openvino/openvino_model_fp16.xml"]
     assert all(set(row["files"]) == {row["file"], row["file"].replace(".xml", ".bin")} for row in rows)
-    assert rows[1]["bytes"] < 0.8 * rows[0]["bytes"]
+    sizes = [(tmp_path / "ov" / row["file"]).with_suffix(".bin").stat().st_size for row in rows]
+    assert sizes[1] < 0.6 * sizes[0]
     assert max(row["max_abs_difference"] for row in rows) < 1e-2
     from hf_vbp.workflow.loading import Loading
 

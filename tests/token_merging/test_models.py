@@ -344,17 +344,21 @@ def test_exported_program_is_the_same(name: str, strict: bool) -> None:
 
 
 def test_onnx_program_is_the_same(tmp_path: Any) -> None:
-    pytest.importorskip("onnx")
     pytest.importorskip("onnxscript")
     runtime = pytest.importorskip("onnxruntime")
+    from hf_vbp.export.conversion import convert, save
+    from hf_vbp.export.formats import FORMATS
+
     model = make("ViTForImageClassification")
     inputs = inputs_of(model)
     hf_vbp.merge_tokens(model, COUNTS)
     path = tmp_path / "model.onnx"
-    torch.onnx.export(model, (), str(path), kwargs=inputs, dynamo=True)
+    save(convert(model, inputs, FORMATS["onnx"]), FORMATS["onnx"], path, "fp32")
     session = runtime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    (logits,) = session.run(None, {"pixel_values": inputs["pixel_values"].numpy()})
-    torch.testing.assert_close(torch.from_numpy(logits), result(model, inputs), atol=1e-4, rtol=1e-4)
+    more = inputs_of(model, images=7, seed=3)
+    for given in (inputs, more):
+        (logits,) = session.run(None, {"pixel_values": given["pixel_values"].numpy()})
+        torch.testing.assert_close(torch.from_numpy(logits), result(model, given), atol=1e-4, rtol=1e-4)
 
 
 def test_copies_have_their_own_merging() -> None:

@@ -91,6 +91,23 @@ def write_page(
     return names
 
 
+def check_classifier(architecture: str, source: str | os.PathLike[str]) -> None:
+    """Refuse a model that the page cannot show; call it before an export.
+
+    Args:
+        architecture: The name of its class.
+        source: Where it is from, for the message.
+
+    Raises:
+        UnsupportedModelError: It is no image classifier.
+    """
+    if "ForImageClassification" not in architecture:
+        raise UnsupportedModelError(
+            f"{source} holds {architecture or 'a model without architectures'}; the page shows the classes of image "
+            "classifiers only. Export it without --web."
+        )
+
+
 def page_files(folder: str | os.PathLike[str]) -> list[str]:
     """Return the names of all files of a page that :func:`write_page` wrote.
 
@@ -112,12 +129,7 @@ def page_files(folder: str | os.PathLike[str]) -> list[str]:
 def _describe(folder: Path, place: str, name: str) -> dict[str, Any]:
     config = _read(folder, CONFIG)
     _read(folder, PROCESSOR)
-    architecture = _architecture(config)
-    if "ForImageClassification" not in architecture:
-        raise UnsupportedModelError(
-            f"{folder} holds {architecture or 'a model without architectures'}; the page shows the classes of image "
-            "classifiers only. Export it without --web."
-        )
+    check_classifier(_architecture(config), folder)
     files = [
         {"dtype": dtype, "path": path, "bytes": (folder / path).stat().st_size}
         for dtype, path in PRECISIONS.items()

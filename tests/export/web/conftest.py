@@ -12,7 +12,7 @@ import pytest
 from filelock import FileLock
 
 from hf_vbp.errors import MissingPackageError
-from hf_vbp.export.web import write_page
+from hf_vbp.export.web import fetch_packages
 from tests.export.web.helpers import CHROMIUM_ARGUMENTS, chromium, export_sample, served
 
 
@@ -29,10 +29,19 @@ def program() -> str:
 
 @pytest.fixture(scope="session")
 def exported(program: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The sample, exported, with a page; made once for all processes of pytest-xdist. Not to be changed."""
+    """The sample, exported with a page; made once for all processes of pytest-xdist. Not to be changed.
+
+    Skips where transformers.js is neither in the cache nor to be had.
+    """
     base = tmp_path_factory.getbasetemp()
     folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "exported-sample"
+    # Without a network npm would otherwise wait for minutes.
+    os.environ.setdefault("npm_config_fetch_retries", "0")
     with FileLock(f"{folder}.lock"):
+        try:
+            fetch_packages()
+        except MissingPackageError as error:
+            pytest.skip(str(error))
         if not folder.exists():
             new = folder.with_name("unfinished-exported-sample")
             shutil.rmtree(new, ignore_errors=True)
@@ -44,16 +53,8 @@ def exported(program: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def site(exported: Path) -> Path:
-    """The folder with the page. Skips where transformers.js is neither in the cache nor to be had."""
-    # Without a network npm would otherwise wait for minutes.
-    os.environ.setdefault("npm_config_fetch_retries", "0")
-    with FileLock(f"{exported}.lock"):
-        if not (exported / "pruned/index.html").exists():
-            try:
-                write_page(exported / "pruned", exported / "dense")
-            except MissingPackageError as error:
-                pytest.skip(str(error))
-    return exported / "pruned"
+    """The folder with the page."""
+    return exported / "exported"
 
 
 @pytest.fixture(scope="session")

@@ -1,9 +1,9 @@
-"""Runs in a child process: exports the sample, dense and pruned, and records Python's scores of some pictures.
+"""Runs in a child process: exports a model with a page, and records Python's scores of some pictures.
 
     python -m tests.export.web.export_sample FOLDER [MODEL]
 
-FOLDER gets ``pruned/`` and ``dense/`` in the layout of transformers.js, ``pictures/`` and ``scores.json``. With the
-folder of another model, it is exported as it is, and ``pictures/`` must be there.
+FOLDER gets ``exported/``, with the page, ``pictures/`` and ``scores.json``. By default the sample is pruned and
+exported together with the dense one; another model is exported as it is, and ``pictures/`` must be there.
 """
 
 import io
@@ -13,29 +13,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import onnx_ir
 import torch
 from onnxruntime import InferenceSession
-from onnxruntime.quantization import quantize_dynamic
 from PIL import Image, ImageOps
 from transformers import AutoImageProcessor, AutoModelForImageClassification
-from transformers.exporters.exporter_onnx import OnnxConfig, OnnxExporter
 
 import hf_vbp
 from hf_vbp.sample import sample_images, sample_model_path
 
-
-def export(model: Any, processor: Any, folder: Path) -> None:
-    (folder / "onnx").mkdir(parents=True)
-    shapes = {"pixel_values": {0: torch.export.Dim.AUTO}}
-    size = model.config.image_size
-    exported = OnnxExporter().export(
-        model, {"pixel_values": torch.randn(2, 3, size, size)}, OnnxConfig(dynamic_shapes=shapes)
-    )
-    onnx_ir.save(exported.program, str(folder / "onnx/model.onnx"))
-    quantize_dynamic(folder / "onnx/model.onnx", folder / "onnx/model_quantized.onnx")
-    model.config.save_pretrained(folder)
-    processor.save_pretrained(folder)
+# Where the models of a page are, by the names that it shows.
+PLACES = {"Pruned": "exported", "Model": "exported", "Dense": "exported/dense"}
 
 
 def write_pictures(folder: Path) -> None:
@@ -55,41 +42,59 @@ def write_pictures(folder: Path) -> None:
         (folder / f"photograph_{index}.jpg").write_bytes(stream.getvalue())
 
 
-def scores(model: Any, processor: Any, picture: Path, quantized: InferenceSession) -> dict[str, dict[str, float]]:
+def scores(
+    model: Any, processor: Any, picture: Path, quantized: InferenceSession | None
+) -> dict[str, dict[str, float]]:
     image = ImageOps.exif_transpose(Image.open(picture)).convert("RGB")
     inputs = processor(images=image, return_tensors="pt")
     with torch.no_grad():
         logits = {"fp32": model(**inputs).logits[0]}
-    logits["q8"] = torch.tensor(quantized.run(["logits"], {"pixel_values": inputs["pixel_values"].numpy()})[0][0])
+    if quantized is not None:
+        logits["q8"] = torch.tensor(quantized.run(["logits"], {"pixel_values": inputs["pixel_values"].numpy()})[0][0])
     return {
         name: {model.config.id2label[index]: float(score) for index, score in enumerate(values.double().softmax(0))}
         for name, values in logits.items()
     }
 
 
-def main(folder: Path) -> None:
-    """Export the sample, dense and pruned."""
+def write_scores(folder: Path, models: Mapping[str, Any], processor: Any) -> None:
+    quantized = {name: folder / place / "onnx/model_quantized.onnx" for name, place in PLACES.items()}
+    sessions = {name: InferenceSession(path) for name, path in quantized.items() if path.is_file()}
+    reference = {
+        picture.name: {name: scores(model, processor, picture, sessions.get(name)) for name, model in models.items()}
+        for picture in sorted((folder / "pictures").iterdir())
+    }
+    (folder / "scores.json").write_text(json.dumps(reference), encoding="utf-8")
+
+
+def export_pruned_sample(folder: Path) -> None:
     processor = AutoImageProcessor.from_pretrained(sample_model_path())
     dense = AutoModelForImageClassification.from_pretrained(sample_model_path()).eval()
     images = hf_vbp.load_images("sample", model=dense, processor=processor)
-    pruned = hf_vbp.prune(dense, images, hf_vbp.VBPConfig.preset("paper", ratio=0.5)).model
+    result = hf_vbp.prune(dense, images, hf_vbp.VBPConfig.preset("paper", ratio=0.5))
+    hf_vbp.save_checkpoint(result, folder / "checkpoint", processor=processor, verify=False)
+    hf_vbp.export_model(
+        folder / "checkpoint",
+        folder / "exported",
+        quantize=["int8"],
+        data="sample",
+        base="sample",
+        minimum_agreement=0.5,
+        web=True,
+        latency_seconds=0,
+    )
     write_pictures(folder / "pictures")
-    export_all(folder, {"Pruned": pruned, "Dense": dense}, processor)
+    write_scores(folder, {"Pruned": result.model, "Dense": dense}, processor)
 
 
-def export_all(folder: Path, models: Mapping[str, Any], processor: Any) -> None:
-    reference: dict[str, Any] = {}
-    for name, model in models.items():
-        export(model, processor, folder / name.lower())
-        quantized = InferenceSession(folder / name.lower() / "onnx/model_quantized.onnx")
-        for picture in sorted((folder / "pictures").iterdir()):
-            reference.setdefault(picture.name, {})[name] = scores(model, processor, picture, quantized)
-    (folder / "scores.json").write_text(json.dumps(reference), encoding="utf-8")
+def export_as_it_is(folder: Path, source: str) -> None:
+    hf_vbp.export_model(source, folder / "exported", web=True, latency_seconds=0)
+    model = AutoModelForImageClassification.from_pretrained(source).eval()
+    write_scores(folder, {"Model": model}, AutoImageProcessor.from_pretrained(source))
 
 
 if __name__ == "__main__":
     if len(sys.argv) == 2:
-        main(Path(sys.argv[1]))
+        export_pruned_sample(Path(sys.argv[1]))
     else:
-        loaded = AutoModelForImageClassification.from_pretrained(sys.argv[2]).eval()
-        export_all(Path(sys.argv[1]), {"Model": loaded}, AutoImageProcessor.from_pretrained(sys.argv[2]))
+        export_as_it_is(Path(sys.argv[1]), sys.argv[2])

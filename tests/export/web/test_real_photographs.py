@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from hf_vbp.export.web import write_page
 from tests.export.web.helpers import PATIENCE, export_sample, served
 
 expect = pytest.importorskip("playwright.sync_api").expect
@@ -33,10 +32,9 @@ def write_photographs(source: Path, folder: Path) -> None:
 def test_photographs_get_the_answer_of_python(page: Any, real_assets: Path, tmp_path: Path) -> None:
     write_photographs(real_assets / "nips17" / "validation", tmp_path / "pictures")
     export_sample(tmp_path, str(real_assets / "deit-tiny"))
-    write_page(tmp_path / "model")
     reference = json.loads((tmp_path / "scores.json").read_text(encoding="utf-8"))
     differences, same = [], 0
-    with served(tmp_path / "model") as url:
+    with served(tmp_path / "exported") as url:
         page.goto(url)
         expect(page.get_by_role("status")).to_contain_text("Ready", timeout=PATIENCE)
         for name, by_model in reference.items():
