@@ -5,6 +5,7 @@ import os
 import tempfile
 import threading
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -39,19 +40,16 @@ def build(settings: Settings) -> Any:
     Raises:
         MissingPackageError: Gradio is not installed.
     """
+    if find_spec("gradio") is None:
+        raise MissingPackageError(
+            "The page needs gradio, which is not installed. Install it: pip install 'hf-vbp[ui]'."
+        )
     # Uploads and downloads are kept in a folder of this process, not in the one that all pages of a machine share.
     root = Path(tempfile.mkdtemp(prefix="hf-vbp-ui-"))
     os.environ["GRADIO_TEMP_DIR"] = str(root / "cache")
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
-    try:
-        from hf_vbp.ui.page import Page
-    except ImportError as error:
-        if not str(error.name or "").startswith("gradio"):
-            raise
-        raise MissingPackageError(
-            "The page needs gradio, which is not installed. Install it: pip install 'hf-vbp[ui]'."
-        ) from error
     from hf_vbp.ui.actions import Actions
+    from hf_vbp.ui.page import Page
 
     return Page(Actions(settings, root))
 

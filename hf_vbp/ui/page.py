@@ -49,8 +49,10 @@ class Page:
         self._on(
             at.kind_of_images.change, _kind_of_images, [at.kind_of_images], [at.uploads, at.data_row], queue=False
         )
-        self._on(at.gather.click, self._gather, at.chosen_images, [*at.state, *at.shown], token=True)
-        self._on(at.cancel.click, self._cancel, [], at.state, queue=False)
+        # Long work shows its own progress.
+        own: dict[str, Any] = {"show_progress": "hidden"}
+        self._on(at.gather.click, self._gather, at.chosen_images, [*at.state, *at.shown], token=True, **own)
+        self._on(at.cancel.click, self._cancel, [], at.state, queue=False, **own)
         # The page asks for the state again and again, so that no connection has to last as long as the work.
         self._on(at.timer.tick, self._tick, at.choice, [*at.state, *at.shown], queue=False, quiet=True)
         self._on(at.kind.change, self._kind, [at.kind], [at.share], queue=False)
@@ -62,13 +64,13 @@ class Page:
             (at.sweep, self.actions.curve),
             (at.prune, self.actions.prune),
         ):
-            self._on(button.click, self._long(action), at.choice, at.state)
+            self._on(button.click, self._long(action), at.choice, at.state, **own)
         self._connect_hub()
 
     def _connect_hub(self) -> None:
         at = self.layout
         self._on(at.preview_card.click, self._card, [at.repo, at.private], [at.card], token=True)
-        self._on(at.push.click, self._push, [at.repo, at.private], at.state, token=True)
+        self._on(at.push.click, self._push, [at.repo, at.private], at.state, token=True, show_progress="hidden")
         inputs = [at.job_repo, at.flavor, *at.choice, *at.chosen_images]
         self._on(at.start_job.click, self._start_job, inputs, [at.job_state, at.job_id], token=True)
         for button, action in ((at.read_job, self.actions.job_state), (at.end_job, self.actions.end_job)):

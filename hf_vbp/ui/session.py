@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hf_vbp._progress import shown
 from hf_vbp.errors import ConfigurationError, DataError
 from hf_vbp.ui.settings import MOST_PICTURES
 from hf_vbp.ui.worker import Job, Worker
@@ -89,10 +90,16 @@ def keep_pictures(paths: list[str], folder: Path) -> Path:
         folder: Where the folder is made.
 
     Raises:
-        DataError: There are none or too many.
+        DataError: There are too few or too many, or one is no picture by its name.
     """
+    from hf_vbp.data.scan import EXTENSIONS
+
     if not 2 <= len(paths) <= MOST_PICTURES:
         raise DataError(f"Upload 2 to {MOST_PICTURES} pictures, got {len(paths)}; some hundreds are usual.")
+    # A folder with another kind of file, such as a tar file, would be read in another way.
+    other = next((path for path in paths if Path(path).suffix.lower() not in EXTENSIONS), None)
+    if other is not None:
+        raise DataError(f"{shown(Path(other).name)} is no picture; expected one of {', '.join(sorted(EXTENSIONS))}.")
     # The results name the two innermost folders.
     target = folder / secrets.token_hex(4) / "uploaded" / "pictures"
     target.mkdir(parents=True)

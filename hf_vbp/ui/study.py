@@ -164,7 +164,9 @@ def measure_curve(study: Study, config: VBPConfig, job: Job) -> list[Row]:
     Raises:
         UnsupportedModelError: The model is no classifier.
     """
-    tasks = [task for task in sweep_tasks([config], RATIOS) if _reachable(study, task)]
+    # Merged tokens have no share of neurons.
+    plain = replace(config, levers=("mlp",))
+    tasks = [task for task in sweep_tasks([plain], RATIOS) if _reachable(study, task)]
     check_sweep(study.prepared, tasks)
     images = study.request.open(study.loaded, "evaluation", labels="none")
     rows: list[Row] = []

@@ -15,7 +15,7 @@ from tests.cli.helpers import save_images, save_tiny
 SCRIPT = """
 import contextlib, io, json, sys
 for name in ("bitsandbytes", "torchao", "flash_attn", "flash_attn_3", "matplotlib", "liger_kernel", "deepspeed",
-             "optimum", "gptqmodel", "schedulefree", "grokadamw", "wandb"):
+             "optimum", "gptqmodel", "schedulefree", "grokadamw", "wandb", "gradio"):
     sys.modules[name] = None
 from hf_vbp.cli.app import main
 for arguments in json.loads(sys.argv[1]):
@@ -138,3 +138,9 @@ def test_from_python_it_is_an_import_error_too(work: Path) -> None:
     with pytest.raises(MissingPackageError, match="flash3 needs a package that is not installed") as caught:
         hf_vbp.from_pretrained(work / name)
     assert isinstance(caught.value, ImportError)
+
+
+def test_the_page_without_gradio(tmp_path: Path) -> None:
+    ((code, said),) = without_packages(tmp_path, ["ui"])
+    assert code == 2
+    assert said.endswith("gradio, which is not installed. Install it: pip install 'hf-vbp[ui]'.")

@@ -71,6 +71,10 @@ def test_too_large_models_are_refused_with_a_line_that_runs_them(actions: Action
         (lambda actions, session: actions.gather(session, Images(HUB), None), "There are no images"),
         (lambda actions, session: actions.gather(session, Images(UPLOADED, ("a.png",)), None), "Upload 2 to 500"),
         (
+            lambda actions, session: actions.gather(session, Images(UPLOADED, ("a.png", "shards.tar")), None),
+            "'shards.tar' is no picture",
+        ),
+        (
             lambda actions, session: actions.send_job(
                 session, Images(UPLOADED, ("a.png", "b.png")), Choice(), "name", "cpu-basic", None
             ),

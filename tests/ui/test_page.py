@@ -138,10 +138,10 @@ def test_the_budget_follows_levers_and_measurements(visitor: Visitor) -> None:
     visitor.wait("figures", "of the MACs kept")
     assert visitor.kept("Merged tokens") == "0"
     visitor.choose("tokens", "Merge tokens too")
-    visitor.wait("figures", "(estimate)")
+    visitor.wait("figures", "Merged tokens before each block (estimate)")
     assert float(visitor.kept("MACs").split()[0]) <= 80.0
     assert "nats" in visitor.kept("Output distance")
-    assert visitor.kept("Merged tokens").endswith("(estimate)")
+    assert int(visitor.kept("Merged tokens")) > 0
     visitor.click("sweep")
     visitor.wait("progress", "Curve: done.")
     visitor.at("curve").locator("canvas, svg").first.wait_for()

@@ -1,5 +1,6 @@
 """What a visitor does with the page and sees of it."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,8 @@ class Visitor:
         return self.page.locator(f"#{name}")
 
     def text(self, name: str) -> str:
-        return str(self.at(name).inner_text()).strip()
+        # Gradio shows above a widget for how long it has been waiting.
+        return re.sub(r"^(processing \| )?[\d.]+s\s+", "", str(self.at(name).inner_text()).strip())
 
     def click(self, name: str) -> None:
         self.at(name).click()
