@@ -6,7 +6,8 @@ from typing import Any
 
 from hf_vbp.card import text
 from hf_vbp.card.base_card import BaseCard
-from hf_vbp.card.cells import are_figures, conditions, scalars, speedup
+from hf_vbp.card.cells import conditions, scalars, speedup
+from hf_vbp.card.tables import METRICS, Table, cell, details, figure, label
 from hf_vbp.card.text import Markdown
 from hf_vbp.results.export_table import export_cells
 from hf_vbp.results.lost_classes import lost_classes
@@ -14,11 +15,6 @@ from hf_vbp.results.named_figures import figure_rows
 
 Results = Mapping[str, Any]
 STATES = {"dense": "before", "pruned": "after pruning", "finetuned": "after fine-tuning"}
-LABELS = {
-    "halves rank correlation": "rank correlation between the variances of the two halves of the images",
-    "halves lowest site rank correlation": "lowest rank correlation of a layer",
-    "relative output error": "output error of the MLPs, relative",
-}
 # The tasks with an auto class of their own.
 _TASKS = (
     "ImageClassification",
@@ -32,28 +28,6 @@ _TASKS = (
     "MaskedImageModeling",
     "PreTraining",
 )
-FRACTIONS = frozenset({"relative_output_error", "agreement", "retention"})
-METRICS = {
-    "ece": "calibration error (ECE)",
-    "agreement": "same answer as the dense model",
-    "kl": "KL to the dense model (nats)",
-}
-
-
-@dataclass(frozen=True)
-class Table:
-    """A Markdown table. Cells are escaped, except those that are Markdown already."""
-
-    header: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-
-    @property
-    def markdown(self) -> Markdown:
-        """The table as Markdown; columns of figures are aligned to the right."""
-        columns: list[tuple[str, ...]] = list(zip(*self.rows, strict=True)) or [()] * len(self.header)
-        rule = ["---:" if are_figures(cells) else "---" for cells in columns]
-        header, *rows = ([str(text.foreign(cell)) for cell in cells] for cells in (self.header, *self.rows))
-        return Markdown("\n".join("| " + " | ".join(cells) + " |" for cells in (header, rule, *rows)))
 
 
 @dataclass(frozen=True)
@@ -211,11 +185,11 @@ class CardFacts:
             return None
         names = {"top1": "top-1 (95 % interval)", "top5": "top-5", **METRICS}
         rows = []
-        for state, label in STATES.items():
+        for state, stage in STATES.items():
             if state in evaluation:
                 row = evaluation[state]
                 cells = [self._accuracy_cell(row, key) for key in columns]
-                rows.append((label, text.count(row["images"]), *cells))
+                rows.append((stage, text.count(row["images"]), *cells))
         return Table(("", "images", *(names[key] for key in columns)), tuple(rows))
 
     @property
@@ -264,7 +238,7 @@ class CardFacts:
         if not rows:
             return None
         header: tuple[str, ...] = ("model", "measured on", "batch", "median (ms)")
-        cells = [(row["model"], conditions(row), _cell(row["batch"]), _cell(row["median_ms"])) for row in rows]
+        cells = [(row["model"], conditions(row), cell(row["batch"]), cell(row["median_ms"])) for row in rows]
         if not any("speedup" in row for row in rows):
             return Table(header, tuple(cells))
         speedups = [speedup(row) for row in rows]
@@ -328,7 +302,7 @@ class CardFacts:
         if not predicted:
             return None
         keys = [*predicted, *(key for key in observed if key not in predicted)]
-        rows = [(_label(key), _figure(key, predicted.get(key)), _figure(key, observed.get(key))) for key in keys]
+        rows = [(label(key), figure(key, predicted.get(key)), figure(key, observed.get(key))) for key in keys]
         return Table(("", "predicted", "observed"), tuple(rows))
 
     @property
@@ -345,7 +319,7 @@ class CardFacts:
     @property
     def statistics_table(self) -> Table | None:
         """Agreement between the halves of the calibration images, if it was measured."""
-        return _details(self.results.get("statistics", {}))
+        return details(self.results.get("statistics", {}))
 
     @property
     def halves_sentence(self) -> str | None:
@@ -363,7 +337,7 @@ class CardFacts:
     def finetuning_table(self) -> Table | None:
         """Settings and course of the fine-tuning."""
         run = self.results.get("finetuning", {})
-        return _details({key: value for key, value in run.items() if key != "command"})
+        return details({key: value for key, value in run.items() if key != "command"})
 
     @property
     def versions_line(self) -> Markdown:
@@ -398,25 +372,3 @@ def _without_head(evaluation: Mapping[str, Any], state: str) -> str:
             images = text.count(evaluation[state]["images"])
             return f"; {name} {before} before, {after} {STATES[state]}, on {images} images"
     return ""
-
-
-def _label(key: str) -> str:
-    plain = key.replace("_", " ")
-    return METRICS.get(key, LABELS.get(plain, plain))
-
-
-def _figure(key: str, value: Any) -> str:
-    return text.percent(value) if key in FRACTIONS and value is not None else _cell(value)
-
-
-def _cell(value: Any) -> str:
-    if value is None:
-        return ""
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return text.number(value) if is_number else str(value)
-
-
-def _details(value: Mapping[str, Any]) -> Table | None:
-    flat = dict(scalars(value)) | {key: item for key, item in value.items() if isinstance(item, str | bool)}
-    rows = tuple((_label(key), _cell(item)) for key, item in flat.items())
-    return Table(("", "value"), rows) if rows else None

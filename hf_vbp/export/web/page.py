@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from hf_vbp._progress import one_line
+from hf_vbp.checkpoint.layout import CONFIG, IMAGE_PROCESSOR
 from hf_vbp.errors import CheckpointError, UnsupportedModelError
 from hf_vbp.export.web.npm import PACKAGES, NpmPackage, fetch_packages
 from hf_vbp.files.atomic import check_space, hidden_folder
 
 INDEX, DESCRIPTION, VENDOR, DENSE = "index.html", "page.json", "vendor", "dense"
-CONFIG, PROCESSOR = "config.json", "preprocessor_config.json"
 # Name of the precision in transformers.js to its file.
 PRECISIONS = {"fp32": "onnx/model.onnx", "q8": "onnx/model_quantized.onnx"}
 _FORMAT, _VERSION = "hf_vbp.page", 1
@@ -128,7 +128,7 @@ def page_files(folder: str | os.PathLike[str]) -> list[str]:
 
 def _describe(folder: Path, place: str, name: str) -> dict[str, Any]:
     config = _read(folder, CONFIG)
-    _read(folder, PROCESSOR)
+    _read(folder, IMAGE_PROCESSOR)
     check_classifier(_architecture(config), folder)
     files = [
         {"dtype": dtype, "path": path, "bytes": (folder / path).stat().st_size}
@@ -158,7 +158,7 @@ def _has_external_data(model: Path) -> bool:
 
 
 def _model_names(model: Mapping[str, Any]) -> list[str]:
-    return [CONFIG, PROCESSOR, *(str(file["path"]) for file in model["files"])]
+    return [CONFIG, IMAGE_PROCESSOR, *(str(file["path"]) for file in model["files"])]
 
 
 def _title(folder: Path) -> str:
