@@ -194,22 +194,22 @@ def test_the_page_gets_the_folder_and_the_dense_model(work: Work, monkeypatch: p
         )
         (folder / "index.html").write_text("page")
 
-    monkeypatch.setattr("hf_vbp.export.web.write_page", write_page)
-    monkeypatch.setattr("hf_vbp.export.web.fetch_packages", lambda: None)
+    monkeypatch.setattr("hf_vbp.workflow.export_command.write_page", write_page)
+    monkeypatch.setattr("hf_vbp.workflow.export_command.fetch_packages", lambda: None)
     # The same model stands in for the dense one, since its conversion was done.
     export(work.pruned, output=work.root / "page", web=True, base=str(work.pruned))
     assert pages == [[True] * 4]
     assert (work.root / "page/index.html").read_text() == "page"
 
 
-def test_a_page_that_cannot_be_made_is_refused_before_the_model_is_loaded(
+def test_a_page_that_cannot_be_made_is_refused_before_the_images_are_read(
     work: Work, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def without_network() -> None:
         raise MissingPackageError("transformers.js cannot be downloaded.")
 
-    monkeypatch.setattr("hf_vbp.export.web.fetch_packages", without_network)
-    monkeypatch.setattr("hf_vbp.workflow.loading.load_model", lambda *_, **__: pytest.fail("loaded"))
+    monkeypatch.setattr("hf_vbp.workflow.export_command.fetch_packages", without_network)
+    monkeypatch.setattr("hf_vbp.workflow.export_command.export_images", lambda *_: pytest.fail("images were read"))
     with pytest.raises(MissingPackageError):
         export(work.pruned, output=work.root / "no_page", web=True)
     assert not (work.root / "no_page").exists()
