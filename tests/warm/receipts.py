@@ -49,6 +49,8 @@ class WarmProcesses:
     def close(self) -> None:
         """End the server."""
         if self._server is not None:
+            # A process that a test forked may hold the pipe open, so the end of the input is not enough.
+            self._server.kill()
             self._server.communicate()
         self._home.cleanup()
 
