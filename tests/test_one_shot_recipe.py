@@ -38,6 +38,7 @@ def test_the_comparison_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert (tmp_path / words[-1] / "accuracy.png").stat().st_size > 1000
 
 
+@pytest.mark.processes
 def test_one_model_is_pruned_and_saved(tmp_path: Path) -> None:
     words = command("hf-vbp prune")
     ran = subprocess.run(

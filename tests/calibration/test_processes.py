@@ -182,6 +182,7 @@ def test_the_saliency_does_not_depend_on_the_processes(mode: str, folder_of: Any
         torch.testing.assert_close(mine.saliency, theirs, rtol=1e-4, atol=1e-7)
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("mode", ["list", "dispatched"])
 def test_more_processes_than_batches(mode: str, folder_of: Any) -> None:
     expected = collect_statistics(make_model(), in_batches(images(7), 6), FULL)

@@ -95,6 +95,7 @@ def _this_package(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
 
 
+@pytest.mark.processes
 def test_a_family_of_a_module_is_pruned_saved_verified_and_reloaded(tmp_path: Path) -> None:
     (tmp_path / "my_family.py").write_text(FAMILY, encoding="utf-8")
     done = run("from my_family import *\n" + PRUNE, tmp_path)
@@ -115,6 +116,7 @@ def test_the_path_of_a_package_is_that_of_its_folder(tmp_path: Path, monkeypatch
     assert _module_path(ViTModel) is None
 
 
+@pytest.mark.processes
 def test_a_class_of_a_script_cannot_be_verified(tmp_path: Path) -> None:
     done = run(FAMILY + PRUNE, tmp_path)
     assert "MyMixer is defined in a script or a notebook (__main__), so no other process can import it" in done.stderr

@@ -116,6 +116,7 @@ def test_a_long_message_of_ours_is_cut(capfd: pytest.CaptureFixture[str], monkey
     assert len(ran.err) < 2200
 
 
+@pytest.mark.processes
 def test_tables_fit_into_80_columns(tmp_path: Path) -> None:
     model = save_tiny(tmp_path / "model", kind="deit", num_hidden_layers=12)
     images = save_images(tmp_path / "images")

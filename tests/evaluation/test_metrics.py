@@ -67,6 +67,7 @@ if rank == 0:
 """
 
 
+@pytest.mark.processes
 def test_two_processes_give_one_figure(tmp_path: Path) -> None:
     started = [
         subprocess.Popen([sys.executable, "-c", PROCESS, str(rank), str(tmp_path)], stdout=subprocess.PIPE, text=True)

@@ -9,6 +9,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.mark.processes
 @pytest.mark.skipif(sys.platform == "win32", reason="limits of CPU time and memory are set with setrlimit")
 @pytest.mark.parametrize(("kind", "least"), [
     ("config", 300), ("structure", 200), ("checkpoint", 2000), ("plan", 600), ("statistics", 500), ("recipe", 900),

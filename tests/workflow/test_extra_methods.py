@@ -94,6 +94,7 @@ CHOICE = ("--criterion", "unpredictable", "--criterion-option", "power=2",
           "--compensation", "half-shift", "--compensation-option", "share=0.25")  # fmt: skip
 
 
+@pytest.mark.processes
 def test_by_import_on_the_command_line(tmp_path: Path) -> None:
     shutil.copy(SOURCE, tmp_path / "extra_methods.py")
     budget = ("--data", "sample", "--limit", "64", "--ratio", "0.4", "--output", "pruned", "--quiet")
@@ -106,6 +107,7 @@ def test_by_import_on_the_command_line(tmp_path: Path) -> None:
     assert [row["max_abs_difference"] for row in results["receipt"]] == [0.0, 0.0]
 
 
+@pytest.mark.processes
 def test_by_entry_points_on_the_command_line(tmp_path: Path) -> None:
     installed = tmp_path / "site"
     write_distribution(installed, "hf_vbp.criteria", "unpredictable", "extra_methods")
