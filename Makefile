@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test test-processes test-browser coverage test-slow test-compat test-newest test-vision lint format clean help
+.PHONY: demo test test-processes install-browser test-browser coverage test-slow test-compat test-newest test-vision lint format clean help
 
 help: ## show the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/^([a-z-]+):.*## /  make \1\t/'
@@ -29,11 +29,13 @@ test-processes: $(STAMP) ## tests that start processes of their own or take long
 MISSING = $(strip $(shell command -v chromium >/dev/null || command -v google-chrome >/dev/null || echo chromium) \
 	$(shell command -v npm >/dev/null || echo npm))
 
-test-browser: $(STAMP) ## the pages of `hf-vbp export --web` and `hf-vbp ui` in a headless Chromium, installed with apt-get if missing
+install-browser: ## Chromium and npm for the browser tests, with apt-get where they are missing
 	@missing="$(MISSING)"; if [ -n "$$missing" ]; then \
 		if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 			apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends $$missing; \
 		else echo "The browser tests need $$missing: install it with the packages of the system."; exit 1; fi; fi
+
+test-browser: $(STAMP) install-browser ## the pages of `hf-vbp export --web` and `hf-vbp ui` in a headless Chromium, installed with apt-get if missing
 	HF_VBP_BROWSER_TESTS=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/export/web tests/ui -m "not slow"
 
 coverage: $(STAMP) ## both with line and branch coverage, child processes included
