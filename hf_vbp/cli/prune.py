@@ -26,6 +26,17 @@ if TYPE_CHECKING:
     from hf_vbp.config.vbp_config import VBPConfig
 
 
+PlanFile = Annotated[
+    Path | None,
+    option(
+        BUDGET,
+        "--plan",
+        help="Apply this plan from `hf-vbp plan`, with the --statistics it was made from. With --data, MLPs with "
+        "a normalization inside are refitted.",
+    ),
+]
+
+
 @with_groups
 def prune(
     model: groups.Model,
@@ -42,15 +53,7 @@ def prune(
     ] = None,
     method: MethodOptions,
     budget: BudgetOptions,
-    plan: Annotated[
-        Path | None,
-        option(
-            BUDGET,
-            "--plan",
-            help="Apply this plan from `hf-vbp plan`, with the --statistics it was made from. With --data, MLPs with "
-            "a normalization inside are refitted.",
-        ),
-    ] = None,
+    plan: PlanFile = None,
     eval_data: groups.OptionalEvalData = None,
     evaluation: EvaluationOptions,
     nearest: NeighborOptions,
@@ -69,11 +72,7 @@ def prune(
     from hf_vbp.workflow.measure import DEFAULT_BATCHES
     from hf_vbp.workflow.prune_command import PruneRequest, run_prune
 
-    if images.label_map and not eval_data:
-        raise ConfigurationError(
-            "--label-map matches the classes of evaluation images with those of the model, and there are none. Give "
-            "--eval-data too, or leave it out."
-        )
+    _check_label_map(images, eval_data)
     request = PruneRequest(
         model=model,
         output=output,
@@ -97,6 +96,14 @@ def prune(
         print_json_text(to_json(results))
     else:
         show(results, str(output))
+
+
+def _check_label_map(images: LabelledImageOptions, eval_data: str | None) -> None:
+    if images.label_map and not eval_data:
+        raise ConfigurationError(
+            "--label-map matches the classes of evaluation images with those of the model, and there are none. Give "
+            "--eval-data too, or leave it out."
+        )
 
 
 def _config(

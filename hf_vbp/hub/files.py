@@ -1,7 +1,6 @@
 """The files of a checkpoint that a push sends: a list of names, never a pattern over the folder."""
 
 import hashlib
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from hf_vbp._progress import one_line
 from hf_vbp.checkpoint.layout import CONFIG, INDEX, PLAN, PROCESSORS, RECIPE, RESULTS, WEIGHTS
 from hf_vbp.checkpoint.remote_code import local_files, top_level_references
 from hf_vbp.errors import CheckpointError
+from hf_vbp.files.json_object import read_json_object
 
 _BLOCK = 1 << 20
 _BINARY = (".safetensors", ".onnx", ".onnx_data", ".bin", ".pt2", ".pte")
@@ -67,16 +67,7 @@ def read_json(directory: Path, name: str) -> dict[str, Any]:
     Raises:
         CheckpointError: It is missing, or not a JSON object.
     """
-    path = directory / name
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(
-            f"{path} cannot be read ({one_line(error)}). Give the folder of a checkpoint."
-        ) from error
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{path} is not a JSON object. Give the folder of a checkpoint.")
-    return content
+    return read_json_object(directory / name, "Give the folder of a checkpoint.")
 
 
 def read_text(path: Path) -> str:

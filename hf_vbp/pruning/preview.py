@@ -187,8 +187,7 @@ class Previewer:
                 found.append(self._with_tokens(config, order, merged, _of_tokens(points, merged)))
             except BudgetError as refused:
                 error = error or refused
-        if not found:
-            assert error is not None
+        if error is not None and not found:
             raise error
         return min(found, key=lambda one: self._damage(one, order, points))
 

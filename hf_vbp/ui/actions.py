@@ -98,7 +98,7 @@ class Actions:
         self.settings, self.root, self.worker, self.inspector = settings, root, Worker(), Inspector()
 
     def open(self) -> Session:
-        """Return the session of a new visitor, in a folder whose name nobody can guess."""
+        """Return the session of a new visitor, in a folder with a random name."""
         return Session(Path(tempfile.mkdtemp(prefix="session-", dir=self.root)))
 
     def inspect(self, session: Session, name: str, token: str | None) -> None:
@@ -140,11 +140,11 @@ class Actions:
 
     def preview(self, session: Session, choice: Choice) -> "Preview":
         """Return the preview of the plan for a choice."""
-        return _study(session).preview(choice.config())
+        return study_of(session).preview(choice.config())
 
     def measure(self, session: Session, choice: Choice) -> None:
         """Queue the measurement of merged tokens and latency."""
-        study = _study(session)
+        study = study_of(session)
 
         def work(job: Job) -> None:
             from hf_vbp.ui.study import measure
@@ -155,7 +155,7 @@ class Actions:
 
     def curve(self, session: Session, choice: Choice) -> None:
         """Queue the measured curve."""
-        study = _study(session)
+        study = study_of(session)
 
         def work(job: Job) -> None:
             from hf_vbp.ui.study import measure_curve
@@ -166,7 +166,7 @@ class Actions:
 
     def prune(self, session: Session, choice: Choice) -> None:
         """Queue the pruning, with the merged tokens of the preview."""
-        study, config = _study(session), choice.config()
+        study, config = study_of(session), choice.config()
         found = study.preview(config)
         if "tokens" in config.used_levers:
             config = replace(config, merge_tokens=found.number, levers=None)
@@ -298,7 +298,12 @@ def _inspected(session: Session) -> dict[str, Any]:
     return session.inspected
 
 
-def _study(session: Session) -> "Study":
+def study_of(session: Session) -> "Study":
+    """Return the statistics of a session.
+
+    Raises:
+        ConfigurationError: There are none yet.
+    """
     if session.study is None:
         raise ConfigurationError("There are no statistics yet: gather them first.")
     return session.study

@@ -9,7 +9,7 @@ from hf_vbp._progress import one_line
 from hf_vbp.errors import ConfigurationError, HfVbpError
 from hf_vbp.results.redaction import without_paths
 from hf_vbp.ui import plots, views
-from hf_vbp.ui.actions import HUB, UPLOADED, Actions, Choice, Images
+from hf_vbp.ui.actions import HUB, UPLOADED, Actions, Choice, Images, study_of
 from hf_vbp.ui.layout import Layout
 from hf_vbp.ui.session import Session
 
@@ -203,8 +203,7 @@ class Page:
             found = self.actions.preview(session, choice)
         except HfVbpError as error:
             return [views.error(self._sentence(error)), gr.skip()]
-        study = session.study
-        assert study is not None
+        study = study_of(session)
         source = f"from {study.statistics.images} images"
         return [
             views.preview(found, asked=choice.asked, statistics=source),

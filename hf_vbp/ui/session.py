@@ -21,7 +21,7 @@ class Session:
     """The work of one visitor.
 
     Attributes:
-        folder: Its files; nobody else knows its name.
+        folder: Its files; the name is random, and no other session has it.
         inspected: What the config of the chosen model tells.
         study: The model with its statistics.
         curve: The measured curve.

@@ -8,11 +8,11 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from hf_vbp._progress import one_line
 from hf_vbp.checkpoint.layout import CONFIG, IMAGE_PROCESSOR
 from hf_vbp.errors import CheckpointError, UnsupportedModelError
 from hf_vbp.export.web.npm import PACKAGES, NpmPackage, fetch_packages
 from hf_vbp.files.atomic import check_space, hidden_folder
+from hf_vbp.files.json_object import read_json_object
 
 INDEX, DESCRIPTION, VENDOR, DENSE = "index.html", "page.json", "vendor", "dense"
 # Name of the precision in transformers.js to its file.
@@ -174,15 +174,7 @@ def _check_target(folder: Path) -> None:
 
 
 def _read(folder: Path, name: str) -> dict[str, Any]:
-    try:
-        content = json.loads((folder / name).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(
-            f"{folder / name} cannot be read ({one_line(error)}). Give a folder that `hf-vbp export` wrote."
-        ) from error
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{folder / name} is not a JSON object. Give a folder that `hf-vbp export` wrote.")
-    return content
+    return read_json_object(folder / name, "Give a folder that `hf-vbp export` wrote.")
 
 
 def _write_static(new: Path) -> None:
