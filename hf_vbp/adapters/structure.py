@@ -6,7 +6,8 @@ So nothing else uses the hidden neurons. At last a copy with a few neurons per s
 model whose other neurons are zero.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
@@ -29,6 +30,8 @@ from hf_vbp.modeling.shared_copy import copy_sharing_tensors
 # Every third neuron, so that neighbors on both sides of a perturbed neuron are compared.
 _STEP = 3
 _KEPT = 3
+# Bytes of inputs of down projections that are held at a time. Sites above it are perturbed in a pass of their own.
+_HELD_BYTES = 2**27
 
 
 def check_structure(model: nn.Module, sites: Sequence[MLPSite], batch: Mapping[str, Any] | None = None) -> Any:
@@ -52,7 +55,7 @@ def check_structure(model: nn.Module, sites: Sequence[MLPSite], batch: Mapping[s
     records = [_Record(site) for site in sites]
     try:
         with images_of(model, inputs):
-            output = _forward(model, inputs, [record.watch() for record in records])
+            output = _forward(model, inputs, _watch(records, _HELD_BYTES))
     except HfVbpError:
         raise
     except (RuntimeError, ValueError, TypeError) as error:
@@ -64,9 +67,14 @@ def check_structure(model: nn.Module, sites: Sequence[MLPSite], batch: Mapping[s
     for record in records:
         record.check_used()
     check_repeatable(model, output, _forward(model, inputs, []))
-    changed = _forward(model, inputs, [record.perturb() for record in records])
-    if differ(output, changed) or any(record.spread or not record.changed for record in records):
-        _blame(model, inputs, output, records)
+    for group in _groups(records):
+        if not all(record.complete for record in group):
+            _forward(model, inputs, _watch(group))
+        changed = _forward(model, inputs, [record.perturb() for record in group])
+        if differ(output, changed) or any(record.spread or not record.changed for record in group):
+            _blame(model, inputs, output, group)
+        for record in group:
+            record.inputs.clear()
     _try_cut(model, sites, inputs)
     return output
 
@@ -112,25 +120,39 @@ class _Record:
 
     site: MLPSite
     inputs: list[Tensor] = field(default_factory=list)
+    sizes: list[int] = field(default_factory=list)
+    width: int = 0
     call: int = 0
     changed: bool = False
     spread: bool = False
 
-    def watch(self) -> Hooks:
-        """Return hooks that keep the inputs of the down projection."""
-        return [(self.site.fc2, "input", lambda _, inputs: self.inputs.append(inputs[0].detach().clone()))]
+    @property
+    def complete(self) -> bool:
+        """Whether the input of every call is held."""
+        return len(self.inputs) == len(self.sizes)
+
+    def keep(self, value: Tensor, room: float) -> float:
+        """Hold an input where there is room for it, in bytes, and return the room that is left."""
+        self.width = value.shape[1 if isinstance(self.site.fc2, nn.Conv2d) else -1]
+        complete = self.complete
+        self.sizes.append(value.nbytes)
+        if not complete or value.nbytes > room:
+            room += sum(held.nbytes for held in self.inputs)
+            self.inputs.clear()
+            return room
+        self.inputs.append(value.detach().clone())
+        return room - value.nbytes
 
     def check_used(self) -> None:
         """Refuse a site that did not run."""
-        if not self.inputs:
+        if not self.sizes:
             raise UnsupportedModelError(
                 f"{self.site.name}: fc2 ran 0 times in one forward pass, expected at least once; unused MLPs cannot "
                 "be pruned. Register an adapter that leaves it out, see docs/adapters.md."
             )
-        width = self.inputs[0].shape[1 if isinstance(self.site.fc2, nn.Conv2d) else -1]
-        if width != self.site.intermediate_size:
+        if self.width != self.site.intermediate_size:
             raise UnsupportedModelError(
-                f"{self.site.name}: the input of fc2 has {width} neurons, expected {self.site.intermediate_size}."
+                f"{self.site.name}: the input of fc2 has {self.width} neurons, expected {self.site.intermediate_size}."
             )
 
     def perturb(self) -> Hooks:
@@ -180,6 +202,36 @@ class _Record:
                 f"({self.site.layout.ups[0]}): a change there has no effect. Check the adapter of this model, see "
                 "docs/adapters.md."
             )
+
+
+def _watch(records: Sequence[_Record], room: float = math.inf) -> list[Hooks]:
+    """Return hooks that keep the inputs of the down projections: all of a site, or none where they exceed the room."""
+    for record in records:
+        record.inputs.clear()
+        record.sizes.clear()
+
+    def keep(record: _Record, module: nn.Module, inputs: tuple[Any, ...]) -> None:
+        nonlocal room
+        room = record.keep(inputs[0], room)
+
+    return [[(record.site.fc2, "input", partial(keep, record))] for record in records]
+
+
+def _groups(records: Sequence[_Record]) -> Iterator[list[_Record]]:
+    """Yield the sites whose inputs are held, and then the others, as many at a time as there is room for."""
+    held = [record for record in records if record.complete]
+    if held:
+        yield held
+    group: list[_Record] = []
+    for record in records:
+        if record in held:
+            continue
+        if group and sum(sum(other.sizes) for other in (*group, record)) > _HELD_BYTES:
+            yield group
+            group = []
+        group.append(record)
+    if group:
+        yield group
 
 
 def _blame(model: nn.Module, inputs: dict[str, Any], output: Any, records: Sequence[_Record]) -> None:

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from hf_vbp.adapters import structure
 from hf_vbp.adapters.registry import find_sites
 from hf_vbp.adapters.structure import check_structure
 from hf_vbp.errors import UnsupportedModelError
@@ -107,3 +108,35 @@ def test_dropout_in_the_chain_is_allowed(vit: Any) -> None:
     mlp = vit.vit.layers[0].mlp
     mlp.activation_fn = nn.Sequential(nn.GELU(), nn.Dropout(0.1))
     check_structure(vit, find_sites(vit), {"pixel_values": torch.randn(2, 3, 32, 32)})
+
+
+@pytest.fixture
+def little_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Less than the inputs of the down projections of two sites, so each is checked in a pass of its own.
+    monkeypatch.setattr(structure, "_HELD_BYTES", 4_000)
+
+
+@pytest.mark.usefixtures("little_room")
+def test_large_models_are_checked_some_sites_at_a_time(vit: Any) -> None:
+    """The same sites are accepted, and a later site is refused for the same reason."""
+    check_structure(vit, find_sites(vit))
+    vit.vit.layers[1].mlp.activation_fn = nn.Softmax(dim=-1)
+    with pytest.raises(UnsupportedModelError, match=r"layers\.1\.mlp: a change of some hidden neurons changes others"):
+        check_structure(vit, find_sites(vit))
+
+
+@pytest.mark.usefixtures("little_room")
+def test_large_models_hold_few_inputs(vit: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    groups = []
+
+    def groups_of(records: Any) -> Any:
+        for group in original(records):
+            yield group
+            groups.append([record.site.name for record in group])
+
+    original = structure._groups
+    monkeypatch.setattr(structure, "_groups", groups_of)
+    sites = find_sites(vit)
+    check_structure(vit, sites)
+    assert [name for group in groups for name in group] == [site.name for site in sites]
+    assert len(groups) == len(sites)
