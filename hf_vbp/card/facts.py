@@ -7,7 +7,7 @@ from typing import Any
 from hf_vbp.card import text
 from hf_vbp.card.base_card import BaseCard
 from hf_vbp.card.cells import conditions, scalars, speedup
-from hf_vbp.card.tables import METRICS, Table, cell, details, figure, label
+from hf_vbp.card.tables import METRICS, Table, cell, details, figure, label, levers_table
 from hf_vbp.card.text import Markdown
 from hf_vbp.results.export_table import export_cells
 from hf_vbp.results.lost_classes import lost_classes
@@ -244,6 +244,11 @@ class CardFacts:
         speedups = [speedup(row) for row in rows]
         with_speedups = tuple((*row, gain) for row, gain in zip(cells, speedups, strict=True))
         return Table((*header, "speed-up (95 % interval)"), with_speedups)
+
+    @property
+    def levers_table(self) -> Table | None:
+        """Narrower MLPs alone, merged tokens alone, and both, where the model uses both."""
+        return levers_table(self.results.get("levers", []))
 
     @property
     def receipt_table(self) -> Table | None:

@@ -1,6 +1,6 @@
 """Tables of the card in Markdown, and the text of their cells."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ LABELS = {
     "halves lowest site rank correlation": "lowest rank correlation of a layer",
     "relative output error": "output error of the MLPs, relative",
 }
+LEVERS = {"dense": "dense", "mlp": "narrower MLPs alone", "tokens": "merged tokens alone", "both": "both (this model)"}
 FRACTIONS = frozenset({"relative_output_error", "agreement", "retention"})
 METRICS = {
     "ece": "calibration error (ECE)",
@@ -61,3 +62,37 @@ def details(value: Mapping[str, Any]) -> Table | None:
     flat = dict(scalars(value)) | {key: item for key, item in value.items() if isinstance(item, str | bool)}
     rows = tuple((label(key), cell(item)) for key, item in flat.items())
     return Table(("", "value"), rows) if rows else None
+
+
+def levers_table(rows: Sequence[Mapping[str, Any]]) -> Table | None:
+    """Return what each lever costs and keeps: accuracy, size, MACs, and the times at each batch size.
+
+    Args:
+        rows: The ``levers`` section of the results.
+    """
+    if not rows:
+        return None
+    batches = sorted({one["batch"] for row in rows for one in row.get("latency", [])})
+    labelled = any("top1" in row for row in rows)
+    header = (
+        "model",
+        *(("top-1",) if labelled else ()),
+        "weights",
+        "MACs",
+        *(f"batch {size} (ms)" for size in batches),
+    )
+    cells = []
+    for row in rows:
+        times = {one["batch"]: one for one in row.get("latency", [])}
+        accuracy = (text.with_interval(row["top1"], row.get("top1_interval")),) if "top1" in row else ("",)
+        measured = (_time(times.get(size)) for size in batches)
+        cost = (text.quantity(row["bytes"], "B"), text.quantity(row["macs"]))
+        cells.append((LEVERS[row["model"]], *(accuracy if labelled else ()), *cost, *measured))
+    return Table(header, tuple(cells))
+
+
+def _time(measured: Mapping[str, Any] | None) -> str:
+    if measured is None:
+        return ""
+    gain = f" ({measured['speedup']:.2f}x)" if "speedup" in measured else ""
+    return f"{cell(measured['median_ms'])}{gain}"

@@ -17,6 +17,7 @@ from hf_vbp.results.exports import ExportRow
 from hf_vbp.results.figures import Count
 from hf_vbp.results.finetuning import Finetuning
 from hf_vbp.results.json_schema import make_schema
+from hf_vbp.results.levers import LeverRow
 from hf_vbp.results.measured import without_unmeasured
 from hf_vbp.results.outcome import Costs, Evaluations, LatencyRow, OutputError, ReceiptRow
 from hf_vbp.results.plan import Plan
@@ -42,6 +43,7 @@ class Results(TypedDict):
     evaluation: NotRequired[Evaluations]
     finetuning: NotRequired[Finetuning]
     latency: NotRequired[list[LatencyRow]]
+    levers: NotRequired[list[LeverRow]]
     receipt: NotRequired[list[ReceiptRow]]
     exports: NotRequired[list[ExportRow]]
     versions: dict[str, str]

@@ -69,7 +69,11 @@ def with_merging(results: dict[str, Any], model: nn.Module, inputs: Mapping[str,
     merged = list(merged_tokens(model))
     if merged == results.get("merged_tokens", []):
         return results
-    kept = {name: value for name, value in results.items() if name not in ("merged_tokens", "observed", "latency")}
+    kept = {
+        name: value
+        for name, value in results.items()
+        if name not in ("merged_tokens", "observed", "latency", "levers")
+    }
     evaluation = {name: row for name, row in kept.pop("evaluation", {}).items() if name == "dense"}
     latency = [row for row in results.get("latency", []) if row["model"] == "dense"]
     return {

@@ -16,6 +16,7 @@ from hf_vbp.inputs.batch import count_images
 from hf_vbp.inputs.fit import first_item
 from hf_vbp.modeling.modeling_hf_vbp import merged_tokens
 from hf_vbp.workflow.describe import describe_images, with_merging
+from hf_vbp.workflow.each_lever import models_of_each_lever, with_levers
 from hf_vbp.workflow.evaluation_images import EvaluationRequest, check_evaluation_request, open_evaluation
 from hf_vbp.workflow.loading import Loading
 from hf_vbp.workflow.pruning_result import PruningResult
@@ -45,8 +46,8 @@ def evaluate(
         progress: Receives the number of finished images and, where it is known, of all.
 
     Returns:
-        A new result with the parts ``evaluation``, ``observed`` and ``data.evaluation``; without ``observed`` where
-        the pruned model merges tokens.
+        A new result with the parts ``evaluation``, ``observed`` and ``data.evaluation``. Where the pruned model merges
+        tokens, without ``observed``, and with ``levers``: the figures of narrower MLPs alone and merged tokens alone.
 
     Raises:
         ConfigurationError: The dense model is not known, or ``measures`` do not fit the model.
@@ -73,15 +74,17 @@ def evaluate(
     check_evaluation(dense, data, measures)
     weighted = result.plan.predicted.get("metric") == "gradient"
     metrics = [site.metric if weighted else None for site in result.statistics.sites]
-    models = {"dense": dense, "pruned": result.model}
+    each = models_of_each_lever(dense, result.model)
+    models = {"dense": dense, "pruned": result.model, **each}
     # The MLPs of a model that merges tokens have other tokens.
     merges = merged_tokens(result.model) != merged_tokens(dense)
     observed = None if merges else OutputErrors(dense, result.model, metrics)
     loader = getattr(data, "loader", data)
     found = evaluate_models(models, loader, measures=measures, output_errors=observed, progress=progress)
-    measured: dict[str, Any] = {name: evaluation.to_dict() for name, evaluation in found.items()}
+    figures = {name: evaluation.to_dict() for name, evaluation in found.items()}
+    measured: dict[str, Any] = {name: figures[name] for name in ("dense", "pruned")}
     name_classes(measured, result.model)
-    before, after = (measured[name].get("top1") for name in models)
+    before, after = (measured[name].get("top1") for name in ("dense", "pruned"))
     if before and after is not None:
         measured["retention"] = after / before
     described = {"evaluation": {**describe_images(data), "images": found["dense"].images}}
@@ -89,6 +92,7 @@ def evaluate(
         number = found["dense"].knn["bank_images"] if found["dense"].knn else None
         described["bank"] = {**describe_images(measures.bank), **({} if number is None else {"images": number})}
     results = with_merging(result.results, result.model, result.inputs)
+    results = with_levers(results, each, result.inputs, evaluations=figures)
     parts = {"evaluation": measured, **({} if observed is None else {"observed": observed.to_dict()})}
     data_part = {**results.get("data", {}), **described}
     return replace(result, results={**results, "data": data_part, **parts})

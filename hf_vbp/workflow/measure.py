@@ -8,33 +8,43 @@ from torch import nn
 from hf_vbp.adapters.prepared import PreparedModel
 from hf_vbp.costs.latency import LatencyOptions, latency_of_widths, measure_latency
 from hf_vbp.errors import LatencyError
+from hf_vbp.workflow.each_lever import models_of_each_lever, with_levers
 from hf_vbp.workflow.requests import Reporter
 
 DEFAULT_BATCHES = (1, 16)
 
 
-def measure_both(
-    dense: PreparedModel, pruned: nn.Module, conditions: Sequence[LatencyOptions], reporter: Reporter
-) -> list[dict[str, Any]]:
-    """Return the ``latency`` part of the results: both models in turns, under each of the conditions.
+def measure_all(
+    dense: PreparedModel,
+    pruned: nn.Module,
+    results: dict[str, Any],
+    conditions: Sequence[LatencyOptions],
+    reporter: Reporter,
+) -> dict[str, Any]:
+    """Return the results with the latency of both models, in turns, under each of the conditions.
+
+    Where the pruned model uses two levers, each of them alone is measured in the same turns, for ``levers``.
 
     Where the machine is too noisy, the measurement is reported and left out, because earlier work must not be lost.
 
     Args:
         dense: The model before pruning.
         pruned: The model after pruning.
+        results: The results so far.
         conditions: The conditions of each measurement.
         reporter: Receives progress updates and remarks.
     """
     rows: list[dict[str, Any]] = []
+    each = models_of_each_lever(dense.model, pruned)
+    models = {"dense": dense.model, "pruned": pruned, **each}
     for options in conditions:
         with reporter.stage(f"Latency, batch {options.batch}") as progress:
             try:
-                models = {"dense": dense.model, "pruned": pruned}
                 rows += measure_latency(models, options, inputs=dense.inputs, progress=progress)
             except LatencyError as error:
                 reporter.warn(f"The latency at batch {options.batch} is left out. {error}")
-    return rows
+    results = with_levers(results, each, dense.inputs, latency=rows)
+    return {**results, "latency": [row for row in rows if row["model"] not in each]}
 
 
 def measure_plan(

@@ -33,7 +33,7 @@ from hf_vbp.workflow.evaluation_images import (
 )
 from hf_vbp.workflow.gather import gather, with_skipped
 from hf_vbp.workflow.loading import LoadedModel, Loading, without_progress_bars
-from hf_vbp.workflow.measure import measure_both
+from hf_vbp.workflow.measure import measure_all
 from hf_vbp.workflow.outputs import input_sources, output_folder
 from hf_vbp.workflow.prune import check_request, prune
 from hf_vbp.workflow.pruning_result import PruningResult, with_receipt
@@ -145,7 +145,7 @@ def _prune_and_save(
     results = result.results
     results["base_model"] = describe_base_model(loaded.model, loaded.source)
     if request.latency is not None:
-        results["latency"] = measure_both(prepared, result.model, request.latency, reporter)
+        results |= measure_all(prepared, result.model, results, request.latency, reporter)
     if request.command:
         results["command"] = redacted_command(request.command)
     reporter.say(f"Writing {request.output}, and reopening it in a fresh process")
