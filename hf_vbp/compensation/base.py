@@ -85,9 +85,10 @@ def register_compensation(cls: CompensationT) -> CompensationT:
     points is ``hf_vbp.compensation``.
 
     Raises:
-        ConfigurationError: The class is not a dataclass, has no name, or the name is taken.
+        ConfigurationError: The class is not a dataclass that derives from :class:`Compensation`, does not define
+            :meth:`Compensation.fit`, has no name, or the name is taken.
     """
-    COMPENSATIONS.register(cls)
+    COMPENSATIONS.register(cls, Compensation)
     return cls
 
 

@@ -7,6 +7,8 @@ name of the method, its value the module that registers it, or the registered cl
 """
 
 import importlib
+import inspect
+from abc import ABC
 from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any, Generic, TypeVar
@@ -17,7 +19,7 @@ from hf_vbp.config.requirements import Requirements
 from hf_vbp.errors import ConfigurationError
 
 
-class Method:
+class Method(ABC):
     """A method that is chosen by name: a frozen dataclass whose fields are its options.
 
     Attributes:
@@ -54,12 +56,27 @@ class Registry(Generic[MethodT]):
         self._builtin = builtin
         self._classes: dict[str, type[MethodT]] = {}
 
-    def register(self, cls: type[MethodT]) -> None:
+    def register(self, cls: type[MethodT], base: type[Method] = Method) -> None:
         """Make a class known under its ``name``.
 
+        Args:
+            cls: The class.
+            base: The class that it must derive from.
+
         Raises:
-            ConfigurationError: The class has no name or is not a dataclass, or another class has the name.
+            ConfigurationError: The class has no name, is not a dataclass or no subclass of ``base``, or leaves a
+                method of it undefined; or another class has the name.
         """
+        if not (isinstance(cls, type) and issubclass(cls, base)):
+            raise ConfigurationError(
+                f"{getattr(cls, '__qualname__', shown(cls))} cannot be registered as a {self.kind}: expected a class "
+                f"that derives from {base.__name__}."
+            )
+        if inspect.isabstract(cls):
+            raise ConfigurationError(
+                f"{cls.__qualname__} cannot be registered as a {self.kind}: it does not define "
+                f"{', '.join(sorted(cls.__abstractmethods__))}."
+            )
         name = getattr(cls, "name", None)
         if not isinstance(name, str) or not name or not is_dataclass(cls):
             raise ConfigurationError(

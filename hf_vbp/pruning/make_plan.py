@@ -15,7 +15,7 @@ from hf_vbp.compensation.base import Compensated, compensate
 from hf_vbp.config.requirements import Requirements
 from hf_vbp.config.vbp_config import VBPConfig
 from hf_vbp.costs.widths import width_costs
-from hf_vbp.criteria.base import Ranking, rank
+from hf_vbp.criteria.base import Ranking, check_rankings, rank
 from hf_vbp.errors import StatisticsError
 from hf_vbp.modeling.precision import outside_inference_mode
 from hf_vbp.pruning.damage import DamagePrediction
@@ -103,7 +103,8 @@ def make_plan(
         StatisticsError: The statistics are of one image only, belong to another model, or lack something that the
             criterion or the compensation needs.
         LatencyError: A latency budget cannot be measured: the times on this machine vary too much.
-        ConfigurationError: The configuration has no budget, or its compensation does not fit the model.
+        ConfigurationError: The configuration has no budget, its compensation does not fit the model, or the rankings
+            do not fit the statistics.
 
     Example:
         >>> plan = hf_vbp.make_plan(model, statistics, hf_vbp.VBPConfig(ratio=0.5))  # doctest: +SKIP
@@ -139,6 +140,8 @@ def fit_plan(
     merges = check_levers(prepared, config)
     if rankings is None:
         rankings = rank_sites(prepared, statistics, config)
+    else:
+        check_rankings("the argument `rankings`", rankings, statistics.sites)
     measurements = statistics.measurements_of(config.method) if merges else None
     rounding = measured_rounding(prepared, config, measurements, progress)
     rounded = with_rounding(config, rounding)

@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 
+from hf_vbp.compensation.base import register_compensation
 from hf_vbp.config.registry import COMPENSATIONS, CRITERIA
 from hf_vbp.criteria.base import Criterion, register_criterion
+from hf_vbp.criteria.variance import Variance
 from hf_vbp.errors import ConfigurationError
 from tests.config.distributions import install
 
@@ -25,13 +27,34 @@ def test_a_class_without_a_name_or_fields_cannot_be_registered() -> None:
     class Plain(Criterion):
         name = "plain"
 
+        def rank(self, statistics: Any, weights: Any) -> Any:
+            return []
+
     @dataclass(frozen=True)
     class Nameless(Criterion):
-        pass
+        def rank(self, statistics: Any, weights: Any) -> Any:
+            return []
 
     for cls in (Plain, Nameless):
         with pytest.raises(ConfigurationError, match=f"{cls.__name__} cannot be registered as a criterion"):
             register_criterion(cls)
+
+
+def test_a_class_that_lacks_its_method_or_its_base_cannot_be_registered() -> None:
+    @dataclass(frozen=True)
+    class Unfinished(Criterion):
+        name = "unfinished"
+
+    @dataclass(frozen=True)
+    class Baseless:
+        name = "baseless"
+
+    with pytest.raises(ConfigurationError, match=r"Unfinished cannot be registered .*: it does not define rank\."):
+        register_criterion(Unfinished)
+    with pytest.raises(ConfigurationError, match=r"Baseless cannot .* as a criterion: .* derives from Criterion\."):
+        register_criterion(Baseless)  # type: ignore[type-var]
+    with pytest.raises(ConfigurationError, match=r"Variance cannot .* as a compensation: .* from Compensation\."):
+        register_compensation(Variance)  # type: ignore[type-var]
 
 
 def test_errors_of_a_users_class_name_the_options() -> None:
@@ -44,6 +67,9 @@ def test_errors_of_a_users_class_name_the_options() -> None:
         def __post_init__(self) -> None:
             if self.level < 0:
                 raise ValueError("level is negative")
+
+        def rank(self, statistics: Any, weights: Any) -> Any:
+            return []
 
     assert CRITERIA.create("picky", {"level": 2}).options == {"level": 2}
     with pytest.raises(ConfigurationError, match=r"Invalid options level=-1 of criterion 'picky': level is neg"):
