@@ -11,6 +11,7 @@ from torch import Tensor
 
 from hf_vbp.adapters.site_weights import SiteWeights
 from hf_vbp.config.registry import COMPENSATIONS, Method
+from hf_vbp.config.users_code import named_in_errors
 from hf_vbp.errors import ConfigurationError, NonFiniteError
 from hf_vbp.statistics.joint import JointMoments
 from hf_vbp.statistics.site_statistics import SiteStatistics
@@ -110,7 +111,7 @@ def compensate(
 
     Raises:
         ConfigurationError: The name or an option is unknown, the indices are not distinct neurons of the site, or the
-            compensation returned no weight and bias of these shapes.
+            compensation returned no weight and bias of these shapes, or raised an error.
         NonFiniteError: The compensation returned NaN or infinity.
         StatisticsError: The statistics lack something that the compensation needs.
     """
@@ -125,7 +126,9 @@ def compensate(
         )
     if torch.bincount(kept, minlength=1).max() > 1:
         raise ConfigurationError(f"the neurons to keep of site {site.name!r} are not distinct; name each once")
-    return checked(chosen, chosen.fit(weights, kept, site), site.name, weights, len(kept))
+    with named_in_errors(f"fit of compensation {chosen.name!r} for site {site.name!r}", type(chosen)):
+        fitted = chosen.fit(weights, kept, site)
+    return checked(chosen, fitted, site.name, weights, len(kept))
 
 
 def checked(compensation: Compensation, fitted: Any, site: str, weights: SiteWeights, kept: int) -> Compensated:

@@ -16,7 +16,8 @@ from typing import Any, Generic, TypeVar
 from hf_vbp._progress import one_line, shown
 from hf_vbp.config.entry_points import entry_point_names, load_entry_point
 from hf_vbp.config.requirements import Requirements
-from hf_vbp.errors import ConfigurationError
+from hf_vbp.config.users_code import named_in_errors
+from hf_vbp.errors import ConfigurationError, HfVbpError
 
 
 class Method(ABC):
@@ -129,13 +130,14 @@ class Registry(Generic[MethodT]):
         if unknown:
             expected = f"expected {', '.join(known)}" if known else "it has no options"
             raise ConfigurationError(f"Unknown option {shown(unknown[0])} of {self.kind} {name!r}; {expected}.")
-        try:
-            return cls(**given)
-        except (TypeError, ValueError) as error:
-            if isinstance(error, ConfigurationError):
-                raise
-            values = ", ".join(f"{option}={shown(value)}" for option, value in given.items())
-            raise ConfigurationError(f"Invalid options {values} of {self.kind} {name!r}: {one_line(error)}") from error
+        with named_in_errors(f"{self.kind} {name!r}", cls):
+            method = _made(cls, given, f"{self.kind} {name!r}")
+            requires = method.requires
+        if not isinstance(requires, Requirements):
+            raise ConfigurationError(
+                f"`requires` of {self.kind} {name!r} must be a property with Requirements, got {shown(requires)}."
+            )
+        return method
 
     def _load_builtin(self) -> None:
         importlib.import_module(self._builtin)
@@ -146,6 +148,16 @@ class Registry(Generic[MethodT]):
                 f"The entry point {name!r} of the group {self._builtin!r} registers no {self.kind} of this name; "
                 f"its module must register a class with `name = {name!r}`."
             )
+
+
+def _made(cls: type[MethodT], options: Mapping[str, Any], method: str) -> MethodT:
+    try:
+        return cls(**options)
+    except (TypeError, ValueError) as error:
+        if isinstance(error, HfVbpError):
+            raise
+        values = ", ".join(f"{option}={shown(value)}" for option, value in options.items())
+        raise ConfigurationError(f"Invalid options {values} of {method}: {one_line(error)}") from error
 
 
 def _is_reload(old: type[Method], new: type[Method]) -> bool:

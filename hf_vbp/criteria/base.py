@@ -11,6 +11,7 @@ from torch import Tensor
 from hf_vbp._progress import Progress
 from hf_vbp.adapters.site_weights import SiteWeights, WeightsOfSites
 from hf_vbp.config.registry import CRITERIA, Method
+from hf_vbp.config.users_code import named_in_errors
 from hf_vbp.errors import ConfigurationError, NonFiniteError, StatisticsError
 from hf_vbp.statistics.site_statistics import SiteStatistics
 
@@ -120,13 +121,16 @@ def rank(
 
     Raises:
         ConfigurationError: The name or an option is unknown, or the criterion did not return one :class:`Ranking` per
-            site with one score per hidden neuron.
+            site with one score per hidden neuron, or raised an error.
         StatisticsError: Statistics and weights do not match, or the statistics lack something.
         NonFiniteError: A score is NaN or infinite.
     """
     chosen: Criterion = CRITERIA.create(criterion, options) if isinstance(criterion, str) else criterion
     check_fit(statistics, weights)
-    return check_rankings(f"criterion {chosen.name!r}", chosen.rank(statistics, weights), statistics)
+    source = f"criterion {chosen.name!r}"
+    with named_in_errors(f"rank of {source}", type(chosen)):
+        rankings = chosen.rank(statistics, weights)
+    return check_rankings(source, rankings, statistics)
 
 
 def check_rankings(source: str, rankings: Any, statistics: Sequence[SiteStatistics]) -> list[Ranking]:

@@ -207,14 +207,24 @@ def test_a_bias_that_the_site_has_no_place_for_is_refused():
     assert fitted.weight.dtype == torch.float64
 
 
+def test_an_error_of_a_users_compensation_names_it_and_the_site():
+    site, weights = random_site()
+    with pytest.raises(
+        ConfigurationError, match=r"^fit of compensation 'broken' for site 'enc.*' raised KeyError: 'x'"
+    ):
+        compensate(returning(KeyError("x")), weights, KEPT, site)
+
+
 def returning(fitted):
-    """A compensation that returns this."""
+    """A compensation that returns this, or raises it."""
 
     @dataclass(frozen=True)
     class Broken(Compensation):
         name = "broken"
 
         def fit(self, weights, kept, site):
+            if isinstance(fitted, Exception):
+                raise fitted
             return fitted
 
     return Broken()

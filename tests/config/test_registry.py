@@ -78,6 +78,33 @@ def test_errors_of_a_users_class_name_the_options() -> None:
         CRITERIA.create("picky", {"level": "high"})
 
 
+def test_other_errors_of_a_users_class_name_it() -> None:
+    @register_criterion
+    @dataclass(frozen=True)
+    class Careless(Criterion):
+        name = "careless"
+        needs: str = "nothing"
+
+        def __post_init__(self) -> None:
+            if self.needs == "made":
+                raise KeyError("x")
+
+        @property
+        def requires(self) -> Any:
+            return {"text": "text"}[self.needs]
+
+        def rank(self, statistics: Any, weights: Any) -> Any:
+            return []
+
+    for needs in ("made", "nothing"):
+        with pytest.raises(
+            ConfigurationError, match=r"criterion 'careless' raised KeyError: '\w+'\. .*not part of hf_vbp"
+        ):
+            CRITERIA.create("careless", {"needs": needs})
+    with pytest.raises(ConfigurationError, match=r"`requires` of criterion 'careless' must be .*, got 'text'"):
+        CRITERIA.create("careless", {"needs": "text"})
+
+
 METHOD = """
 from dataclasses import dataclass
 from hf_vbp.criteria.base import Criterion, Ranking, register_criterion
@@ -110,6 +137,11 @@ def test_a_method_of_another_distribution_is_imported_when_it_is_used(
         ("absent_method", "", "from the distribution 'fake', cannot be imported: No module named 'absent_method'"),
         ("empty_method:Installed", "", "cannot be imported: .*no attribute 'Installed'"),
         ("empty_method", "", "registers no criterion of this name"),
+        (
+            "empty_method",
+            "1 / 0",
+            r"The import of 'installed' .* 'fake', raised ZeroDivisionError: division by zero\.",
+        ),
     ],
 )
 def test_a_broken_distribution_is_reported_when_its_method_is_used(

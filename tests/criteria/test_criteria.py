@@ -11,6 +11,7 @@ from hf_vbp.adapters.base import MLPSite
 from hf_vbp.adapters.site_weights import SiteWeights
 from hf_vbp.config.registry import CRITERIA
 from hf_vbp.criteria.base import Criterion, Ranking, rank, register_criterion
+from hf_vbp.criteria.variance import Variance
 from hf_vbp.errors import ConfigurationError, NonFiniteError, StatisticsError
 from hf_vbp.modeling.modeling_hf_vbp import Layout
 from hf_vbp.statistics.moments import Moments
@@ -137,6 +138,23 @@ def test_rankings_of_a_users_criterion_are_checked(sites, rankings, message):
 
     with pytest.raises(ConfigurationError, match=f"^criterion 'broken' {message}"):
         rank(Broken(), *sites)
+
+
+def test_an_error_of_a_users_criterion_names_it(sites, monkeypatch):
+    @dataclass(frozen=True)
+    class Broken(Criterion):
+        name = "broken"
+
+        def rank(self, statistics, weights):
+            raise KeyError("x")
+
+    with pytest.raises(ConfigurationError, match=r"^rank of criterion 'broken' raised KeyError: 'x'\.") as raised:
+        rank(Broken(), *sites)
+    assert isinstance(raised.value.__cause__, KeyError)
+    # An error of a built-in criterion is a fault of this package, and is not ascribed to the user.
+    monkeypatch.setattr(Variance, "rank", Broken.rank)
+    with pytest.raises(KeyError):
+        rank("variance", *sites)
 
 
 def test_site_weights_are_copies_in_float64():
