@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, get_type_hi
 import typer
 
 from hf_vbp.cli.values import read_multiple, read_options
+from hf_vbp.config.users_code import named_in_errors
 from hf_vbp.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -52,17 +53,18 @@ def import_modules(names: list[str] | None) -> list[str] | None:
     Modules are found on the path of Python and in the current folder.
 
     Raises:
-        ConfigurationError: A module cannot be imported.
+        ConfigurationError: A module cannot be imported, or raised an error.
     """
     for name in names or ():
         if "" not in sys.path and os.getcwd() not in sys.path:
             sys.path.append(os.getcwd())
-        try:
-            importlib.import_module(name)
-        except ImportError as error:
-            raise ConfigurationError(
-                f"--import {name}: {error}. Name a module in the current folder or on PYTHONPATH, without .py."
-            ) from error
+        with named_in_errors(f"--import {name}: the module"):
+            try:
+                importlib.import_module(name)
+            except ImportError as error:
+                raise ConfigurationError(
+                    f"--import {name}: {error}. Name a module in the current folder or on PYTHONPATH, without .py."
+                ) from error
     return names
 
 

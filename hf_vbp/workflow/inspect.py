@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from hf_vbp.adapters.prepared import PreparedModel, prepare
-from hf_vbp.adapters.registry import adapter_of
+from hf_vbp.adapters.registry import left_out_of
 from hf_vbp.config.limits import Limits
 from hf_vbp.costs.widths import width_costs
 from hf_vbp.pruning.budget_cost import narrowest_widths
@@ -69,7 +69,7 @@ def inspect_model(model: Any | PreparedModel, limits: Limits | None = None) -> d
         "architecture": type(prepared.model).__name__,
         **costs.dense,
         "sites": [asdict(row) for row in rows],
-        "left_out": adapter_of(prepared.model).left_out(prepared.model),
+        "left_out": left_out_of(prepared.model),
         "reachable": {
             "minimum_width": limits.minimum_width,
             "ratio": 1 - sum(narrowest) / sum(prepared.widths),
