@@ -6,9 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hf_vbp._progress import one_line
 from hf_vbp.checkpoint.layout import PLAN, RESULTS
 from hf_vbp.data.class_names import name_classes
 from hf_vbp.errors import CheckpointError, ConfigurationError
+from hf_vbp.files.text import read_small_text
 from hf_vbp.inputs.position_embeddings import interpolate_position_embeddings
 from hf_vbp.results.base_model import describe_base_model
 from hf_vbp.results.record import load_results
@@ -106,15 +108,15 @@ def _records(source: str, revision: str | None) -> tuple[Mapping[str, Any], str 
         found[name] = folder / name if folder.is_dir() else _from_hub(source, name, revision)
     results_path, plan_path = found[RESULTS], found[PLAN]
     results: Mapping[str, Any] = {}
-    if results_path is not None and results_path.is_file():
+    if results_path is not None and results_path.exists():
         results = load_results(results_path.parent)
-    if plan_path is None or not plan_path.is_file():
+    if plan_path is None or not plan_path.exists():
         return results, None
-    text = plan_path.read_text(encoding="utf-8")
     try:
+        text = read_small_text(plan_path)
         json.loads(text)
-    except ValueError as error:
-        raise CheckpointError(f"{plan_path} is not JSON ({error}); restore it, or remove it.") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{plan_path} is not JSON ({one_line(error)}); restore it, or remove it.") from error
     return results, text
 
 
