@@ -13,6 +13,7 @@ from hf_vbp._version import __version__
 from hf_vbp.checkpoint.layout import CARD, CONFIG, MANIFEST, RESULTS
 from hf_vbp.errors import CheckpointError
 from hf_vbp.files.atomic import is_hidden_folder, lock_path
+from hf_vbp.files.text import read_small_text
 
 _FORMAT, _VERSION = "hf_vbp.manifest", 1
 # The files of the first version of hf_vbp, which had no manifest: prune, finetune, save_checkpoint, PublishCallback.
@@ -36,6 +37,8 @@ class FileRecord:
 
     def matches(self, path: Path) -> bool:
         """Return whether a file has the recorded content, as far as it is recorded."""
+        if not path.is_file():
+            return False
         if self.size is not None and path.stat().st_size != self.size:
             return False
         return self.sha256 is None or _sha256(path) == self.sha256
@@ -82,7 +85,7 @@ def read_manifest(folder: Path) -> dict[str, FileRecord] | None:
     if not path.exists():
         return None
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(read_small_text(path))
         if content["format"] != _FORMAT or content["version"] != _VERSION:
             raise ValueError(f"expected {_FORMAT} of version {_VERSION}")
         return {
@@ -111,6 +114,8 @@ def replaceable_contents(folder: Path) -> Contents:
     for name in _names(folder, folder):
         if name == CARD:
             own_card = name not in records or not records[name].matches(folder / name)
+            if own_card and not (folder / name).is_file():
+                raise _refusal(folder, name, "which is not a regular file")
             if own_card:
                 continue
         elif name != MANIFEST and name not in records:
@@ -173,7 +178,7 @@ def _first_version_records(folder: Path) -> dict[str, FileRecord]:
 
 def _json_object(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(read_small_text(path))
     except (OSError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}

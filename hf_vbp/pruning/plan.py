@@ -15,6 +15,7 @@ from hf_vbp.config.levers import MOST_TOKENS
 from hf_vbp.config.vbp_config import VBPConfig, field_of_budget
 from hf_vbp.errors import HfVbpError, OutputError, PlanError
 from hf_vbp.files.atomic import atomic_write
+from hf_vbp.files.text import read_small_text
 
 PLAN_VERSION = 1
 # A plan with merged tokens, which a reader that does not know them must refuse.
@@ -207,7 +208,7 @@ class PruningPlan:
         if path.exists() and not path.is_file():
             raise PlanError(f"{path} cannot be read as a pruning plan: it is not a file.")
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
+            content = json.loads(read_small_text(path))
         except (OSError, ValueError, RecursionError) as error:
             raise PlanError(f"{path} cannot be read as a pruning plan: {one_line(error)}") from error
         return cls.from_dict(content)

@@ -15,6 +15,7 @@ from hf_vbp.errors import CheckpointError, ConfigurationError
 from hf_vbp.export.files import DenseFile, ExportedModel, ExportOptions, write_dense, write_files
 from hf_vbp.export.formats import ExportFormat, find_format
 from hf_vbp.export.web import check_classifier, fetch_packages, write_page
+from hf_vbp.files.text import read_small_text
 from hf_vbp.results.record import load_results, to_json
 from hf_vbp.workflow.export_images import Images, answers_of, check_images, export_images
 from hf_vbp.workflow.loading import LoadedModel, Loading, without_progress_bars
@@ -162,7 +163,7 @@ def _write(
 
 def _link_checkpoint(folder: Path, staging: Path, form: ExportFormat) -> None:
     """Link the files of a checkpoint into the folder that replaces it, without those of this format."""
-    manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    manifest = json.loads(read_small_text(folder / MANIFEST))
     for name in manifest["files"]:
         if name.startswith(f"{form.folder}/") or name == RESULTS or not (folder / name).is_file():
             continue

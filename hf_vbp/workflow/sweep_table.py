@@ -16,6 +16,7 @@ from hf_vbp.config.vbp_config import VBPConfig
 from hf_vbp.costs.latency import LatencyOptions
 from hf_vbp.errors import OutputError
 from hf_vbp.files.atomic import atomic_write
+from hf_vbp.files.text import read_small_text
 from hf_vbp.workflow.sweep_front import is_dense, mark_fronts
 from hf_vbp.workflow.sweep_tasks import Row, describe_method
 
@@ -58,7 +59,7 @@ class SweepTable:
         if not path.exists():
             return cls(path)
         try:
-            reader = csv.DictReader(StringIO(path.read_text(encoding="utf-8")))
+            reader = csv.DictReader(StringIO(read_small_text(path)))
             if tuple(reader.fieldnames or ()) != COLUMNS:
                 raise ValueError("other columns")
             return cls(path, [_parsed(row) for row in reader])

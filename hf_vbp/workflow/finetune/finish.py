@@ -18,6 +18,7 @@ from hf_vbp.checkpoint.unverified import (
     unverified_path,
 )
 from hf_vbp.errors import CheckpointError, ConfigurationError
+from hf_vbp.files.text import read_small_text
 from hf_vbp.results.finetuning import with_finetuning
 from hf_vbp.results.record import to_json
 from hf_vbp.workflow.finetune.fields import Tree, read_yaml
@@ -125,7 +126,7 @@ def reopen(recipe: Recipe, reporter: Reporter, *, weight: float) -> Trained:
         student,
         student.model.dtype,
         results=state["results"] if state["has_results"] else {},
-        plan=plan.read_text(encoding="utf-8") if plan.is_file() else None,
+        plan=read_small_text(plan) if plan.exists() else None,
         base=base,
     )
     if recipe.data.evaluation is None:
