@@ -167,7 +167,8 @@ def load_structure(
         raise CheckpointError(
             f"The config of {source} has the dtype {shown(dtype)}; expected a floating one, such as 'float32'."
         )
-    return model.to(dtype).eval()
+    # Some classes make parameters on the CPU whatever the default device is.
+    return model.to("meta", dtype).eval()
 
 
 def _supported_config(source: str, path: str, hub: dict[str, Any]) -> Any:
