@@ -186,8 +186,18 @@ class Limits:
         return cls(difference, agreement if reference.decides else min(agreement, _POSITIONS))
 
 
-def compared(opened: Opened, reference: Reference) -> dict[str, Any]:
-    """Return the figures of the comparison: ``max_abs_difference``, ``agreement``, ``top1`` with labels."""
+def compared(opened: Opened, reference: Reference, name: str = "The exported file") -> dict[str, Any]:
+    """Return the figures of the comparison: ``max_abs_difference``, ``agreement``, ``top1`` with labels.
+
+    Args:
+        opened: What the file gives.
+        reference: What PyTorch gives.
+        name: The name of the file, for the message.
+
+    Raises:
+        CheckpointError: An output is NaN or infinite, which no figure would show.
+    """
+    _check_finite(opened, name)
     one = opened.outputs[1]
     figures: dict[str, Any] = {
         "images": reference.images,
@@ -202,6 +212,18 @@ def compared(opened: Opened, reference: Reference) -> dict[str, Any]:
         figures["top1_interval"] = list(wilson_interval(int(hits.sum()), len(hits)))
         figures["pytorch_top1"] = float(expected.double().mean()) if expected is not None else None
     return figures
+
+
+def _check_finite(opened: Opened, name: str) -> None:
+    for batch, outputs in opened.outputs.items():
+        for output, value in outputs.items():
+            finite = torch.isfinite(value)
+            if not bool(finite.all()):
+                raise CheckpointError(
+                    f"{name} gives NaN or infinity in {int((~finite).sum())} of {value.numel()} numbers of {output} "
+                    f"(batches of {batch}), expected finite numbers, as PyTorch gives, so nothing was written. "
+                    "Leave this precision out, or export float32."
+                )
 
 
 def check_parity(name: str, figures: Mapping[str, Any], limits: Limits) -> None:
@@ -221,7 +243,7 @@ def check_parity(name: str, figures: Mapping[str, Any], limits: Limits) -> None:
             f"{name} differs from the PyTorch model by {difference:.3g} on {figures['images']} images, expected at "
             f"most {limits.difference:g}, so nothing was written. Leave this precision out, or export float32."
         )
-    if agreement < limits.agreement:
+    if not agreement >= limits.agreement:
         raise CheckpointError(
             f"{name} gives the answer of the PyTorch model on {100 * agreement:.1f} % of {figures['images']} images, "
             f"expected at least {100 * limits.agreement:g} %, so nothing was written. Leave this precision out, "
