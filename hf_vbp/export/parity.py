@@ -158,10 +158,13 @@ class Limits:
     Attributes:
         difference: Largest difference of an output; None for any.
         agreement: Least share of images with the same answer.
+        scaled: Whether the difference of an output is in units of its largest value where that exceeds 1, as for boxes
+            in pixels; otherwise it is absolute.
     """
 
     difference: float | None
     agreement: float
+    scaled: bool = False
 
     @classmethod
     def of(
@@ -174,6 +177,8 @@ class Limits:
     ) -> "Limits":
         """Return the limits of a precision.
 
+        The difference is absolute for classifiers, and scaled for other tasks and models that merge tokens.
+
         Args:
             precision: The precision of the file.
             reference: The answers that it is compared with.
@@ -181,13 +186,14 @@ class Limits:
             merges: Whether the model merges tokens.
         """
         difference, agreement = _MERGED if merges else LIMITS[precision]
+        scaled = merges or not reference.classifies
         if precision == INT8:
-            return cls(None, minimum_agreement)
-        return cls(difference, agreement if reference.decides else min(agreement, _POSITIONS))
+            return cls(None, minimum_agreement, scaled)
+        return cls(difference, agreement if reference.decides else min(agreement, _POSITIONS), scaled)
 
 
 def compared(opened: Opened, reference: Reference, name: str = "The exported file") -> dict[str, Any]:
-    """Return the figures of the comparison: ``max_abs_difference``, ``agreement``, ``top1`` with labels.
+    """Return the figures of the comparison: both differences, ``agreement``, and ``top1`` with labels.
 
     Args:
         opened: What the file gives.
@@ -203,6 +209,7 @@ def compared(opened: Opened, reference: Reference, name: str = "The exported fil
         "images": reference.images,
         "batches": list(opened.outputs),
         "max_abs_difference": max(reference.difference(outputs) for outputs in opened.outputs.values()),
+        "max_scaled_difference": max(reference.scaled_difference(outputs) for outputs in opened.outputs.values()),
         "agreement": min(float(reference.agreement(outputs).mean()) for outputs in opened.outputs.values()),
     }
     hits = reference.hits(one)
@@ -237,11 +244,13 @@ def check_parity(name: str, figures: Mapping[str, Any], limits: Limits) -> None:
     Raises:
         CheckpointError: It exceeds a limit; the message gives both figures.
     """
-    difference, agreement = figures["max_abs_difference"], figures["agreement"]
+    difference = figures["max_scaled_difference" if limits.scaled else "max_abs_difference"]
+    agreement = figures["agreement"]
     if limits.difference is not None and not difference <= limits.difference:
+        unit = " times the largest value of an output" if limits.scaled else ""
         raise CheckpointError(
-            f"{name} differs from the PyTorch model by {difference:.3g} on {figures['images']} images, expected at "
-            f"most {limits.difference:g}, so nothing was written. Leave this precision out, or export float32."
+            f"{name} differs from the PyTorch model by {difference:.3g}{unit} on {figures['images']} images, expected "
+            f"at most {limits.difference:g}, so nothing was written. Leave this precision out, or export float32."
         )
     if not agreement >= limits.agreement:
         raise CheckpointError(
