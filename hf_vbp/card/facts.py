@@ -288,6 +288,11 @@ class CardFacts:
         return sentence + "."
 
     @property
+    def has_scaled_differences(self) -> bool:
+        """Whether differences of exported files are also given in units of the outputs."""
+        return any("max_scaled_difference" in row for row in self.exports)
+
+    @property
     def onnx_file(self) -> Markdown | None:
         """The ONNX file of the snippet for ONNX Runtime; None where there is none, or the model is no classifier."""
         names = {row["precision"]: row["file"] for row in self.exports if row["format"] == "onnx"}
