@@ -75,6 +75,7 @@ def prune(
     overwrite: groups.Overwrite = False,
     json: groups.Json = False,
     quiet: groups.Quiet = False,
+    check_options: groups.CheckOptions = False,
 ) -> None:
     """Prune a checkpoint in one shot: statistics, plan, surgery, evaluation, receipt."""
     from hf_vbp.results.record import to_json
@@ -98,6 +99,8 @@ def prune(
         threads=conditions.threads,
         command=shlex.join(["hf-vbp", *sys.argv[1:]]),
     )
+    if check_options:
+        return
     results = run_prune(request, Reporter(quiet=quiet))
     if not results:
         return

@@ -70,6 +70,7 @@ def sweep(
     overwrite: groups.Overwrite = False,
     json: groups.Json = False,
     quiet: groups.Quiet = False,
+    check_options: groups.CheckOptions = False,
 ) -> None:
     """Prune at many ratios and show the accuracy at each: a table, a CSV file and a plot.
 
@@ -97,6 +98,8 @@ def sweep(
         overwrite=overwrite,
         loading=loading.loading(),
     )
+    if check_options:
+        return
     result = run_sweep(request, Reporter(quiet=quiet))
     if json:
         print_json(result.rows)
