@@ -12,6 +12,8 @@ from hf_vbp.adapters.prepared import prepare
 from hf_vbp.modeling.modeling_hf_vbp import TokenMerging
 from tests.costs.clock import Clock
 
+pytestmark = pytest.mark.processes
+
 
 @pytest.fixture(autouse=True)
 def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
