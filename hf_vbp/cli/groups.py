@@ -99,6 +99,10 @@ InterpolatePosEncoding = Annotated[
     bool, option(MODEL, "--interpolate-pos-encoding", help="Adapt the model to the size of its image processor.")
 ]
 Device = Annotated[str | None, option(MODEL, "--device", help="Device of the computation, such as cuda or cpu.")]
+CacheDir = Annotated[
+    Path | None,
+    option(HUB, "--cache-dir", help="Cache of Hub files; by default huggingface_hub's.", callback=expanded),
+]
 Import = Annotated[
     list[str] | None,
     option(
@@ -118,7 +122,9 @@ class SourceOptions:
     panel: ClassVar[str] = MODEL
 
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of the model on the Hub.")] = None
-    cache_dir: Annotated[Path | None, typer.Option(help="Cache of Hub files; by default huggingface_hub's.")] = None
+    cache_dir: Annotated[
+        Path | None, typer.Option(help="Cache of Hub files; by default huggingface_hub's.", callback=expanded)
+    ] = None
     interpolate_pos_encoding: InterpolatePosEncoding = False
     import_: Import = None
 

@@ -9,7 +9,7 @@ name of the method, its value the module that registers it, or the registered cl
 import importlib
 import inspect
 from abc import ABC
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any, Generic, TypeVar
 
@@ -107,9 +107,10 @@ class Registry(Generic[MethodT]):
                 broken.
         """
         self._load_builtin()
-        if isinstance(name, str) and name not in self._classes:
+        _check_name(self.kind, name, self)
+        if name not in self._classes:
             self._load_installed(name)
-        if not isinstance(name, str) or name not in self._classes:
+        if name not in self._classes:
             raise ConfigurationError(f"Unknown {self.kind} {shown(name)}; expected one of {', '.join(self.names())}.")
         return self._classes[name]
 
@@ -172,12 +173,20 @@ COMPENSATIONS: Registry[Any] = Registry("compensation", "hf_vbp.compensation")
 """The compensations; the classes derive from :class:`hf_vbp.compensation.base.Compensation`."""
 
 
+def _check_name(kind: str, value: Any, choices: Iterable[Any]) -> None:
+    if not isinstance(value, str):
+        raise ConfigurationError(
+            f"{kind} must be a name, got {shown(value)}; expected one of {', '.join(map(str, choices))}."
+        )
+
+
 def check_choice(kind: str, value: Any, choices: Any) -> Any:
     """Return ``value`` if it is one of ``choices``.
 
     Raises:
         ConfigurationError: It is not; the message lists the choices.
     """
+    _check_name(kind, value, choices)
     if value not in choices:
         raise ConfigurationError(f"Unknown {kind} {shown(value)}; expected one of {', '.join(map(str, choices))}.")
     return value

@@ -1,5 +1,6 @@
 """Load images from any source."""
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
@@ -84,6 +85,8 @@ def load_images(
     on_bad_image: Literal["error", "skip"] = "error",
     require_labels: bool = False,
     purpose: Purpose = "calibration",
+    token: str | bool | None = None,
+    cache_dir: str | os.PathLike[str] | None = None,
 ) -> ImageData:
     """Open images from any source, and check everything that can be checked before the model runs.
 
@@ -122,6 +125,8 @@ def load_images(
             ``bad_images``.
         require_labels: Refuse data without labels.
         purpose: The purpose of the images, which decides the split where none is named.
+        token: Access token for the Hub; by default the one that huggingface_hub finds.
+        cache_dir: Cache of the data set and the image processor from the Hub; by default those of their libraries.
 
     Raises:
         DataError: The source cannot be found, read or used. ``UnreadableImageError`` names a bad image.
@@ -141,6 +146,7 @@ def load_images(
     if labels == "model":
         id2label = _model_labels(id2label, model, model_labels, purpose, require_labels)
     seed = 0 if seed is None and limit is not None else seed
+    hub = {"token": token, "cache_dir": None if cache_dir is None else os.fspath(cache_dir)}
     opened = open_source(
         source,
         split=split,
@@ -150,6 +156,7 @@ def load_images(
         columns=(image_column, label_column),
         shuffle_buffer=shuffle_buffer,
         wants_labels=id2label is not None or labels == "data",
+        hub=hub,
     )
     if opened is None:
         if model is not None:
@@ -158,7 +165,7 @@ def load_images(
     if labels == "data":
         id2label = _own_classes(opened, class_names)
     table = _labels(opened, id2label, require_labels, class_names, label_map)
-    transform = None if opened.prepared else _transform(processor, model, opened.name)
+    transform = None if opened.prepared else _transform(processor, model, opened.name, hub)
     log = BadImageLog() if on_bad_image == "skip" else None
     chosen = _choose(opened, limit, seed, log is None)
     encode = Encoder(transform, table)
@@ -204,9 +211,9 @@ def _check_options(batch_size: int, num_workers: int, limit: int | None, on_bad_
         raise ConfigurationError(f'on_bad_image is {on_bad_image!r}: it must be "error" or "skip".')
 
 
-def _transform(processor: Any, model: Any, name: str) -> Transform:
+def _transform(processor: Any, model: Any, name: str, hub: Mapping[str, Any]) -> Transform:
     if processor is None and model is not None:
-        processor = load_processor(model.name_or_path)
+        processor = load_processor(model.name_or_path, **hub)
     if processor is None:
         raise ConfigurationError(f"The images of {name} need a processor: pass that of the model, or the model.")
     return Transform(processor)

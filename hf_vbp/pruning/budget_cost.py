@@ -72,6 +72,15 @@ def advice_of(config: VBPConfig) -> str:
 
 def floor_sentence(budget: Budget, limits: Limits) -> str:
     """Return the sentence with the limit that makes a budget unreachable, and the advice."""
-    advice = "lower minimum_width or the ratio" if budget.removes else "ask for a larger share"
-    number = f"{limits.minimum_width} neuron{'' if limits.minimum_width == 1 else 's'}"
-    return f"Each MLP keeps at least {number} (minimum_width); {advice}."
+    minimum, multiple = limits.minimum_width, limits.round_to
+    least = -(-minimum // multiple) * multiple
+    number = f"{least:,} neuron{'' if least == 1 else 's'}"
+    if least == minimum:
+        advice = "lower minimum_width or the ratio" if budget.removes else "ask for a larger share"
+        return f"Each MLP keeps at least {number} (minimum_width); {advice}."
+    lower = "round_to" if minimum == 1 else "round_to, minimum_width"
+    advice = f"lower {lower} or the ratio" if budget.removes else f"lower {lower}, or ask for a larger share"
+    return (
+        f"Each MLP keeps at least {number}, or all where it has fewer (minimum_width {minimum:,}, rounded up to a "
+        f"multiple of round_to {multiple:,}); {advice}."
+    )

@@ -1,8 +1,8 @@
 """Load a model and its image processor by name: a Hub id, a folder or ``sample``."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,11 +33,13 @@ class LoadedModel:
         source: The name that the user gave: a Hub id, a folder, or ``sample``.
         model: The model, in eval mode.
         processor: Its image processor with the Pillow backend, or ``None`` if the checkpoint has none.
+        hub: ``token`` and ``cache_dir`` that it was loaded with.
     """
 
     source: str
     model: Any
     processor: Any
+    hub: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
 
 @dataclass(frozen=True)
@@ -117,7 +119,7 @@ def load_model(
     processor = _load_processor(path, hub)
     if interpolate_pos_encoding:
         model = _of_processor_size(source, model, processor)
-    return LoadedModel(source, _to_device(model, device), processor)
+    return LoadedModel(source, _to_device(model, device), processor, {"token": token, "cache_dir": cache_dir})
 
 
 def load_structure(

@@ -75,6 +75,8 @@ class DataRequest:
     ) -> Any:
         """Open the images for one purpose, ``"calibration"`` or ``"evaluation"``.
 
+        A data set on the Hub is read with the token and the cache with which the model was loaded.
+
         Args:
             loaded: The model with its processor.
             purpose: Decides the split where none is named.
@@ -120,6 +122,7 @@ class DataRequest:
             on_bad_image=self.on_bad_image,
             model_labels=named,
             label_map=self.label_map if matched else None,
+            **loaded.hub,
         )
         if purpose == "calibration" and images.images == 1:
             raise DataError(f"{self.source} gives 1 image, but a variance needs at least 2; some hundreds are usual.")

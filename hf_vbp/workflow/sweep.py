@@ -37,7 +37,7 @@ MODELS_IN_MEMORY = 4
 
 def sweep(
     model: nn.Module | PreparedModel,
-    data: Iterable[Any] | Source | None,
+    data: Iterable[Any] | Source | None = None,
     config: VBPConfig | Sequence[VBPConfig] | None = None,
     *,
     ratios: Sequence[float] | None = None,

@@ -194,6 +194,19 @@ def test_noise_is_an_error_and_never_a_plan(vit: Any, statistics: Any, monkeypat
             r"MACs: 0.01 cannot be reached .*share of 0\.\d+ can be kept.*at least 1 neuron \(",
         ),
         ({"target_parameters": 0.01}, r"parameters: 0.01 cannot be reached .*no less than a share of 0\.\d+ can"),
+        (
+            {"ratio": 0.5, "round_to": 100000},
+            r"keeps at least 100,000 neurons, or all where it has fewer \(minimum_width 1, rounded up to a multiple "
+            r"of round_to 100,000\); lower round_to or the ratio",
+        ),
+        (
+            {"target_parameters": 0.1, "round_to": 32, "minimum_width": 3},
+            "keeps at least 32 neurons, .* lower round_to, minimum_width, or ask for a larger share",
+        ),
+        (
+            {"ratio": 0.9, "round_to": 4, "minimum_width": 40},
+            r"keeps at least 40 neurons \(minimum_width\); lower minimum_width or the ratio",
+        ),
         ({"ratio": 0.9, "minimum_width": 40}, r"hidden neurons: 0.9 cannot be .*at most a share of 0.1666 can be"),
     ],
 )
@@ -205,7 +218,9 @@ def test_an_impossible_budget_is_refused_before_the_images_are_read(
     if "ratio" not in fields:
         # The share in the message can be reached.
         reached = float(str(error.value).split("a share of ")[1].split()[0])
-        check_budget(prepare(vit), VBPConfig(**{name: reached for name in fields if name != "levers"}))
+        check_budget(
+            prepare(vit), VBPConfig(**{**fields, **{name: reached for name in fields if name.startswith("target_")}})
+        )
 
 
 def test_a_plan_knows_its_cost(vit: Any, statistics: Any) -> None:

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +91,7 @@ def _as_start(
 ) -> Start:
     dtype = next(model.parameters()).dtype
     # The 8 bits of bfloat16 lose steps of 1e-5, so the weights are always trained in float32.
-    student = LoadedModel(loaded.source, model.float(), loaded.processor)
+    student = replace(loaded, model=model.float())
     return Start(student, dtype, results, plan, base)
 
 
