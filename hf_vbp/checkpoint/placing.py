@@ -163,7 +163,7 @@ def _discard(old: Path, folder: Path, names: Iterable[str]) -> None:
 def _read_journal(hidden: Path) -> list[str]:
     try:
         names: list[str] = json.loads((hidden / _JOURNAL).read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
+    except (FileNotFoundError, ValueError, RecursionError):
         # It is complete before the first file is moved.
         return []
     return names

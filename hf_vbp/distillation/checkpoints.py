@@ -31,6 +31,6 @@ def last_checkpoint(directory: str | Path) -> Path | None:
 def _is_whole(path: Path) -> bool:
     try:
         state = json.loads((path / _WRITTEN_LAST).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return False
     return isinstance(state, dict) and "global_step" in state

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hf_vbp._progress import one_line, shown
 from hf_vbp.checkpoint.layout import PLAN, RESULTS
 from hf_vbp.data.class_names import name_classes
 from hf_vbp.errors import CheckpointError, ConfigurationError
@@ -112,9 +113,11 @@ def _records(source: str, revision: str | None) -> tuple[Mapping[str, Any], str 
         return results, None
     text = plan_path.read_text(encoding="utf-8")
     try:
-        json.loads(text)
-    except ValueError as error:
-        raise CheckpointError(f"{plan_path} is not JSON ({error}); restore it, or remove it.") from error
+        plan = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{plan_path} is not JSON ({one_line(error)}); restore it, or remove it.") from error
+    if not isinstance(plan, dict):
+        raise CheckpointError(f"{plan_path} is {shown(plan)}, not a plan; restore it, or remove it.")
     return results, text
 
 
