@@ -164,7 +164,7 @@ def _discard(old: Path, folder: Path, names: Iterable[str]) -> None:
 def _read_journal(hidden: Path) -> list[str]:
     try:
         names: list[str] = json.loads(read_small_text(hidden / _JOURNAL))
-    except (FileNotFoundError, ValueError):
+    except (FileNotFoundError, ValueError, RecursionError):
         # It is complete before the first file is moved.
         return []
     return names

@@ -223,7 +223,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
     path = folder / CONFIG
     try:
         config = json.loads(read_small_text(path))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} cannot be read ({error}); expected the config of a checkpoint.") from error
     if not isinstance(config, dict):
         raise CheckpointError(f"{path} is not a JSON object; expected the config of a checkpoint.")

@@ -107,7 +107,7 @@ def _read_marker(path: Path) -> dict[str, Any] | None:
         return None
     try:
         marker = json.loads(read_small_text(file))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{file} cannot be read ({error}); move {path} away.") from error
     shape = marker if isinstance(marker, dict) else {}
     names, state = shape.get("files"), shape.get("state")

@@ -11,12 +11,15 @@ from typing import Any
 
 from torch import nn
 
+from hf_vbp._progress import one_line, shown
 from hf_vbp.adapters.identity import tensor_bytes
 from hf_vbp.config.vbp_config import VBPConfig
 from hf_vbp.costs.latency import LatencyOptions
 from hf_vbp.errors import OutputError
 from hf_vbp.files.atomic import atomic_write
 from hf_vbp.files.text import read_small_text
+from hf_vbp.results.checks import find_problem, hints_of
+from hf_vbp.results.sweep import SweepRow
 from hf_vbp.workflow.sweep_front import is_dense, mark_fronts
 from hf_vbp.workflow.sweep_tasks import Row, describe_method
 
@@ -35,6 +38,7 @@ _TEXTS = {"levers", "criterion", "compensation", "scope", "options", "latency_dt
 _WHOLE = {"minimum_width", "round_to", "parameters", "macs", "bytes", "images", "latency_batch", "latency_threads",
           "merged_tokens"}  # fmt: skip
 _MARKS = {"on_macs_front", "on_latency_front", "latency_compiled"}
+_MARK_VALUES = {"True": True, "False": False}
 
 
 @dataclass
@@ -62,11 +66,11 @@ class SweepTable:
             reader = csv.DictReader(StringIO(read_small_text(path)))
             if tuple(reader.fieldnames or ()) != COLUMNS:
                 raise ValueError("other columns")
-            return cls(path, [_parsed(row) for row in reader])
-        except (OSError, ValueError, TypeError, KeyError, csv.Error) as error:
+            return cls(path, [_parsed(row, reader.line_num) for row in reader])
+        except (OSError, ValueError, csv.Error) as error:
             raise OutputError(
-                f"{path} exists already and is not the table of a sweep that can be continued ({error}). Choose "
-                "another output or pass --overwrite."
+                f"{path} exists already and is not the table of a sweep that can be continued ({one_line(error)}). "
+                "Choose another output or pass --overwrite."
             ) from error
 
     def check_same(self, identity: Mapping[str, str]) -> None:
@@ -177,14 +181,32 @@ def _identity(row: Row) -> tuple[Any, ...]:
     return (is_dense(row), *(row.get(name) for name in names))
 
 
-def _parsed(row: Mapping[str, str]) -> Row:
-    kinds: dict[str, Any] = {name: str if name in _TEXTS else int if name in _WHOLE else float for name in COLUMNS}
-    kinds |= dict.fromkeys(_MARKS, _truth)
-    return {name: kinds[name](value) for name, value in row.items() if value != ""}
+def _parsed(row: Mapping[Any, Any], line: int) -> Row:
+    """Return the values of a row within the limits of ``sweep.json``; raises ValueError with the line and column."""
+    if None in row or None in row.values():
+        raise ValueError(f"line {line} has not {len(COLUMNS)} columns")
+    parsed = {name: _value(name, text, line) for name, text in row.items() if text != ""}
+    hints = hints_of(SweepRow)
+    for name in COLUMNS:
+        where = f"line {line}, column {name}"
+        if name in parsed:
+            problem = find_problem(parsed[name], hints.get(name, str), where)
+            if problem is not None:
+                raise ValueError(problem.removesuffix("."))
+        elif name in SweepRow.__required_keys__ or name in ("model", *IDENTITY):
+            raise ValueError(f"{where} is empty")
+    return parsed
 
 
-def _truth(text: str) -> bool:
-    return {"True": True, "False": False}[text]
+def _value(name: str, text: str, line: int) -> Any:
+    if name in _TEXTS:
+        return text
+    whole, mark = name in _WHOLE, name in _MARKS
+    try:
+        return _MARK_VALUES[text] if mark else int(text) if whole else float(text)
+    except (KeyError, ValueError):
+        expected = "True or False" if mark else "a whole number" if whole else "a number"
+        raise ValueError(f"line {line}, column {name} is {shown(text)}; expected {expected}") from None
 
 
 def _has_latency(row: Row, latency: LatencyOptions | None) -> bool:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from hf_vbp._progress import one_line
+from hf_vbp._progress import one_line, shown
 from hf_vbp.checkpoint.layout import PLAN, RESULTS
 from hf_vbp.data.class_names import name_classes
 from hf_vbp.errors import CheckpointError, ConfigurationError
@@ -123,9 +123,11 @@ def _records(source: str, revision: str | None) -> tuple[Mapping[str, Any], str 
         return results, None
     try:
         text = read_small_text(plan_path)
-        json.loads(text)
+        plan = json.loads(text)
     except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{plan_path} is not JSON ({one_line(error)}); restore it, or remove it.") from error
+    if not isinstance(plan, dict):
+        raise CheckpointError(f"{plan_path} is {shown(plan)}, not a plan; restore it, or remove it.")
     return results, text
 
 
