@@ -42,11 +42,13 @@ def check_budget(prepared: PreparedModel, config: VBPConfig) -> None:
         config: Budget and limits; without a budget there is nothing to check.
 
     Raises:
-        BudgetError: The budget cannot be met; the message contains the share that can be reached.
+        BudgetError: The budget cannot be met; the message contains the share that can be reached. Or the dense model
+            meets it already, so that nothing would be removed.
     """
     if not config.has_budget or config.budget.kind == "latency":
         return
     budget = config.budget
+    budget.check_removes()
     best = budget_cost(prepared, budget.kind)(narrowest_widths(prepared.widths, config.limits))
     if not budget.is_met_by(best):
         raise budget.unreachable(best, floor_sentence(budget, config.limits))

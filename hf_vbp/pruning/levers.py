@@ -84,13 +84,15 @@ def check_levers(prepared: PreparedModel, config: VBPConfig) -> bool:
         config: Budget, levers and limits.
 
     Raises:
-        BudgetError: The budget cannot be met; the message contains the share that can be reached.
+        BudgetError: The budget cannot be met; the message contains the share that can be reached. Or the dense model
+            meets it already, so that nothing would be removed.
         ConfigurationError: As for :func:`check_tokens`.
     """
     merges = check_tokens(prepared.model, config)
     if not merges or not config.has_budget or config.budget.kind != "macs":
         check_budget(prepared, config)
         return merges
+    config.budget.check_removes()
     number = most_tokens(prepared) if config.merge_tokens is None else config.merge_tokens
     widths = narrowest_widths(prepared.widths, config.limits) if "mlp" in config.used_levers else prepared.widths
     best = macs_share(prepared, number)(widths)

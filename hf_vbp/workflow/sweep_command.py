@@ -19,7 +19,7 @@ from hf_vbp.workflow.evaluate import name_classes
 from hf_vbp.workflow.gather import check_statistics, with_skipped
 from hf_vbp.workflow.loading import Loading
 from hf_vbp.workflow.outputs import files_in_folder, input_sources
-from hf_vbp.workflow.requests import CalibrationImages, DataRequest, Reporter
+from hf_vbp.workflow.requests import CalibrationImages, DataRequest, Reporter, with_note
 from hf_vbp.workflow.sweep import MODELS_IN_MEMORY, check_sweep, sweep_rows, sweep_statistics
 from hf_vbp.workflow.sweep_front import is_dense
 from hf_vbp.workflow.sweep_kept import KEPT_NAME, KeptStatistics
@@ -118,7 +118,7 @@ def _sweep(request: SweepRequest, tasks: list[VBPConfig], table: SweepTable, rep
     loaded = request.loading.load(request.model)
     calibration = None if request.data is None else CalibrationImages(request.data, loaded)
     prepared = check_sweep(loaded.model, tasks, None if calibration is None else calibration.first)
-    images = request.evaluation.open(loaded, "evaluation")
+    images = with_note(request.evaluation.open(loaded, "evaluation"), reporter)
     identity = {"weights": model_digest(loaded.model), "evaluation": description_digest(images.provenance)}
     table.check_same(identity)
     prepared.verified()

@@ -26,7 +26,7 @@ from hf_vbp.workflow.finetune.recipe import Recipe
 from hf_vbp.workflow.finetune.start import Start, TeacherChoice, choose_teacher
 from hf_vbp.workflow.finetune.yaml_text import parse_yaml
 from hf_vbp.workflow.loading import LoadedModel, load_model
-from hf_vbp.workflow.requests import Reporter
+from hf_vbp.workflow.requests import Reporter, with_note
 
 # Fields that change neither the trained weights nor the figures: they may differ when a run is resumed to save it.
 _FREE = ("output", "data.evaluation.batch_size", "data.evaluation.num_workers", "training.hub_token")
@@ -132,7 +132,7 @@ def reopen(recipe: Recipe, reporter: Reporter, *, weight: float) -> Trained:
     if recipe.data.evaluation is None:
         return Trained(student.model, start, None, None, state["results"])
     dense = dense_model(start, choose_teacher(recipe, start, reporter, weight=weight))
-    evaluation = recipe.data.evaluation.open(student, "evaluation")
+    evaluation = with_note(recipe.data.evaluation.open(student, "evaluation"), reporter)
     return Trained(student.model, start, dense, evaluation, state["results"])
 
 
