@@ -176,17 +176,35 @@ def without_processor(source: str) -> DataError:
     )
 
 
+def _of_one_image(processor: Any) -> dict[str, Any]:
+    """Return what an image processor makes of a gray image; nothing where it makes no inputs of images."""
+    from PIL import Image
+
+    from hf_vbp.data.processing import Transform
+
+    if processor is None:
+        return {}
+    try:
+        return Transform(processor).inputs(Image.new("RGB", (64, 48), (128, 128, 128)))
+    except (DataError, ValueError, TypeError):
+        # One of videos or of other data.
+        return {}
+
+
 def check_images_alone(loaded: LoadedModel) -> None:
-    """Refuse a model that takes anything else than images: the command line prepares nothing else.
+    """Refuse a model whose inputs its image processor does not make from images: nothing else makes them here.
 
     Raises:
-        UnsupportedModelError: It takes videos, sounds, texts or packed patches; shows the lines that prune it.
+        UnsupportedModelError: It takes videos, sounds or texts too; shows the lines that prune it.
     """
     from hf_vbp.inputs.example import example_batch
 
     inputs = example_batch(loaded.model)
     pixels = inputs.get("pixel_values")
     if set(inputs) == {"pixel_values"} and pixels is not None and pixels.dim() == 4:
+        return
+    made = _of_one_image(loaded.processor)
+    if inputs.keys() <= made.keys() and all(value.dim() == 1 + made[key].dim() for key, value in inputs.items()):
         return
     shapes = ", ".join(f"{name} {tuple(value.shape)}" for name, value in inputs.items())
     raise UnsupportedModelError(
