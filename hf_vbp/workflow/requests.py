@@ -207,8 +207,14 @@ def check_images_alone(loaded: LoadedModel) -> None:
     if inputs.keys() <= made.keys() and all(value.dim() == 1 + made[key].dim() for key, value in inputs.items()):
         return
     shapes = ", ".join(f"{name} {tuple(value.shape)}" for name, value in inputs.items())
+    name, source = type(loaded.model).__name__, loaded.source
     raise UnsupportedModelError(
-        f"{loaded.source} is a {type(loaded.model).__name__} that takes {shapes}, and the command line prepares "
-        "images only. Prune it from Python with batches that its processor made: "
-        "result = hf_vbp.prune(model, batches, hf_vbp.VBPConfig(ratio=0.3)); result.save_pretrained(folder)"
+        f"{source} ({name}) takes {shapes}, which its image processor does not make of images alone, and the command "
+        "line prepares nothing else. Prune it from Python with batches that its processor made: "
+        f"import hf_vbp; from transformers import AutoProcessor; from {type(loaded.model).__module__} import {name}; "
+        f"model = hf_vbp.from_pretrained({source!r}, auto_class={name}); "
+        f"processor = AutoProcessor.from_pretrained({source!r}); "
+        'batches = [dict(processor(..., return_tensors="pt"))]; '
+        "result = hf_vbp.prune(model, batches, hf_vbp.VBPConfig(ratio=0.3)); "
+        'result.save_pretrained("pruned", processor=processor)'
     )
