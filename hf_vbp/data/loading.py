@@ -18,6 +18,7 @@ from hf_vbp.data.processing import Transform, load_processor
 from hf_vbp.data.records import ImageSource
 from hf_vbp.data.sources import open_source
 from hf_vbp.errors import ConfigurationError, DataError, LabelError
+from hf_vbp.inputs.batch import main_input
 from hf_vbp.inputs.fit import check_first_image, check_fit
 
 Labels = Mapping[int, str] | Mapping[str, str]
@@ -35,7 +36,8 @@ class ImageData:
 
     Attributes:
         loader: A ``DataLoader`` of ``{"pixel_values": (b, 3, h, w) float32, "labels": (b,) int64}``, the latter only
-            where labels were requested and exist. ``accelerator.prepare(loader)`` shares it among processes.
+            where labels were requested and exist; for SigLIP2 and ImageGPT with the inputs that their image processors
+            make. ``accelerator.prepare(loader)`` shares it among processes.
         provenance: Where the images come from and how they were chosen and prepared, as JSON.
         images: The number of images, including bad ones; None for a stream of unknown length.
         labelled: Whether the batches have labels.
@@ -172,7 +174,7 @@ def load_images(
     chosen = _choose(opened, limit, seed, log is None)
     encode = Encoder(transform, table)
     first = _first(opened, chosen, encode, skip=log is not None)
-    if model is not None:
+    if model is not None and first.ndim == 3:
         check_fit(model, first, opened.name)
     workers = num_workers if chosen.shards is None else min(num_workers, chosen.shards)
     loader = make_loader(_dataset(opened, chosen, encode, log), batch_size, workers)
@@ -306,14 +308,15 @@ def _dataset(
 
 
 def _first(opened: ImageSource, chosen: ImageSource, encode: Encoder, skip: bool) -> torch.Tensor:
-    """Return the pixels of the first image, so that a fault of all images is found before any work.
+    """Return the main input of the first image, its pixels, so that a fault of all images is found before any work.
 
     Of a stream it is the first before shuffling, so that the shuffle buffer is not filled for it.
     """
     for record in chosen.records if opened.select is None else opened.records:
         try:
-            pixels: torch.Tensor = encode(record)["pixel_values"]
-            return pixels
+            sample = encode(record)
+            main: torch.Tensor = sample[main_input(sample)]
+            return main
         except UnreadableImageError:
             if not skip:
                 raise

@@ -143,14 +143,19 @@ def load_structure(
         CheckpointError: There is no such checkpoint, or its config describes no model.
         UnsupportedModelError: As in :func:`load_model`.
     """
+    path = path_of(source)
+    config = _supported_config(source, path, {"revision": revision, "cache_dir": cache_dir, "token": token})
+    return _without_weights(source, config)
+
+
+def _without_weights(source: str, config: Any) -> Any:
+    """Return the model of a config on the meta device."""
     import torch
 
     from hf_vbp.checkpoint.config_limits import bounded_model
     from hf_vbp.checkpoint.load_errors import load_errors
     from hf_vbp.checkpoint.transformers_patch import patched
 
-    path = path_of(source)
-    config = _supported_config(source, path, {"revision": revision, "cache_dir": cache_dir, "token": token})
     dtype = _dtype_of(source, config)
     model_class = _model_class(source, config)
     try:
@@ -174,7 +179,7 @@ def load_structure(
 def _supported_config(source: str, path: str, hub: dict[str, Any]) -> Any:
     """Return the config of a checkpoint of a model that takes images."""
     config = _load_config(path, hub)
-    check_takes_images(config, source)
+    check_takes_images(config, source, lambda: _without_weights(source, config))
     return config
 
 
