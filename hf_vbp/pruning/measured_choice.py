@@ -71,13 +71,18 @@ def best_candidate(
     chosen = least_damage(list(every.values()), list(distances.values()))
     if chosen is None:
         return None
-    known = sum(distance is not None for distance in distances.values())
-    if known >= FEWEST_KNOWN or all(distances[one.merged_tokens] is not None for one in expected):
+    fresh = {one.merged_tokens for one in expected}
+    if all(distances[merged] is not None for merged in fresh):
         return MeasuredChoice(chosen)
-    numbers = "1 number" if known == 1 else f"{known} numbers"
+    # Numbers that meet the budget without narrower MLPs, and more than the smallest such number, are far from it.
+    near = [merged for merged, one in every.items() if merged in fresh or one.cut]
+    known = sum(distances[merged] is not None for merged in near)
+    if known >= FEWEST_KNOWN:
+        return MeasuredChoice(chosen)
+    numbers = {0: "no number", 1: "1 number"}.get(known, f"{known} numbers")
     return MeasuredChoice(
         chosen,
-        f"the statistics hold measurements for this budget for only {numbers} of merged tokens, so another number "
+        f"the statistics hold measurements for this budget for {numbers} of merged tokens, so another number "
         "may damage the model less.",
     )
 

@@ -168,7 +168,7 @@ def run_plan(
         with stage as progress, cpu_threads(threads), lever_warnings(reporter):
             plan = make_plan(prepared, gathered, config, progress=progress)
         if latency is not None:
-            plan = replace(plan, latency=measure_plan(prepared, plan.widths, latency, reporter) or plan.latency)
+            plan = replace(plan, latency=measure_plan(prepared, plan, latency, reporter) or plan.latency)
         if output is not None:
             plan.save(output)
     return plan

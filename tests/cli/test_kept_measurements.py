@@ -7,10 +7,12 @@ import pytest
 from safetensors.torch import load_file
 
 from hf_vbp.calibration.measured_distance import DistanceToDense
+from hf_vbp.modeling.modeling_hf_vbp import merged_tokens
 from hf_vbp.pruning.plan import PruningPlan
 from hf_vbp.statistics.activation_statistics import ActivationStatistics
 from hf_vbp.workflow import sweep as sweep_module
 from tests.cli.helpers import Ran, run, save_images, save_tiny
+from tests.costs.clock import Clock
 
 METHOD = ["--criterion", "variance", "--compensation", "linear"]
 FILE = Path("st.safetensors")
@@ -68,6 +70,13 @@ def test_a_file_that_cannot_be_replaced_is_reported(command: Any, monkeypatch: p
     monkeypatch.setattr(ActivationStatistics, "save", full)
     ran = command("prune", "--statistics", str(FILE), "--data", "images", "--target-macs", "0.8", "-o", "out")
     assert "Warning: The measurements of merged tokens are not kept with the statistics. Cannot write st" in ran.err
+
+
+def test_the_latency_of_a_plan_is_that_with_its_merged_tokens(command: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    command("stats", "--data", "images", "-o", str(FILE))
+    Clock(lambda model, now: 1e-3 if any(merged_tokens(model)) else 2e-3).install(monkeypatch)
+    command("plan", "--statistics", str(FILE), "--ratio", "0.5", "--merge-tokens", "3", "--latency", "-o", "p.json")
+    assert PruningPlan.load(Path("p.json")).latency["speedup"] == pytest.approx(2)
 
 
 @pytest.mark.parametrize("given", [False, True])

@@ -31,7 +31,7 @@ def test_every_measured_number_of_merged_tokens_is_a_candidate(vit: Any, batches
     # At 0.6 the numbers 8, 7, 6, 4 and 0 would be measured.
     config = VBPConfig(target_macs=0.6)
     few = measured(vit, batches, [*line(vit, 5, 0.01, 0.1), *line(vit, 8, 0.2, 0.3)], config)
-    with pytest.warns(LeverWarning, match=r"only 2 numbers of merged tokens.*hf_vbp\.measure_levers"):
+    with pytest.warns(LeverWarning, match=r"for 2 numbers of merged tokens.*hf_vbp\.measure_levers"):
         plan = hf_vbp.make_plan(vit, few, config)
     assert plan.merged_tokens == counts_for(vit, 5)
     assert 0.55 < plan.achieved <= 0.6
@@ -41,6 +41,14 @@ def test_every_measured_number_of_merged_tokens_is_a_candidate(vit: Any, batches
         assert hf_vbp.make_plan(vit, measured(vit, batches, points, config), config).merged_tokens == counts_for(
             vit, 5
         )
+
+
+def test_models_that_merge_far_more_than_the_budget_needs_are_taken_with_a_warning(vit: Any, batches: Batches) -> None:
+    config = VBPConfig(target_macs=0.85)
+    points = [point for number in (6, 7, 8) for point in line(vit, number, 0.1 * number, 1.0)]
+    with pytest.warns(LeverWarning, match="for no number of merged tokens"):
+        plan = hf_vbp.make_plan(vit, measured(vit, batches, points, config), config)
+    assert plan.merged_tokens == counts_for(vit, 6)
 
 
 def test_measured_models_far_below_a_latency_budget_are_taken_with_a_warning(vit: Any, batches: Batches) -> None:
