@@ -57,7 +57,8 @@ def prune(
         option(
             STATISTICS,
             "--statistics",
-            help="File of statistics from `hf-vbp stats`, in place of --data; with both, --data adds missing ones.",
+            help="File of statistics from `hf-vbp stats`, in place of --data; with both, --data adds missing "
+            "ones, and what is measured of merged tokens is written into the file, for later plans.",
         ),
     ] = None,
     method: MethodOptions,

@@ -210,9 +210,10 @@ def _target(fastest: MeasuredCut, config: VBPConfig, *, merges: bool) -> float:
             "Ask for less time."
         )
     if fastest.share >= 1:
+        verb = "pruning" if "mlp" in config.used_levers else "merging tokens"
         raise BudgetError(
             f"latency: {budget.asked} cannot be reached by {means}: the smallest such model takes {pruned:.4g} ms, "
-            f"and the dense one {dense:.4g} ms, so it is not faster here ({measured}). "
+            f"and {dense:.4g} ms before, so {verb} does not make it faster here ({measured}). "
             "Ask for a larger batch, or give the budget as a share of MACs or parameters."
         )
     if fastest.share > target:

@@ -86,7 +86,7 @@ def make_plan(
     statistics give the same plan everywhere. The plan is a pure function of statistics, weights and configuration,
     except that a latency budget and the multiple of ``round_to="auto"`` are measured on this device. Tokens are
     merged only as far as the statistics hold measurements of it
-    (:func:`hf_vbp.workflow.measure_levers.with_lever_measurements`), or the configuration gives the number.
+    (:func:`hf_vbp.measure_levers`), or the configuration gives the number.
 
     Args:
         model: The dense model; it is not changed.
@@ -107,6 +107,9 @@ def make_plan(
         ConfigurationError: The configuration has no budget, its compensation does not fit the model, or the rankings
             do not fit the statistics.
 
+    Warns:
+        LeverWarning: Tokens may be merged to meet the budget, but the statistics hold too few measurements of it.
+
     Example:
         >>> plan = hf_vbp.make_plan(model, statistics, hf_vbp.VBPConfig(ratio=0.5))  # doctest: +SKIP
     """
@@ -122,6 +125,7 @@ def fit_plan(
     *,
     rankings: Sequence[Ranking] | None = None,
     fitted: FittedPlan | None = None,
+    warns: bool = True,
     progress: Progress | None = None,
 ) -> FittedPlan:
     """Return the plan together with its fitted compensation; see :func:`make_plan`.
@@ -132,6 +136,7 @@ def fit_plan(
         config: Method and budget.
         rankings: As for :func:`make_plan`.
         fitted: A plan that was fitted already, which is returned where it is the chosen one.
+        warns: Whether to warn where too little was measured of merged tokens.
         progress: As for :func:`make_plan`.
     """
     compensation = config.make_compensation()
@@ -146,7 +151,7 @@ def fit_plan(
     measurements = statistics.measurements_of(config.method) if merges else None
     rounding = measured_rounding(prepared, config, measurements, progress)
     rounded = with_rounding(config, rounding)
-    chosen = meet_budget(prepared, rounded, rankings, measurements=measurements, progress=progress)
+    chosen = meet_budget(prepared, rounded, rankings, measurements=measurements, warns=warns, progress=progress)
     if fitted is None or not fitted.is_of(chosen):
         fitted = fit_choice(prepared, statistics, config, rankings, chosen)
     return replace(fitted, plan=replace(fitted.plan, rounding=rounding))

@@ -17,6 +17,7 @@ from hf_vbp.results.sweep import SWEEP_RESULTS_NAME, describe_sweep, read_rows, 
 from hf_vbp.statistics.activation_statistics import ActivationStatistics
 from hf_vbp.workflow.evaluate import name_classes
 from hf_vbp.workflow.gather import check_statistics, with_skipped
+from hf_vbp.workflow.kept_measurements import keep_measurements, lever_warnings
 from hf_vbp.workflow.loading import Loading
 from hf_vbp.workflow.outputs import files_in_folder, input_sources
 from hf_vbp.workflow.requests import CalibrationImages, DataRequest, Reporter, with_note
@@ -85,7 +86,8 @@ def run_sweep(request: SweepRequest, reporter: Reporter) -> SweepResult:
 
     The table is written after each group of models. Rows in it that belong to the same model, statistics, evaluation
     images and method are kept and not computed again, so an interrupted sweep continues. Statistics that the sweep
-    gathers are kept in the same folder, so that it does not repeat the pass either.
+    gathers are kept in the same folder, so that it does not repeat the pass either. Measurements of merged tokens are
+    written into the file of the statistics, also into that of ``statistics``.
 
     Args:
         request: The request.
@@ -106,7 +108,8 @@ def run_sweep(request: SweepRequest, reporter: Reporter) -> SweepResult:
     with files_in_folder(request.output, names, request.overwrite or bool(earlier.rows), inputs):
         if not can_draw():
             reporter.say(f"No plot will be drawn: matplotlib is not installed. Install it with: {INSTALL}")
-        return _sweep(request, tasks, earlier, reporter)
+        with lever_warnings(reporter):
+            return _sweep(request, tasks, earlier, reporter)
 
 
 def _earlier(request: SweepRequest) -> SweepTable:
@@ -137,6 +140,7 @@ def _sweep(request: SweepRequest, tasks: list[VBPConfig], table: SweepTable, rep
         reporter.say(f"{continued} of {len(tasks)} rows are kept from {table.path}.")
     groups = -(-len(missing) // MODELS_IN_MEMORY)
     total = None if images.images is None else groups * images.images
+    file = request.statistics or request.output / KEPT_NAME
     stage = reporter.stage(f"Evaluation of {len(missing)} models", total) if missing else nullcontext()
     with stage as progress:
         made = sweep_rows(
@@ -148,6 +152,7 @@ def _sweep(request: SweepRequest, tasks: list[VBPConfig], table: SweepTable, rep
             latency=request.latency,
             progress=progress,
             on_noise=lambda error: reporter.warn(f"The latency of some rows is left out. {error}"),
+            on_measured=lambda measured: keep_measurements(file, measured, reporter),
         )
         for start, rows in zip(range(0, len(missing), MODELS_IN_MEMORY), made, strict=True):
             methods: list[Row] = [{}, *map(method_columns, missing[start : start + MODELS_IN_MEMORY])]

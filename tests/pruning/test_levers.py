@@ -114,7 +114,8 @@ def test_a_later_plan_needs_no_images(vit: Any, batches: Batches, tmp_path: Path
 
 def test_without_measurements_only_the_mlps_are_narrower(vit: Any, batches: Batches) -> None:
     statistics = hf_vbp.collect_statistics(vit, batches)
-    plan = hf_vbp.make_plan(vit, statistics, VBPConfig(target_macs=0.8))
+    with pytest.warns(LeverWarning, match=r"no measurements of merged tokens .* narrower MLPs alone.*measure_levers"):
+        plan = hf_vbp.make_plan(vit, statistics, VBPConfig(target_macs=0.8))
     assert plan.merged_tokens == ()
     with pytest.warns(LeverWarning, match="narrower MLPs alone"):
         asked = hf_vbp.make_plan(vit, statistics, VBPConfig(target_macs=0.8, levers=("mlp", "tokens")))

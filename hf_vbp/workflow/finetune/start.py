@@ -97,6 +97,7 @@ def _as_start(
 
 def _pruned(first: PruneFirst, reporter: Reporter) -> Start:
     from hf_vbp.workflow.gather import gather
+    from hf_vbp.workflow.kept_measurements import lever_warnings
     from hf_vbp.workflow.prune import check_request, prune
 
     reporter.say(f"Loading {first.model}")
@@ -104,7 +105,8 @@ def _pruned(first: PruneFirst, reporter: Reporter) -> Start:
     check_classifier(loaded.model, loaded.source, _ONLY_CLASSIFIERS)
     prepared = check_request(loaded.model, first.config)
     statistics = gather(prepared, loaded, first.config, reporter, data=first.data, statistics=first.statistics)
-    result = prune(prepared, None, first.config, statistics=statistics)
+    with lever_warnings(reporter):
+        result = prune(prepared, None, first.config, statistics=statistics)
     results = {**result.results, "base_model": describe_base_model(loaded.model, loaded.source)}
     return _as_start(loaded, result.model, results, result.plan.to_json(), base=loaded)
 
