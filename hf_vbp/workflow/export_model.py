@@ -1,6 +1,7 @@
 """Export from Python."""
 
 import os
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -45,11 +46,13 @@ def export_model(
         data: Calibration images, needed for int8: the name of a source, or batches. Without ``eval_data`` the files
             are compared on some of them, and without both on random values.
         eval_data: Images on which the files are compared, with labels for their top-1; 32 of a named source.
-        base: The dense model. It is exported too, and the latency of both is measured in turns.
+        base: The dense model. It is exported too, in the same precisions, and the latency of both is measured in
+            turns. A file of it that does not agree with PyTorch is left out with a warning.
         minimum_agreement: Least share of images for which int8 gives the answer of PyTorch.
         web: Also write a page that runs the model in the browser.
         overwrite: Replace files of the same format, or an output that hf_vbp wrote.
-        latency_seconds: Seconds in which the latency is measured, for each number of threads; 0 measures none.
+        latency_seconds: Seconds in which the latency is measured, for each number of threads; 0 measures none. A
+            latency whose 95 % interval extends by more than 25 % is left out with a warning.
 
     Returns:
         A row for each file with its figures; next to weights, also those of other formats.
@@ -82,13 +85,13 @@ def export_model(
 
 
 class _Silent:
-    """A reporter that shows nothing."""
+    """A reporter that shows no progress."""
 
     def say(self, text: str) -> None:
         pass
 
     def warn(self, text: str) -> None:
-        pass
+        warnings.warn(text, stacklevel=2)
 
     @contextmanager
     def stage(self, title: str, total: int | None = None) -> Iterator[Progress]:
