@@ -285,6 +285,8 @@ class CardFacts:
             sentence += f". Latency is the median of one image on {measured['device_name']}"
             dense = any("speedup" in one for row in self.exports for one in row.get("latency", []))
             sentence += ", in parentheses the speed-up over the dense model in float32" if dense else ""
+        if any("dense" in row for row in self.exports):
+            sentence += '. "dense" is the dense model, exported in the same way, compared with its own PyTorch model'
         return sentence + "."
 
     @property

@@ -13,16 +13,22 @@ class ExportLatency(TypedDict):
     device_name: str
     repetitions: PositiveCount
     median_ms: Positive
+    interval_ms: NotRequired[Annotated[list[Positive], Length(2), "95 % interval of the median"]]
     dense_ms: NotRequired[Annotated[Positive, "median of the dense model, exported to the same format in float32"]]
     speedup: NotRequired[Annotated[Positive, "time of the dense model over that of this file"]]
     speedup_interval: NotRequired[Annotated[list[Positive], Length(2)]]
 
 
 class DenseExport(TypedDict):
-    """The dense model, exported to the same format in float32."""
+    """The dense model, exported to the same format and precision, and compared with its own PyTorch model."""
 
     bytes: PositiveCount
+    max_abs_difference: NotRequired[NonNegative]
+    max_scaled_difference: NotRequired[NonNegative]
+    agreement: NotRequired[Fraction]
     top1: NotRequired[Fraction]
+    top1_interval: NotRequired[Interval]
+    latency: NotRequired[list[ExportLatency]]
 
 
 class Quantization(TypedDict):

@@ -94,10 +94,10 @@ def run_export(request: ExportRequest, reporter: Reporter) -> dict[str, Any]:
                 _link_checkpoint(target, staging, form, request, reporter)
             else:
                 _write_configs(loaded, staging)
-            rows = _write(model, dense, request, form, staging, Path(other), reporter)
+            rows, has_dense = _write(model, dense, request, form, staging, Path(other), reporter)
             all_rows = _record(rows, staging, target if inside else None, form)
             if request.web:
-                write_page(staging, Path(other) if dense is not None else None)
+                write_page(staging, Path(other) if has_dense else None)
     return {"folder": str(folder), "exports": all_rows}
 
 
@@ -173,12 +173,14 @@ def _write(
     staging: Path,
     other: Path,
     reporter: Reporter,
-) -> list[dict[str, Any]]:
-    file: DenseFile | None = None
+) -> tuple[list[dict[str, Any]], bool]:
+    """Write the files; return their rows, and whether the dense model could be exported too."""
+    files: dict[str, DenseFile] = {}
     if dense is not None:
         _write_configs(dense, other)
-        file = write_dense(answers_of(dense, model.reference), other, form, request.options, reporter)
-    return write_files(model, staging, form, request.options, reporter, file)
+        answers = answers_of(dense, model.reference, model.calibration)
+        files = write_dense(answers, other, form, request.options, reporter)
+    return write_files(model, staging, form, request.options, reporter, files), bool(files)
 
 
 def _link_checkpoint(

@@ -1,6 +1,7 @@
 """Export from Python."""
 
 import os
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -50,11 +51,13 @@ def export_model(
         data: Calibration images, needed for int8: the name of a source, or batches. Without ``eval_data`` the files
             are compared on some of them, and without both on random values.
         eval_data: Images on which the files are compared, with labels for their top-1; 32 of a named source.
-        base: The dense model. It is exported too, and the latency of both is measured in turns.
+        base: The dense model. It is exported too, in the same precisions, and the latency of both is measured in
+            turns. A file of it that does not agree with PyTorch is left out with a warning.
         minimum_agreement: Least share of images for which int8 gives the answer of PyTorch.
         web: Also write a page that runs the model in the browser.
         overwrite: Replace files of the same format, or an output that hf_vbp wrote.
-        latency_seconds: Seconds in which the latency is measured, for each number of threads; 0 measures none.
+        latency_seconds: Seconds in which the latency is measured, for each number of threads; 0 measures none. A
+            latency whose 95 % interval extends by more than 25 % is left out with a warning.
         revision: Branch, tag or commit of the model on the Hub.
         base_revision: Branch, tag or commit of the dense model.
         token: Access token for the Hub; by default the one that huggingface_hub finds.
@@ -94,13 +97,13 @@ def export_model(
 
 
 class _Silent:
-    """A reporter that shows nothing."""
+    """A reporter that shows no progress."""
 
     def say(self, text: str) -> None:
         pass
 
     def warn(self, text: str) -> None:
-        pass
+        warnings.warn(text, stacklevel=2)
 
     @contextmanager
     def stage(self, title: str, total: int | None = None) -> Iterator[Progress]:
