@@ -43,7 +43,8 @@ class Page:
     def _connect(self) -> None:
         at = self.layout
         for listener in (at.inspect.click, at.name.submit):
-            self._on(listener, self._inspect, [at.name], [*at.shown, at.share], token=True)
+            form = [at.share, at.kind, at.tokens, at.same_width]
+            self._on(listener, self._inspect, [at.name], [*at.shown, *form], token=True)
         self._on(at.search.click, self._search, [at.name], [at.found], token=True)
         self._on(at.found.input, lambda session, name: name, [at.found], [at.name], queue=False)
         self._on(
@@ -134,7 +135,15 @@ class Page:
 
     def _inspect(self, session: Session, token: str | None, name: str) -> list[Any]:
         self.actions.inspect(session, name, token)
-        return [*self._render(session, Choice()), self._kind(session, "ratio")]
+        # The form begins again with the budget whose range the slider shows.
+        first = Choice()
+        return [
+            *self._render(session, first),
+            self._kind(session, first.kind),
+            first.kind,
+            first.tokens,
+            first.same_width,
+        ]
 
     def _search(self, session: Session, token: str | None, words: str) -> Any:
         found = self.actions.search(words, token)
@@ -162,7 +171,7 @@ class Page:
             reach = session.inspected["reachable"]
             high = max(int(100 * reach["ratio"]), 2) if kind == "ratio" else high
             low = min(int(100 * reach[kind]) + 1, 98) if kind == "parameters" else low
-        return gr.update(minimum=low, maximum=high, value=max(value, low), label=label)
+        return gr.update(minimum=low, maximum=high, value=min(max(value, low), high), label=label)
 
     def _move(self, session: Session, *choice: Any) -> list[Any]:
         if session.study is None:
@@ -202,7 +211,8 @@ class Page:
         try:
             found = self.actions.preview(session, choice)
         except HfVbpError as error:
-            return [views.error(self._sentence(error)), gr.skip()]
+            # No bars: those of another budget or model would contradict the sentence.
+            return [views.error(self._sentence(error)), None]
         study = study_of(session)
         source = f"from {study.statistics.images} images"
         return [
@@ -214,7 +224,7 @@ class Page:
         """Return the updates of all widgets that show what the session holds."""
         inspected, study, pruned = session.inspected, session.study, session.pruned
         name = "" if inspected is None else f"{inspected['model'].rstrip('/').rpartition('/')[2]}-pruned"
-        figures = [gr.skip(), gr.skip()] if study is None else self._figures(session, choice)
+        figures = ["", None] if study is None else self._figures(session, choice)
         predicted = [] if study is None or not session.curve else self._predicted(session, choice)
         line = "" if inspected is None else self.actions.job_line(session, Images(HUB, name="DATASET"), choice)
         return [

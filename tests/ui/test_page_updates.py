@@ -1,0 +1,99 @@
+"""What the page shows after a button, without a browser: the functions of its events, called as gradio does."""
+
+import asyncio
+import gc
+from collections.abc import Callable, Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from hf_vbp.ui.actions import Actions
+from hf_vbp.ui.session import Session
+from hf_vbp.ui.settings import Settings
+from hf_vbp.ui.study import Study, make_study
+from hf_vbp.ui.worker import Job
+from hf_vbp.workflow.loading import Loading
+from hf_vbp.workflow.requests import DataRequest
+
+if TYPE_CHECKING:
+    from hf_vbp.ui.page import Page
+
+# Gradio opens event loops that it never closes.
+pytestmark = [
+    pytest.mark.skipif(find_spec("gradio") is None, reason="gradio is not installed"),
+    pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning"),
+]
+FOUND = {
+    "model": "owner/name",
+    "architecture": "ViTForImageClassification",
+    "memory": 10,
+    "download": 20,
+    "reachable": {"ratio": 0.9, "parameters": 0.5, "macs": 0.5},
+}
+
+
+@pytest.fixture(scope="module")
+def study() -> Study:
+    return make_study("sample", DataRequest("sample", limit=8), Loading(), Job("Statistics", None))
+
+
+@pytest.fixture
+def page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator["Page"]:
+    from hf_vbp.ui.page import Page
+
+    made = Page(Actions(Settings(), tmp_path))
+    monkeypatch.setattr("hf_vbp.ui.page.views.inspected", lambda found: found["model"])
+    monkeypatch.setattr(made.actions.inspector, "inspect", lambda name, *rest: {**FOUND, "model": name})
+    yield made
+    made.actions.close()
+    asyncio.set_event_loop(None)
+    gc.collect()
+
+
+@pytest.fixture
+def session(page: "Page") -> Session:
+    return page.actions.open()
+
+
+def event(page: "Page", widget: str, kind: str = "click") -> Callable[..., dict[str, Any]]:
+    """Return the function of an event; it gives what the widgets are changed to, by their name in the page."""
+    (found,) = (one for one in page.blocks.fns.values() if (getattr(page.layout, widget)._id, kind) in one.targets)
+
+    def call(*values: Any) -> dict[str, Any]:
+        return {one.elem_id: value for one, value in zip(found.outputs, found.fn(*values), strict=True)}
+
+    return call
+
+
+def value(update: Any) -> Any:
+    return update.get("value") if isinstance(update, dict) else update
+
+
+def test_another_model_begins_with_the_form_that_its_slider_belongs_to(
+    page: "Page", session: Session, study: Study
+) -> None:
+    session.choose({**FOUND, "model": "sample"})
+    session.study = study
+    shown = event(page, "inspect")(session, "owner/other")
+    assert [value(shown[name]) for name in ("kind", "tokens", "same-width")] == ["ratio", False, False]
+    assert shown["share"]["label"] == "Percent of the hidden neurons to remove"
+    # The bars were those of the first model.
+    assert shown["figures"] == ""
+    assert shown["widths"] is None
+
+
+def test_a_refused_budget_shows_no_bars(page: "Page", session: Session, study: Study) -> None:
+    session.study = study
+    found = page._move(session, "macs", 80, False, False)
+    assert "MACs kept" in found[0]
+    assert len(found[1]) > 0
+    error, bars = page._move(session, "latency", 80, False, False)
+    assert "was not measured" in error
+    assert bars is None
+
+
+def test_the_slider_stays_within_what_a_model_allows(page: "Page", session: Session) -> None:
+    session.choose({**FOUND, "reachable": {**FOUND["reachable"], "ratio": 0.2}})
+    assert page._kind(session, "ratio")["value"] == 20
