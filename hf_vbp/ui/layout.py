@@ -54,6 +54,11 @@ class Layout:
         return [self.kind_of_images, self.uploads, self.data, self.split, self.limit]
 
     @property
+    def job(self) -> list[Any]:
+        """The widgets that decide about a Job: repository, hardware, budget and images."""
+        return [self.job_repo, self.flavor, *self.choice, *self.chosen_images]
+
+    @property
     def state(self) -> list[Any]:
         """The widgets that show the state of long work."""
         return [self.progress, self.timer, self.cancel]
@@ -63,7 +68,7 @@ class Layout:
         """The widgets that show what a session holds."""
         plots_and_figures = [self.budget_step, self.figures, self.widths, self.curve]
         checkpoint = [self.publish_step, self.receipt, self.download, self.repo, self.pushed]
-        return [self.model, self.images_step, *plots_and_figures, *checkpoint, self.job_repo, self.job_line]
+        return [self.model, self.images_step, *plots_and_figures, *checkpoint]
 
     def _model(self) -> None:
         gr.Markdown("## 1. Model")

@@ -1,6 +1,7 @@
 """Which widget calls which action, and how its outcome is shown. No logic."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import gradio as gr
@@ -43,7 +44,7 @@ class Page:
     def _connect(self) -> None:
         at = self.layout
         for listener in (at.inspect.click, at.name.submit):
-            form = [at.share, at.kind, at.tokens, at.same_width]
+            form = [at.share, at.kind, at.tokens, at.same_width, at.job_repo]
             self._on(listener, self._inspect, [at.name], [*at.shown, *form], token=True)
         self._on(at.search.click, self._search, [at.name], [at.found], token=True)
         self._on(at.found.input, lambda session, name: name, [at.found], [at.name], queue=False)
@@ -72,8 +73,10 @@ class Page:
         at = self.layout
         self._on(at.preview_card.click, self._card, [at.repo, at.private], [at.card], token=True)
         self._on(at.push.click, self._push, [at.repo, at.private], at.state, token=True, show_progress="hidden")
-        inputs = [at.job_repo, at.flavor, *at.choice, *at.chosen_images]
-        self._on(at.start_job.click, self._start_job, inputs, [at.job_state, at.job_id], token=True)
+        self._on(at.start_job.click, self._start_job, at.job, [at.job_state, at.job_id], token=True)
+        changed = partial(gr.on, [one.change for one in (at.model, *at.job)])
+        always: dict[str, Any] = {"queue": False, "trigger_mode": "always_last", "quiet": True}
+        self._on(changed, self._job_line, at.job, [at.job_line], **always)
         for button, action in ((at.read_job, self.actions.job_state), (at.end_job, self.actions.end_job)):
             self._on(button.click, self._hub_job(action), [at.job_id], [at.job_state], token=True)
 
@@ -137,13 +140,8 @@ class Page:
         self.actions.inspect(session, name, token)
         # The form begins again with the budget whose range the slider shows.
         first = Choice()
-        return [
-            *self._render(session, first),
-            self._kind(session, first.kind),
-            first.kind,
-            first.tokens,
-            first.same_width,
-        ]
+        form = [self._kind(session, first.kind), first.kind, first.tokens, first.same_width]
+        return [*self._render(session, first), *form, _result_name(session)]
 
     def _search(self, session: Session, token: str | None, words: str) -> Any:
         found = self.actions.search(words, token)
@@ -193,9 +191,15 @@ class Page:
         return self._state(session)
 
     def _start_job(self, session: Session, token: str | None, name: str, flavor: str, *rest: Any) -> list[Any]:
-        choice, images = Choice(*rest[:4]), _images(*rest[4:])
+        choice, images = _job_choices(*rest)
         job = self.actions.send_job(session, images, choice, name, flavor, token)
         return [views.hub_job(job), job.id]
+
+    def _job_line(self, session: Session, name: str, flavor: str, *rest: Any) -> str:
+        if session.inspected is None:
+            return ""
+        choice, images = _job_choices(*rest)
+        return self.actions.job_line(session, images, choice, name, flavor)
 
     def _hub_job(self, action: Callable[[str, str | None], Any]) -> Callable[..., str]:
         return lambda session, token, job_id: views.hub_job(action(job_id, token))
@@ -223,10 +227,8 @@ class Page:
     def _render(self, session: Session, choice: Choice) -> list[Any]:
         """Return the updates of all widgets that show what the session holds."""
         inspected, study, pruned = session.inspected, session.study, session.pruned
-        name = "" if inspected is None else f"{inspected['model'].rstrip('/').rpartition('/')[2]}-pruned"
         figures = ["", None] if study is None else self._figures(session, choice)
         predicted = [] if study is None or not session.curve else self._predicted(session, choice)
-        line = "" if inspected is None else self.actions.job_line(session, Images(HUB, name="DATASET"), choice)
         return [
             "" if inspected is None else views.inspected(inspected),
             gr.update(visible=inspected is not None),
@@ -236,10 +238,8 @@ class Page:
             gr.update(visible=pruned is not None),
             "" if pruned is None else views.receipt(pruned.results, pruned.folder.name),
             gr.update(value=None if pruned is None else str(pruned.archive)),
-            gr.skip() if pruned is None or session.pushed is not None else name,
+            gr.skip() if pruned is None or session.pushed is not None else _result_name(session),
             "" if session.pushed is None else views.status(session.pushed.sentence),
-            name,
-            line,
         ]
 
     def _predicted(self, session: Session, choice: Choice) -> list[tuple[float, float]]:
@@ -257,6 +257,15 @@ class Page:
 
 def _kind_of_images(session: Session, kind: str) -> list[Any]:
     return [gr.update(visible=kind == UPLOADED), gr.update(visible=kind == HUB)]
+
+
+def _result_name(session: Session) -> str:
+    model = "" if session.inspected is None else session.inspected["model"].rstrip("/").rpartition("/")[2]
+    return f"{model}-pruned" if model else ""
+
+
+def _job_choices(*values: Any) -> tuple[Choice, Images]:
+    return Choice(*values[:4]), _images(*values[4:])
 
 
 def _images(kind: str, uploads: list[str] | None, name: str, split: str, limit: float) -> Images:

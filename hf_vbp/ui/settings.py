@@ -99,3 +99,18 @@ class Settings:
             f"{shown(name)} is not the id of a data set on the Hub; expected owner/name or owner/name:config. Folders "
             "are read only by a page on your own machine: hf-vbp ui."
         )
+
+    def check_sent(self, name: str) -> str:
+        """Return the name of a model or a data set that a Job can read.
+
+        Raises:
+            ConfigurationError: It is a file or folder of this machine, or no id of the Hub.
+        """
+        if name == "sample":
+            return name
+        reads = "a Job reads models and data sets of the Hub only"
+        if os.path.exists(os.path.expanduser(name)):
+            raise ConfigurationError(f"{shown(name)} is a file or folder of this machine; {reads}. Push it first.")
+        if not _DATA.fullmatch(name) or name.endswith(".tar"):
+            raise ConfigurationError(f"{shown(name)} is not an id on the Hub; {reads}. Expected owner/name.")
+        return name

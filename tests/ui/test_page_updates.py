@@ -97,3 +97,16 @@ def test_a_refused_budget_shows_no_bars(page: "Page", session: Session, study: S
 def test_the_slider_stays_within_what_a_model_allows(page: "Page", session: Session) -> None:
     session.choose({**FOUND, "reachable": {**FOUND["reachable"], "ratio": 0.2}})
     assert page._kind(session, "ratio")["value"] == 20
+
+
+def test_the_line_of_a_job_follows_every_choice(page: "Page", session: Session) -> None:
+    session.choose(dict(FOUND))
+    at = page.layout
+    (line,) = (one for one in page.blocks.fns.values() if at.job_line in one.outputs)
+    assert {widget._id for widget in (at.model, *at.job)} == {target for target, kind in line.targets}
+    images = ["Data set on the Hub", None, "owner/data", "test", 64]
+    shown = line.fn(session, "alice/small", "t4-small", "macs", 70, False, True, *images)[-1]
+    for part in ("t4-small", "owner/data --split test --limit 64", "--target-macs 0.7", "layer", "--push alice/small"):
+        assert part in shown
+    # The end of a job leaves the name that the visitor chose.
+    assert event(page, "timer", "tick")(session, "ratio", 30, False, False).keys().isdisjoint({"job-repo", "job-line"})
