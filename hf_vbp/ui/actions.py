@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 BUNDLED, UPLOADED, HUB = "Bundled images", "Uploaded pictures", "Data set on the Hub"
 IMAGES = (BUNDLED, UPLOADED, HUB)
+MERGING = ("macs", "latency")
+"""Budgets that merged tokens count for."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,7 @@ class Choice:
         """Return the configuration."""
         from hf_vbp.config.vbp_config import VBPConfig, field_of_budget
 
-        chooses = self.tokens and self.kind in ("macs", "latency")
+        chooses = self.tokens and self.kind in MERGING
         # The widths of the preview are exact, so those of a latency are not rounded to a multiple measured later.
         return VBPConfig(
             round_to=1,
@@ -127,14 +129,15 @@ class Actions:
         request = self._request(session, images)
         access = self.settings.token(token)
         cache = None if self.settings.local else session.folder / "hub"
-        session.study, session.curve = None, []
-        session.forget_checkpoint()
 
         def work(job: Job) -> None:
             from hf_vbp.ui.study import make_study
             from hf_vbp.workflow.loading import Loading
 
-            session.study = make_study(found["model"], request, Loading(token=access, cache_dir=cache), job)
+            made = make_study(found["model"], request, Loading(token=access, cache_dir=cache), job)
+            # Only now: work that fails or is cancelled changes nothing.
+            session.study, session.curve = made, []
+            session.forget_checkpoint()
 
         self._submit(session, "Statistics", work)
 
@@ -172,13 +175,18 @@ class Actions:
             config = replace(config, merge_tokens=found.number, levers=None)
         name = f"{study.loaded.source.rstrip('/').rpartition('/')[2]}-pruned"
         session.check_free()
-        session.forget_checkpoint()
         folder = session.new_folder(name)
 
         def work(job: Job) -> None:
             from hf_vbp.ui.study import prune_study
 
-            session.pruned = prune_study(study, config, folder, job)
+            try:
+                made = prune_study(study, config, folder, job)
+            except BaseException:
+                shutil.rmtree(folder.parent, ignore_errors=True)
+                raise
+            session.forget_checkpoint()
+            session.pruned = made
 
         self._submit(session, "Pruning", work)
 

@@ -104,7 +104,9 @@ class Layout:
             self.kind = gr.Radio(KINDS, value="ratio", label="Budget", elem_id="kind")
             self.share = gr.Slider(1, 98, 30, step=1, label="Percent", elem_id="share")
             with gr.Row():
-                self.tokens = gr.Checkbox(label="Merge tokens too", info="For MACs and latency.", elem_id="tokens")
+                self.tokens = gr.Checkbox(
+                    label="Merge tokens too", info="For MACs and latency.", interactive=False, elem_id="tokens"
+                )
                 self.same_width = gr.Checkbox(
                     label="Same width in every layer", info="Loads with plain transformers.", elem_id="same-width"
                 )
@@ -120,7 +122,7 @@ class Layout:
                 elem_id="widths",
             )
             with gr.Row():
-                self.measure = gr.Button("Measure latency and merged tokens", elem_id="measure")
+                self.measure = gr.Button(views.MEASURE, elem_id="measure")
                 self.sweep = gr.Button("Measure the curve", elem_id="sweep")
             self.curve = gr.LinePlot(
                 x="removed",

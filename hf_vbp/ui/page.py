@@ -10,7 +10,7 @@ from hf_vbp._progress import one_line
 from hf_vbp.errors import ConfigurationError, HfVbpError
 from hf_vbp.results.redaction import without_paths
 from hf_vbp.ui import plots, views
-from hf_vbp.ui.actions import HUB, UPLOADED, Actions, Choice, Images, study_of
+from hf_vbp.ui.actions import HUB, MERGING, UPLOADED, Actions, Choice, Images, study_of
 from hf_vbp.ui.layout import Layout
 from hf_vbp.ui.session import Session
 
@@ -44,7 +44,7 @@ class Page:
     def _connect(self) -> None:
         at = self.layout
         for listener in (at.inspect.click, at.name.submit):
-            form = [at.share, at.kind, at.tokens, at.same_width, at.job_repo]
+            form = [at.share, at.tokens, at.kind, at.same_width, at.job_repo]
             self._on(listener, self._inspect, [at.name], [*at.shown, *form], token=True)
         self._on(at.search.click, self._search, [at.name], [at.found], token=True)
         self._on(at.found.input, lambda session, name: name, [at.found], [at.name], queue=False)
@@ -53,11 +53,11 @@ class Page:
         )
         # Long work shows its own progress.
         own: dict[str, Any] = {"show_progress": "hidden"}
-        self._on(at.gather.click, self._gather, at.chosen_images, [*at.state, *at.shown], token=True, **own)
+        self._on(at.gather.click, self._gather, at.chosen_images, at.state, token=True, **own)
         self._on(at.cancel.click, self._cancel, [], at.state, queue=False, **own)
         # The page asks for the state again and again, so that no connection has to last as long as the work.
         self._on(at.timer.tick, self._tick, at.choice, [*at.state, *at.shown], queue=False, quiet=True)
-        self._on(at.kind.change, self._kind, [at.kind], [at.share], queue=False)
+        self._on(at.kind.change, self._kind, [at.kind], [at.share, at.tokens], queue=False)
         moved: dict[str, Any] = {"queue": False, "trigger_mode": "always_last", "quiet": True}
         for listener in (at.share.change, at.tokens.change, at.same_width.change, at.kind.change):
             self._on(listener, self._move, at.choice, [at.figures, at.widths], **moved)
@@ -140,7 +140,8 @@ class Page:
         self.actions.inspect(session, name, token)
         # The form begins again with the budget whose range the slider shows.
         first = Choice()
-        form = [self._kind(session, first.kind), first.kind, first.tokens, first.same_width]
+        share, tokens = self._kind(session, first.kind)
+        form = [share, {**tokens, "value": first.tokens}, first.kind, first.same_width]
         return [*self._render(session, first), *form, _result_name(session)]
 
     def _search(self, session: Session, token: str | None, words: str) -> Any:
@@ -151,7 +152,7 @@ class Page:
 
     def _gather(self, session: Session, token: str | None, *images: Any) -> list[Any]:
         self.actions.gather(session, _images(*images), token)
-        return [*self._state(session), *self._render(session, Choice())]
+        return self._state(session)
 
     def _cancel(self, session: Session) -> list[Any]:
         self.actions.cancel(session)
@@ -163,13 +164,16 @@ class Page:
         session.seen = True
         return [*self._state(session), *self._render(session, Choice(*choice))]
 
-    def _kind(self, session: Session, kind: str) -> Any:
+    def _kind(self, session: Session, kind: str) -> list[Any]:
         low, high, value, label = _RANGES[kind]
+        merges = kind in MERGING
         if session.inspected is not None:
             reach = session.inspected["reachable"]
             high = max(int(100 * reach["ratio"]), 2) if kind == "ratio" else high
             low = min(int(100 * reach[kind]) + 1, 98) if kind == "parameters" else low
-        return gr.update(minimum=low, maximum=high, value=min(max(value, low), high), label=label)
+            merges = merges and session.inspected["merging"] is None
+        slider = gr.update(minimum=low, maximum=high, value=min(max(value, low), high), label=label)
+        return [slider, gr.update(interactive=merges)]
 
     def _move(self, session: Session, *choice: Any) -> list[Any]:
         if session.study is None:
@@ -220,7 +224,7 @@ class Page:
         study = study_of(session)
         source = f"from {study.statistics.images} images"
         return [
-            views.preview(found, asked=choice.asked, statistics=source),
+            views.preview(found, asked=choice.asked, statistics=source, measured=study.knows_tokens(choice.config())),
             plots.widths(found, study.prepared.widths),
         ]
 

@@ -65,10 +65,9 @@ class Study:
         """Return the preview of a plan; see :meth:`hf_vbp.pruning.preview.Previewer.of`."""
         return self.previewer.of(config, self.statistics.measurements_of(config.method))
 
-    def measured(self, config: VBPConfig) -> bool:
-        """Return whether latencies were measured for the scope and limits of a configuration."""
-        found = self.statistics.measurements_of(config.method)
-        return found is not None and any(point.latency for point in found.points)
+    def knows_tokens(self, config: VBPConfig) -> bool:
+        """Return whether the measurements that a choice of merged tokens needs were made, where it needs any."""
+        return "tokens" not in config.used_levers or self.statistics.measurements_of(config.method) is not None
 
 
 @dataclass(frozen=True)

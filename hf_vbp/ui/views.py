@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from hf_vbp.pruning.preview import Preview
 
 Row = Sequence[str]
+MEASURE = "Measure latency and merged tokens"
 
 
 def table(head: Row, rows: Iterable[Row], caption: str) -> str:
@@ -74,13 +75,14 @@ def inspected(found: Mapping[str, Any]) -> str:
     return "".join(parts)
 
 
-def preview(found: "Preview", *, asked: str, statistics: str) -> str:
+def preview(found: "Preview", *, asked: str, statistics: str, measured: bool = True) -> str:
     """Return the figures of a preview.
 
     Args:
         found: The preview.
         asked: The budget in words.
         statistics: What the prediction is made from.
+        measured: Whether the measurements were made that the choice of merged tokens needs.
     """
     rows = [
         (
@@ -98,11 +100,13 @@ def preview(found: "Preview", *, asked: str, statistics: str) -> str:
     ]
     if found.distance is not None:
         damage.append(("Output distance to the dense model (estimate)", f"{found.distance:.3f} nats"))
-    damage.append(
-        ("Merged tokens before each block (estimate)" if found.number else "Merged tokens", str(found.number))
-    )
-    return table(("", "dense", "pruned", "kept"), rows, f"Cost with {asked}") + table(
-        ("", "value"), damage, f"Expected damage, {statistics}"
+    label = "Merged tokens before each block (estimate)" if found.number else "Merged tokens"
+    damage.append((label, str(found.number) if measured else "not measured yet"))
+    advice = "" if measured else f"Merged tokens are not measured yet: press “{MEASURE}”. Until then none are merged."
+    return (
+        table(("", "dense", "pruned", "kept"), rows, f"Cost with {asked}")
+        + table(("", "value"), damage, f"Expected damage, {statistics}")
+        + (note(advice) if advice else "")
     )
 
 

@@ -1,8 +1,10 @@
 """What the buttons do, without a browser: checks before work, and the commands that reproduce a choice."""
 
 import shlex
+import threading
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,7 +14,7 @@ from hf_vbp.errors import ConfigurationError, DataError
 from hf_vbp.ui.actions import BUNDLED, HUB, UPLOADED, Actions, Choice, Images
 from hf_vbp.ui.session import Session
 from hf_vbp.ui.settings import Settings
-from hf_vbp.ui.study import command_of
+from hf_vbp.ui.study import Pruned, command_of
 from hf_vbp.workflow.requests import DataRequest
 
 FOUND = {"model": "owner/name", "memory": 10, "download": 20, "reachable": {}}
@@ -126,6 +128,36 @@ def test_files_of_this_machine_are_not_named_to_a_job(
     with pytest.raises(ConfigurationError, match="folder of this machine; a Job reads models and data sets of"):
         actions.send_job(session, Images(BUNDLED), *job)
     assert " MODEL --data sample" in actions.job_line(session, Images(BUNDLED), Choice())
+
+
+def test_work_that_was_cancelled_changes_nothing(
+    actions: Actions, session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def cancelled(*given: Any) -> None:
+        given[-1].cancel()
+        given[-1].check()
+
+    monkeypatch.setattr("hf_vbp.ui.study.make_study", cancelled)
+    monkeypatch.setattr("hf_vbp.ui.study.prune_study", cancelled)
+    folder = session.new_folder("model")
+    folder.mkdir()
+    study = SimpleNamespace(loaded=SimpleNamespace(source="sample"), preview=lambda config: None)
+    held: Any = [study, [{"ratio": 0.1}]]
+    held.append(Pruned(folder, folder.with_suffix(".zip"), {}))
+    session.study, session.curve, session.pruned = held
+    for start in (
+        lambda: actions.gather(session, Images(BUNDLED), None),
+        lambda: actions.prune(session, Choice()),
+    ):
+        start()
+        job = session.job
+        assert job is not None
+        while not job.ended:
+            threading.Event().wait(0.005)
+        assert (job.state, job.error) == ("cancelled", "Cancelled; nothing was changed.")
+        assert [session.study, session.curve, session.pruned] == held
+    # The earlier checkpoint can still be pushed, and the begun one is deleted.
+    assert [path.name for path in session.folder.glob("pruned-*")] == [folder.parent.name]
 
 
 def test_names_of_uploads_are_not_used_as_paths(actions: Actions, session: Session, tmp_path: Path) -> None:

@@ -30,6 +30,7 @@ FOUND = {
     "architecture": "ViTForImageClassification",
     "memory": 10,
     "download": 20,
+    "merging": None,
     "reachable": {"ratio": 0.9, "parameters": 0.5, "macs": 0.5},
 }
 
@@ -59,7 +60,9 @@ def session(page: "Page") -> Session:
 
 def event(page: "Page", widget: str, kind: str = "click") -> Callable[..., dict[str, Any]]:
     """Return the function of an event; it gives what the widgets are changed to, by their name in the page."""
-    (found,) = (one for one in page.blocks.fns.values() if (getattr(page.layout, widget)._id, kind) in one.targets)
+    target = (getattr(page.layout, widget)._id, kind)
+    # The first one: others refresh what is shown.
+    found = next(one for one in page.blocks.fns.values() if target in one.targets)
 
     def call(*values: Any) -> dict[str, Any]:
         return {one.elem_id: value for one, value in zip(found.outputs, found.fn(*values), strict=True)}
@@ -78,6 +81,7 @@ def test_another_model_begins_with_the_form_that_its_slider_belongs_to(
     session.study = study
     shown = event(page, "inspect")(session, "owner/other")
     assert [value(shown[name]) for name in ("kind", "tokens", "same-width")] == ["ratio", False, False]
+    assert shown["tokens"]["interactive"] is False
     assert shown["share"]["label"] == "Percent of the hidden neurons to remove"
     # The bars were those of the first model.
     assert shown["figures"] == ""
@@ -96,7 +100,24 @@ def test_a_refused_budget_shows_no_bars(page: "Page", session: Session, study: S
 
 def test_the_slider_stays_within_what_a_model_allows(page: "Page", session: Session) -> None:
     session.choose({**FOUND, "reachable": {**FOUND["reachable"], "ratio": 0.2}})
-    assert page._kind(session, "ratio")["value"] == 20
+    assert page._kind(session, "ratio")[0]["value"] == 20
+
+
+@pytest.mark.parametrize(
+    ("kind", "merges"), [("ratio", False), ("parameters", False), ("macs", True), ("latency", True)]
+)
+def test_merging_is_offered_where_it_counts(page: "Page", session: Session, kind: str, merges: bool) -> None:
+    session.choose(dict(FOUND))
+    assert event(page, "kind", "change")(session, kind)["tokens"]["interactive"] is merges
+    session.choose({**FOUND, "merging": "its blocks are not of equal size"})
+    assert event(page, "kind", "change")(session, kind)["tokens"]["interactive"] is False
+
+
+def test_merging_without_a_measurement_says_what_to_press(page: "Page", session: Session, study: Study) -> None:
+    session.study = study
+    assert "press “Measure latency and merged tokens”" in page._move(session, "macs", 80, True, False)[0]
+    for kind, tokens in (("macs", False), ("ratio", True)):
+        assert "not measured yet" not in page._move(session, kind, 80, tokens, False)[0]
 
 
 def test_the_line_of_a_job_follows_every_choice(page: "Page", session: Session) -> None:
