@@ -66,7 +66,7 @@ class Layout:
     @property
     def shown(self) -> list[Any]:
         """The widgets that show what a session holds."""
-        plots_and_figures = [self.budget_step, self.figures, self.widths, self.curve]
+        plots_and_figures = [self.budget_step, self.figures, self.widths, self.curve, self.sweep]
         checkpoint = [self.publish_step, self.receipt, self.download, self.repo, self.pushed]
         return [self.model, self.images_step, *plots_and_figures, *checkpoint]
 

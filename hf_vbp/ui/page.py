@@ -1,5 +1,6 @@
 """Which widget calls which action, and how its outcome is shown. No logic."""
 
+import logging
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -13,8 +14,10 @@ from hf_vbp.ui import plots, views
 from hf_vbp.ui.actions import HUB, MERGING, UPLOADED, Actions, Choice, Images, study_of
 from hf_vbp.ui.layout import Layout
 from hf_vbp.ui.session import Session
+from hf_vbp.ui.worker import unexpected
 
 _LONGEST_MESSAGE = 2000
+_log = logging.getLogger(__name__)
 # Budget to lowest and highest percentage, default, and label of the slider.
 _RANGES = {
     "ratio": (1, 99, 30, "Percent of the hidden neurons to remove"),
@@ -109,6 +112,11 @@ class Page:
                 found = function(session, *values)
             except HfVbpError as error:
                 return [session, views.error(self._sentence(error)), *(gr.skip() for _ in outputs)]
+            except Exception as error:  # The last resort: gradio would show the word Error alone.
+                _log.exception("%s failed", getattr(function, "__name__", "An event"))
+                text = unexpected(error)
+                text = text if self.actions.settings.local else without_paths(text)
+                return [session, views.error(text), *(gr.skip() for _ in outputs)]
             found = found if isinstance(found, list | tuple) else [found]
             return [session, gr.skip() if quiet else "", *found]
 
@@ -223,8 +231,11 @@ class Page:
             return [views.error(self._sentence(error)), None]
         study = study_of(session)
         source = f"from {study.statistics.images} images"
+        figures = views.preview(
+            found, asked=choice.asked, statistics=source, measured=study.knows_tokens(choice.config())
+        )
         return [
-            views.preview(found, asked=choice.asked, statistics=source, measured=study.knows_tokens(choice.config())),
+            figures + (views.note(f"The curve cannot be measured: {study.no_curve}") if study.no_curve else ""),
             plots.widths(found, study.prepared.widths),
         ]
 
@@ -239,6 +250,7 @@ class Page:
             gr.update(visible=study is not None),
             *figures,
             gr.update(value=plots.curve(session.curve, predicted), visible=bool(session.curve)),
+            gr.update(interactive=study is not None and not study.no_curve),
             gr.update(visible=pruned is not None),
             "" if pruned is None else views.receipt(pruned.results, pruned.folder.name),
             gr.update(value=None if pruned is None else str(pruned.archive)),

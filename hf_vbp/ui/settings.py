@@ -77,6 +77,8 @@ class Settings:
             raise ConfigurationError(
                 "There is no model: give the id of one on the Hub, such as owner/name, or sample."
             )
+        if _is_too_long(name):
+            raise ConfigurationError(f"{shown(name)} is too long for the id of a model or a folder; give owner/name.")
         if name == "sample" or self.local or (_ID.fullmatch(name) and not Path(name).exists()):
             return name
         raise ConfigurationError(
@@ -93,6 +95,8 @@ class Settings:
         name = name.strip()
         if not name:
             raise DataError("There are no images: give the id of a data set on the Hub, such as owner/name.")
+        if _is_too_long(name):
+            raise DataError(f"{shown(name)} is too long for the id of a data set or a folder; give owner/name.")
         if self.local or (_DATA.fullmatch(name) and not Path(name).exists() and not name.endswith(".tar")):
             return name
         raise DataError(
@@ -114,3 +118,8 @@ class Settings:
         if not _DATA.fullmatch(name) or name.endswith(".tar"):
             raise ConfigurationError(f"{shown(name)} is not an id on the Hub; {reads}. Expected owner/name.")
         return name
+
+
+def _is_too_long(name: str) -> bool:
+    # File systems refuse longer names with an error of their own.
+    return len(name) > 4000 or max(len(os.fsencode(part)) for part in name.split("/")) > 255

@@ -8,12 +8,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from hf_vbp._progress import one_line
 from hf_vbp.adapters.prepared import PreparedModel
 from hf_vbp.calibration.source import Source
 from hf_vbp.config.vbp_config import VBPConfig
 from hf_vbp.costs.latency import LatencyOptions
 from hf_vbp.criteria.base import Ranking
 from hf_vbp.errors import UnsupportedModelError
+from hf_vbp.evaluation.models import check_classifier
 from hf_vbp.pruning.make_plan import precompute_scores, rank_sites
 from hf_vbp.pruning.preview import Preview, Previewer, damage_curves
 from hf_vbp.results.base_model import describe_base_model
@@ -50,6 +52,7 @@ class Study:
         rankings: Of the neurons.
         previewer: Reads previews.
         images: Description of the calibration images.
+        no_curve: Why the curve cannot be measured; empty where it can.
     """
 
     loaded: LoadedModel
@@ -60,6 +63,7 @@ class Study:
     rankings: Sequence[Ranking]
     previewer: Previewer
     images: dict[str, Any]
+    no_curve: str = ""
 
     def preview(self, config: VBPConfig) -> Preview:
         """Return the preview of a plan; see :meth:`hf_vbp.pruning.preview.Previewer.of`."""
@@ -121,10 +125,19 @@ def make_study(model: str, request: DataRequest, loading: Loading, job: Job) -> 
         rankings,
         Previewer(prepared, rankings, curves),
         describe_images(calibration.images),
+        _why_no_curve(loaded),
     )
     # Counts the costs once.
     study.preview(config.with_budget(ratio=0.5))
     return study
+
+
+def _why_no_curve(loaded: LoadedModel) -> str:
+    try:
+        check_classifier(loaded.model, loaded.source)
+    except UnsupportedModelError as error:
+        return one_line(error)
+    return ""
 
 
 def measure(study: Study, config: VBPConfig, job: Job) -> Study:

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import TYPE_CHECKING, Any
 
+from hf_vbp.results.named_figures import figure_rows
 from hf_vbp.ui.worker import Job
 
 if TYPE_CHECKING:
@@ -135,7 +136,7 @@ def status(text: str, more: str = "") -> str:
 def receipt(results: Mapping[str, Any], name: str) -> str:
     """Return the figures of a pruned checkpoint and the ways in which it was verified."""
     plan, cost = results["plan"], results["cost"]
-    rows = [("Hidden neurons removed", "", percent(plan["ratio"]))]
+    rows: list[Row] = [("Hidden neurons removed", "", percent(plan["ratio"]))]
     for label, key in (("Parameters", "parameters"), ("MACs", "macs"), ("File size", "bytes")):
         rows.append((label, scaled(cost["dense"][key]), scaled(cost["pruned"][key])))
     evaluation = results.get("evaluation", {})
@@ -146,6 +147,8 @@ def receipt(results: Mapping[str, Any], name: str) -> str:
         rows.append(("Agreement with the dense model", "", percent(after["agreement"])))
     if "kl" in after:
         rows.append(("KL from the dense model", "", f"{after['kl']:.3f} nats"))
+    # Of models that are no classifiers: distances of their outputs, neighbors, prompts.
+    rows += figure_rows(evaluation, ("dense", "pruned"))
     predicted = results["predicted"].get("relative_output_error")
     if predicted is not None:
         rows.append(("Output error of the MLPs, predicted", "", percent(predicted)))

@@ -3,13 +3,15 @@
 import asyncio
 import gc
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from hf_vbp.ui.actions import Actions
+from hf_vbp.ui import views
+from hf_vbp.ui.actions import Actions, Choice
 from hf_vbp.ui.session import Session
 from hf_vbp.ui.settings import Settings
 from hf_vbp.ui.study import Study, make_study
@@ -131,3 +133,52 @@ def test_the_line_of_a_job_follows_every_choice(page: "Page", session: Session) 
         assert part in shown
     # The end of a job leaves the name that the visitor chose.
     assert event(page, "timer", "tick")(session, "ratio", 30, False, False).keys().isdisjoint({"job-repo", "job-line"})
+
+
+def test_an_unknown_error_is_a_sentence(
+    page: "Page", session: Session, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*given: Any) -> None:
+        raise OSError("File name too long")
+
+    monkeypatch.setattr(page.actions.inspector, "inspect", fail)
+    shown = event(page, "inspect")(session, "owner/name")
+    assert "Unexpected OSError: File name too long. The log of the server has the traceback" in shown["message"]
+    assert "in fail" in caplog.text
+
+
+def test_a_model_that_is_no_classifier_shows_its_figures_and_no_curve(
+    page: "Page", session: Session, study: Study
+) -> None:
+    session.choose({**FOUND, "model": "sample"})
+    session.study = study
+    sweep = page.layout.shown.index(page.layout.sweep)
+    assert page._render(session, Choice())[sweep]["interactive"] is True
+    session.study = replace(study, no_curve="sample is no classifier.")
+    assert page._render(session, Choice())[sweep]["interactive"] is False
+    assert (
+        "The curve cannot be measured: sample is no classifier." in page._move(session, "ratio", 30, False, False)[0]
+    )
+    cost = {"parameters": 10, "macs": 10, "bytes": 10}
+    part = {"squared_error": {"mean": 0.25, "interval": [0.2, 0.3]}, "images": 8}
+    knn = {"top1": 0.5, "interval": [0.4, 0.6], "neighbors": 5, "bank_images": 100}
+    results = {
+        "plan": {"ratio": 0.3},
+        "cost": {"dense": cost, "pruned": cost},
+        "predicted": {},
+        "evaluation": {"dense": {"knn": knn}, "pruned": {"knn": knn, "outputs": {"depth": part}}},
+    }
+    shown = views.receipt(results, "name")
+    for text in ("squared error", "0.25 (0.2 to 0.3)", "k-NN top-1, 5 neighbors of 100", "50.0 % (40.0 to 60.0)"):
+        assert text in shown
+
+
+def test_a_backbone_has_a_reason_for_no_curve() -> None:
+    from transformers import ViTConfig, ViTModel
+
+    from hf_vbp.ui.study import _why_no_curve
+    from hf_vbp.workflow.loading import LoadedModel
+
+    sizes = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
+    model = ViTModel(ViTConfig(image_size=8, patch_size=4, **sizes))
+    assert "owner/name" in _why_no_curve(LoadedModel("owner/name", model, None))
