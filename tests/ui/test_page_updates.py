@@ -182,3 +182,19 @@ def test_a_backbone_has_a_reason_for_no_curve() -> None:
     sizes = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
     model = ViTModel(ViTConfig(image_size=8, patch_size=4, **sizes))
     assert "owner/name" in _why_no_curve(LoadedModel("owner/name", model, None))
+
+
+def test_the_inspecting_process_starts_before_the_page_is_served(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from hf_vbp.ui.launch import build
+
+    started: list[Any] = []
+    monkeypatch.setattr("hf_vbp.ui.inspector.Inspector.start", lambda inspector: started.append(inspector))
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
+    made = build(Settings())
+    assert started == [made.actions.inspector]
+    made.actions.close()
+    asyncio.set_event_loop(None)
+    gc.collect()
