@@ -7,6 +7,7 @@ from typing import Any
 from hf_vbp.cli import groups
 from hf_vbp.cli.console import percent, print_json, print_lines, print_table, scaled
 from hf_vbp.cli.groups import SourceOptions, with_groups
+from hf_vbp.results.cost_part import of_part
 
 
 @with_groups
@@ -29,9 +30,11 @@ def inspect(model: groups.Model, source: SourceOptions, json: groups.Json = Fals
     shares = [percent(sum(site[key] for site in found["sites"])) for key in ("parameters", "macs")]
     rows.append(("all MLPs", sum(site["intermediate_size"] for site in found["sites"]), *shares))
     (parameters,), (macs,) = scaled(found["parameters"]), scaled(found["macs"])
-    title = f"{found['architecture']}: {parameters} parameters, {macs} MACs"
+    title = f"{found['architecture']}: {parameters} parameters, {macs} MACs{of_part(found['part'])}"
     print_table(title, ("MLP", "width", "of parameters", "of MACs"), rows)
     print_lines(_reachable(found))
+    if found["part"]:
+        print_lines([f"All figures are of the vision tower, {found['part']}: budgets count nothing else."])
     print_lines(f"left out: {name}, {reason}" for name, reason in found["left_out"].items())
 
 
@@ -43,7 +46,7 @@ def _reachable(found: dict[str, Any]) -> Iterator[str]:
     yield (
         f"At most {round(reachable['ratio'] * neurons)} of the {neurons} hidden neurons can be removed "
         f"({percent(floor(1000 * reachable['ratio']) / 1000)}): each MLP keeps {reachable['minimum_width']}. Then "
-        f"{kept['parameters']} of the parameters and {kept['macs']} of the MACs remain."
+        f"{kept['parameters']} of the parameters and {kept['macs']} of the MACs{of_part(found['part'])} remain."
     )
     if "macs_with_merged_tokens" in kept:
-        yield f"With merged tokens too, down to {kept['macs_with_merged_tokens']} of the MACs."
+        yield f"With merged tokens too, down to {kept['macs_with_merged_tokens']} of the MACs{of_part(found['part'])}."

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import TYPE_CHECKING, Any
 
+from hf_vbp.results.cost_part import of_part
 from hf_vbp.ui.worker import Job
 
 if TYPE_CHECKING:
@@ -54,8 +55,8 @@ def inspected(found: Mapping[str, Any]) -> str:
     shares = [sum(site[key] for site in sites) for key in ("parameters", "macs")]
     rows = [
         ("Architecture", found["architecture"]),
-        ("Parameters", scaled(found["parameters"])),
-        ("MACs of one image", scaled(found["macs"])),
+        (f"Parameters{of_part(found['part'])}", scaled(found["parameters"])),
+        (f"MACs of one image{of_part(found['part'])}", scaled(found["macs"])),
         ("MLPs that can be pruned", str(len(sites))),
         ("Their share of the parameters", percent(shares[0])),
         ("Their share of the MACs", percent(shares[1])),
@@ -101,7 +102,7 @@ def preview(found: "Preview", *, asked: str, statistics: str) -> str:
     damage.append(
         ("Merged tokens before each block (estimate)" if found.number else "Merged tokens", str(found.number))
     )
-    return table(("", "dense", "pruned", "kept"), rows, f"Cost with {asked}") + table(
+    return table(("", "dense", "pruned", "kept"), rows, f"Cost{of_part(found.cost_part)} with {asked}") + table(
         ("", "value"), damage, f"Expected damage, {statistics}"
     )
 
@@ -133,6 +134,7 @@ def receipt(results: Mapping[str, Any], name: str) -> str:
     plan, cost = results["plan"], results["cost"]
     rows = [("Hidden neurons removed", "", percent(plan["ratio"]))]
     for label, key in (("Parameters", "parameters"), ("MACs", "macs"), ("File size", "bytes")):
+        label += of_part(cost.get("part", ""))
         rows.append((label, scaled(cost["dense"][key]), scaled(cost["pruned"][key])))
     evaluation = results.get("evaluation", {})
     before, after = evaluation.get("dense", {}), evaluation.get("pruned", {})
