@@ -21,6 +21,8 @@ from hf_vbp.inputs.batch import count_images, model_inputs
 from hf_vbp.inputs.example import example_batch
 from hf_vbp.modeling.precision import eval_mode, own_precision
 
+_NOT_SWEPT = "Prune it at each ratio with hf_vbp.prune(..., eval_data=images) or hf-vbp prune --eval-data instead."
+
 
 def evaluate_models(
     models: Mapping[str, nn.Module],
@@ -183,12 +185,11 @@ def check_classifier(model: nn.Module, name: str = "The model") -> None:
         kind = "several labels per image" if problem == "multi_label_classification" else "a number per image"
         raise UnsupportedModelError(
             f"{name} is a {type(model).__name__} that predicts {kind} (problem_type {problem}, {labels} labels): "
-            "top-1, agreement and KL are defined for models that choose one of several classes. Prune it at each "
-            f"ratio with hf_vbp.prune(..., eval_data=images) instead."
+            f"top-1, agreement and KL are defined for models that choose one of several classes. {_NOT_SWEPT}"
         )
     with own_precision(model), _evaluating(model, None), torch.no_grad():
         logits = getattr(model(**model_inputs(model, example_batch(model))), "logits", None)
-    advice = "sweep a model for image classification, or prune at each ratio with hf_vbp.prune(..., eval_data=images)."
+    advice = f"sweeps compare the accuracy of classifiers. {_NOT_SWEPT}"
     if not isinstance(logits, Tensor):
         raise UnsupportedModelError(f"{name} is a {type(model).__name__}, which gives no logits: {advice}")
     if logits.ndim != 2 or len(logits) != 1 or logits.shape[1] < 2:

@@ -196,6 +196,19 @@ def test_depth_is_compared_by_its_variance(hf_vbp: Command, refused: Command, tm
     assert "--bank and --neighbors are for backbones" in message
 
 
+def test_a_sweep_is_for_classifiers_as_its_help_says(
+    refused: Command, hf_vbp: Command, backbone: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    images = save_images(tmp_path / "images", 1)
+    message = refused("sweep", backbone, "--data", images, "--eval-data", images, "--output", out)
+    assert "sweeps compare the accuracy of classifiers. Prune it at each ratio with" in message
+    assert "hf-vbp prune --eval-data instead" in message
+    assert not out.exists()
+    shown = " ".join(hf_vbp("sweep", "--help").out.split())
+    assert "For classifiers with one label per image only; use `hf-vbp prune --eval-data` for other models." in shown
+
+
 def test_options_without_a_use_are_refused(refused: Command, backbone: Path, tmp_path: Path) -> None:
     images, out = save_images(tmp_path / "images", 2), tmp_path / "out"
     prune = ["--data", images, "--ratio", "0.5", "--output", out]
