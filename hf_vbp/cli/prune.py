@@ -30,6 +30,7 @@ from hf_vbp.cli.groups import (
 from hf_vbp.cli.label_options import LabelledImageOptions
 from hf_vbp.cli.neighbor_options import NeighborOptions
 from hf_vbp.errors import ConfigurationError
+from hf_vbp.results.cost_part import of_part
 
 if TYPE_CHECKING:
     from hf_vbp.config.vbp_config import VBPConfig
@@ -179,6 +180,7 @@ def _cost_rows(results: dict[str, Any]) -> list[tuple[Any, ...]]:
             rows.append((f"output error of the MLPs, {kind}", None, percent(error), None))
     for name, key in (("parameters", "parameters"), ("MACs", "macs")):
         left = cost["pruned"][key] / cost["dense"][key]
+        name += of_part(cost.get("part", ""))
         rows.append((name, *scaled(cost["dense"][key], cost["pruned"][key]), percent(left)))
     for dense, pruned in latency_pairs(results.get("latency", [])):
         name = f"latency, batch {dense['batch']}, {dense['device']}, {dense['dtype']}"

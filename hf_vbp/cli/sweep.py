@@ -74,6 +74,8 @@ def sweep(
 ) -> None:
     """Prune at many ratios and show the accuracy at each: a table, a CSV file and a plot.
 
+    For classifiers with one label per image only; use `hf-vbp prune --eval-data` for other models.
+
     With --levers, every lever alone and all together at many shares of the MACs; * marks the front: no other model
     is as cheap and as accurate or better.
 

@@ -21,6 +21,8 @@ from hf_vbp.inputs.batch import count_images, model_inputs
 from hf_vbp.inputs.example import example_batch
 from hf_vbp.modeling.precision import eval_mode, own_precision
 
+_NOT_SWEPT = "Prune it at each ratio with hf_vbp.prune(..., eval_data=images) or hf-vbp prune --eval-data instead."
+
 
 def evaluate_models(
     models: Mapping[str, nn.Module],

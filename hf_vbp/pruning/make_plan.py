@@ -182,7 +182,7 @@ def fit_choice(
         compensated = compensate(compensation, weights, indices, site)
         prediction.add(site, weights, indices, compensated, module.mixes_neurons)
         fitted.append(NewWeights.of(compensated, weights, indices, module.fc2.weight.dtype))
-    dense, costs = width_costs(prepared).dense, width_costs(prepared, chosen.merged_tokens)
+    dense, costs = width_costs(prepared), width_costs(prepared, chosen.merged_tokens)
     kept_of_sites = [tuple(site_kept.tolist()) for site_kept in chosen.kept]
     plan = PruningPlan(
         sites=tuple(
@@ -194,9 +194,10 @@ def fit_choice(
         statistics=statistics_digest(statistics),
         threshold=_threshold(rankings, kept_of_sites) if config.scope == "global" else None,
         predicted=prediction.result().to_dict(),
-        cost={"dense": dense, "pruned": costs.of([len(kept) for kept in kept_of_sites])},
+        cost={"dense": dense.dense, "pruned": costs.of([len(kept) for kept in kept_of_sites])},
         latency=chosen.latency,
         merged_tokens=chosen.merged_tokens,
+        cost_part=dense.part,
     )
     return FittedPlan(plan, tuple(fitted))
 

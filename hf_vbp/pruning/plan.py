@@ -86,6 +86,7 @@ class PruningPlan:
         threshold: The highest score that was removed; ``None`` where scores of sites were not compared.
         predicted: Predicted output error on the calibration data, by name.
         cost: ``parameters``, ``macs`` and ``bytes`` of the ``dense`` and of the ``pruned`` model.
+        cost_part: Name of the vision tower, where the model takes texts too and only the tower's cost counts.
         latency: Where it was measured: batch, dtype, threads, device, milliseconds of both models and the speed-up.
         merged_tokens: Tokens merged before each block; empty where none are.
         rounding: For ``round_to="auto"``: the ``multiple`` of the widths, the conditions under which it was measured
@@ -103,6 +104,7 @@ class PruningPlan:
     latency: Mapping[str, Any] = field(default_factory=dict)
     merged_tokens: tuple[int, ...] = ()
     rounding: Mapping[str, Any] = field(default_factory=dict)
+    cost_part: str = ""
 
     @property
     def budget(self) -> Budget:
@@ -143,6 +145,7 @@ class PruningPlan:
             },
             "predicted": dict(self.predicted),
             **({"cost": {name: dict(cost) for name, cost in self.cost.items()}} if self.cost else {}),
+            **({"cost_part": self.cost_part} if self.cost_part else {}),
             **({"latency": dict(self.latency)} if self.latency else {}),
             **({"merged_tokens": list(self.merged_tokens)} if self.merged_tokens else {}),
             **({"rounding": dict(self.rounding)} if self.rounding else {}),
@@ -190,6 +193,7 @@ class PruningPlan:
             latency=read_section(content, "latency"),
             merged_tokens=_merged_tokens(content, version),
             rounding=read_section(content, "rounding"),
+            cost_part=read_field({"cost_part": "", **content}, "cost_part", str),
         )
         check_consistent(plan)
         return plan

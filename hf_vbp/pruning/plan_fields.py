@@ -20,7 +20,7 @@ SITE_FIELDS = ("name", "intermediate_size", "kept")
 PLAN_FIELDS = (
     "version", "criterion", "compensation", "scope", "budget", "minimum_width", "round_to", "levers", "merge_tokens",
     "threshold", "options", "predicted", "cost", "latency", "merged_tokens", "rounding", "weights", "statistics",
-    "sites", *(entry.name for entry in fields(VBPConfig) if entry.name.startswith("latency_")),
+    "cost_part", "sites", *(entry.name for entry in fields(VBPConfig) if entry.name.startswith("latency_")),
 )  # fmt: skip
 # Shares are written with all their digits; other machines may round the last ones differently.
 SAME_SHARE = 1e-9

@@ -74,6 +74,7 @@ class Preview:
         merged_tokens: Tokens merged before each block; empty where none are.
         distance: Output distance to the dense model in nats, interpolated between measured models; None if unknown.
         latency: Share of the dense latency, interpolated between measured models; None if unknown.
+        cost_part: Name of the vision tower, where only its cost counts, as in the plan.
     """
 
     widths: tuple[int, ...]
@@ -83,6 +84,7 @@ class Preview:
     merged_tokens: tuple[int, ...] = ()
     distance: float | None = None
     latency: float | None = None
+    cost_part: str = ""
 
     @property
     def number(self) -> int:
@@ -161,6 +163,7 @@ class Previewer:
             chosen.merged_tokens,
             _distance(near, widths),
             self._latency(near, chosen.merged_tokens, widths),
+            width_costs(self.prepared).part,
         )
 
     def predicted(self, widths: Sequence[int]) -> float | None:

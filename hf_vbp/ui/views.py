@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import TYPE_CHECKING, Any
 
+from hf_vbp.results.cost_part import of_part
 from hf_vbp.results.named_figures import figure_rows
 from hf_vbp.ui.worker import Job
 
@@ -56,8 +57,8 @@ def inspected(found: Mapping[str, Any]) -> str:
     macs = _macs(found)
     rows = [
         ("Architecture", found["architecture"]),
-        ("Parameters", scaled(found["parameters"])),
-        ("MACs of one image", macs[0]),
+        (f"Parameters{of_part(found['part'])}", scaled(found["parameters"])),
+        (f"MACs of one image{of_part(found['part'])}", macs[0]),
         ("MLPs that can be pruned", str(len(sites))),
         ("Their share of the parameters", percent(sum(site["parameters"] for site in sites))),
         ("Their share of the MACs", macs[1]),
@@ -113,7 +114,7 @@ def preview(found: "Preview", *, asked: str, statistics: str, measured: bool = T
     damage.append((label, str(found.number) if measured else "not measured yet"))
     advice = "" if measured else f"Merged tokens are not measured yet: press “{MEASURE}”. Until then none are merged."
     return (
-        table(("", "dense", "pruned", "kept"), rows, f"Cost with {asked}")
+        table(("", "dense", "pruned", "kept"), rows, f"Cost{of_part(found.cost_part)} with {asked}")
         + table(("", "value"), damage, f"Expected damage, {statistics}")
         + (note(advice) if advice else "")
     )
@@ -146,6 +147,7 @@ def receipt(results: Mapping[str, Any], name: str) -> str:
     plan, cost = results["plan"], results["cost"]
     rows: list[Row] = [("Hidden neurons removed", "", percent(plan["ratio"]))]
     for label, key in (("Parameters", "parameters"), ("MACs", "macs"), ("File size", "bytes")):
+        label += of_part(cost.get("part", ""))
         rows.append((label, scaled(cost["dense"][key]), scaled(cost["pruned"][key])))
     evaluation = results.get("evaluation", {})
     before, after = evaluation.get("dense", {}), evaluation.get("pruned", {})

@@ -29,8 +29,8 @@ class SiteRow:
         index: Position in the order of the forward pass.
         name: Name of the site.
         intermediate_size: Number of its hidden neurons.
-        parameters: Share of the model's parameters that belong to its hidden neurons.
-        macs: Share of the model's MACs that belong to its hidden neurons; None where they were not counted.
+        parameters: Share of the parameters that belong to its hidden neurons.
+        macs: Share of the MACs that belong to its hidden neurons; None where they were not counted.
     """
 
     index: int
@@ -49,11 +49,12 @@ def inspect_model(model: Any | PreparedModel, limits: Limits | None = None) -> d
         limits: Floor and rounding of the widths; by default each MLP keeps one neuron.
 
     Returns:
-        ``{"model_type", "architecture", "parameters", "macs", "bytes", "sites": [...], "left_out": {...},
-        "reachable": {...}}``, ready for JSON. ``reachable`` holds the largest ``ratio`` that can be removed, and the
-        smallest shares of ``parameters``, ``macs`` and ``bytes`` that can be kept, with the ``minimum_width``; for a
-        model whose tokens can be merged also ``macs_with_merged_tokens``. Where the MACs cannot be counted, all their
-        figures are None, and ``macs_not_counted`` is the reason.
+        ``{"model_type", "architecture", "part", "parameters", "macs", "bytes", "sites": [...], "left_out": {...},
+        "reachable": {...}}``, ready for JSON. ``part`` is the name of the vision tower where the model takes texts
+        too; all figures are then of this tower. It is empty otherwise. ``reachable`` holds the largest ``ratio`` that
+        can be removed, and the smallest shares of ``parameters``, ``macs`` and ``bytes`` that can be kept, with the
+        ``minimum_width``; for a model whose tokens can be merged also ``macs_with_merged_tokens``. Where the MACs
+        cannot be counted, all their figures are None, and ``macs_not_counted`` is the reason.
 
     Raises:
         UnsupportedModelError: The model has no MLP sites, or one whose structure differs from that of its adapter.
@@ -78,6 +79,7 @@ def inspect_model(model: Any | PreparedModel, limits: Limits | None = None) -> d
     return {
         "model_type": prepared.model.config.model_type,
         "architecture": type(prepared.model).__name__,
+        "part": costs.part,
         "parameters": costs.dense["parameters"],
         "macs": costs.dense.get("macs"),
         "bytes": costs.dense["bytes"],

@@ -16,6 +16,7 @@ from hf_vbp.config.requirements import Requirements
 from hf_vbp.config.vbp_config import VBPConfig
 from hf_vbp.costs.counts import describe_cost
 from hf_vbp.costs.latency import LatencyOptions, measure_latency
+from hf_vbp.costs.part import counted_part
 from hf_vbp.criteria.base import Ranking
 from hf_vbp.errors import DataError, LatencyError
 from hf_vbp.evaluation.models import check_classifier, evaluate_models
@@ -214,9 +215,10 @@ def sweep_rows(
             described.append({**_of_plan(fitted.plan), **describe_method(task)})
         on_measured(statistics)
         found = evaluate_models(models, loader, reference="dense", progress=_of_all(progress, index, len(groups)))
+        part = counted_part(prepared.model, prepared.sites)
         timed = {} if latency is None else _latency_columns(models, prepared.inputs, latency, on_noise)
         yield [
-            {**method, **describe_cost(pruned, prepared.inputs), **found[name].to_dict(), **timed.get(name, {})}
+            {**method, **describe_cost(pruned, prepared.inputs, part), **found[name].to_dict(), **timed.get(name, {})}
             for method, (name, pruned) in zip(described, models.items(), strict=True)
         ]
 
