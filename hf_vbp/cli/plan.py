@@ -73,7 +73,7 @@ def show(made: "PruningPlan", output: Path | None) -> None:
     print_table("Cost", ("", "dense", "pruned", "kept"), _cost_rows(made), caption=_budget(made))
     print_lines(
         [
-            f"Predicted output error of all MLPs: {percent(made.predicted['relative_output_error'])}, of the "
+            f"Predicted output error of the MLPs: {percent(made.predicted['relative_output_error'])}, of the "
             f"calibration images, {_certainty(made)}.",
             *([] if output is None else [f"Saved the plan to {output}."]),
         ]
