@@ -83,6 +83,10 @@ OptionalOutput = Annotated[Path | None, option(OUTPUT, "--output", "-o", help="W
 Overwrite = Annotated[bool, option(OUTPUT, "--overwrite", help="Replace the files that hf-vbp wrote at the output.")]
 Json = Annotated[bool, option(OUTPUT, "--json", help="Print only JSON on standard output.")]
 Quiet = Annotated[bool, option(OUTPUT, "--quiet", "-q", help="Show no progress.")]
+# For scripts/prune.py, which gathers statistics in a command before this one.
+CheckOptions = Annotated[
+    bool, option(OUTPUT, "--check-options", help="Check the options and end, without running.", hidden=True)
+]
 TrustRemoteCode = Annotated[
     bool,
     option(

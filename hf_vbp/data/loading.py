@@ -40,6 +40,7 @@ class ImageData:
         images: The number of images, including bad ones; None for a stream of unknown length.
         labelled: Whether the batches have labels.
         class_names: The names of the labels, in order of id; None where there are none, or they are not known.
+        note: A sentence on how the labels are read, where names of classes are ids of the model; None otherwise.
     """
 
     loader: "DataLoader[Sample]"
@@ -48,6 +49,7 @@ class ImageData:
     labelled: bool
     log: BadImageLog | None = None
     class_names: tuple[str, ...] | None = None
+    note: str | None = None
 
     def __iter__(self) -> Iterator[Batch]:
         return iter(self.loader)
@@ -176,7 +178,8 @@ def load_images(
     loader = make_loader(_dataset(opened, chosen, encode, log), batch_size, workers)
     names = None if table is None else _in_order(id2label or {})
     provenance = _provenance(opened, chosen, encode, first, limit, seed)
-    return ImageData(loader, provenance, chosen.images, labelled=table is not None, log=log, class_names=names)
+    note = None if table is None else table.note
+    return ImageData(loader, provenance, chosen.images, table is not None, log, class_names=names, note=note)
 
 
 def _provenance(

@@ -164,7 +164,13 @@ class _Comparison:
         return found
 
 
-def check_classifier(model: nn.Module, name: str = "The model") -> None:
+_SWEEP_A_CLASSIFIER = (
+    "top-1, agreement and KL are defined for models that choose one of several classes. Sweep a model for image "
+    "classification, or prune at each ratio with hf_vbp.prune(..., eval_data=images)."
+)
+
+
+def check_classifier(model: nn.Module, name: str = "The model", advice: str = _SWEEP_A_CLASSIFIER) -> None:
     """Refuse a model that is no classifier with one label per image, before any work; runs it on one made image.
 
     Sweeps compare models by their accuracy. They have no meaning for regression, for several labels per image, and for
@@ -173,6 +179,7 @@ def check_classifier(model: nn.Module, name: str = "The model") -> None:
     Args:
         model: A vision model of transformers.
         name: The name of the model for the message.
+        advice: The end of the message: the reason, and what to do.
 
     Raises:
         UnsupportedModelError: The model does not choose one of several classes for each image.
@@ -182,13 +189,11 @@ def check_classifier(model: nn.Module, name: str = "The model") -> None:
     if problem in ("regression", "multi_label_classification") or labels == 1:
         kind = "several labels per image" if problem == "multi_label_classification" else "a number per image"
         raise UnsupportedModelError(
-            f"{name} is a {type(model).__name__} that predicts {kind} (problem_type {problem}, {labels} labels): "
-            "top-1, agreement and KL are defined for models that choose one of several classes. Prune it at each "
-            f"ratio with hf_vbp.prune(..., eval_data=images) instead."
+            f"{name} is a {type(model).__name__} that predicts {kind} (problem_type {problem}, num_labels {labels}): "
+            f"{advice}"
         )
     with own_precision(model), _evaluating(model, None), torch.no_grad():
         logits = getattr(model(**model_inputs(model, example_batch(model))), "logits", None)
-    advice = "sweep a model for image classification, or prune at each ratio with hf_vbp.prune(..., eval_data=images)."
     if not isinstance(logits, Tensor):
         raise UnsupportedModelError(f"{name} is a {type(model).__name__}, which gives no logits: {advice}")
     if logits.ndim != 2 or len(logits) != 1 or logits.shape[1] < 2:

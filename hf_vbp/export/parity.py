@@ -158,10 +158,13 @@ class Limits:
     Attributes:
         difference: Largest difference of an output; None for any.
         agreement: Least share of images with the same answer.
+        scaled: Whether the difference of an output is in units of its largest value where that exceeds 1, as for boxes
+            in pixels; otherwise it is absolute.
     """
 
     difference: float | None
     agreement: float
+    scaled: bool = False
 
     @classmethod
     def of(
@@ -174,6 +177,8 @@ class Limits:
     ) -> "Limits":
         """Return the limits of a precision.
 
+        The difference is absolute for classifiers, and scaled for other tasks and models that merge tokens.
+
         Args:
             precision: The precision of the file.
             reference: The answers that it is compared with.
@@ -181,18 +186,30 @@ class Limits:
             merges: Whether the model merges tokens.
         """
         difference, agreement = _MERGED if merges else LIMITS[precision]
+        scaled = merges or not reference.classifies
         if precision == INT8:
-            return cls(None, minimum_agreement)
-        return cls(difference, agreement if reference.decides else min(agreement, _POSITIONS))
+            return cls(None, minimum_agreement, scaled)
+        return cls(difference, agreement if reference.decides else min(agreement, _POSITIONS), scaled)
 
 
-def compared(opened: Opened, reference: Reference) -> dict[str, Any]:
-    """Return the figures of the comparison: ``max_abs_difference``, ``agreement``, ``top1`` with labels."""
+def compared(opened: Opened, reference: Reference, name: str = "The exported file") -> dict[str, Any]:
+    """Return the figures of the comparison: both differences, ``agreement``, and ``top1`` with labels.
+
+    Args:
+        opened: What the file gives.
+        reference: What PyTorch gives.
+        name: The name of the file, for the message.
+
+    Raises:
+        CheckpointError: An output is NaN or infinite, which no figure would show.
+    """
+    _check_finite(opened, name)
     one = opened.outputs[1]
     figures: dict[str, Any] = {
         "images": reference.images,
         "batches": list(opened.outputs),
         "max_abs_difference": max(reference.difference(outputs) for outputs in opened.outputs.values()),
+        "max_scaled_difference": max(reference.scaled_difference(outputs) for outputs in opened.outputs.values()),
         "agreement": min(float(reference.agreement(outputs).mean()) for outputs in opened.outputs.values()),
     }
     hits = reference.hits(one)
@@ -202,6 +219,18 @@ def compared(opened: Opened, reference: Reference) -> dict[str, Any]:
         figures["top1_interval"] = list(wilson_interval(int(hits.sum()), len(hits)))
         figures["pytorch_top1"] = float(expected.double().mean()) if expected is not None else None
     return figures
+
+
+def _check_finite(opened: Opened, name: str) -> None:
+    for batch, outputs in opened.outputs.items():
+        for output, value in outputs.items():
+            finite = torch.isfinite(value)
+            if not bool(finite.all()):
+                raise CheckpointError(
+                    f"{name} gives NaN or infinity in {int((~finite).sum())} of {value.numel()} numbers of {output} "
+                    f"(batches of {batch}), expected finite numbers, as PyTorch gives, so nothing was written. "
+                    "Leave this precision out, or export float32."
+                )
 
 
 def check_parity(name: str, figures: Mapping[str, Any], limits: Limits) -> None:
@@ -215,13 +244,15 @@ def check_parity(name: str, figures: Mapping[str, Any], limits: Limits) -> None:
     Raises:
         CheckpointError: It exceeds a limit; the message gives both figures.
     """
-    difference, agreement = figures["max_abs_difference"], figures["agreement"]
+    difference = figures["max_scaled_difference" if limits.scaled else "max_abs_difference"]
+    agreement = figures["agreement"]
     if limits.difference is not None and not difference <= limits.difference:
+        unit = " times the largest value of an output" if limits.scaled else ""
         raise CheckpointError(
-            f"{name} differs from the PyTorch model by {difference:.3g} on {figures['images']} images, expected at "
-            f"most {limits.difference:g}, so nothing was written. Leave this precision out, or export float32."
+            f"{name} differs from the PyTorch model by {difference:.3g}{unit} on {figures['images']} images, expected "
+            f"at most {limits.difference:g}, so nothing was written. Leave this precision out, or export float32."
         )
-    if agreement < limits.agreement:
+    if not agreement >= limits.agreement:
         raise CheckpointError(
             f"{name} gives the answer of the PyTorch model on {100 * agreement:.1f} % of {figures['images']} images, "
             f"expected at least {100 * limits.agreement:g} %, so nothing was written. Leave this precision out, "

@@ -15,7 +15,12 @@ from hf_vbp.costs.latency import current_conditions, same_conditions
 from hf_vbp.criteria.base import Ranking
 from hf_vbp.errors import BudgetError, ConfigurationError
 from hf_vbp.pruning.budget_cost import budget_cost
-from hf_vbp.pruning.latency_search import known_or_measured, meet_latency, share_asked
+from hf_vbp.pruning.latency_search import (
+    TOLERANCE,
+    known_or_measured,
+    meet_latency,
+    share_asked,
+)
 from hf_vbp.pruning.levers import (
     LeverCandidate,
     LeverWarning,
@@ -73,7 +78,7 @@ def meet_budget(
     Warns:
         LeverWarning: Tokens may be merged, but nothing is known about the damage.
     """
-    order = RemovalOrder(rankings, scope=config.scope, limits=config.limits)
+    order = RemovalOrder.of(rankings, config)
     number = config.merge_tokens
     unmeasured = number is None and "tokens" in config.used_levers and can_merge(prepared.model)
     if unmeasured:
@@ -173,9 +178,10 @@ def measured_candidates(
 def latency_candidates(
     prepared: PreparedModel, config: VBPConfig, order: RemovalOrder, progress: Progress | None = None
 ) -> list[LeverCandidate]:
-    """Return at most five measured ways to spend a latency budget, from merging alone to narrower MLPs alone.
+    """Return a few measured ways to spend a latency budget.
 
-    The numbers of merged tokens are those around the one whose MACs are the requested share.
+    With both levers they are between merging alone and narrower MLPs alone, with numbers of merged tokens around the
+    one whose MACs are the requested share. With merged tokens alone they are the numbers of a search for the smallest.
 
     Args:
         prepared: The dense model, whose tokens can be merged.
@@ -186,6 +192,8 @@ def latency_candidates(
     Raises:
         BudgetError: No candidate meets the budget.
     """
+    if "mlp" not in config.used_levers:
+        return _by_tokens_alone(prepared, config, order, progress)
     most, dense_ms = most_tokens(prepared), 1.0
     if config.budget.milliseconds is not None:
         widths, merged = order.widths(order.cuts[-1]), counts_for(prepared.model, most)
@@ -203,6 +211,31 @@ def latency_candidates(
             found.append(LeverCandidate(merged, one.cut, one.share, one.latency))
     if not found and error is not None:
         raise error
+    return found
+
+
+def _by_tokens_alone(
+    prepared: PreparedModel, config: VBPConfig, order: RemovalOrder, progress: Progress | None
+) -> list[LeverCandidate]:
+    """Return measured numbers of merged tokens that meet a latency budget, the last near the smallest such number."""
+
+    def measured(number: int) -> LeverCandidate:
+        merged = counts_for(prepared.model, number)
+        one = meet_latency(prepared, order, config, progress, merged_tokens=merged)
+        return LeverCandidate(merged, one.cut, one.share, one.latency)
+
+    low, high = 0, most_tokens(prepared)
+    # Refuses a budget that cannot be met, with the share that can be.
+    found = [measured(high)]
+    asked = share_asked(config.budget, found[0].latency["dense_ms"])
+    while high - low > 1 and found[-1].achieved < asked - TOLERANCE:
+        middle = (low + high) // 2
+        try:
+            found.append(measured(middle))
+        except BudgetError:
+            low = middle
+        else:
+            high = middle
     return found
 
 

@@ -49,7 +49,10 @@ class ExportRow(TypedDict):
     data: Annotated[str, "source of the compared images; generated: random values"]
     images: PositiveCount
     batches: Annotated[list[PositiveCount], "sizes of the compared batches"]
-    max_abs_difference: NonNegative
+    max_abs_difference: Annotated[NonNegative, "largest absolute difference of an output"]
+    max_scaled_difference: NotRequired[
+        Annotated[NonNegative, "the same in units of the largest value of the output where that exceeds 1"]
+    ]
     agreement: Annotated[Fraction, "share of images with the same answer as in PyTorch"]
     top1: NotRequired[Fraction]
     top1_interval: NotRequired[Interval]

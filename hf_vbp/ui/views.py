@@ -51,17 +51,17 @@ def scaled(number: float, unit: str = "") -> str:
 def inspected(found: Mapping[str, Any]) -> str:
     """Return what the config of a model tells."""
     sites, reach = found["sites"], found["reachable"]
-    shares = [sum(site[key] for site in sites) for key in ("parameters", "macs")]
+    macs = _macs(found)
     rows = [
         ("Architecture", found["architecture"]),
         ("Parameters", scaled(found["parameters"])),
-        ("MACs of one image", scaled(found["macs"])),
+        ("MACs of one image", macs[0]),
         ("MLPs that can be pruned", str(len(sites))),
-        ("Their share of the parameters", percent(shares[0])),
-        ("Their share of the MACs", percent(shares[1])),
+        ("Their share of the parameters", percent(sum(site["parameters"] for site in sites))),
+        ("Their share of the MACs", macs[1]),
         ("Most neurons that can be removed", percent(reach["ratio"])),
         ("Fewest parameters that remain", percent(reach["parameters"])),
-        ("Fewest MACs that remain", percent(reach["macs"])),
+        ("Fewest MACs that remain", macs[2]),
         ("Merged tokens", "supported" if found["merging"] is None else f"not supported: {found['merging']}"),
         ("Memory for pruning, about", scaled(found["memory"], "B")),
     ]
@@ -72,6 +72,14 @@ def inspected(found: Mapping[str, Any]) -> str:
     if not found["processor"]:
         parts.append(error("This model has no image processor, so images cannot be prepared for it here."))
     return "".join(parts)
+
+
+def _macs(found: Mapping[str, Any]) -> tuple[str, str, str]:
+    """Return the MACs of a model, the share of its MLPs, and the fewest that remain."""
+    if "macs_not_counted" in found:
+        return (f"not counted: {found['macs_not_counted']}", "not counted", "not counted")
+    share = percent(sum(site["macs"] for site in found["sites"]))
+    return scaled(found["macs"]), share, percent(found["reachable"]["macs"])
 
 
 def preview(found: "Preview", *, asked: str, statistics: str) -> str:

@@ -37,7 +37,9 @@ def export_model(
 
     Each file is opened in a fresh process by its runtime and run on images of yours, in batches of 1 and 3. Float32
     must be within 1e-3 of PyTorch and give the same answer on every image, float16 within 1e-2 and 99 %, int8 the same
-    answer on 95 %; otherwise nothing is written. docs/deploy.md describes the files.
+    answer on 95 %; otherwise nothing is written. The difference is absolute for classifiers; for other tasks, and for
+    models that merge tokens, it is in units of the largest value of the output where that exceeds 1. docs/deploy.md
+    describes the files.
 
     Args:
         model: The folder of a checkpoint, a Hub id, or ``"sample"``.

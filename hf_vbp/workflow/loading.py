@@ -108,6 +108,8 @@ def load_model(
     path = path_of(source)
     hub = {"revision": revision, "cache_dir": cache_dir, "token": token}
     config = _supported_config(source, path, hub)
+    if checked_dtype == "auto":
+        _dtype_of(source, config)
     try:
         model = _load_weights(path, hub, _model_class(source, config), checked_dtype)
     except MissingPackageError as error:
@@ -149,6 +151,7 @@ def load_structure(
 
     path = path_of(source)
     config = _supported_config(source, path, {"revision": revision, "cache_dir": cache_dir, "token": token})
+    dtype = _dtype_of(source, config)
     model_class = _model_class(source, config)
     try:
         with patched(), torch.device("meta"), bounded_model(source):
@@ -164,12 +167,8 @@ def load_structure(
         raise CheckpointError(
             f"The config of {source} describes no {model_class.__name__} that can be built: {one_line(error)}"
         ) from error
-    dtype = config.dtype or torch.float32
-    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
-        raise CheckpointError(
-            f"The config of {source} has the dtype {shown(dtype)}; expected a floating one, such as 'float32'."
-        )
-    return model.to(dtype).eval()
+    # Some classes make parameters on the CPU whatever the default device is.
+    return model.to("meta", dtype).eval()
 
 
 def _supported_config(source: str, path: str, hub: dict[str, Any]) -> Any:
@@ -189,6 +188,19 @@ def _of_processor_size(source: str, model: Any, processor: Any) -> Any:
             'with a height and a width. Save one with it, with size={"height": ..., "width": ...}.'
         )
     return interpolate_position_embeddings(model, size)
+
+
+def _dtype_of(source: str, config: Any) -> "torch.dtype":
+    """Return the dtype of a checkpoint; refuse one in which no model computes, such as those of 8 bits."""
+    import torch
+
+    dtype = config.dtype or torch.float32
+    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point or dtype.itemsize < 2:
+        raise CheckpointError(
+            f"The config of {source} has the dtype {shown(dtype)}; expected a floating one of 16 bits or more, such "
+            "as 'float32'. Restore the original config.json, or choose one (--dtype float32)."
+        )
+    return dtype
 
 
 def _check_dtype(dtype: "str | torch.dtype") -> "str | torch.dtype":

@@ -135,7 +135,7 @@ def with_lever_measurements(
     known = statistics.measurements_of(config.method) or LeverMeasurements(config.method, 1, ())
     rounding = measured_rounding(prepared, config, known, progress)
     rounded = with_rounding(config, rounding)
-    order = RemovalOrder(rankings, scope=config.scope, limits=rounded.limits)
+    order = RemovalOrder.of(rankings, rounded)
     if config.budget.kind == "latency":
         new = latency_candidates(prepared, rounded, order, progress)
     else:

@@ -21,6 +21,7 @@ from hf_vbp.pruning.latency_search import check_latency
 from hf_vbp.pruning.levers import most_merged_tokens
 from hf_vbp.pruning.make_plan import statistics_digest
 from hf_vbp.pruning.plan import PruningPlan
+from hf_vbp.pruning.plan_agreement import check_plan_of_model
 from hf_vbp.results.base_model import describe_base_model
 from hf_vbp.results.redaction import redacted_command
 from hf_vbp.statistics.activation_statistics import ActivationStatistics
@@ -209,7 +210,7 @@ def _check_before_the_pass(
 ) -> None:
     """Refuse a plan of another model, and a latency that cannot be reached."""
     if plan is not None:
-        plan.check_model(prepared.fingerprint, [(site.name, site.intermediate_size) for site in prepared.sites])
+        check_plan_of_model(plan, prepared)
     elif config.budget.kind == "latency" and request.statistics is None and not is_launched():
         stage = reporter.stage(f"Latency at minimum widths, batch {config.latency_batch}")
         with stage as progress, cpu_threads(request.threads):

@@ -133,6 +133,18 @@ class DataRequest:
         return replace(self, source=source, split=split, limit=limit, seed=None)
 
 
+def with_note(images: Any, reporter: Reporter) -> Any:
+    """Report how the labels of images are read, where that is not by name, and return the images.
+
+    Args:
+        images: An :class:`hf_vbp.data.ImageData` or :class:`hf_vbp.data.training_images.TrainingImages`.
+        reporter: Receives the note.
+    """
+    if images.note is not None:
+        reporter.say(images.note)
+    return images
+
+
 @dataclass(frozen=True)
 class CalibrationImages:
     """Calibration images, opened once, when they are first needed.

@@ -242,6 +242,8 @@ def _latency_columns(
     for row in rows:
         speed: Row = {key: row[key] for key in ("speedup", "speedup_interval") if key in row}
         conditions = {f"latency_{key}": row[key] for key in ("batch", "dtype", "threads", "device_name")}
+        if row.get("compiled"):
+            conditions["latency_compiled"] = True
         columns[str(row["model"])] = {"latency_ms": row["median_ms"], **speed, **conditions}
     return columns
 
