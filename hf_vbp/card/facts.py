@@ -175,10 +175,10 @@ class CardFacts:
             for index, (dense, kept) in enumerate(pairs)
         ]
         header: tuple[str, ...] = ("MLP", "dense", "kept", "removed")
-        expected = "expected output error" + (" before fine-tuning" if self.is_finetuned else "")
+        predicted = "predicted output error" + (" before fine-tuning" if self.is_finetuned else "")
         errors = self.results.get("predicted", {}).get("relative_output_error_by_site", [])
         if len(errors) == len(rows):
-            header += (expected,)
+            header += (predicted,)
             return Table(header, tuple((*row, text.percent(error)) for row, error in zip(rows, errors, strict=True)))
         return Table(header, tuple(rows))
 

@@ -11,10 +11,10 @@ from typing import Any, TypedDict
 
 from hf_vbp._progress import shown
 from hf_vbp._version import __version__
-from hf_vbp.checkpoint.layout import CARD, CONFIG, MANIFEST, RESULTS
 from hf_vbp.errors import CheckpointError
 from hf_vbp.files.atomic import is_hidden_folder, lock_path
 from hf_vbp.files.json_object import read_json_object
+from hf_vbp.files.layout import CARD, CONFIG, INDEX, MANIFEST, MODELING_FILE, PLAN, PROCESSORS, RECIPE, RESULTS
 from hf_vbp.files.text import read_small_text
 from hf_vbp.results.checks import find_problem
 from hf_vbp.results.figures import Count
@@ -25,8 +25,8 @@ _UNKNOWN_FILES = (
 )
 # The files of the first version of hf_vbp, which had no manifest: prune, finetune, save_checkpoint, PublishCallback.
 _FIRST_VERSION = re.compile(
-    r"config\.json|model(-\d{5}-of-\d{5})?\.safetensors|model\.safetensors\.index\.json|modeling_hf_vbp\.py"
-    r"|(pre)?processor_config\.json|plan\.json|recipe\.yaml|vbp_results\.json"
+    r"model(-\d{5}-of-\d{5})?\.safetensors|"
+    + "|".join(map(re.escape, (CONFIG, INDEX, MODELING_FILE, *PROCESSORS, PLAN, RECIPE, RESULTS)))
 )
 
 

@@ -10,8 +10,8 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from hf_vbp.checkpoint.layout import CONFIG
 from hf_vbp.files.atomic import OLD, flush, hidden_folder
+from hf_vbp.files.layout import CONFIG
 from hf_vbp.files.locking import clean_up
 from hf_vbp.files.text import read_small_text
 

@@ -7,9 +7,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from hf_vbp.checkpoint.layout import UNVERIFIED as MARKER
 from hf_vbp.checkpoint.saving import Content, save_checkpoint
 from hf_vbp.errors import CheckpointError, HfVbpError
+from hf_vbp.files.layout import UNVERIFIED as MARKER
 from hf_vbp.files.text import read_small_text
 
 _VERSION = 1

@@ -76,7 +76,7 @@ def show(made: "PruningPlan", output: Path | None) -> None:
     )
     print_lines(
         [
-            f"Predicted output error of all MLPs: {percent(made.predicted['relative_output_error'])}, of the "
+            f"Predicted output error of the MLPs: {percent(made.predicted['relative_output_error'])}, of the "
             f"calibration images, {_certainty(made)}.",
             *([] if output is None else [f"Saved the plan to {output}."]),
         ]

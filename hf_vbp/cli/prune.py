@@ -174,10 +174,10 @@ def _evaluation_rows(results: dict[str, Any]) -> list[tuple[Any, ...]]:
 def _cost_rows(results: dict[str, Any]) -> list[tuple[Any, ...]]:
     cost = results["cost"]
     rows: list[tuple[Any, ...]] = []
-    for kind, part in (("expected", "predicted"), ("observed", "observed")):
+    for part in ("predicted", "observed"):
         error = results.get(part, {}).get("relative_output_error")
         if error is not None:
-            rows.append((f"output error of the MLPs, {kind}", None, percent(error), None))
+            rows.append((f"output error of the MLPs, {part}", None, percent(error), None))
     for name, key in (("parameters", "parameters"), ("MACs", "macs")):
         left = cost["pruned"][key] / cost["dense"][key]
         name += of_part(cost.get("part", ""))

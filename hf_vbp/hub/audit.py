@@ -11,9 +11,9 @@ from hf_vbp.card.base_card import BaseCard
 from hf_vbp.card.front_matter import LONGEST_CARD, split_card
 from hf_vbp.card.render import make_facts, render_card
 from hf_vbp.card.sections import defects, generated_text
-from hf_vbp.checkpoint.layout import CARD, CONFIG, CUSTOM_GENERATE, MODELING_FILE, PROCESSORS, RESULTS
 from hf_vbp.checkpoint.remote_code import CONFIG_FILES, RemoteCode, inspect_code
 from hf_vbp.errors import CheckpointError, ConfigurationError, HubError
+from hf_vbp.files.layout import CARD, CONFIG, CUSTOM_GENERATE, INDEX, MODELING_FILE, PLAN, PROCESSORS, RESULTS
 from hf_vbp.hub.client import full_repo_id, make_api
 from hf_vbp.hub.files import PushFile, code_names, read_json, read_text
 from hf_vbp.hub.load_checks import check_loads, differing_files, recorded_hashes
@@ -25,7 +25,7 @@ from hf_vbp.results.record import load_results
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
-_WANTED = re.compile(r"model(-\d+-of-\d+)?\.safetensors|model\.safetensors\.index\.json|plan\.json|LICENSE")
+_WANTED = re.compile(rf"model(-\d+-of-\d+)?\.safetensors|{re.escape(INDEX)}|{re.escape(PLAN)}|LICENSE")
 _NUMBER = re.compile(r"\d+(?:[.,]\d+)*(?:e[+-]?\d+)?")
 
 

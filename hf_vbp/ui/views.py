@@ -164,7 +164,7 @@ def receipt(results: Mapping[str, Any], name: str) -> str:
         rows.append(("Output error of the MLPs, predicted", "", percent(predicted)))
     observed = results.get("observed", {}).get("relative_output_error")
     if observed is not None:
-        rows.append(("Output error of the MLPs, measured", "", percent(observed)))
+        rows.append(("Output error of the MLPs, observed", "", percent(observed)))
     ways = [(entry["way"], f"{entry['max_abs_difference']:g}") for entry in results.get("receipt", ())]
     return table(("", "dense", "pruned"), rows, name) + table(
         ("loaded by", "largest difference of outputs"), ways, "Receipt: reopened in a fresh process"

@@ -12,7 +12,6 @@ from typing import Any
 
 from hf_vbp.checkpoint.atomic_folder import reserved, staged
 from hf_vbp.checkpoint.inputs import Source
-from hf_vbp.checkpoint.layout import CONFIG, MANIFEST, MODELING_FILE, RESULTS
 from hf_vbp.checkpoint.manifest import replaceable_contents
 from hf_vbp.checkpoint.transformers_patch import patched
 from hf_vbp.errors import CheckpointError, ConfigurationError
@@ -20,6 +19,7 @@ from hf_vbp.export.files import DenseFile, ExportedModel, ExportOptions, write_d
 from hf_vbp.export.formats import ExportFormat, find_format
 from hf_vbp.export.web import check_classifier, fetch_packages, recorded_page_files, write_page
 from hf_vbp.files.json_object import read_json_object
+from hf_vbp.files.layout import CONFIG, MANIFEST, MODELING_FILE, RESULTS
 from hf_vbp.results.record import load_results, to_json
 from hf_vbp.workflow.export_images import Images, answers_of, check_images, export_images
 from hf_vbp.workflow.loading import LoadedModel, Loading, without_progress_bars

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 from hf_vbp._packages import missing_package
 from hf_vbp._progress import one_line, shown
 from hf_vbp.adapters.modalities import check_takes_images
-from hf_vbp.checkpoint.layout import CONFIG
 from hf_vbp.checkpoint.model_classes import find_model_class
 from hf_vbp.errors import (
     CheckpointError,
@@ -18,6 +17,7 @@ from hf_vbp.errors import (
     MissingPackageError,
     UnsupportedModelError,
 )
+from hf_vbp.files.layout import CONFIG
 
 if TYPE_CHECKING:
     import torch

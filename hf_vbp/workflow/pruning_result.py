@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from hf_vbp.adapters.prepared import prepare
 from hf_vbp.adapters.registry import find_sites
-from hf_vbp.checkpoint.layout import PLAN, RESULTS
 from hf_vbp.checkpoint.receipt import Receipt
 from hf_vbp.checkpoint.saving import Content, save_checkpoint
 from hf_vbp.errors import PlanError
+from hf_vbp.files.layout import PLAN, RESULTS
 from hf_vbp.pruning.plan import PruningPlan
 from hf_vbp.pruning.plan_agreement import check_plan_of_model
 from hf_vbp.results.record import to_json

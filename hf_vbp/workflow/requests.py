@@ -176,8 +176,8 @@ class CalibrationImages:
 
 def without_processor(source: str) -> DataError:
     """Return the refusal to prepare images for a model whose image processor is missing or damaged."""
-    from hf_vbp.checkpoint.layout import PROCESSORS
     from hf_vbp.data.processing import load_processor
+    from hf_vbp.files.layout import PROCESSORS
 
     folder = Path(source).expanduser()
     if any((folder / name).is_file() for name in PROCESSORS):

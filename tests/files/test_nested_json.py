@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from hf_vbp.checkpoint.layout import UNVERIFIED
 from hf_vbp.checkpoint.receipt import _read_config
 from hf_vbp.checkpoint.unverified import read_unverified, unverified_path
 from hf_vbp.distillation.checkpoints import _is_whole
 from hf_vbp.errors import CheckpointError, HfVbpError, StatisticsError
 from hf_vbp.files.atomic import is_hidden_folder
+from hf_vbp.files.layout import UNVERIFIED
 from hf_vbp.statistics.stored_sites import load_folder
 from hf_vbp.workflow.finetune.start import _records
 

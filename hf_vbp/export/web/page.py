@@ -8,11 +8,11 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from hf_vbp.checkpoint.layout import CONFIG, IMAGE_PROCESSOR
 from hf_vbp.errors import CheckpointError, UnsupportedModelError
 from hf_vbp.export.web.npm import PACKAGES, NpmPackage, fetch_packages
 from hf_vbp.files.atomic import check_space, hidden_folder
 from hf_vbp.files.json_object import read_json_object
+from hf_vbp.files.layout import CONFIG, IMAGE_PROCESSOR
 
 INDEX, DESCRIPTION, VENDOR, DENSE = "index.html", "page.json", "vendor", "dense"
 # Name of the precision in transformers.js to its file.

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from hf_vbp._progress import one_line, shown
-from hf_vbp.checkpoint.layout import PLAN, RESULTS
 from hf_vbp.data.class_names import name_classes
 from hf_vbp.errors import CheckpointError, ConfigurationError
 from hf_vbp.evaluation.models import check_classifier
+from hf_vbp.files.layout import PLAN, RESULTS
 from hf_vbp.files.text import read_small_text
 from hf_vbp.inputs.position_embeddings import interpolate_position_embeddings
 from hf_vbp.results.base_model import describe_base_model
