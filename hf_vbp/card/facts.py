@@ -131,6 +131,11 @@ class CardFacts:
         return text.code_span(self.base_revision) if self.base_revision else None
 
     @property
+    def removes_neurons(self) -> bool:
+        """Whether neurons were removed; a model may only merge tokens."""
+        return list(self.plan["widths"]) != list(self.plan["dense_widths"])
+
+    @property
     def removed_share(self) -> str:
         """The share of removed hidden neurons, in percent."""
         dense, kept = sum(self.plan["dense_widths"]), sum(self.plan["widths"])
@@ -143,7 +148,7 @@ class CardFacts:
         saved = [
             f"{text.percent(1 - cost['pruned'][key] / cost['dense'][key])} fewer {name}"
             for key, name in (("parameters", "parameters"), ("macs", "MACs"))
-            if cost["dense"][key]
+            if cost["dense"][key] and (cost["pruned"][key] != cost["dense"][key] or self.removes_neurons)
         ]
         sentence = f"It has {' and '.join(saved)} than the dense model" if saved else "Its cost was not measured"
         evaluation, state = self.results.get("evaluation", {}), self.final_state
@@ -280,7 +285,14 @@ class CardFacts:
             sentence += f". Latency is the median of one image on {measured['device_name']}"
             dense = any("speedup" in one for row in self.exports for one in row.get("latency", []))
             sentence += ", in parentheses the speed-up over the dense model in float32" if dense else ""
+        if any("dense" in row for row in self.exports):
+            sentence += '. "dense" is the dense model, exported in the same way, compared with its own PyTorch model'
         return sentence + "."
+
+    @property
+    def has_scaled_differences(self) -> bool:
+        """Whether differences of exported files are also given in units of the outputs."""
+        return any("max_scaled_difference" in row for row in self.exports)
 
     @property
     def onnx_file(self) -> Markdown | None:

@@ -15,6 +15,7 @@ from hf_vbp.checkpoint.layout import CARD, CONFIG, MANIFEST, RESULTS
 from hf_vbp.errors import CheckpointError
 from hf_vbp.files.atomic import is_hidden_folder, lock_path
 from hf_vbp.files.json_object import read_json_object
+from hf_vbp.files.text import read_small_text
 from hf_vbp.results.checks import find_problem
 from hf_vbp.results.figures import Count
 
@@ -48,6 +49,8 @@ class FileRecord:
 
     def matches(self, path: Path) -> bool:
         """Return whether a file has the recorded content, as far as it is recorded."""
+        if not path.is_file():
+            return False
         if self.size is not None and path.stat().st_size != self.size:
             return False
         return self.sha256 is None or _sha256(path) == self.sha256
@@ -120,6 +123,8 @@ def replaceable_contents(folder: Path) -> Contents:
     for name in _names(folder, folder):
         if name == CARD:
             own_card = name not in records or not records[name].matches(folder / name)
+            if own_card and not (folder / name).is_file():
+                raise _refusal(folder, name, "which is not a regular file")
             if own_card:
                 continue
         elif name != MANIFEST and name not in records:
@@ -182,7 +187,7 @@ def _first_version_records(folder: Path) -> dict[str, FileRecord]:
 
 def _json_object(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(read_small_text(path))
     except (OSError, ValueError, RecursionError):
         return {}
     return content if isinstance(content, dict) else {}

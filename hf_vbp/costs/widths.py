@@ -9,7 +9,7 @@ import torch
 
 from hf_vbp.adapters.base import MLPSite
 from hf_vbp.adapters.prepared import PreparedModel
-from hf_vbp.costs.counts import describe_cost
+from hf_vbp.costs.counts import count_bytes, count_parameters, describe_cost
 from hf_vbp.modeling.shared_copy import copy_sharing_tensors
 from hf_vbp.token_merging.merge_tokens import merge_tokens
 
@@ -64,6 +64,24 @@ def width_costs(prepared: PreparedModel, merged_tokens: Sequence[int] = ()) -> W
     return found
 
 
+def costs_without_macs(prepared: PreparedModel) -> WidthCosts:
+    """Return the closed form of parameters and bytes only, without a forward pass; ``tokens`` is empty.
+
+    Args:
+        prepared: The dense model, also without weights.
+    """
+    dense = {"parameters": count_parameters(prepared.model), "bytes": count_bytes(prepared.model)}
+    per_neuron = tuple(_weights_per_neuron(site) for site in prepared.sites)
+    return WidthCosts(dense, tuple(prepared.widths), per_neuron, ())
+
+
+def _weights_per_neuron(site: MLPSite) -> dict[str, int]:
+    return {
+        "parameters": site.parameters_per_neuron,
+        "bytes": site.parameters_per_neuron * site.fc2.weight.element_size(),
+    }
+
+
 def _measured(prepared: PreparedModel, merged_tokens: tuple[int, ...]) -> WidthCosts:
     # Verifies the model where that was not done yet, which must not be counted.
     inputs = prepared.inputs
@@ -79,11 +97,7 @@ def _measured(prepared: PreparedModel, merged_tokens: tuple[int, ...]) -> WidthC
         for handle in handles:
             handle.remove()
     per_neuron = tuple(
-        {
-            "parameters": site.parameters_per_neuron,
-            "macs": seen * site.macs_per_neuron,
-            "bytes": site.parameters_per_neuron * site.fc2.weight.element_size(),
-        }
+        {**_weights_per_neuron(site), "macs": seen * site.macs_per_neuron}
         for site, seen in zip(prepared.sites, tokens, strict=True)
     )
     return WidthCosts(dense, tuple(prepared.widths), per_neuron, tuple(tokens))

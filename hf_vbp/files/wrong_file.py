@@ -4,8 +4,9 @@ import codecs
 import json
 from pathlib import Path
 
+from hf_vbp.files.text import read_small_text
+
 _FIRST_BYTES = 4096
-_MOST_BYTES = 64 * 2**20
 
 
 def missing_or_special(path: Path) -> str | None:
@@ -46,9 +47,7 @@ def content_of(path: Path) -> str | None:
 
 def _kind_of_json(path: Path) -> str:
     try:
-        if path.stat().st_size > _MOST_BYTES:
-            return "JSON"
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(read_small_text(path))
     except (OSError, ValueError, RecursionError):
         return "JSON"
     fields = content if isinstance(content, dict) else {}

@@ -14,6 +14,7 @@ from hf_vbp.config.levers import MOST_TOKENS
 from hf_vbp.config.vbp_config import VBPConfig
 from hf_vbp.errors import OutputError, PlanError
 from hf_vbp.files.atomic import atomic_write
+from hf_vbp.files.text import read_small_text
 from hf_vbp.files.wrong_file import content_of, missing_or_special
 from hf_vbp.pruning.plan_fields import (
     BUDGET_FIELDS,
@@ -223,7 +224,7 @@ class PruningPlan:
         if reason is not None:
             raise PlanError(f"{path} cannot be read as a pruning plan: {reason}.")
         try:
-            content = strict_json(path.read_text(encoding="utf-8"))
+            content = strict_json(read_small_text(path))
         except (OSError, ValueError, RecursionError) as error:
             found = content_of(path) or ("not text" if isinstance(error, UnicodeDecodeError) else None)
             if found is not None and "JSON" not in found:

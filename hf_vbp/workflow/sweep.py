@@ -37,7 +37,7 @@ MODELS_IN_MEMORY = 4
 
 def sweep(
     model: nn.Module | PreparedModel,
-    data: Iterable[Any] | Source | None,
+    data: Iterable[Any] | Source | None = None,
     config: VBPConfig | Sequence[VBPConfig] | None = None,
     *,
     ratios: Sequence[float] | None = None,
@@ -181,6 +181,7 @@ def sweep_rows(
     latency: LatencyOptions | None = None,
     progress: Progress | None = None,
     on_noise: Callable[[LatencyError], None] = lambda error: warnings.warn(str(error), stacklevel=2),
+    on_measured: Callable[[ActivationStatistics], None] = lambda statistics: None,
 ) -> Iterator[list[Row]]:
     """Yield the rows of each group of models, with the row of the dense model first.
 
@@ -195,6 +196,7 @@ def sweep_rows(
         latency: Conditions of the latency; None measures none.
         progress: Receives the number of evaluated images in all groups.
         on_noise: Receives the error where a latency cannot be measured.
+        on_measured: Receives the statistics with what was measured of merged tokens, before a group is evaluated.
     """
     rankings: dict[str, list[Ranking]] = {}
     groups = [tasks[start : start + MODELS_IN_MEMORY] for start in range(0, len(tasks), MODELS_IN_MEMORY)]
@@ -205,12 +207,12 @@ def sweep_rows(
             key = repr((task.criterion, task.criterion_options))
             if key not in rankings:
                 rankings[key] = rank_sites(prepared, statistics, task)
-            statistics, measured = with_lever_measurements(
-                prepared, statistics, task, data, rankings=rankings[key], limit=limit
-            )
-            fitted = fit_plan(prepared, statistics, task, rankings=rankings[key], fitted=measured)
+            measured = with_lever_measurements(prepared, statistics, task, data, rankings=rankings[key], limit=limit)
+            statistics, earlier, warns = measured
+            fitted = fit_plan(prepared, statistics, task, rankings=rankings[key], fitted=earlier, warns=warns)
             models[str(number)] = apply_fitted(prepared, fitted, data=data, limit=limit)
             described.append({**_of_plan(fitted.plan), **describe_method(task)})
+        on_measured(statistics)
         found = evaluate_models(models, loader, reference="dense", progress=_of_all(progress, index, len(groups)))
         timed = {} if latency is None else _latency_columns(models, prepared.inputs, latency, on_noise)
         yield [
@@ -242,6 +244,8 @@ def _latency_columns(
     for row in rows:
         speed: Row = {key: row[key] for key in ("speedup", "speedup_interval") if key in row}
         conditions = {f"latency_{key}": row[key] for key in ("batch", "dtype", "threads", "device_name")}
+        if row.get("compiled"):
+            conditions["latency_compiled"] = True
         columns[str(row["model"])] = {"latency_ms": row["median_ms"], **speed, **conditions}
     return columns
 

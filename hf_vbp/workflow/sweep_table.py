@@ -17,6 +17,7 @@ from hf_vbp.config.vbp_config import VBPConfig
 from hf_vbp.costs.latency import LatencyOptions
 from hf_vbp.errors import OutputError
 from hf_vbp.files.atomic import atomic_write
+from hf_vbp.files.text import read_small_text
 from hf_vbp.results.checks import find_problem, hints_of
 from hf_vbp.results.sweep import SweepRow
 from hf_vbp.workflow.sweep_front import is_dense, mark_fronts
@@ -29,14 +30,14 @@ IDENTITY = {"weights": "another model", "statistics": "other statistics", "evalu
 
 _FIGURES = ("parameters", "macs", "bytes", "images", "top1", "top1_low", "top1_high", "top5", "ece", "agreement", "kl",
             "latency_ms", "speedup", "speedup_low", "speedup_high", "latency_batch", "latency_dtype",
-            "latency_threads", "latency_device_name", "merged_tokens", "on_macs_front",
-            "on_latency_front")  # fmt: skip
+            "latency_threads", "latency_device_name", "latency_compiled", "merged_tokens", "on_macs_front",
+            "on_latency_front", "loses_most")  # fmt: skip
 COLUMNS = (*METHOD, *_FIGURES, "model", *IDENTITY)
 _TEXTS = {"levers", "criterion", "compensation", "scope", "options", "latency_dtype", "latency_device_name", "model",
-          *IDENTITY}  # fmt: skip
+          "loses_most", *IDENTITY}  # fmt: skip
 _WHOLE = {"minimum_width", "round_to", "parameters", "macs", "bytes", "images", "latency_batch", "latency_threads",
           "merged_tokens"}  # fmt: skip
-_MARKS = {"on_macs_front", "on_latency_front"}
+_MARKS = {"on_macs_front", "on_latency_front", "latency_compiled"}
 _MARK_VALUES = {"True": True, "False": False}
 
 
@@ -62,7 +63,7 @@ class SweepTable:
         if not path.exists():
             return cls(path)
         try:
-            reader = csv.DictReader(StringIO(path.read_text(encoding="utf-8")))
+            reader = csv.DictReader(StringIO(read_small_text(path)))
             if tuple(reader.fieldnames or ()) != COLUMNS:
                 raise ValueError("other columns")
             return cls(path, [_parsed(row, reader.line_num) for row in reader])
@@ -124,6 +125,19 @@ class SweepTable:
             atomic_write(self.path, text.getvalue().encode("utf-8"))
         except OSError as error:
             raise OutputError(f"{self.path} cannot be written: {error}. Choose another output.") from error
+
+
+def add_classes(rows: Sequence[Row], described: Sequence[Mapping[str, Any]]) -> None:
+    """Add the figures of each class to rows of the table, which has no column for them, in place.
+
+    Args:
+        rows: Rows of the table.
+        described: Rows of ``sweep.json``.
+    """
+    known = {_identity(dict(row)): row["classes"] for row in described if "classes" in row}
+    for row in rows:
+        if "classes" not in row and _identity(row) in known:
+            row["classes"] = known[_identity(row)]
 
 
 def method_columns(task: VBPConfig) -> Row:
@@ -200,4 +214,5 @@ def _has_latency(row: Row, latency: LatencyOptions | None) -> bool:
         return True
     dtype = None if latency.torch_dtype is None else str(latency.torch_dtype).removeprefix("torch.")
     asked = {"latency_batch": latency.batch, "latency_dtype": dtype, "latency_threads": latency.threads}
-    return "latency_ms" in row and all(row[name] == value for name, value in asked.items() if value is not None)
+    same = all(row.get(name) == value for name, value in asked.items() if value is not None)
+    return "latency_ms" in row and same and bool(row.get("latency_compiled")) == latency.compile

@@ -126,6 +126,25 @@ def page_files(folder: str | os.PathLike[str]) -> list[str]:
     return [str(name) for name in names]
 
 
+def recorded_page_files(folder: str | os.PathLike[str]) -> frozenset[str]:
+    """Return the names of the files of a page that belong to no model in the folder itself; empty without a page.
+
+    Unlike with :func:`page_files`, files may be missing.
+
+    Raises:
+        CheckpointError: ``page.json`` cannot be read.
+    """
+    target = Path(folder)
+    if not (target / DESCRIPTION).is_file():
+        return frozenset()
+    description = _read(target, DESCRIPTION)
+    names = description.get("files")
+    if description.get("format") != _FORMAT or not isinstance(names, list):
+        return frozenset()
+    own = {CONFIG, IMAGE_PROCESSOR, *PRECISIONS.values()}
+    return frozenset({DESCRIPTION, *map(str, names)} - own)
+
+
 def _describe(folder: Path, place: str, name: str) -> dict[str, Any]:
     config = _read(folder, CONFIG)
     _read(folder, IMAGE_PROCESSOR)
