@@ -15,6 +15,7 @@ from hf_vbp.config.vbp_config import VBPConfig
 from hf_vbp.errors import OutputError, PlanError
 from hf_vbp.files.atomic import atomic_write
 from hf_vbp.files.text import read_small_text
+from hf_vbp.files.wrong_file import content_of, missing_or_special
 from hf_vbp.pruning.plan_fields import (
     BUDGET_FIELDS,
     PLAN_FIELDS,
@@ -223,12 +224,19 @@ class PruningPlan:
             PlanError: The file is missing, is not JSON, or does not hold a plan.
         """
         path = Path(path)
-        if path.exists() and not path.is_file():
-            raise PlanError(f"{path} cannot be read as a pruning plan: it is not a file.")
+        reason = missing_or_special(path)
+        if reason is not None:
+            raise PlanError(f"{path} cannot be read as a pruning plan: {reason}.")
         try:
             content = strict_json(read_small_text(path))
         except (OSError, ValueError, RecursionError) as error:
+            found = content_of(path) or ("not text" if isinstance(error, UnicodeDecodeError) else None)
+            if found is not None and "JSON" not in found:
+                advice = " Statistics are given to --statistics." if "statistics" in found else ""
+                raise PlanError(f"{path} is {found}, not a pruning plan, which is JSON.{advice}") from error
             raise PlanError(f"{path} cannot be read as a pruning plan: {one_line(error)}") from error
+        if not isinstance(content, dict) or ("version" not in content and "sites" not in content):
+            raise PlanError(f"{path} is {content_of(path)}, not a pruning plan. Make one with `hf-vbp plan`.")
         return cls.from_dict(content)
 
     def check_statistics(self, digest: str) -> None:

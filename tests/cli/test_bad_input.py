@@ -271,7 +271,11 @@ CASES = [
     Case("merging one", "two files or more", lambda here: merge(here, GOOD)),
     Case("merging unlike", "differs", lambda here: merge(here, GOOD, OTHER)),
     Case("merging twice the same", "both", lambda here: merge(here, GOOD, GOOD)),
-    Case("showing no statistics", "is damaged", lambda here: ["stats", "show", here / "model/config.json"]),
+    Case(
+        "showing no statistics",
+        "is JSON, not a file of statistics",
+        lambda here: ["stats", "show", here / "model/config.json"],
+    ),
     Case("plan of another model", "weights differ", plan_of_another),
     Case("ratios malformed", "start:stop:step", lambda here: sweep(here, "a:b")),
     Case("ratios outside", "between 0 and 1", lambda here: sweep(here, "0.5,1.5")),
