@@ -15,6 +15,12 @@ def one_line(error: BaseException, limit: int = 400) -> str:
     return text if len(text) <= limit else text[: limit - 4] + " ..."
 
 
+def counted(number: float, noun: str) -> str:
+    """Return a number with its noun, which gets an s except after 1."""
+    text = str(number) if isinstance(number, int) else f"{number:g}"
+    return f"{text} {noun}" if number == 1 else f"{text} {noun}s"
+
+
 def shown(value: Any) -> str:
     """Return any value for a message, in at most about 100 characters."""
     if isinstance(value, Mapping):

@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub import try_to_load_from_cache
+from huggingface_hub.errors import LocalEntryNotFoundError
 from torch.nn.modules.module import (
     register_module_module_registration_hook,
     register_module_parameter_registration_hook,
@@ -18,7 +20,7 @@ from transformers.activations import ACT2FN
 
 from hf_vbp._progress import LONGEST_SHOWN, shown
 from hf_vbp.errors import CheckpointError
-from hf_vbp.files.layout import CONFIG
+from hf_vbp.files.layout import ADAPTER, CONFIG
 
 # Classes of configs and models make lists and modules of these lengths, without weights too.
 _COUNTS = (
@@ -62,6 +64,7 @@ def check_config_size(path_or_id: Any, **hub: Any) -> None:
 
     Raises:
         CheckpointError: The file or a number is too large, a size is 0, or an activation is unknown; names the field.
+        OSError: The Hub cannot be reached.
     """
     file = Path(path_or_id) / hub.get("subfolder", "") / CONFIG
     if file.is_file() and file.stat().st_size > _LARGEST_FILE:
@@ -71,10 +74,19 @@ def check_config_size(path_or_id: Any, **hub: Any) -> None:
         )
     try:
         content, _ = PreTrainedConfig.get_config_dict(path_or_id, **hub)
-    except (OSError, ValueError):
+    except (OSError, ValueError) as error:
+        if isinstance(error.__cause__, LocalEntryNotFoundError) and not _has_adapter(str(path_or_id), hub):
+            # The Hub was asked with retries, so it is not asked again.
+            raise
         # Loading it reports the reason.
         return
     check_fields(content, str(path_or_id))
+
+
+def _has_adapter(repo_id: str, hub: Mapping[str, Any]) -> bool:
+    """Return whether the cache holds an adapter of this name, which needs no config.json."""
+    where = {name: hub[name] for name in ("revision", "cache_dir") if hub.get(name) is not None}
+    return isinstance(try_to_load_from_cache(repo_id, ADAPTER, **where), str)
 
 
 def check_fields(content: Any, source: str) -> None:

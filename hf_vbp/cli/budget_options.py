@@ -71,9 +71,7 @@ class LatencyConditions:
 
     panel: ClassVar[str] = LATENCY
 
-    latency_batch: Annotated[
-        list[int] | None, typer.Option(help="Images per pass; may be repeated for --latency of prune.", min=1)
-    ] = None
+    latency_batch: Annotated[list[int] | None, typer.Option(help="Images per pass.", min=1)] = None
     latency_dtype: Annotated[
         str | None, typer.Option(help="Dtype to measure in.", show_default="that of the model")
     ] = None
@@ -129,3 +127,13 @@ class LatencyConditions:
         if len(batches) > 1:
             raise ConfigurationError(f"Give --latency-batch once here; got {', '.join(map(str, batches))}.")
         return batches[0]
+
+
+@dataclass(frozen=True)
+class SeveralBatches(LatencyConditions):
+    """The same, at several batch sizes."""
+
+    latency_batch: Annotated[
+        list[int] | None,
+        typer.Option(help="Images per pass; may be repeated for --latency (1 and 16 by default).", min=1),
+    ] = None

@@ -8,6 +8,7 @@ from typing import Annotated, Any, ClassVar
 
 import typer
 
+from hf_vbp._progress import counted
 from hf_vbp.cli import groups
 from hf_vbp.cli.console import Reporter, percent, print_json_text, print_lines, print_table
 from hf_vbp.cli.groups import IMAGES, OUTPUT, TRAINING, option, with_groups
@@ -127,8 +128,9 @@ def show(results: dict[str, Any], output: str) -> None:
             agreement = percent(figures.get("agreement"))
             rows.append((label, percent(figures["top1"]), percent(figures.get("top5")), agreement, percent(kept)))
     images = evaluation.get("finetuned", {}).get("images")
-    caption = f"evaluated on {images} images, the same in each row" if images else "not evaluated (no --eval-data)"
-    steps = f"{run['steps']} steps of {run['images_per_step']} images"
-    title = f"{run['epochs']:g} epochs, {steps} in {run['seconds']:.0f} s"
+    measured = f"evaluated on {counted(images or 0, 'image')}, the same in each row"
+    caption = measured if images else "not evaluated (no --eval-data)"
+    steps = f"{counted(run['steps'], 'step')} of {counted(run['images_per_step'], 'image')}"
+    title = f"{counted(run['epochs'], 'epoch')}, {steps} in {run['seconds']:.0f} s"
     print_table(title, ("", "top-1", "top-5", "agreement", "kept"), rows, caption=caption)
     print_lines(how_to_load(results, output))

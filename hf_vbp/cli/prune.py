@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from hf_vbp.cli import groups
-from hf_vbp.cli.budget_options import BudgetOptions, LatencyConditions
+from hf_vbp.cli.budget_options import BudgetOptions, SeveralBatches
 from hf_vbp.cli.console import (
     Reporter,
     percent,
@@ -71,7 +71,7 @@ def prune(
     latency: Annotated[
         bool, option(LATENCY, "--latency", help="Measure the latency of the dense and the pruned model.")
     ] = False,
-    conditions: LatencyConditions,
+    conditions: SeveralBatches,
     loading: ModelOptions,
     output: groups.Output,
     overwrite: groups.Overwrite = False,
@@ -121,7 +121,7 @@ def _check_label_map(images: LabelledImageOptions, eval_data: str | None) -> Non
 
 
 def _config(
-    budget: BudgetOptions, method: MethodOptions, conditions: LatencyConditions, plan: Path | None
+    budget: BudgetOptions, method: MethodOptions, conditions: SeveralBatches, plan: Path | None
 ) -> "VBPConfig | None":
     if plan is None:
         return budget.config(method, conditions)

@@ -9,7 +9,7 @@ from hf_vbp.errors import DataError, StatisticsError
 from hf_vbp.results.redaction import without_paths
 from hf_vbp.workflow.describe import describe_images
 from hf_vbp.workflow.loading import LoadedModel
-from hf_vbp.workflow.requests import CalibrationImages, DataRequest, Reporter
+from hf_vbp.workflow.requests import CalibrationImages, DataRequest, Reporter, late_stage
 
 if TYPE_CHECKING:
     from hf_vbp.adapters.prepared import PreparedModel
@@ -54,9 +54,11 @@ def gather(
         check_statistics(earlier, config, statistics, model=loaded.source, has_images=data is not None)
     opened = CalibrationImages(data, loaded) if isinstance(data, DataRequest) else data
     images, source = (None, None) if opened is None else (opened.images, opened.source)
-    with reporter.stage("Statistics", None if images is None else images.images) as progress:
-        if earlier is not None:
+    total = None if images is None else images.images
+    if earlier is not None:
+        with late_stage(reporter, "Statistics", total) as progress:
             return complete_statistics(prepared, earlier, config, source, progress=progress)
+    with reporter.stage("Statistics", total) as progress:
         gathered = collect_statistics(prepared, () if source is None else source, config, progress=progress)
     described = with_skipped(images, reporter)
     return replace(gathered, fingerprints={**gathered.fingerprints, "data": described})

@@ -1,7 +1,7 @@
 """Inputs of the commands: the images, and the receiver of progress updates."""
 
-from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -143,6 +143,26 @@ def with_note(images: Any, reporter: Reporter) -> Any:
     if images.note is not None:
         reporter.say(images.note)
     return images
+
+
+@contextmanager
+def late_stage(reporter: Reporter, title: str, total: int | None = None) -> Iterator[Progress]:
+    """Open a stage when its first progress arrives, for work that may have nothing to do.
+
+    Args:
+        reporter: Receives the stage.
+        title: Its title.
+        total: The number of all items, where known.
+    """
+    with ExitStack() as stack:
+        opened: list[Progress] = []
+
+        def progress(finished: int, of: int | None) -> None:
+            if not opened:
+                opened.append(stack.enter_context(reporter.stage(title, total)))
+            opened[0](finished, of)
+
+        yield progress
 
 
 @dataclass(frozen=True)

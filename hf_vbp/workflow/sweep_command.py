@@ -3,9 +3,11 @@
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import cast
 
+from hf_vbp._progress import counted
 from hf_vbp.adapters.prepared import PreparedModel
 from hf_vbp.config.vbp_config import VBPConfig
 from hf_vbp.costs.latency import LatencyOptions
@@ -20,7 +22,7 @@ from hf_vbp.workflow.gather import check_statistics, with_skipped
 from hf_vbp.workflow.kept_measurements import keep_measurements, lever_warnings
 from hf_vbp.workflow.loading import Loading
 from hf_vbp.workflow.outputs import files_in_folder, input_sources
-from hf_vbp.workflow.requests import CalibrationImages, DataRequest, Reporter, with_note
+from hf_vbp.workflow.requests import CalibrationImages, DataRequest, Reporter, late_stage, with_note
 from hf_vbp.workflow.sweep import MODELS_IN_MEMORY, check_sweep, sweep_rows, sweep_statistics
 from hf_vbp.workflow.sweep_front import is_dense
 from hf_vbp.workflow.sweep_kept import KEPT_NAME, KeptStatistics
@@ -137,11 +139,12 @@ def _sweep(request: SweepRequest, tasks: list[VBPConfig], table: SweepTable, rep
     missing = [task for task in tasks if table.find(task, request.latency) is None]
     continued = len(tasks) - len(missing)
     if continued:
-        reporter.say(f"{continued} of {len(tasks)} rows are kept from {table.path}.")
+        kept = "row is kept" if len(tasks) == 1 else f"rows {'is' if continued == 1 else 'are'} kept"
+        reporter.say(f"{continued} of {len(tasks)} {kept} from {table.path}.")
     groups = -(-len(missing) // MODELS_IN_MEMORY)
     total = None if images.images is None else groups * images.images
     file = request.statistics or request.output / KEPT_NAME
-    stage = reporter.stage(f"Evaluation of {len(missing)} models", total) if missing else nullcontext()
+    stage = reporter.stage(f"Evaluation of {counted(len(missing), 'model')}", total) if missing else nullcontext()
     with stage as progress:
         made = sweep_rows(
             prepared,
@@ -186,7 +189,8 @@ def _statistics(
     keeps = kept.check_space(prepared, request.methods, reporter)
     if earlier is not None:
         reporter.say(f"The statistics are those of the earlier run, {kept.path}.")
-    with reporter.stage("Statistics", images.images) as progress:
+    stage = reporter.stage if earlier is None else partial(late_stage, reporter)
+    with stage("Statistics", images.images) as progress:
         statistics = sweep_statistics(prepared, request.methods, calibration.source, earlier, progress=progress)
     if statistics is earlier:
         return statistics
@@ -213,7 +217,7 @@ def _given(
         check_statistics(statistics, method, file, model=request.model, has_images=calibration is not None)
     table.check_same({"statistics": statistics_digest(statistics)[:16]})
     images, source = (None, None) if calibration is None else (calibration.images, calibration.source)
-    with reporter.stage("Statistics", None if images is None else images.images) as progress:
+    with late_stage(reporter, "Statistics", None if images is None else images.images) as progress:
         return sweep_statistics(prepared, request.methods, source, statistics, progress=progress)
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from huggingface_hub.errors import LocalEntryNotFoundError
 from torch import nn
 from transformers import ViTConfig, ViTForImageClassification
 
@@ -149,3 +150,23 @@ def test_models_of_many_modules_in_this_thread_only(monkeypatch: pytest.MonkeyPa
 def test_a_new_head_of_many_classes_is_allowed(folder: Path) -> None:
     model = hf_vbp.from_pretrained(folder, num_labels=20_000, ignore_mismatched_sizes=True)
     assert model.classifier.out_features == 20_000
+
+
+@pytest.mark.parametrize(("adapter", "configs"), [(None, 1), ("/cache/adapter_config.json", 2)])
+@pytest.mark.parametrize("load", [load_structure, load_model, hf_vbp.from_pretrained])
+def test_a_hub_that_cannot_be_reached_is_asked_once(
+    monkeypatch: pytest.MonkeyPatch, load: Any, adapter: str | None, configs: int
+) -> None:
+    asked: list[str] = []
+
+    def no_connection(repo_id: str, filename: str, **_: Any) -> str:
+        asked.append(filename)
+        raise LocalEntryNotFoundError("no connection")
+
+    monkeypatch.setattr("transformers.utils.hub.hf_hub_download", no_connection)
+    monkeypatch.setattr(config_limits, "try_to_load_from_cache", lambda *_, **__: adapter)
+    with pytest.raises(CheckpointError, match="nodir cannot be loaded"):
+        load("nodir")
+    assert asked.count("config.json") == configs
+    # An adapter in the cache has no config.json of its own, so loading is not given up.
+    assert len(asked) == 1 or adapter is not None

@@ -89,3 +89,9 @@ def test_the_guide_names_only_existing_flags() -> None:
 
 def _readmes(root: Any) -> list[str]:
     return [path.relative_to(root / "recipes").as_posix() for path in (root / "recipes").glob("*/README.md")]
+
+
+def test_only_prune_offers_several_batch_sizes() -> None:
+    described = {command: options_of(command)["--latency-batch"].help for command in ("plan", "sweep", "prune")}
+    assert described["plan"] == described["sweep"] == "Images per pass."
+    assert "may be repeated" in described["prune"]

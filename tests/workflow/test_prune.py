@@ -2,6 +2,7 @@
 
 import copy
 import json
+from pathlib import Path
 from typing import Any
 
 import jsonschema
@@ -10,6 +11,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 
 import hf_vbp
+from hf_vbp.adapters.prepared import prepare
 from hf_vbp.config.registry import COMPENSATIONS, CRITERIA
 from hf_vbp.config.requirements import Requirements
 from hf_vbp.config.vbp_config import VBPConfig
@@ -24,8 +26,12 @@ from hf_vbp.errors import (
 )
 from hf_vbp.pruning.plan import PruningPlan
 from hf_vbp.results.record import schema
+from hf_vbp.workflow.gather import gather
+from hf_vbp.workflow.loading import LoadedModel
 from hf_vbp.workflow.prune import prune
+from hf_vbp.workflow.requests import late_stage
 from tests.conftest import make_model
+from tests.workflow.finetune.helpers import Said
 from tests.workflow.strategies import configs
 
 Batches = list[dict[str, torch.Tensor]]
@@ -231,3 +237,16 @@ def test_a_sweep_measures_several_methods_from_one_pass(
 def test_a_sweep_with_an_impossible_ratio_reads_no_image(vit: Any) -> None:
     with pytest.raises(BudgetError, match=r"hidden neurons: 0.9 cannot be reached"):
         hf_vbp.sweep(vit, Unread(), VBPConfig(minimum_width=20), ratios=[0.2, 0.9], eval_data=Unread())
+
+
+def test_a_bar_is_shown_only_for_a_pass(vit: Any, batches: list[dict[str, torch.Tensor]], tmp_path: Path) -> None:
+    config = VBPConfig(ratio=0.5)
+    hf_vbp.collect_statistics(vit, batches, config).save(tmp_path / "statistics")
+    said = Said()
+    gather(prepare(vit), LoadedModel("vit", vit, None), config, said, statistics=tmp_path / "statistics")
+    assert said.stages == []
+    with late_stage(said, "Statistics", 2) as progress:
+        assert said.stages == []
+        progress(1, 2)
+        progress(2, 2)
+    assert said.stages == ["Statistics"]

@@ -222,6 +222,10 @@ def test_the_closing_table_shows_the_kept_accuracy(capsys: pytest.CaptureFixture
     shown = capsys.readouterr().out
     for text in ("78.0 %", "97.5 %", "50.0 %", "evaluated on 10 images", "from_pretrained('out')"):
         assert text in shown
+    assert "2 epochs, 4 steps of 10 images in 3 s" in shown
+    one = {"epochs": 1.0, "steps": 1, "images_per_step": 1, "seconds": 3.0}
+    show({"finetuning": one, "evaluation": {}}, "out")
+    assert "1 epoch, 1 step of 1 image in 3 s" in capsys.readouterr().out
 
 
 def test_logged_values_are_grouped_by_epoch() -> None:
