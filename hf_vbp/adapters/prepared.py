@@ -15,7 +15,7 @@ from hf_vbp.adapters.registry import find_sites, sites_of
 from hf_vbp.adapters.site_weights import WeightsOfSites
 from hf_vbp.adapters.structure import check_shapes, check_structure
 from hf_vbp.config.requirements import Requirements
-from hf_vbp.errors import ConfigurationError
+from hf_vbp.errors import ConfigurationError, UnsupportedModelError
 from hf_vbp.inputs.batch import first_image
 from hf_vbp.inputs.example import example_batch
 from hf_vbp.modeling.config_record import locate
@@ -205,6 +205,11 @@ def prepare_structure(model: nn.Module) -> PreparedModel:
 
 
 def _prepared(model: nn.Module, sites: Sequence[MLPSite], verification: Verification) -> PreparedModel:
+    if not any(site.intermediate_size for site in sites):
+        raise UnsupportedModelError(
+            f"All {len(sites)} MLPs of {type(model).__name__} have 0 hidden neurons, so nothing can be pruned. Name "
+            "the dense model, or restore the original config.json."
+        )
     # A pruned model that could not be rebuilt from its config could not be saved.
     locate(model, [site.layout for site in sites])
     return PreparedModel(model, tuple(sites), verification)

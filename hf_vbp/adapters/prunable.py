@@ -53,7 +53,7 @@ def check_prunable(model: Any, *, without_weights: bool = False) -> None:
 def _refuse_language_model(model: Any) -> None:
     name = type(model).__name__
     if "ForConditionalGeneration" in name:
-        raise UnsupportedModelError(language_model_message(name))
+        raise UnsupportedModelError(language_model_message(name, model))
 
 
 def _named(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:

@@ -1,5 +1,7 @@
-"""Refuse a config that describes a model too large to build, before anything of it is built."""
+"""Refuse a config that describes no model, or one too large to build, before anything of it is built."""
 
+import difflib
+import math
 import re
 import threading
 from collections.abc import Iterator, Mapping
@@ -12,8 +14,9 @@ from torch.nn.modules.module import (
     register_module_parameter_registration_hook,
 )
 from transformers import PreTrainedConfig
+from transformers.activations import ACT2FN
 
-from hf_vbp._progress import shown
+from hf_vbp._progress import LONGEST_SHOWN, shown
 from hf_vbp.checkpoint.layout import CONFIG
 from hf_vbp.errors import CheckpointError
 
@@ -29,6 +32,16 @@ _COUNTS = (
     (re.compile(r"(.*_)?(queries|heads|experts|frames|groups|kernels?|channels?|iterations)"), 100_000),
 )
 _LARGEST_NUMBER = 100_000_000
+# Without one of these there is no model. Zero layers are possible, and other fields have -1 for "all" or "none".
+_LEAST = (
+    (
+        re.compile(r"(hidden|image|patch)_sizes?|embed_dims?|d_model|num_channels|num(_attention|_key_value)?_heads"),
+        1,
+    ),
+    # A pruned MLP may have no neuron left.
+    (re.compile(r"intermediate_size|num(_hidden)?_layers|depths?"), 0),
+)
+_ACTIVATION = "hidden_act"
 # Notes about the training, values and ids, not sizes.
 _NO_SIZE = re.compile(r".*(param|flop|byte|sample|total|seed|seen|theta|version|date|time|step|(^|_)ids?$).*")
 # Their keys are names of classes, such as "stage" of ImageNet.
@@ -41,14 +54,14 @@ _PARAMETERS_PER_BYTE = 8
 
 
 def check_config_size(path_or_id: Any, **hub: Any) -> None:
-    """Refuse a ``config.json`` that is too large, or has numbers that no model has.
+    """Refuse a ``config.json`` that is too large, or has numbers or names that no model has.
 
     Args:
         path_or_id: A folder, or the name of a repository on the Hub.
         hub: Options of transformers for the Hub.
 
     Raises:
-        CheckpointError: The file or a number is too large; names the field.
+        CheckpointError: The file or a number is too large, a size is 0, or an activation is unknown; names the field.
     """
     file = Path(path_or_id) / hub.get("subfolder", "") / CONFIG
     if file.is_file() and file.stat().st_size > _LARGEST_FILE:
@@ -61,10 +74,22 @@ def check_config_size(path_or_id: Any, **hub: Any) -> None:
     except (OSError, ValueError):
         # Loading it reports the reason.
         return
-    _check_numbers(content, str(path_or_id))
+    check_fields(content, str(path_or_id))
 
 
-def _check_numbers(content: Any, source: str) -> None:
+def check_fields(content: Any, source: str) -> None:
+    """Refuse the content of a config with numbers or names that no model has.
+
+    Args:
+        content: The content of a ``config.json``.
+        source: Name of the checkpoint, for the message.
+
+    Raises:
+        CheckpointError: A field has a value that no model has; names the field.
+    """
+    architectures = content.get("architectures") if isinstance(content, Mapping) else None
+    if isinstance(architectures, str):
+        raise _wrong(source, "architectures", architectures, f"a list, [{shown(architectures)}]")
     queue: list[tuple[str, Any]] = [("", content)]
     while queue:
         name, value = queue.pop()
@@ -73,10 +98,23 @@ def _check_numbers(content: Any, source: str) -> None:
         elif isinstance(value, list):
             queue.extend((name, entry) for entry in value)
         elif type(value) is int and abs(value) > _most(name) and not _NO_SIZE.match(name):
-            raise CheckpointError(
-                f"The config of {source} has {shown(name)} {shown(value)}, expected at most {_most(name):,}. Restore "
-                "the original config.json."
-            )
+            raise _wrong(source, name, value, f"at most {_most(name):,}")
+        elif type(value) is int and value < _least(name):
+            raise _wrong(source, name, value, f"at least {_least(name)}")
+        elif name == _ACTIVATION and isinstance(value, str) and value not in ACT2FN:
+            near = difflib.get_close_matches(value[:LONGEST_SHOWN], ACT2FN, n=1) or ["gelu"]
+            raise _wrong(source, name, value, f"the name of an activation of transformers, such as {near[0]!r}")
+
+
+def _wrong(source: str, name: str, value: Any, expected: str) -> CheckpointError:
+    return CheckpointError(
+        f"The config of {source} has {shown(name)} {shown(value)}, expected {expected}. Restore the original "
+        "config.json."
+    )
+
+
+def _least(name: str) -> float:
+    return next((least for pattern, least in _LEAST if pattern.fullmatch(name)), -math.inf)
 
 
 def _most(name: str) -> int:

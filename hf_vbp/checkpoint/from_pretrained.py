@@ -7,14 +7,19 @@ from pickle import UnpicklingError
 from typing import Any
 
 from hf_vbp._packages import missing_package
-from hf_vbp._progress import one_line
+from hf_vbp._progress import one_line, shown
 from hf_vbp.checkpoint.config_limits import bounded_model, check_config_size
+from hf_vbp.checkpoint.layout import INDEX, WEIGHTS
 from hf_vbp.checkpoint.load_errors import load_errors
 from hf_vbp.checkpoint.transformers_patch import patched
 from hf_vbp.errors import CheckpointError, ConfigurationError, HfVbpError
+from hf_vbp.files.json_object import read_json_object
 from hf_vbp.modeling.config_record import read_widths
 
 _SHOWN = 3
+# In the order in which transformers looks for them.
+_WEIGHT_FILES = (WEIGHTS, INDEX, "pytorch_model.bin", "pytorch_model.bin.index.json")
+_RESTORE = "Restore the files of the checkpoint, or save the model again."
 _OF_THE_HUB = ("revision", "cache_dir", "token", "subfolder", "local_files_only")
 # Upstream puts what to do next at the end of texts of up to this length.
 _LONGEST = 1000
@@ -56,6 +61,8 @@ def from_pretrained(path_or_id: str | os.PathLike[str], *, auto_class: Any = Non
         try:
             if kwargs.get("config") is None:
                 check_config_size(path_or_id, **{name: kwargs[name] for name in _OF_THE_HUB if name in kwargs})
+            if kwargs.get("variant") is None and "state_dict" not in kwargs:
+                _check_shards(folder)
             model, info = auto_class.from_pretrained(path_or_id, output_loading_info=True, **kwargs)
         except HfVbpError:
             raise
@@ -67,6 +74,19 @@ def from_pretrained(path_or_id: str | os.PathLike[str], *, auto_class: Any = Non
     _check_widths(model, path_or_id)
     _check_complete(model, info, path_or_id, kwargs.get("ignore_mismatched_sizes", False))
     return (model, info) if wants_info else model
+
+
+def _check_shards(folder: Path) -> None:
+    """Refuse a folder whose index names a shard that is not in it."""
+    index = next((folder / name for name in _WEIGHT_FILES if (folder / name).is_file()), None)
+    if index is None or index.suffix != ".json":
+        return
+    shards = read_json_object(index, _RESTORE).get("weight_map")
+    if not isinstance(shards, dict) or not shards:
+        raise CheckpointError(f"{index} names no shards. {_RESTORE}")
+    for name in sorted(set(map(str, shards.values()))):
+        if Path(name).name != name or not (folder / name).is_file():
+            raise CheckpointError(f"{index} names the shard {shown(name)}, which is not in the folder. {_RESTORE}")
 
 
 def _reason(error: Exception, path_or_id: Any) -> str:

@@ -23,6 +23,7 @@ from hf_vbp.checkpoint.model_classes import find_model_class
 from hf_vbp.checkpoint.reference_outputs import reference_outputs
 from hf_vbp.checkpoint.remote_code import RemoteCode, inspect_code, refuse_foreign_code
 from hf_vbp.errors import CheckpointError, ConfigurationError
+from hf_vbp.files.text import read_small_text
 from hf_vbp.inputs.batch import count_images, model_inputs, repeat_images
 from hf_vbp.inputs.example import example_batch
 from hf_vbp.modeling.modeling_hf_vbp import auto_map, merged_tokens, without_merging
@@ -221,8 +222,8 @@ def _choose_ways(folder: Path, ways: Sequence[str] | None) -> tuple[str, ...]:
 def _read_config(folder: Path) -> dict[str, Any]:
     path = folder / CONFIG
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        config = json.loads(read_small_text(path))
+    except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} cannot be read ({error}); expected the config of a checkpoint.") from error
     if not isinstance(config, dict):
         raise CheckpointError(f"{path} is not a JSON object; expected the config of a checkpoint.")

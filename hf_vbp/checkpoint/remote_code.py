@@ -17,6 +17,7 @@ from typing import Any
 
 from hf_vbp.checkpoint.layout import ADAPTER, CONFIG, CUSTOM_GENERATE, MODELING_FILE, MODELING_HASHES, MODELING_MODULE
 from hf_vbp.errors import CheckpointError
+from hf_vbp.files.text import read_small_text
 
 # Every file in which transformers looks for the name of a class to import.
 CONFIG_FILES = re.compile(r"[\w.-]*config\.json")
@@ -217,6 +218,6 @@ def _show(value: Any) -> str:
 
 def _read(path: Path) -> Any:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(read_small_text(path))
     except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} cannot be read ({error}); expected the config of a checkpoint.") from error

@@ -10,6 +10,7 @@ from typing import Any
 from hf_vbp.checkpoint.layout import UNVERIFIED as MARKER
 from hf_vbp.checkpoint.saving import Content, save_checkpoint
 from hf_vbp.errors import CheckpointError, HfVbpError
+from hf_vbp.files.text import read_small_text
 
 _VERSION = 1
 # Errors of evaluating, saving and reopening a model; interrupts are not included.
@@ -105,8 +106,8 @@ def _read_marker(path: Path) -> dict[str, Any] | None:
     if not file.is_file():
         return None
     try:
-        marker = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        marker = json.loads(read_small_text(file))
+    except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{file} cannot be read ({error}); move {path} away.") from error
     shape = marker if isinstance(marker, dict) else {}
     names, state = shape.get("files"), shape.get("state")

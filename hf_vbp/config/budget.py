@@ -79,6 +79,19 @@ class Budget:
         # A ratio such as 0.3 of 512 is not exact in binary; without the tolerance one more neuron would be removed.
         return achieved >= self.share - 1e-9 if self.removes else achieved <= self.share + 1e-9
 
+    def check_removes(self) -> None:
+        """Refuse a share that the dense model meets.
+
+        Raises:
+            BudgetError: Nothing would be removed.
+        """
+        if self.is_met_by(0.0 if self.removes else 1.0):
+            change, example = ("larger", 0.5) if self.removes else ("smaller", 0.8)
+            raise BudgetError(
+                f"{COSTS[self.kind]}: {self.share:g} is met by the dense model, so nothing would be removed. Give a "
+                f"{change} share, for instance {example}."
+            )
+
     def unreachable(self, best: float, reason: str = "", means: str = "pruning the MLPs") -> BudgetError:
         """Return the error for a budget that cannot be met.
 

@@ -23,6 +23,7 @@ class LabelTable:
 
     Attributes:
         how: How labels are read, for the provenance.
+        note: A sentence for the user where names of classes are read as ids of the model; None otherwise.
 
     Raises:
         LabelError: A class does not match.
@@ -44,6 +45,7 @@ class LabelTable:
         numbered = given if given is not None else None if text else class_names
         self._by_number = None if numbered is None else self._ids(numbered)
         self._by_name: dict[str, int] = {}
+        self.note: str | None = None
         self.how = "as given" if class_names is None and given is None else "names"
         if numbered is not None:
             self._by_name = dict(zip(map(normalize, numbered), self._by_number or (), strict=True))
@@ -109,8 +111,11 @@ class LabelTable:
         return [self._mapped[normalize(name)] if normalize(name) in self._mapped else next(found) for name in names]
 
     def _note_numbers(self, names: Sequence[str]) -> None:
-        if are_ids([name for name in names if normalize(name) not in self._mapped], self._labels):
+        others = [name for name in names if normalize(name) not in self._mapped]
+        if are_ids(others, self._labels):
             self.how = "names as ids"
+            first, last = min(others, key=int), max(others, key=int)
+            self.note = f"The classes {first!r} to {last!r} of {self._source} are read as ids of the model."
 
     def _map_ids(self, label_map: Mapping[str, str | int]) -> dict[str, int]:
         """Return the ids of the classes in the map, by the normalized name of the class."""

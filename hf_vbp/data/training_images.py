@@ -23,11 +23,13 @@ class TrainingImages:
         dataset: Samples, dicts with ``pixel_values`` ``(3, h, w)`` float32 and ``labels``.
         provenance: The description of their source, as JSON.
         images: The number of images; None for a stream of unknown length.
+        note: As in :class:`hf_vbp.data.ImageData`.
     """
 
     dataset: Any
     provenance: dict[str, Any]
     images: int | None
+    note: str | None = None
 
 
 class _Epoch:
@@ -165,7 +167,9 @@ def open_training_images(
     provenance = {**opened.provenance, **augmentation.describe()}
     provenance.pop("processor", None)
     if not isinstance(dataset, IterableDataset):
-        return TrainingImages(AugmentedImages(dataset, augmentation, keep=keep), provenance, opened.images)
+        images = AugmentedImages(dataset, augmentation, keep=keep)
+        return TrainingImages(images, provenance, opened.images, opened.note)
     if keep:
         raise ConfigurationError("keep_images is set, but the images are a stream; turn streaming and skip off.")
-    return TrainingImages(AugmentedStream(dataset, augmentation, opened.images), provenance, opened.images)
+    stream = AugmentedStream(dataset, augmentation, opened.images)
+    return TrainingImages(stream, provenance, opened.images, opened.note)

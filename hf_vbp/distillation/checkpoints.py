@@ -4,6 +4,8 @@ import json
 import re
 from pathlib import Path
 
+from hf_vbp.files.text import read_small_text
+
 _NAME = re.compile(r"checkpoint-(\d+)")
 # Trainer writes this file last, so a checkpoint that has it is complete.
 _WRITTEN_LAST = "trainer_state.json"
@@ -30,7 +32,7 @@ def last_checkpoint(directory: str | Path) -> Path | None:
 
 def _is_whole(path: Path) -> bool:
     try:
-        state = json.loads((path / _WRITTEN_LAST).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        state = json.loads(read_small_text(path / _WRITTEN_LAST))
+    except (OSError, ValueError, RecursionError):
         return False
     return isinstance(state, dict) and "global_step" in state

@@ -21,10 +21,12 @@ from hf_vbp.inputs.batch import count_images, model_inputs
 from hf_vbp.inputs.example import example_batch
 from hf_vbp.modeling.precision import eval_mode, own_precision
 
+_NOT_SWEPT = "Prune it at each ratio with hf_vbp.prune(..., eval_data=images) or hf-vbp prune --eval-data instead."
+
 
 def evaluate_models(
     models: Mapping[str, nn.Module],
-    loader: Iterable[Mapping[str, Any]],
+    data: Iterable[Mapping[str, Any]],
     *,
     reference: str | None = "dense",
     measures: Measures | None = None,
@@ -44,7 +46,7 @@ def evaluate_models(
 
     Args:
         models: The models by name.
-        loader: Batches that the processor of the models made, optionally with ``labels``: the result of
+        data: Batches that the processor of the models made, optionally with ``labels``: the result of
             :func:`hf_vbp.load_images`, or any iterable of dicts.
         reference: The model that the others are compared with; it has no such figures itself. None for no comparison.
         measures: A bank of neighbors, class-name prompts, or metrics of annotated images.
@@ -69,7 +71,7 @@ def evaluate_models(
         )
     measures = measures or Measures()
     # The result of load_images holds the loader, whose data set has the number of images.
-    loader = getattr(loader, "loader", loader)
+    loader = getattr(data, "loader", data)
     total = _total(loader)
     with ExitStack() as stack:
         stack.enter_context(own_precision(*models.values()))
@@ -84,7 +86,7 @@ def evaluate_models(
             if progress is not None:
                 progress(comparison.images, total)
     if comparison.images == 0:
-        raise DataError("There are no images to evaluate on: the loader gave none.")
+        raise DataError("There are no images to evaluate on: `data` gave none.")
     return comparison.result()
 
 
@@ -164,7 +166,13 @@ class _Comparison:
         return found
 
 
-def check_classifier(model: nn.Module, name: str = "The model") -> None:
+_SWEEP_A_CLASSIFIER = (
+    "top-1, agreement and KL are defined for models that choose one of several classes. Sweep a model for image "
+    "classification, or prune at each ratio with hf_vbp.prune(..., eval_data=images)."
+)
+
+
+def check_classifier(model: nn.Module, name: str = "The model", advice: str = _SWEEP_A_CLASSIFIER) -> None:
     """Refuse a model that is no classifier with one label per image, before any work; runs it on one made image.
 
     Sweeps compare models by their accuracy. They have no meaning for regression, for several labels per image, and for
@@ -173,6 +181,7 @@ def check_classifier(model: nn.Module, name: str = "The model") -> None:
     Args:
         model: A vision model of transformers.
         name: The name of the model for the message.
+        advice: The end of the message: the reason, and what to do.
 
     Raises:
         UnsupportedModelError: The model does not choose one of several classes for each image.
@@ -182,13 +191,11 @@ def check_classifier(model: nn.Module, name: str = "The model") -> None:
     if problem in ("regression", "multi_label_classification") or labels == 1:
         kind = "several labels per image" if problem == "multi_label_classification" else "a number per image"
         raise UnsupportedModelError(
-            f"{name} is a {type(model).__name__} that predicts {kind} (problem_type {problem}, {labels} labels): "
-            "top-1, agreement and KL are defined for models that choose one of several classes. Prune it at each "
-            f"ratio with hf_vbp.prune(..., eval_data=images) instead."
+            f"{name} is a {type(model).__name__} that predicts {kind} (problem_type {problem}, num_labels {labels}): "
+            f"{advice}"
         )
     with own_precision(model), _evaluating(model, None), torch.no_grad():
         logits = getattr(model(**model_inputs(model, example_batch(model))), "logits", None)
-    advice = "sweep a model for image classification, or prune at each ratio with hf_vbp.prune(..., eval_data=images)."
     if not isinstance(logits, Tensor):
         raise UnsupportedModelError(f"{name} is a {type(model).__name__}, which gives no logits: {advice}")
     if logits.ndim != 2 or len(logits) != 1 or logits.shape[1] < 2:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from hf_vbp.errors import CheckpointError, HfVbpError, OutputError
 from hf_vbp.files.locking import clean_up, is_windows, try_lock
+from hf_vbp.files.text import read_small_text
 
 MARKER = "hf_vbp_unfinished.json"
 # In a hidden folder: the old content of the output. A hidden folder that still has it is never removed.
@@ -120,8 +121,8 @@ def is_hidden_folder(path: Path, target: Path) -> bool:
         if names <= {_UNNAMED}:
             # Its process ended before it marked the folder.
             return True
-        content = json.loads((path / MARKER).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        content = json.loads(read_small_text(path / MARKER))
+    except (OSError, ValueError, RecursionError):
         return False
     return isinstance(content, dict) and content.get("format") == _FORMAT
 

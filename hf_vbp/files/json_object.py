@@ -6,6 +6,7 @@ from typing import Any
 
 from hf_vbp._progress import one_line
 from hf_vbp.errors import CheckpointError
+from hf_vbp.files.text import read_small_text
 
 
 def read_json_object(path: Path, advice: str) -> dict[str, Any]:
@@ -19,7 +20,7 @@ def read_json_object(path: Path, advice: str) -> dict[str, Any]:
         CheckpointError: It cannot be read, or is not a JSON object.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(read_small_text(path))
     except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} cannot be read ({one_line(error)}). {advice}") from error
     if not isinstance(content, dict):

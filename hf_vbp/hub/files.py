@@ -12,6 +12,7 @@ from hf_vbp.checkpoint.layout import CONFIG, INDEX, PLAN, PROCESSORS, RECIPE, RE
 from hf_vbp.checkpoint.remote_code import local_files, top_level_references
 from hf_vbp.errors import CheckpointError
 from hf_vbp.files.json_object import read_json_object
+from hf_vbp.files.text import read_small_text
 
 _BLOCK = 1 << 20
 _BINARY = (".safetensors", ".onnx", ".onnx_data", ".bin", ".pt2", ".pte")
@@ -77,7 +78,7 @@ def read_text(path: Path) -> str:
         CheckpointError: It cannot be read, or is not UTF-8.
     """
     try:
-        return path.read_text(encoding="utf-8")
+        return read_small_text(path)
     except (OSError, UnicodeDecodeError) as error:
         raise CheckpointError(f"{path} cannot be read ({one_line(error)}). Save it as UTF-8 text.") from error
 
@@ -128,7 +129,7 @@ def checkpoint_names(directory: Path) -> list[str]:
         raise CheckpointError(f"{directory} is not a folder. Give the folder that `hf-vbp prune --output` wrote.")
     config = read_json(directory, CONFIG)
     names = [CONFIG, *weight_names(directory), *code_names(config)]
-    names += [name for name in (*PROCESSORS, PLAN, RECIPE) if (directory / name).is_file()]
+    names += [name for name in (*PROCESSORS, PLAN, RECIPE) if (directory / name).exists()]
     return [*names, RESULTS]
 
 
@@ -171,7 +172,9 @@ def checked_path(directory: Path, name: str, levels: int = 1) -> Path:
     if not 1 <= len(parts) <= levels or hidden or "\\" in name:
         raise CheckpointError(f"{name!r} is not the name of a file of a checkpoint; nothing was sent.")
     if not path.is_file():
-        raise CheckpointError(f"{path} is missing: the checkpoint is not complete. Save it again.")
+        raise CheckpointError(
+            f"{path} is missing or is not a regular file: the checkpoint is not complete. Save it again."
+        )
     if path.resolve() != directory.resolve() / name:
         raise CheckpointError(
             f"{path} is a link to {path.resolve()}, outside of the folder; such files are never sent. "

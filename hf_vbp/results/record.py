@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, NotRequired, TypedDict, cast
 
 from hf_vbp._progress import one_line
 from hf_vbp.errors import CheckpointError
+from hf_vbp.files.text import read_small_text
 from hf_vbp.results.base_model import BaseModel
 from hf_vbp.results.checks import find_problem, strict_json
 from hf_vbp.results.data import Data
@@ -72,13 +73,8 @@ def load_results(directory: str | Path) -> Results:
     """
     path = Path(directory) / RESULTS_NAME
     try:
-        size = path.stat().st_size
-        if size > _LARGEST_FILE:
-            raise CheckpointError(f"{path} has {size:,d} bytes; expected at most {_LARGEST_FILE:,d}.")
-        text = path.read_text(encoding="utf-8")
+        text = read_small_text(path, _LARGEST_FILE)
     except (OSError, UnicodeDecodeError) as error:
-        if isinstance(error, CheckpointError):
-            raise
         raise CheckpointError(
             f"{path} cannot be read ({one_line(error)}). Give the folder of a checkpoint that hf_vbp wrote."
         ) from error

@@ -11,6 +11,7 @@ from typing import Any, overload
 
 from hf_vbp.errors import StatisticsError, StatisticsMismatchError
 from hf_vbp.files.atomic import atomic_write
+from hf_vbp.files.text import read_small_text
 from hf_vbp.statistics.serialization import load_statistics, save_statistics
 from hf_vbp.statistics.site_statistics import SiteStatistics
 
@@ -146,8 +147,8 @@ def load_folder(folder: Path) -> tuple[StoredSites, dict[str, Any]]:
         StatisticsError: The folder is unfinished or damaged.
     """
     try:
-        names = json.loads((folder / _NAMES).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        names = json.loads(read_small_text(folder / _NAMES))
+    except (OSError, ValueError, RecursionError) as error:
         raise StatisticsError(
             f"{folder} is not a file, and as a folder it holds no complete statistics. An unfinished folder is "
             "continued by collect_statistics with the same arguments."

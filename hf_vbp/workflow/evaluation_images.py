@@ -7,7 +7,7 @@ from hf_vbp.errors import ConfigurationError, DataError, LabelError
 from hf_vbp.evaluation.requests import Measures
 from hf_vbp.evaluation.task import Task, example_task
 from hf_vbp.workflow.loading import LoadedModel
-from hf_vbp.workflow.requests import DataRequest, Reporter
+from hf_vbp.workflow.requests import DataRequest, Reporter, with_note
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ def open_evaluation(
         LabelError: The classes of the evaluation images are not those of the model, or of the bank.
     """
     if task.labels == "class":
-        return request.images.open(loaded, "evaluation"), Measures()
+        return with_note(request.images.open(loaded, "evaluation"), reporter), Measures()
     if task.labels != "features":
         return request.images.open(loaded, "evaluation", labels="none"), Measures()
     bank = _bank(request, loaded, reporter)

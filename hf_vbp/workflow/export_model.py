@@ -13,6 +13,7 @@ from hf_vbp.export.parity import DEFAULT_AGREEMENT, Timing
 from hf_vbp.results.exports import ExportRow
 from hf_vbp.workflow.export_command import ExportRequest, run_export
 from hf_vbp.workflow.export_images import Images
+from hf_vbp.workflow.loading import Loading
 
 
 def export_model(
@@ -28,6 +29,10 @@ def export_model(
     web: bool = False,
     overwrite: bool = False,
     latency_seconds: float = 2.0,
+    revision: str | None = None,
+    base_revision: str | None = None,
+    token: str | bool | None = None,
+    cache_dir: str | os.PathLike[str] | None = None,
 ) -> list[ExportRow]:
     """Write a saved checkpoint as files for other runtimes, and compare each with the PyTorch model.
 
@@ -53,6 +58,10 @@ def export_model(
         overwrite: Replace files of the same format, or an output that hf_vbp wrote.
         latency_seconds: Seconds in which the latency is measured, for each number of threads; 0 measures none. A
             latency whose 95 % interval extends by more than 25 % is left out with a warning.
+        revision: Branch, tag or commit of the model on the Hub.
+        base_revision: Branch, tag or commit of the dense model.
+        token: Access token for the Hub; by default the one that huggingface_hub finds.
+        cache_dir: Cache of the files from the Hub; by default that of huggingface_hub.
 
     Returns:
         A row for each file with its figures; next to weights, also those of other formats.
@@ -70,6 +79,7 @@ def export_model(
         >>> [row["file"] for row in rows]  # doctest: +SKIP
         ['onnx/model.onnx', 'onnx/model_quantized.onnx']
     """
+    hub: dict[str, Any] = {"token": token, "cache_dir": None if cache_dir is None else Path(cache_dir)}
     request = ExportRequest(
         os.fspath(model),
         None if output is None else Path(output),
@@ -80,6 +90,8 @@ def export_model(
         base=None if base is None else os.fspath(base),
         web=web,
         overwrite=overwrite,
+        base_revision=base_revision,
+        loading=Loading(revision=revision, **hub),
     )
     return cast("list[ExportRow]", run_export(request, _Silent())["exports"])
 

@@ -1,8 +1,8 @@
 """Load a model and its image processor by name: a Hub id, a folder or ``sample``."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,11 +33,13 @@ class LoadedModel:
         source: The name that the user gave: a Hub id, a folder, or ``sample``.
         model: The model, in eval mode.
         processor: Its image processor with the Pillow backend, or ``None`` if the checkpoint has none.
+        hub: ``token`` and ``cache_dir`` that it was loaded with.
     """
 
     source: str
     model: Any
     processor: Any
+    hub: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
 
 @dataclass(frozen=True)
@@ -106,6 +108,8 @@ def load_model(
     path = path_of(source)
     hub = {"revision": revision, "cache_dir": cache_dir, "token": token}
     config = _supported_config(source, path, hub)
+    if checked_dtype == "auto":
+        _dtype_of(source, config)
     try:
         model = _load_weights(path, hub, _model_class(source, config), checked_dtype)
     except MissingPackageError as error:
@@ -117,7 +121,7 @@ def load_model(
     processor = _load_processor(path, hub)
     if interpolate_pos_encoding:
         model = _of_processor_size(source, model, processor)
-    return LoadedModel(source, _to_device(model, device), processor)
+    return LoadedModel(source, _to_device(model, device), processor, {"token": token, "cache_dir": cache_dir})
 
 
 def load_structure(
@@ -139,14 +143,20 @@ def load_structure(
         CheckpointError: There is no such checkpoint, or its config describes no model.
         UnsupportedModelError: As in :func:`load_model`.
     """
+    path = path_of(source)
+    config = _supported_config(source, path, {"revision": revision, "cache_dir": cache_dir, "token": token})
+    return _without_weights(source, config)
+
+
+def _without_weights(source: str, config: Any) -> Any:
+    """Return the model of a config on the meta device."""
     import torch
 
     from hf_vbp.checkpoint.config_limits import bounded_model
     from hf_vbp.checkpoint.load_errors import load_errors
     from hf_vbp.checkpoint.transformers_patch import patched
 
-    path = path_of(source)
-    config = _supported_config(source, path, {"revision": revision, "cache_dir": cache_dir, "token": token})
+    dtype = _dtype_of(source, config)
     model_class = _model_class(source, config)
     try:
         with patched(), torch.device("meta"), bounded_model(source):
@@ -162,18 +172,14 @@ def load_structure(
         raise CheckpointError(
             f"The config of {source} describes no {model_class.__name__} that can be built: {one_line(error)}"
         ) from error
-    dtype = config.dtype or torch.float32
-    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
-        raise CheckpointError(
-            f"The config of {source} has the dtype {shown(dtype)}; expected a floating one, such as 'float32'."
-        )
-    return model.to(dtype).eval()
+    # Some classes make parameters on the CPU whatever the default device is.
+    return model.to("meta", dtype).eval()
 
 
 def _supported_config(source: str, path: str, hub: dict[str, Any]) -> Any:
     """Return the config of a checkpoint of a model that takes images."""
     config = _load_config(path, hub)
-    check_takes_images(config, source)
+    check_takes_images(config, source, lambda: _without_weights(source, config))
     return config
 
 
@@ -187,6 +193,19 @@ def _of_processor_size(source: str, model: Any, processor: Any) -> Any:
             'with a height and a width. Save one with it, with size={"height": ..., "width": ...}.'
         )
     return interpolate_position_embeddings(model, size)
+
+
+def _dtype_of(source: str, config: Any) -> "torch.dtype":
+    """Return the dtype of a checkpoint; refuse one in which no model computes, such as those of 8 bits."""
+    import torch
+
+    dtype = config.dtype or torch.float32
+    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point or dtype.itemsize < 2:
+        raise CheckpointError(
+            f"The config of {source} has the dtype {shown(dtype)}; expected a floating one of 16 bits or more, such "
+            "as 'float32'. Restore the original config.json, or choose one (--dtype float32)."
+        )
+    return dtype
 
 
 def _check_dtype(dtype: "str | torch.dtype") -> "str | torch.dtype":

@@ -5,14 +5,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from torch import nn
+from transformers import ViTConfig, ViTForImageClassification
 
 import hf_vbp
+from hf_vbp.adapters.prepared import prepare_structure
 from hf_vbp.checkpoint import config_limits
 from hf_vbp.checkpoint.config_limits import bounded_model, check_config_size
 from hf_vbp.checkpoint.load_errors import load_errors
-from hf_vbp.errors import CheckpointError
-from tests.conftest import make_model
+from hf_vbp.errors import CheckpointError, UnsupportedModelError
+from hf_vbp.workflow.inspect import inspect_model
+from hf_vbp.workflow.loading import load_model, load_structure
+from tests.conftest import TINY, make_model
 
 
 @pytest.fixture
@@ -43,6 +48,63 @@ def test_numbers_that_no_model_has(folder: Path, changes: dict[str, Any], says: 
         hf_vbp.from_pretrained(folder)
 
 
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"intermediate_size": -1}, "'intermediate_size' -1, expected at least 0"),
+        ({"num_attention_heads": 0}, "'num_attention_heads' 0, expected at least 1"),
+        ({"num_channels": -3}, "'num_channels' -3, expected at least 1"),
+        ({"image_size": [32, 0]}, "'image_size' 0, expected at least 1"),
+        ({"num_hidden_layers": -1}, "'num_hidden_layers' -1, expected at least 0"),
+        ({"vision_config": {"hidden_size": 0}}, "'hidden_size' 0, expected at least 1"),
+        ({"hidden_act": "nope"}, "'hidden_act' 'nope', expected the name of an activation of transformers"),
+        ({"hidden_act": "gelu_pytorch_tan"}, "'hidden_act' 'gelu_pytorch_tan', .* such as 'gelu_pytorch_tanh'"),
+        ({"architectures": "ViT"}, r"'architectures' 'ViT', expected a list, \['ViT'\]"),
+    ],
+)
+@pytest.mark.parametrize("load", [hf_vbp.from_pretrained, lambda folder: load_structure(str(folder))])
+def test_values_that_describe_no_model(folder: Path, changes: dict[str, Any], says: str, load: Any) -> None:
+    change(folder, **changes)
+    with pytest.raises(CheckpointError, match=f"^The config of .* has {says}"):
+        load(folder)
+
+
+@pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")
+@pytest.mark.parametrize("on", ["cpu", "meta"])
+def test_a_model_without_hidden_neurons_has_nothing_to_prune(on: str) -> None:
+    with torch.device(on):
+        model = ViTForImageClassification(ViTConfig(**{**TINY, "intermediate_size": 0})).eval()
+    with pytest.raises(UnsupportedModelError, match=r"^All 3 MLPs of ViTForImageClassification have 0 hidden neurons"):
+        inspect_model(prepare_structure(model) if on == "meta" else model)
+
+
+@pytest.mark.parametrize("load", [load_model, load_structure])
+@pytest.mark.parametrize("dtype", ["float8_e4m3fn", "int8"])
+def test_a_dtype_in_which_no_model_computes(folder: Path, dtype: str, load: Any) -> None:
+    change(folder, dtype=dtype)
+    with pytest.raises(CheckpointError, match=f"has the dtype torch.{dtype}; expected a floating one of 16 bits"):
+        load(str(folder))
+    assert load_model(str(folder), dtype="float32").model.dtype == torch.float32
+
+
+@pytest.mark.parametrize("weights", ["model.safetensors", "pytorch_model.bin"])
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ({"weight_map": {"a": "../../../etc/passwd"}}, "names the shard '../../../etc/passwd', which is not"),
+        ({"weight_map": {"a": "model-1.safetensors"}}, "names the shard 'model-1.safetensors', which is not"),
+        ({"weight_map": {}}, "names no shards"),
+        ({}, "names no shards"),
+        ([], "is not a JSON object"),
+    ],
+)  # fmt: skip
+def test_an_index_whose_shards_are_missing(folder: Path, weights: str, content: Any, says: str) -> None:
+    (folder / "model.safetensors").unlink()
+    (folder / f"{weights}.index.json").write_text(json.dumps(content))
+    with pytest.raises(CheckpointError, match=f"{weights}.index.json {says}.*[.] Restore the files"):
+        hf_vbp.from_pretrained(folder)
+
+
 def test_other_numbers_may_be_large(folder: Path) -> None:
     change(folder, total_params=86_000_000_000, seed=2**63, max_depth=65_535, notes={"images_seen": 10**12})
     assert hf_vbp.from_pretrained(folder).config.seed == 2**63
@@ -63,7 +125,7 @@ def test_no_config_of_transformers_is_refused() -> None:
             content = CONFIG_MAPPING[model_type]().to_dict()
         except load_errors():
             continue
-        config_limits._check_numbers(content, model_type)
+        config_limits.check_fields(content, model_type)
         checked += 1
     assert checked > 300
 

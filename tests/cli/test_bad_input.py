@@ -299,3 +299,15 @@ def test_bad_input(
     assert "Traceback" not in said
     assert re.search(case.says, said), said
     assert sorted(path for path in here.rglob("*")) == before
+
+
+def test_an_error_in_a_users_module_names_the_module(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "module_with_a_fault.py").write_text("raise ValueError('boom')")
+    monkeypatch.syspath_prepend(tmp_path)
+    ran = run(["inspect", "sample", "--import", "module_with_a_fault"], capfd, monkeypatch)
+    assert ran.code == 2
+    said = " ".join(ran.err.split())
+    assert "hf-vbp: --import module_with_a_fault: the module raised ValueError: boom. Correct this code" in said
+    assert "unexpected" not in said

@@ -10,9 +10,10 @@ from typing import Any
 import jsonschema
 import pytest
 
+from hf_vbp.checkpoint.receipt import Receipt
 from hf_vbp.errors import BudgetError
 from hf_vbp.results.record import load_results, schema
-from tests.cli.helpers import NAMES, run
+from tests.cli.helpers import NAMES, run, save_images
 from tests.costs.clock import Clock
 
 
@@ -180,3 +181,23 @@ def test_prune_and_plan_spend_a_budget_on_merged_tokens_too(hf_vbp: Any, shelf: 
     hf_vbp("stats", shelf / "model", "--data", shelf / "images", "--output", tmp_path / "s")
     plan = hf_vbp("plan", shelf / "model", "--statistics", tmp_path / "s", "--ratio", "0.5", "--merge-tokens", "2")
     assert "Tokens merged before each block: 0, 2, 2" in plan.out
+
+
+@pytest.mark.filterwarnings("ignore:'pin_memory' argument is set")
+def test_classes_that_are_read_as_ids_are_noted(
+    hf_vbp: Any, shelf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hf_vbp.checkpoint.saving.take_receipt", lambda model, folder, **_: Receipt(Path(folder)))
+    images = save_images(tmp_path / "numbered", each=2, names=("0", "1", "2", "3", "4"))
+    note = f"The classes '0' to '4' of {tmp_path.name}/numbered are read as ids of the model."
+    given = ("--data", shelf / "images", "--eval-data", images)
+    ran = hf_vbp("evaluate", shelf / "model", "--data", images)
+    assert (note in ran.err, note in ran.out) == (True, False)
+    pruned = hf_vbp("prune", shelf / "model", *given, "--ratio", "0.5", "--output", tmp_path / "pruned")
+    assert note in pruned.err
+    assert note in hf_vbp("sweep", shelf / "model", *given, "--ratios", "0.5", "--output", tmp_path / "sweep").err
+    steps = ("--epochs", "1", "--batch-size", "5", "--output", tmp_path / "trained")
+    trained = hf_vbp("finetune", tmp_path / "pruned", "--data", images, "--teacher", "none", *steps)
+    assert note in trained.err
+    # Names are matched, which needs no note.
+    assert "read as ids" not in hf_vbp("evaluate", shelf / "model", "--data", shelf / "images").err

@@ -134,6 +134,9 @@ def test_folders_named_by_number_are_ids_by_value(tmp_path: Path, id2label: dict
     data = load_images(folders(tmp_path, names), processor(), id2label=id2label)
     assert labels(data) == [int(name) for name in sorted(names)]
     assert data.provenance["labels"] == "names as ids"
+    assert (
+        data.note == f"The classes '0' to '11' of {tmp_path.parent.name}/{tmp_path.name} are read as ids of the model."
+    )
     data = load_images(
         tmp_path, processor(), id2label=id2label, class_names=[id2label[n] for n in reversed(range(12))]
     )

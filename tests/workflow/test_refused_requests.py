@@ -15,7 +15,7 @@ from hf_vbp.adapters.linear_pair import LinearPairAdapter
 from hf_vbp.calibration.saliency import collect_saliency
 from hf_vbp.config.requirements import Requirements
 from hf_vbp.config.vbp_config import VBPConfig
-from hf_vbp.errors import ConfigurationError, StatisticsError, UnsupportedModelError
+from hf_vbp.errors import BudgetError, ConfigurationError, StatisticsError, UnsupportedModelError
 from hf_vbp.pruning.make_plan import precompute_scores, rank_sites
 from tests.conftest import TINY, make_model
 
@@ -258,3 +258,23 @@ class TestPackedGates:
             with pytest.raises(UnsupportedModelError, match="fc1 has 96 outputs, but fc2 48 inputs; a packed gated"):
                 step()
         assert [tuple(tensor.shape) for tensor in packed.state_dict().values()] == before
+
+
+@pytest.mark.parametrize(
+    ("budget", "advice"),
+    [
+        ({"ratio": 1e-9}, "hidden neurons: 1e-09 is met by the dense model.*a larger share"),
+        ({"target_macs": 1 - 1e-10, "levers": ("mlp",)}, "MACs: 1 is met by the dense model.*a smaller share"),
+        ({"target_macs": 1 - 1e-10}, "MACs: 1 is met by the dense model.*a smaller share"),
+        ({"target_parameters": 1 - 1e-10}, "parameters: 1 is met by the dense model.*a smaller share"),
+    ],
+)
+def test_a_budget_that_removes_nothing_is_refused_before_the_pass(
+    vit: Any, budget: dict[str, Any], advice: str
+) -> None:
+    with pytest.raises(BudgetError, match=advice):
+        hf_vbp.prune(vit, Unread(), VBPConfig(**budget))
+
+
+def test_the_smallest_ratio_removes_a_neuron(vit: Any, batches: Batches) -> None:
+    assert sum(hf_vbp.prune(vit, batches, VBPConfig(ratio=1e-6)).plan.widths) == 3 * TINY["intermediate_size"] - 1

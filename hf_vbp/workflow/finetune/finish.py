@@ -18,6 +18,7 @@ from hf_vbp.checkpoint.unverified import (
     unverified_path,
 )
 from hf_vbp.errors import CheckpointError, ConfigurationError
+from hf_vbp.files.text import read_small_text
 from hf_vbp.results.finetuning import with_finetuning
 from hf_vbp.results.record import to_json
 from hf_vbp.workflow.finetune.fields import Tree, read_yaml
@@ -25,7 +26,7 @@ from hf_vbp.workflow.finetune.recipe import Recipe
 from hf_vbp.workflow.finetune.start import Start, TeacherChoice, choose_teacher
 from hf_vbp.workflow.finetune.yaml_text import parse_yaml
 from hf_vbp.workflow.loading import LoadedModel, load_model
-from hf_vbp.workflow.requests import Reporter
+from hf_vbp.workflow.requests import Reporter, with_note
 
 # Fields that change neither the trained weights nor the figures: they may differ when a run is resumed to save it.
 _FREE = ("output", "data.evaluation.batch_size", "data.evaluation.num_workers", "training.hub_token")
@@ -125,13 +126,13 @@ def reopen(recipe: Recipe, reporter: Reporter, *, weight: float) -> Trained:
         student,
         student.model.dtype,
         results=state["results"] if state["has_results"] else {},
-        plan=plan.read_text(encoding="utf-8") if plan.is_file() else None,
+        plan=read_small_text(plan) if plan.exists() else None,
         base=base,
     )
     if recipe.data.evaluation is None:
         return Trained(student.model, start, None, None, state["results"])
     dense = dense_model(start, choose_teacher(recipe, start, reporter, weight=weight))
-    evaluation = recipe.data.evaluation.open(student, "evaluation")
+    evaluation = with_note(recipe.data.evaluation.open(student, "evaluation"), reporter)
     return Trained(student.model, start, dense, evaluation, state["results"])
 
 

@@ -26,7 +26,7 @@ from hf_vbp.workflow.finetune.progress import ReportProgress
 from hf_vbp.workflow.finetune.publish import take_over_push
 from hf_vbp.workflow.finetune.recipe import Recipe
 from hf_vbp.workflow.finetune.start import Start, TeacherChoice, choose_teacher, open_start
-from hf_vbp.workflow.requests import Reporter, without_processor
+from hf_vbp.workflow.requests import Reporter, with_note, without_processor
 
 
 def run_finetune(
@@ -94,6 +94,9 @@ def _finetune_and_save(
     teacher = choose_teacher(recipe, start, reporter, weight=args.hard_label_weight)
     evaluation = recipe.data.evaluation.open(start.student, "evaluation") if recipe.data.evaluation else None
     training = _training_images(recipe, start, args, labelled=teacher.loaded is None or args.hard_label_weight > 0)
+    for images in (training, evaluation):
+        if images is not None:
+            with_note(images, reporter)
     _settle_length(args, training)
     dense = dense_model(start, teacher)
     pruned = {"pruned": start.student.model}

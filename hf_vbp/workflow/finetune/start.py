@@ -2,13 +2,16 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from hf_vbp._progress import one_line, shown
 from hf_vbp.checkpoint.layout import PLAN, RESULTS
 from hf_vbp.data.class_names import name_classes
 from hf_vbp.errors import CheckpointError, ConfigurationError
+from hf_vbp.evaluation.models import check_classifier
+from hf_vbp.files.text import read_small_text
 from hf_vbp.inputs.position_embeddings import interpolate_position_embeddings
 from hf_vbp.results.base_model import describe_base_model
 from hf_vbp.results.record import load_results
@@ -16,6 +19,11 @@ from hf_vbp.workflow.finetune.base_folder import find_base, was_pruned
 from hf_vbp.workflow.finetune.recipe import NO_TEACHER, PruneFirst, Recipe
 from hf_vbp.workflow.loading import LoadedModel, load_model
 from hf_vbp.workflow.requests import Reporter
+
+_ONLY_CLASSIFIERS = (
+    "`hf-vbp finetune` trains classifiers with one label per image. Train other models from Python with "
+    "hf_vbp.DistillationTrainer, which follows problem_type (docs/finetuning.md)."
+)
 
 
 @dataclass(frozen=True)
@@ -56,6 +64,7 @@ def open_start(recipe: Recipe, reporter: Reporter) -> Start:
     """Load the pruned checkpoint of a recipe, or prune the model of its ``prune`` section.
 
     Raises:
+        UnsupportedModelError: The model is no classifier with one label per image.
         HfVbpError: The model cannot be loaded or pruned, or ``model_labels`` of its images are not its classes.
     """
     if recipe.prune is not None:
@@ -63,6 +72,7 @@ def open_start(recipe: Recipe, reporter: Reporter) -> Start:
     else:
         reporter.say(f"Loading {recipe.model}")
         loaded = load_model(str(recipe.model), revision=recipe.revision)
+        check_classifier(loaded.model, loaded.source, _ONLY_CLASSIFIERS)
         results, plan = _records(str(recipe.model), recipe.revision)
         start = _as_start(loaded, loaded.model, results, plan, base=None)
     _name_classes(recipe, start, reporter)
@@ -81,19 +91,22 @@ def _as_start(
 ) -> Start:
     dtype = next(model.parameters()).dtype
     # The 8 bits of bfloat16 lose steps of 1e-5, so the weights are always trained in float32.
-    student = LoadedModel(loaded.source, model.float(), loaded.processor)
+    student = replace(loaded, model=model.float())
     return Start(student, dtype, results, plan, base)
 
 
 def _pruned(first: PruneFirst, reporter: Reporter) -> Start:
     from hf_vbp.workflow.gather import gather
+    from hf_vbp.workflow.kept_measurements import lever_warnings
     from hf_vbp.workflow.prune import check_request, prune
 
     reporter.say(f"Loading {first.model}")
     loaded = load_model(first.model, revision=first.revision)
+    check_classifier(loaded.model, loaded.source, _ONLY_CLASSIFIERS)
     prepared = check_request(loaded.model, first.config)
     statistics = gather(prepared, loaded, first.config, reporter, data=first.data, statistics=first.statistics)
-    result = prune(prepared, None, first.config, statistics=statistics)
+    with lever_warnings(reporter):
+        result = prune(prepared, None, first.config, statistics=statistics)
     results = {**result.results, "base_model": describe_base_model(loaded.model, loaded.source)}
     return _as_start(loaded, result.model, results, result.plan.to_json(), base=loaded)
 
@@ -106,15 +119,17 @@ def _records(source: str, revision: str | None) -> tuple[Mapping[str, Any], str 
         found[name] = folder / name if folder.is_dir() else _from_hub(source, name, revision)
     results_path, plan_path = found[RESULTS], found[PLAN]
     results: Mapping[str, Any] = {}
-    if results_path is not None and results_path.is_file():
+    if results_path is not None and results_path.exists():
         results = load_results(results_path.parent)
-    if plan_path is None or not plan_path.is_file():
+    if plan_path is None or not plan_path.exists():
         return results, None
-    text = plan_path.read_text(encoding="utf-8")
     try:
-        json.loads(text)
-    except ValueError as error:
-        raise CheckpointError(f"{plan_path} is not JSON ({error}); restore it, or remove it.") from error
+        text = read_small_text(plan_path)
+        plan = json.loads(text)
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{plan_path} is not JSON ({one_line(error)}); restore it, or remove it.") from error
+    if not isinstance(plan, dict):
+        raise CheckpointError(f"{plan_path} is {shown(plan)}, not a plan; restore it, or remove it.")
     return results, text
 
 
@@ -146,6 +161,7 @@ def choose_teacher(recipe: Recipe, start: Start, reporter: Reporter, *, weight: 
 
     Raises:
         ConfigurationError: The pruned model is not recorded, or its folder is not found.
+        UnsupportedModelError: The teacher is no classifier with one label per image.
         LabelError: The teacher has other labels.
     """
     from hf_vbp.distillation.teacher import check_teacher
@@ -154,6 +170,7 @@ def choose_teacher(recipe: Recipe, start: Start, reporter: Reporter, *, weight: 
         return TeacherChoice(None, {"teacher": NO_TEACHER})
     choice = _named(recipe, start) if recipe.teacher is not None else _base(start, reporter)
     if choice.loaded is not None:
+        check_classifier(choice.loaded.model, f"The teacher {choice.loaded.source}", _ONLY_CLASSIFIERS)
         check_teacher(start.student.model, choice.loaded.model)
         _check_processors(start.student, choice.loaded)
     return choice

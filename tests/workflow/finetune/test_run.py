@@ -13,7 +13,7 @@ import hf_vbp
 from hf_vbp.checkpoint.receipt import Receipt
 from hf_vbp.cli.finetune import show
 from hf_vbp.distillation.trainer import DistillationTrainer
-from hf_vbp.errors import CheckpointError, ConfigurationError, DataError, LabelError
+from hf_vbp.errors import CheckpointError, ConfigurationError, DataError, LabelError, UnsupportedModelError
 from hf_vbp.results.base_model import describe_base_model
 from hf_vbp.results.finetuning import per_epoch
 from hf_vbp.results.record import load_results, schema
@@ -145,6 +145,35 @@ def test_impossible_requests_are_refused_before_training(work: Path) -> None:
         "keep_images is set, but the augmentation 'paper'",
         data={"augmentation": "paper", "keep_images": True},
     )
+
+
+@pytest.mark.parametrize("role", ["student", "teacher", "prune"])
+@pytest.mark.parametrize(
+    ("kind", "changes", "says"),
+    [
+        ("regression", {"num_labels": 1, "id2label": None, "label2id": None}, "predicts a number per image"),
+        ("labels", {"problem_type": "multi_label_classification"}, "predicts several labels per image"),
+        ("backbone", None, "ViTModel, which gives no logits"),
+    ],
+)
+def test_models_that_are_no_classifiers_are_refused_before_the_images_are_read(
+    work: Path, kind: str, changes: dict[str, Any] | None, says: str, role: str
+) -> None:
+    folder = make_dense(work / kind, **(changes or {}))
+    if changes is None:
+        hf_vbp.from_pretrained(folder).vit.save_pretrained(folder)
+    fields = recipe_for(work)
+    fields["data"]["train"]["source"] = str(work / "missing")
+    if role == "prune":
+        data = {"source": str(work / "missing")}
+        fields = {**fields, "prune": {"model": str(folder), "data": data, "ratio": 0.5}}
+        del fields["model"]
+    else:
+        fields["model" if role == "student" else "teacher"] = str(folder)
+    name = f"^The teacher {folder}" if role == "teacher" else f"^{folder}"
+    with pytest.raises(UnsupportedModelError, match=rf"{name} is a .*{says}.*`hf-vbp finetune` trains classifiers"):
+        run_finetune(make_recipe(fields), Said())
+    assert not (work / "out").exists()
 
 
 def test_a_teacher_with_other_labels_is_refused_with_the_difference(work: Path) -> None:
