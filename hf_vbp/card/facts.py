@@ -304,6 +304,19 @@ class CardFacts:
         return Markdown(names.get("fp32") or next(iter(names.values()))) if names and usable else None
 
     @property
+    def onnx_weights(self) -> tuple[Markdown, ...]:
+        """The second file of the snippet's ONNX file, which holds weights of more than 2 GB."""
+        files: Results = next((row["files"] for row in self.exports if row["file"] == self.onnx_file), {})
+        return tuple(Markdown(name) for name in sorted(files) if name.endswith("_data"))
+
+    @property
+    def browser_has_weights_file(self) -> bool:
+        """Whether the file that transformers.js loads has its weights in a second one."""
+        rows = [row for row in self.exports if row["format"] == "onnx"]
+        chosen = [row for row in rows if row["precision"] == ("int8" if self.browser_dtype == "q8" else "fp32")]
+        return any(name.endswith("_data") for row in chosen for name in row["files"])
+
+    @property
     def browser_dtype(self) -> Markdown:
         """The ``dtype`` by which transformers.js loads the smallest ONNX file."""
         precisions = {row["precision"] for row in self.exports if row["format"] == "onnx"}

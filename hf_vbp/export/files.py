@@ -1,9 +1,8 @@
 """Write the exported files of a model, each after its comparison with PyTorch, and describe them for the results."""
 
 import hashlib
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,6 +14,7 @@ from hf_vbp._progress import Progress
 from hf_vbp.export.conversion import Program, convert, save
 from hf_vbp.export.formats import FLOAT16, FLOAT32, INT8, ExportFormat
 from hf_vbp.export.inputs import ImageTower, described_shapes
+from hf_vbp.export.job_folder import job_folder
 from hf_vbp.export.latency import latency_rows
 from hf_vbp.export.parity import (
     DEFAULT_AGREEMENT,
@@ -222,7 +222,7 @@ def _with_precision(
 
 def _outputs(program: Program, reference: Reference, form: ExportFormat) -> dict[str, Tensor]:
     """Return the outputs of a program that is not written yet."""
-    with _job_folder() as folder:
+    with job_folder() as folder:
         path = folder / "program" / form.files[FLOAT32]
         save(program, form, path, FLOAT32)
         named = reference.named(program.outputs)
@@ -250,7 +250,7 @@ def _checked(
     others: Sequence[DenseFile],
     stages: Stages,
 ) -> dict[str, Any]:
-    with _job_folder() as folder:
+    with job_folder() as folder:
         opened = open_in_fresh_process(
             form, path, reference, folder, others=[other.path for other in others], timing=options.timing
         )
@@ -274,12 +274,6 @@ def companions(path: Path) -> Sequence[Path]:
     """Return a main file and those that belong to it: external data of ONNX, weights of OpenVINO."""
     others = (path.with_name(f"{path.name}_data"), path.with_suffix(".bin"))
     return [path, *(other for other in others if other.is_file())]
-
-
-@contextmanager
-def _job_folder() -> Iterator[Path]:
-    with tempfile.TemporaryDirectory(prefix="hf-vbp-export-") as folder:
-        yield Path(folder)
 
 
 def _sha256(path: Path) -> str:

@@ -15,6 +15,8 @@ import numpy as np
 
 Arrays = dict[str, "np.ndarray[Any, Any]"]
 Run = Callable[[Arrays], Arrays]
+# Exit code where the folder of the job cannot be written to.
+CANNOT_WRITE = 28
 _WARMUP_PASSES, _FEWEST, _MOST = 3, 10, 200
 
 
@@ -29,7 +31,7 @@ def main(job_file: str) -> None:
     for batch, images in job["batches"]:
         parts = [run(part) for part in _parts(inputs, batch, images)]
         for index, name in enumerate(job["outputs"]):
-            np.save(folder / f"output-{batch}-{index}.npy", np.concatenate([part[name] for part in parts]))
+            _save(folder / f"output-{batch}-{index}.npy", np.concatenate([part[name] for part in parts]))
     del run
     one = next(_parts(inputs, 1, 1))
     files = [*job["others"], job["file"]]
@@ -37,6 +39,14 @@ def main(job_file: str) -> None:
         runs = [open_file(file, threads, job["outputs"], job["dtype"]) for file in files]
         result["times"].append({"threads": threads, "seconds": _measure(runs, one, job["seconds"])})
     (folder / "result.json").write_text(json.dumps(result), encoding="utf-8")
+
+
+def _save(path: Path, value: "np.ndarray[Any, Any]") -> None:
+    try:
+        np.save(path, value)
+    except OSError as error:
+        print(error, file=sys.stderr)
+        sys.exit(CANNOT_WRITE)
 
 
 def _parts(inputs: Arrays, batch: int, images: int) -> Iterator[Arrays]:

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +20,8 @@ from hf_vbp.checkpoint.isolation import offline_environment
 from hf_vbp.errors import CheckpointError
 from hf_vbp.evaluation.measures import wilson_interval
 from hf_vbp.export.formats import FLOAT16, FLOAT32, INT8, ExportFormat
+from hf_vbp.export.fresh_runtime import CANNOT_WRITE
+from hf_vbp.export.job_folder import full
 from hf_vbp.export.reference import Reference
 
 _SCRIPT = Path(__file__).with_name("fresh_runtime.py")
@@ -94,7 +97,8 @@ def open_in_fresh_process(
         batches: Batch sizes.
 
     Raises:
-        CheckpointError: The file cannot be opened or run.
+        CheckpointError: The file cannot be opened or run, or the folder of the job is full.
+        OSError: The inputs cannot be written.
     """
     timing = timing or Timing(seconds=0)
     names = list(reference.outputs)
@@ -140,6 +144,8 @@ def _run(folder: Path, path: Path) -> None:
         )  # fmt: skip
     except (OSError, subprocess.TimeoutExpired) as error:
         raise CheckpointError(f"{path.name} could not be opened in a fresh process: {one_line(error)}") from error
+    if process.returncode == CANNOT_WRITE:
+        raise full(tempfile.gettempdir(), one_line(ValueError(process.stderr.strip()), 600))
     if process.returncode or not (folder / "result.json").is_file():
         lines = process.stderr.strip().splitlines() or [f"exit code {process.returncode}"]
         raise CheckpointError(

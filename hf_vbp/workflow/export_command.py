@@ -3,20 +3,21 @@
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from hf_vbp._progress import one_line
 from hf_vbp.checkpoint.atomic_folder import reserved, staged
 from hf_vbp.checkpoint.inputs import Source
 from hf_vbp.checkpoint.manifest import replaceable_contents
 from hf_vbp.checkpoint.transformers_patch import patched
-from hf_vbp.errors import CheckpointError, ConfigurationError
+from hf_vbp.errors import CheckpointError, ConfigurationError, HfVbpError
 from hf_vbp.export.files import DenseFile, ExportedModel, ExportOptions, write_dense, write_files
 from hf_vbp.export.formats import ExportFormat, find_format
+from hf_vbp.export.job_folder import full, job_folder
 from hf_vbp.export.web import check_classifier, fetch_packages, recorded_page_files, write_page
 from hf_vbp.files.json_object import read_json_object
 from hf_vbp.files.layout import CONFIG, MANIFEST, MODELING_FILE, RESULTS
@@ -89,15 +90,15 @@ def run_export(request: ExportRequest, reporter: Reporter) -> dict[str, Any]:
             fetch_packages()
         dense = _load_dense(request, form, reporter)
         model = export_images(loaded, request.options.quantize, request.data, request.eval_data, reporter)
-        with staged(target, overwrite=request.overwrite or inside) as staging, tempfile.TemporaryDirectory() as other:
+        with job_folder() as other, staged(target, overwrite=request.overwrite or inside) as staging:
             if inside:
                 _link_checkpoint(target, staging, form, request, reporter)
             else:
                 _write_configs(loaded, staging)
-            rows, has_dense = _write(model, dense, request, form, staging, Path(other), reporter)
+            rows, has_dense = _write(model, dense, request, form, staging, other, reporter)
             all_rows = _record(rows, staging, target if inside else None, form)
             if request.web:
-                write_page(staging, Path(other) if has_dense else None)
+                write_page(staging, other if has_dense else None)
     return {"folder": str(folder), "exports": all_rows}
 
 
@@ -177,9 +178,14 @@ def _write(
     """Write the files; return their rows, and whether the dense model could be exported too."""
     files: dict[str, DenseFile] = {}
     if dense is not None:
-        _write_configs(dense, other)
         answers = answers_of(dense, model.reference, model.calibration)
-        files = write_dense(answers, other, form, request.options, reporter)
+        try:
+            _write_configs(dense, other)
+            files = write_dense(answers, other, form, request.options, reporter)
+        except HfVbpError:
+            raise
+        except OSError as error:
+            raise full(str(other.parent), one_line(error)) from error
     return write_files(model, staging, form, request.options, reporter, files), bool(files)
 
 

@@ -52,8 +52,17 @@ def test_the_page_runs_and_its_server_batches(tmp_path: Path, monkeypatch: pytes
     assert [row["file"] for row in names["rows"]] == ["onnx/model.onnx", "onnx/model_quantized.onnx"]
     names["session"] = counting = Counting(names["session"])
     bodies = _made()
-    *answered, refused = asyncio.run(ask(names["app"], [*bodies, b"no image"]))
-    assert refused.status_code == 400
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 50_000)
+    bad = _refused()
+    responses = asyncio.run(ask(names["app"], [*bodies, *bad]))
+    answered = responses[: len(bodies)]
+    assert [response.status_code for response in responses] == [200] * len(bodies) + [400] * len(bad)
+    sideways, turned = Image.new("RGB", (3, 2)), io.BytesIO()
+    sideways.putpixel((2, 0), (255, 0, 0))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    sideways.save(turned, "PNG", exif=exif)
+    assert names["decode"](turned.getvalue()).size == (2, 3)
     assert sum(counting.batches) == len(bodies)
     assert len(counting.batches) < len(bodies)
     model = hf_vbp.from_pretrained("pruned-vit")
@@ -66,6 +75,17 @@ def test_the_page_runs_and_its_server_batches(tmp_path: Path, monkeypatch: pytes
         scores = logits.softmax(-1)[0]
         assert scores[model.config.label2id[best["label"]]].item() > 0.5 * scores.max().item()
         assert 0 < best["score"] <= 1
+
+
+def _refused() -> list[bytes]:
+    """No image; one of too many pixels; a PNG whose second block is damaged, a JPEG that ends early."""
+    large, png, jpeg = io.BytesIO(), io.BytesIO(), io.BytesIO()
+    Image.new("L", (400, 400)).save(large, "PNG")
+    Image.effect_noise((200, 200), 60).save(png, "PNG")
+    Image.effect_noise((200, 200), 60).save(jpeg, "JPEG")
+    damaged = bytearray(png.getvalue())
+    damaged[damaged.index(b"IDAT") - 4 : damaged.index(b"IDAT")] = (100).to_bytes(4, "big")
+    return [b"no image", large.getvalue(), bytes(damaged), jpeg.getvalue()[:2000]]
 
 
 def _made() -> list[bytes]:

@@ -108,6 +108,25 @@ def test_the_card_lists_the_files_of_the_repository() -> None:
     assert "Files for other runtimes" not in render_card(make_facts(results, repo_id="me/x"))
 
 
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_the_snippets_load_weights_of_more_than_2_gb(precision: str) -> None:
+    content = b"graph"
+    file = {"fp32": FILE, "int8": "onnx/model_quantized.onnx"}[precision]
+    large = row(content, file, precision=precision)
+    plain = render_card(make_facts(make_results() | {"exports": [large]}, repo_id="me/x", exported={file}))
+    assert "_data" not in plain
+    assert "use_external_data_format" not in plain
+    large["files"][f"{file}_data"] = hashlib.sha256(b"weights").hexdigest()
+    card = render_card(make_facts(make_results() | {"exports": [large]}, repo_id="me/x", exported={file}))
+    (block,) = [one for one in re.findall(r"^```python\n(.*?)^```$", card, re.S | re.M) if "onnxruntime" in one]
+    lines = block.splitlines()
+    place = lines.index(f'hf_hub_download("me/x", "{file}_data")  # the weights of the graph')
+    assert lines[place + 1].startswith("session = onnxruntime.InferenceSession(")
+    compile(block, "card", "exec")
+    dtype = {"fp32": "fp32", "int8": "q8"}[precision]
+    assert f'"me/x", {{ dtype: "{dtype}", use_external_data_format: true }});' in card
+
+
 def test_the_snippet_of_the_card_runs(xet_hub: LoopbackHub, alice: User, client: Client, tmp_path: Path) -> None:
     """With ONNX Runtime, in a process that imports neither hf_vbp nor PyTorch."""
     pytest.importorskip("onnxruntime")
