@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test test-processes install-browser test-browser coverage test-slow test-compat test-newest test-vision lint format clean help
+.PHONY: demo test test-processes install-browser test-browser coverage test-slow test-compat test-newest test-vision test-script lint format clean help
 
 help: ## show the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/^([a-z-]+):.*## /  make \1\t/'
@@ -91,5 +91,14 @@ test-vision: ## processors that need torchvision, and the models of timm, in an 
 		tests/families/test_contract_reload.py::test_every_checkpoint_loads_by_import_and_by_remote_code
 	OMP_NUM_THREADS=1 $(VISION) -m pytest tests/families/test_contract.py -k Timm
 
+# The script that Jobs run brings its environment itself: the packages of its header, and hf_vbp as a wheel.
+ALONE := .venv-script/bin/python
+
+test-script: $(STAMP) ## scripts/prune.py in an environment of its own, with the packages of its header and a wheel
+	test -x $(ALONE) || $(PYTHON) -m venv .venv-script
+	$(BIN)/python -m tests.script_header > .venv-script/requirements.txt
+	$(ALONE) -m pip install --quiet --disable-pip-version-check -r .venv-script/requirements.txt
+	HF_VBP_SCRIPT_PYTHON="$(CURDIR)/$(ALONE)" OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m script
+
 clean: ## remove generated files and environments
-	rm -rf $(VENV) .venv-compat .venv-newest .venv-vision demo build dist .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) .venv-compat .venv-newest .venv-vision .venv-script demo build dist .pytest_cache .mypy_cache .ruff_cache

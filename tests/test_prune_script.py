@@ -14,16 +14,12 @@ import pytest
 from huggingface_hub.cli._uv_script_header import parse_uv_script_header
 
 from tests.loopback_hub import LoopbackHub
-
-ROOT = Path(__file__).parents[1]
-SCRIPT = ROOT / "scripts" / "prune.py"
+from tests.script_header import ROOT, SCRIPT, read_header
 
 
 @pytest.fixture(scope="module")
 def header() -> dict[str, Any]:
-    """The header as the specification of inline metadata (PEP 723) reads it."""
-    (block,) = re.findall(r"(?m)^# /// script$\s((?:^#(?:| .*)$\s)+)^# ///$", SCRIPT.read_text(encoding="utf-8"))
-    return tomllib.loads("".join(line[2:] or "\n" for line in block.splitlines(keepends=True)))
+    return read_header()
 
 
 def names(requirements: list[str]) -> set[str]:
