@@ -3,6 +3,10 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from hf_vbp.card.text import count, percent
+
+STATES = {"dense": "before", "pruned": "after pruning", "finetuned": "after fine-tuning"}
+
 
 def conditions(row: Mapping[str, Any]) -> str:
     """Return device, dtype and threads of a measurement in one cell."""
@@ -35,3 +39,13 @@ def scalars(value: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]
         elif isinstance(item, int | float) and not isinstance(item, bool):
             found.append((prefix + key, item))
     return found
+
+
+def accuracy_without_head(evaluation: Mapping[str, Any], state: str) -> str:
+    """Return the accuracy by neighbors or prompts before and after, for the headline."""
+    for key, name in (("zero_shot", "zero-shot top-1"), ("knn", "k-nearest-neighbor top-1")):
+        if key in evaluation.get("dense", {}) and key in evaluation[state]:
+            before, after = (percent(evaluation[each][key]["top1"]) for each in ("dense", state))
+            images = count(evaluation[state]["images"])
+            return f"; {name} {before} before, {after} {STATES[state]}, on {images} images"
+    return ""

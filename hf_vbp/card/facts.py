@@ -6,7 +6,7 @@ from typing import Any
 
 from hf_vbp.card import text
 from hf_vbp.card.base_card import BaseCard
-from hf_vbp.card.cells import conditions, scalars, speedup
+from hf_vbp.card.cells import STATES, accuracy_without_head, conditions, scalars, speedup
 from hf_vbp.card.tables import METRICS, Table, cell, details, figure, label, levers_table
 from hf_vbp.card.text import Markdown
 from hf_vbp.results.export_table import export_cells
@@ -14,7 +14,6 @@ from hf_vbp.results.lost_classes import lost_classes
 from hf_vbp.results.named_figures import figure_rows
 
 Results = Mapping[str, Any]
-STATES = {"dense": "before", "pruned": "after pruning", "finetuned": "after fine-tuning"}
 # The tasks with an auto class of their own.
 _TASKS = (
     "ImageClassification",
@@ -158,7 +157,7 @@ class CardFacts:
             sentence += f"; top-1 {before} before, {after} {STATES[state]}"
             sentence += f", on {text.count(evaluation[state]['images'])} images"
         elif state:
-            sentence += _without_head(evaluation, state)
+            sentence += accuracy_without_head(evaluation, state)
         return sentence + "."
 
     @property
@@ -394,13 +393,3 @@ class CardFacts:
         """The name of the recipe of the fine-tuning, which is saved as recipe.yaml."""
         recipe = self.results.get("finetuning", {}).get("recipe")
         return None if recipe is None else str(recipe)
-
-
-def _without_head(evaluation: Mapping[str, Any], state: str) -> str:
-    """Return the accuracy by neighbors or prompts before and after, for the headline."""
-    for key, name in (("zero_shot", "zero-shot top-1"), ("knn", "k-nearest-neighbor top-1")):
-        if key in evaluation.get("dense", {}) and key in evaluation[state]:
-            before, after = (text.percent(evaluation[each][key]["top1"]) for each in ("dense", state))
-            images = text.count(evaluation[state]["images"])
-            return f"; {name} {before} before, {after} {STATES[state]}, on {images} images"
-    return ""
