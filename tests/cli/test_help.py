@@ -89,3 +89,12 @@ def test_the_guide_names_only_existing_flags() -> None:
 
 def _readmes(root: Any) -> list[str]:
     return [path.relative_to(root / "recipes").as_posix() for path in (root / "recipes").glob("*/README.md")]
+
+
+def test_paragraphs_of_the_help_have_no_line_breaks_of_the_source() -> None:
+    commands: list[Any] = [typer.main.get_command(build())]
+    for command in commands:
+        commands += getattr(command, "commands", {}).values()
+    assert len(commands) > len(COMMANDS)
+    paragraphs = [part for command in commands for part in (command.help or "").split("\n\n")]
+    assert not [part for part in paragraphs if "\n" in part.strip()]
