@@ -287,9 +287,17 @@ def with_groups(command: Callable[..., None]) -> Callable[..., None]:
         }
         command(**values, **made)
 
+    spread.__doc__ = joined_paragraphs(command.__doc__)
     spread.__signature__ = signature  # type: ignore[attr-defined]
     spread.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     return spread
+
+
+def joined_paragraphs(text: str | None) -> str | None:
+    """Return a docstring with each paragraph on one line, because typer keeps the line breaks of the source."""
+    if text is None:
+        return None
+    return "\n\n".join(" ".join(paragraph.split()) for paragraph in inspect.cleandoc(text).split("\n\n"))
 
 
 def _parameters_of(group: Any) -> list[inspect.Parameter]:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from hf_vbp.errors import DataError
 
-# The first that a batch holds tells its images apart. Texts and queries of a batch may have another number.
+# The first that a batch holds has one entry per image. Texts and queries of a batch may have another number.
 _IMAGES = (
     "pixel_values",
     "pixel_values_videos",
@@ -87,7 +87,7 @@ def stacked(value: Any) -> Any:
 
 
 def main_input(batch: Mapping[str, Any], model: nn.Module | None = None) -> str:
-    """Return the key of the tensor that tells the images of a batch apart.
+    """Return the key of the tensor with one entry per image of a batch.
 
     In the batches of a model with other input names it is the first tensor of floating-point numbers with two
     dimensions or more.

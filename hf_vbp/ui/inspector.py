@@ -12,7 +12,7 @@ SECONDS = 90
 
 
 def inspect_by_name(source: str, token: str | bool | None, cache_dir: Path | None) -> dict[str, Any]:
-    """Return what the config of a model tells about pruning it; no weights are downloaded.
+    """Describe a model for pruning by its config alone; no weights are downloaded.
 
     Args:
         source: A Hub id, a folder or ``sample``.

@@ -22,7 +22,7 @@ class Session:
 
     Attributes:
         folder: Its files; the name is random, and no other session has it.
-        inspected: What the config of the chosen model tells.
+        inspected: Description of the chosen model, from its config.
         study: The model with its statistics.
         curve: The measured curve.
         pruned: The pruned checkpoint.

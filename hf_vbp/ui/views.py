@@ -52,7 +52,7 @@ def scaled(number: float, unit: str = "") -> str:
 
 
 def inspected(found: Mapping[str, Any]) -> str:
-    """Return what the config of a model tells."""
+    """Return the table of a model that was read from its config."""
     sites, reach = found["sites"], found["reachable"]
     macs = _macs(found)
     rows = [

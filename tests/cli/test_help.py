@@ -95,3 +95,12 @@ def test_only_prune_offers_several_batch_sizes() -> None:
     described = {command: options_of(command)["--latency-batch"].help for command in ("plan", "sweep", "prune")}
     assert described["plan"] == described["sweep"] == "Images per pass."
     assert "may be repeated" in described["prune"]
+
+
+def test_paragraphs_of_the_help_have_no_line_breaks_of_the_source() -> None:
+    commands: list[Any] = [typer.main.get_command(build())]
+    for command in commands:
+        commands += getattr(command, "commands", {}).values()
+    assert len(commands) > len(COMMANDS)
+    paragraphs = [part for command in commands for part in (command.help or "").split("\n\n")]
+    assert not [part for part in paragraphs if "\n" in part.strip()]

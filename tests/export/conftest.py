@@ -25,7 +25,7 @@ from tests.cli.helpers import save_images, save_tiny
 
 @dataclass
 class Silent:
-    """A reporter that keeps what it was told."""
+    """A reporter that keeps its remarks."""
 
     texts: list[str] = field(default_factory=list)
 

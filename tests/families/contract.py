@@ -140,7 +140,7 @@ class Work:
 
 @cache
 def work_of(name: str) -> Work:
-    """The work of a family, done once in a process. Nobody may change its model."""
+    """The work of a family, done once in a process. Its model must not be changed."""
     family = BY_NAME[name]
     prepared = prepare(model_of(name))
     batches = tuple(fixed(prepared.model, family.batch(2, 0, start)) for start in (0, 2))

@@ -176,14 +176,14 @@ def images_only(family: Family) -> bool:
 
 
 def arguments_of(task: str) -> dict[str, Any]:
-    """What a pipeline takes besides the image."""
+    """The arguments of a pipeline in addition to the image."""
     labels = {"candidate_labels": ["cat", "dog"]} if task.startswith("zero-shot") else {}
     template = {"hypothesis_template": "a {}"} if task == "zero-shot-image-classification" else {}
     return {**labels, **template}
 
 
 def parts_of(task: str, processor: Any) -> dict[str, Any]:
-    """What a pipeline is made of besides the model."""
+    """The parts of a pipeline in addition to the model."""
     if task == "audio-classification":
         return {"feature_extractor": processor}
     return {"image_processor": processor, **({"tokenizer": tokenizer()} if task.startswith("zero-shot") else {})}

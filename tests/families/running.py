@@ -16,7 +16,7 @@ BY_NAME: Mapping[str, Family] = {family.name: family for family in FAMILIES}
 
 @cache
 def model_of(name: str) -> Any:
-    """The model of an entry, built once in a process. Whoever changes it must undo the change."""
+    """The model of an entry, built once in a process. A test that changes it must undo the change."""
     family = BY_NAME[name]
     if family.needs:
         pytest.importorskip(family.needs)

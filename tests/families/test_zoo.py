@@ -1,4 +1,4 @@
-"""The zoo itself: every entry builds, runs, and treats the images of a batch alike."""
+"""The zoo itself: every entry builds, runs, and gives each image the same outputs in any batch."""
 
 from typing import Any
 
