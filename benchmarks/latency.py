@@ -4,10 +4,10 @@
     python -m benchmarks.latency --shapes vit-b --batches 8 --threads 1 --profile --output DIR
 
 All models of a row are measured in turns in one run (:mod:`hf_vbp.costs.latency`). The widths are rounded to the
-multiple that is fastest on this device (``--round-to auto``), or to a given one; 1 leaves them as they come.
-``--compile`` measures the models compiled by ``torch.compile`` as well. Writes ``latency.md``; a row that is too noisy
-is left out and named. ``--profile`` writes ``profile.md`` instead, the time of each group of operators by the profiler
-of torch, beside the share of MACs.
+multiple that is fastest for the shape, dtype and threads (``--round-to auto``), or to a given one; 1 leaves them
+as they come. ``--compile`` measures the models compiled by ``torch.compile`` as well. Writes ``latency.md``; a row
+that is too noisy is left out and named. ``--profile`` writes ``profile.md`` instead, the time of each group of
+operators by the profiler of torch in float32 on the CPU, beside the share of MACs.
 """
 
 import argparse
@@ -42,34 +42,31 @@ GROUPS = {
 }
 
 
-def levers(
-    shape: str, removed: float, merged: int, round_to: str = "1", device: str = "cpu", dtype: str = "float32"
-) -> dict[str, Any]:
-    """Return the dense model, and those of each lever, with random weights.
+def levers(shape: str, options: argparse.Namespace, dtype: str = "float32") -> tuple[dict[str, Any], int]:
+    """Return the dense model, and those of each lever, with random weights, and the multiple of the widths.
 
     Args:
         shape: A key of ``SHAPES``.
-        removed: The share of neurons that is removed of each MLP.
-        merged: Tokens merged before each block but the first.
-        round_to: The multiple of the widths, or ``"auto"``.
-        device: Device of the models.
+        options: The share of neurons that is removed of each MLP, the tokens merged before each block but the first,
+            the multiple of the widths or ``"auto"``, and the device.
         dtype: The dtype that the multiple is measured in.
     """
     hidden, heads = SHAPES[shape]
     config = ViTConfig(hidden_size=hidden, num_attention_heads=heads, intermediate_size=4 * hidden, num_labels=1000)
-    dense = ViTForImageClassification(config).eval().to(device)
+    dense = ViTForImageClassification(config).eval().to(options.device)
     prepared = prepare(dense)
-    if round_to == "auto":
-        multiple = int(fastest_multiple(prepare(on_device(dense, dtype, False, device)))["multiple"])
+    if options.round_to == "auto":
+        found = fastest_multiple(prepare(on_device(dense, dtype, False, options.device)))
+        multiple = int(found["multiple"])
     else:
-        multiple = int(round_to)
-    widths = [round(width * (1 - removed) / multiple) * multiple for width in prepared.widths]
+        multiple = int(options.round_to)
+    widths = [round(width * (1 - options.removed) / multiple) * multiple for width in prepared.widths]
     print(f"{shape}: MLPs of {widths[0]} of {prepared.widths[0]} neurons, a multiple of {multiple}", flush=True)
     models = {"dense": dense, "pruned": with_widths(prepared, widths)}
     for name, given in (("merged", prepared.widths), ("both", widths)):
         models[name] = with_widths(prepared, given)
-        merge_tokens(models[name], merged)
-    return models
+        merge_tokens(models[name], options.merged)
+    return models, multiple
 
 
 def on_device(model: Any, dtype: str, compiled: bool, device: str) -> Any:
@@ -83,14 +80,17 @@ def on_device(model: Any, dtype: str, compiled: bool, device: str) -> Any:
 def rows(options: argparse.Namespace) -> Iterator[list[str]]:
     """Yield the cells of one row for each shape, batch, dtype and number of threads."""
     for shape in options.shapes:
-        models = levers(shape, options.removed, options.merged, options.round_to, options.device, options.dtypes[0])
-        macs = {name: count_macs(model) for name, model in models.items()}
-        shares = ["MACs", *(f"{macs['dense'] / macs[name]:.2f}" for name in list(models)[1:])]
-        yield [shape, "", "", "", *shares]
-        for compiled in (False, True) if options.compile else (False,):
-            for dtype in options.dtypes:
-                chosen = {name: on_device(model, dtype, compiled, options.device) for name, model in models.items()}
-                for threads in options.threads:
+        for dtype in options.dtypes:
+            for threads in options.threads:
+                with cpu_threads(threads):
+                    models, multiple = levers(shape, options, dtype)
+                macs = {name: count_macs(model) for name, model in models.items()}
+                shares = [f"{macs['dense'] / macs[name]:.2f}" for name in list(models)[1:]]
+                yield [shape, "", dtype, str(threads), str(multiple), "MACs", *shares]
+                for compiled in (False, True) if options.compile else (False,):
+                    chosen = {
+                        name: on_device(model, dtype, compiled, options.device) for name, model in models.items()
+                    }
                     for batch in options.batches:
                         conditions = LatencyOptions(
                             batch=batch, threads=threads, precision=options.precision, seconds=options.seconds
@@ -103,7 +103,7 @@ def rows(options: argparse.Namespace) -> Iterator[list[str]]:
                             print(f"{shape}, batch {batch}, {name}, {threads} threads: {error}")
                             continue
                         times = [f"{found[0]['median_ms']:.1f} ms", *(f"{row['speedup']:.2f}" for row in found[1:])]
-                        yield [shape, str(batch), name, str(threads), *times]
+                        yield [shape, str(batch), name, str(threads), str(multiple), *times]
 
 
 def profiled(model: Any, batch: int, passes: int = 3) -> Counter[str]:
@@ -146,7 +146,7 @@ def group_of(event: Any) -> str:
 def profile_rows(options: argparse.Namespace) -> Iterator[list[str]]:
     """Yield the cells of one row for each shape, batch and group of operators."""
     for shape in options.shapes:
-        models = levers(shape, options.removed, options.merged, options.round_to)
+        models, _ = levers(shape, options)
         macs = {name: count_macs(model) for name, model in models.items()}
         for batch in options.batches:
             with cpu_threads(options.threads[0]):
@@ -177,7 +177,9 @@ def main() -> None:
     parser.add_argument("--profile", action="store_true", help="time of each group of operators, in milliseconds")
     parser.add_argument("--output", type=Path, required=True)
     options = parser.parse_args()
-    first = ["shape", "batch", "operators"] if options.profile else ["shape", "batch", "dtype", "threads"]
+    if options.profile and options.device != "cpu":
+        parser.error("--profile counts the time of the CPU: leave out --device")
+    first = ["shape", "batch", "operators"] if options.profile else ["shape", "batch", "dtype", "threads", "multiple"]
     header = [*first, "dense", "pruned", "merged", "both"]
     lines = [header, ["---"] * len(header)]
     options.output.mkdir(parents=True, exist_ok=True)

@@ -2,7 +2,9 @@
 
     python -m benchmarks.preview MODEL DATA [--limit 64]
 
-The figures of docs/without_installing.md are of a DeiT-Tiny and photographs.
+The figures of docs/without_installing.md are of a DeiT-Tiny and photographs:
+
+    python -m benchmarks.preview deit-tiny calibration
 """
 
 import argparse

@@ -8,8 +8,8 @@ import subprocess
 from datetime import UTC, datetime
 from pathlib import Path
 
-from hf_vbp.checkpoint.layout import MODELING_FILE, MODELING_HASHES
 from hf_vbp.checkpoint.remote_code import hash_of
+from hf_vbp.files.layout import MODELING_FILE, MODELING_HASHES
 from hf_vbp.modeling import modeling_hf_vbp
 
 ROOT = Path(__file__).parents[1]

@@ -12,6 +12,8 @@ from hf_vbp.costs.counts import count_macs
 from tests.cli.helpers import save_images, save_tiny
 from tests.costs.clock import Clock
 
+pytestmark = pytest.mark.processes
+
 
 @pytest.fixture
 def options(tmp_path: Path) -> argparse.Namespace:

@@ -17,6 +17,8 @@ from hf_vbp.output_distance import ImageNoise
 from tests.calibration.helpers import images, in_batches
 from tests.conftest import make_model
 
+pytestmark = pytest.mark.processes
+
 
 def test_labels_drawn_once_give_the_statistics_of_the_library() -> None:
     prepared, batches = prepare(make_model()), in_batches(images(6), 4)

@@ -6,6 +6,8 @@ import pytest
 
 from benchmarks import preview
 
+pytestmark = pytest.mark.processes
+
 
 def test_a_row_for_every_share(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(sys, "argv", ["preview", "sample", "sample", "--limit", "32"])

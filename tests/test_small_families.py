@@ -11,6 +11,8 @@ from PIL import Image
 from benchmarks import small_families
 from hf_vbp.adapters.registry import find_sites
 
+pytestmark = pytest.mark.processes
+
 COLORS = {"blue": (20, 30, 220), "red": (220, 30, 20)}
 
 

@@ -9,6 +9,7 @@ from torch import nn
 from hf_vbp.adapters.base import MLPSite
 from hf_vbp.adapters.modalities import language_model_message
 from hf_vbp.errors import NonFiniteError, UnsupportedModelError
+from hf_vbp.files.layout import MODELING_MODULE
 
 _PLAIN = (nn.Parameter, torch.Tensor)
 
@@ -53,7 +54,7 @@ def check_prunable(model: Any, *, without_weights: bool = False) -> None:
 def _refuse_language_model(model: Any) -> None:
     name = type(model).__name__
     if "ForConditionalGeneration" in name:
-        raise UnsupportedModelError(language_model_message(name))
+        raise UnsupportedModelError(language_model_message(name, model))
 
 
 def _named(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
@@ -169,7 +170,7 @@ def _refuse_unknown_class(model: Any) -> None:
     cls = type(model)
     # A family with a new config class is registered with transformers by its author. Classes of the file
     # that travels with pruned checkpoints have the names of those that they derive from.
-    remote = cls.__module__.rpartition(".")[2] == "modeling_hf_vbp"
+    remote = cls.__module__.rpartition(".")[2] == MODELING_MODULE
     if remote or _is_stock(cls) or not _is_stock(type(model.config)):
         return
     stock = [base for base in cls.__mro__ if issubclass(base, nn.Module) and _is_stock(base)]

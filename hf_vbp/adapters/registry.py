@@ -10,6 +10,7 @@ from hf_vbp.adapters.base import Adapter, MLPSite
 from hf_vbp.adapters.prunable import check_prunable
 from hf_vbp.adapters.table import TableAdapter
 from hf_vbp.config.entry_points import entry_point_names, load_entry_point
+from hf_vbp.config.users_code import named_in_errors
 from hf_vbp.errors import ConfigurationError, UnsupportedModelError
 
 ENTRY_POINTS = "hf_vbp.adapters"
@@ -110,15 +111,37 @@ def sites_of(model: nn.Module) -> tuple[MLPSite, ...]:
 
     Raises:
         UnsupportedModelError: It has no MLP that can be pruned.
+        ConfigurationError: The adapter of a user raised an error, or returned other objects.
     """
     adapter = adapter_of(model)
-    sites = tuple(adapter.find_sites(model))
     model_type = getattr(model.config, "model_type", None)
+    with named_in_errors(f"find_sites of the adapter for {model_type!r}", type(adapter)):
+        sites = tuple(adapter.find_sites(model))
+    others = [site for site in sites if not isinstance(site, MLPSite)]
+    if others:
+        raise ConfigurationError(
+            f"find_sites of the adapter for {model_type!r} returned a {type(others[0]).__name__}, expected objects of "
+            "MLPSite; MLPSite.named makes one, see docs/adapters.md."
+        )
     if not sites:
         raise UnsupportedModelError(
             f"{type(model).__name__} (model_type {model_type!r}) has no MLP that can be pruned"
-            + "".join(f"; {name} is left out: {reason}" for name, reason in list(adapter.left_out(model).items())[:3])
+            + "".join(f"; {name} is left out: {reason}" for name, reason in list(left_out_of(model).items())[:3])
             + ". If it has MLPs of another layout, register an adapter with hf_vbp.register_adapter, see "
             "docs/adapters.md."
         )
     return sites
+
+
+def left_out_of(model: nn.Module) -> dict[str, str]:
+    """Return the modules of a model that look like an MLP and are not pruned, with the reason.
+
+    Args:
+        model: A model that :func:`check_prunable` accepted.
+
+    Raises:
+        ConfigurationError: The adapter of a user raised an error.
+    """
+    adapter = adapter_of(model)
+    with named_in_errors(f"left_out of the adapter of {type(model).__name__}", type(adapter)):
+        return dict(adapter.left_out(model))

@@ -131,6 +131,11 @@ class CardFacts:
         return text.code_span(self.base_revision) if self.base_revision else None
 
     @property
+    def removes_neurons(self) -> bool:
+        """Whether neurons were removed; a model may only merge tokens."""
+        return list(self.plan["widths"]) != list(self.plan["dense_widths"])
+
+    @property
     def removed_share(self) -> str:
         """The share of removed hidden neurons, in percent."""
         dense, kept = sum(self.plan["dense_widths"]), sum(self.plan["widths"])
@@ -143,9 +148,10 @@ class CardFacts:
         saved = [
             f"{text.percent(1 - cost['pruned'][key] / cost['dense'][key])} fewer {name}"
             for key, name in (("parameters", "parameters"), ("macs", "MACs"))
-            if cost["dense"][key]
+            if cost["dense"][key] and (cost["pruned"][key] != cost["dense"][key] or self.removes_neurons)
         ]
-        sentence = f"It has {' and '.join(saved)} than the dense model" if saved else "Its cost was not measured"
+        owner, dense = ("Its vision tower", "that of the dense model") if "part" in cost else ("It", "the dense model")
+        sentence = f"{owner} has {' and '.join(saved)} than {dense}" if saved else "Its cost was not measured"
         evaluation, state = self.results.get("evaluation", {}), self.final_state
         if state and "top1" in evaluation.get("dense", {}) and "top1" in evaluation[state]:
             before, after = (text.percent(evaluation[key]["top1"]) for key in ("dense", state))
@@ -169,10 +175,10 @@ class CardFacts:
             for index, (dense, kept) in enumerate(pairs)
         ]
         header: tuple[str, ...] = ("MLP", "dense", "kept", "removed")
-        expected = "expected output error" + (" before fine-tuning" if self.is_finetuned else "")
+        predicted = "predicted output error" + (" before fine-tuning" if self.is_finetuned else "")
         errors = self.results.get("predicted", {}).get("relative_output_error_by_site", [])
         if len(errors) == len(rows):
-            header += (expected,)
+            header += (predicted,)
             return Table(header, tuple((*row, text.percent(error)) for row, error in zip(rows, errors, strict=True)))
         return Table(header, tuple(rows))
 
@@ -229,7 +235,8 @@ class CardFacts:
             unit = "B" if key == "bytes" else ""
             cells = (text.quantity(value[key], unit) for value in (dense, pruned))
             rows.append((name, *cells, text.change(dense[key], pruned[key])))
-        return Table(("", "dense", "pruned", "change"), tuple(rows))
+        first = "of the vision tower" if "part" in self.results["cost"] else ""
+        return Table((first, "dense", "pruned", "change"), tuple(rows))
 
     @property
     def latency_table(self) -> Table | None:
@@ -248,7 +255,7 @@ class CardFacts:
     @property
     def levers_table(self) -> Table | None:
         """Narrower MLPs alone, merged tokens alone, and both, where the model uses both."""
-        return levers_table(self.results.get("levers", []))
+        return levers_table(self.results.get("levers", []), tower="part" in self.results["cost"])
 
     @property
     def receipt_table(self) -> Table | None:
@@ -280,7 +287,14 @@ class CardFacts:
             sentence += f". Latency is the median of one image on {measured['device_name']}"
             dense = any("speedup" in one for row in self.exports for one in row.get("latency", []))
             sentence += ", in parentheses the speed-up over the dense model in float32" if dense else ""
+        if any("dense" in row for row in self.exports):
+            sentence += '. "dense" is the dense model, exported in the same way, compared with its own PyTorch model'
         return sentence + "."
+
+    @property
+    def has_scaled_differences(self) -> bool:
+        """Whether differences of exported files are also given in units of the outputs."""
+        return any("max_scaled_difference" in row for row in self.exports)
 
     @property
     def onnx_file(self) -> Markdown | None:

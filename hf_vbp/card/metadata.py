@@ -57,7 +57,11 @@ def model_index(facts: CardFacts) -> list[dict[str, Any]]:
 
 def tags(facts: CardFacts) -> list[str]:
     """Return the tags: kind of model and method."""
-    found = ["pruned", "hf_vbp", "structured-pruning", "variance-based-pruning"]
+    found = (
+        ["pruned", "hf_vbp", "structured-pruning", "variance-based-pruning"] if facts.removes_neurons else ["hf_vbp"]
+    )
+    if facts.merging:
+        found.append("token-merging")
     found.append(str(facts.results["base_model"]["model_type"]))
     if "remote_code" in facts.ways:
         found.append("custom_code")

@@ -64,11 +64,12 @@ def details(value: Mapping[str, Any]) -> Table | None:
     return Table(("", "value"), rows) if rows else None
 
 
-def levers_table(rows: Sequence[Mapping[str, Any]]) -> Table | None:
+def levers_table(rows: Sequence[Mapping[str, Any]], *, tower: bool = False) -> Table | None:
     """Return what each lever costs and keeps: accuracy, size, MACs, and the times at each batch size.
 
     Args:
         rows: The ``levers`` section of the results.
+        tower: Whether weights and MACs are those of the vision tower alone.
     """
     if not rows:
         return None
@@ -77,8 +78,7 @@ def levers_table(rows: Sequence[Mapping[str, Any]]) -> Table | None:
     header = (
         "model",
         *(("top-1",) if labelled else ()),
-        "weights",
-        "MACs",
+        *(f"{name} of the vision tower" if tower else name for name in ("weights", "MACs")),
         *(f"batch {size} (ms)" for size in batches),
     )
     cells = []

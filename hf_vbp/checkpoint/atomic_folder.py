@@ -10,11 +10,11 @@ from pathlib import Path
 from safetensors import SafetensorError
 
 from hf_vbp.checkpoint.inputs import Source, check_apart
-from hf_vbp.checkpoint.layout import CARD
 from hf_vbp.checkpoint.manifest import Contents, is_empty, replaceable_contents, write_manifest
 from hf_vbp.checkpoint.placing import NEW, flush_tree, put_in_place, settle
 from hf_vbp.errors import CheckpointError
 from hf_vbp.files.atomic import check_space, hidden_folder, lock_path, made_parents, remove_leftovers
+from hf_vbp.files.layout import CARD
 from hf_vbp.files.locking import clean_up, output_lock
 
 

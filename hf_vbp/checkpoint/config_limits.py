@@ -19,8 +19,8 @@ from transformers import PreTrainedConfig
 from transformers.activations import ACT2FN
 
 from hf_vbp._progress import LONGEST_SHOWN, shown
-from hf_vbp.checkpoint.layout import ADAPTER, CONFIG
 from hf_vbp.errors import CheckpointError
+from hf_vbp.files.layout import ADAPTER, CONFIG
 
 # Classes of configs and models make lists and modules of these lengths, without weights too.
 _COUNTS = (

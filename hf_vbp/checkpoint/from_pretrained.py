@@ -9,11 +9,11 @@ from typing import Any
 from hf_vbp._packages import missing_package
 from hf_vbp._progress import one_line, shown
 from hf_vbp.checkpoint.config_limits import bounded_model, check_config_size
-from hf_vbp.checkpoint.layout import INDEX, WEIGHTS
 from hf_vbp.checkpoint.load_errors import load_errors
 from hf_vbp.checkpoint.transformers_patch import patched
 from hf_vbp.errors import CheckpointError, ConfigurationError, HfVbpError
 from hf_vbp.files.json_object import read_json_object
+from hf_vbp.files.layout import INDEX, WEIGHTS
 from hf_vbp.modeling.config_record import read_widths
 
 _SHOWN = 3

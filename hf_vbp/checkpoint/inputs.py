@@ -5,9 +5,9 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from hf_vbp.checkpoint.layout import CONFIG
 from hf_vbp.checkpoint.manifest import is_checkpoint_file
 from hf_vbp.errors import CheckpointError, OutputError
+from hf_vbp.files.layout import CONFIG
 
 Source = str | os.PathLike[str] | None
 _PATTERN = re.compile(r"[*?\[{]")

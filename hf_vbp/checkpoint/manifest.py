@@ -7,20 +7,32 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
+from hf_vbp._progress import shown
 from hf_vbp._version import __version__
-from hf_vbp.checkpoint.layout import CARD, CONFIG, MANIFEST, RESULTS
 from hf_vbp.errors import CheckpointError
 from hf_vbp.files.atomic import is_hidden_folder, lock_path
+from hf_vbp.files.json_object import read_json_object
+from hf_vbp.files.layout import CARD, CONFIG, INDEX, MANIFEST, MODELING_FILE, PLAN, PROCESSORS, RECIPE, RESULTS
 from hf_vbp.files.text import read_small_text
+from hf_vbp.results.checks import find_problem
+from hf_vbp.results.figures import Count
 
 _FORMAT, _VERSION = "hf_vbp.manifest", 1
+_UNKNOWN_FILES = (
+    "So the files that may be replaced are not known. Choose another output, or remove the folder yourself."
+)
 # The files of the first version of hf_vbp, which had no manifest: prune, finetune, save_checkpoint, PublishCallback.
 _FIRST_VERSION = re.compile(
-    r"config\.json|model(-\d{5}-of-\d{5})?\.safetensors|model\.safetensors\.index\.json|modeling_hf_vbp\.py"
-    r"|(pre)?processor_config\.json|plan\.json|recipe\.yaml|vbp_results\.json"
+    r"model(-\d{5}-of-\d{5})?\.safetensors|"
+    + "|".join(map(re.escape, (CONFIG, INDEX, MODELING_FILE, *PROCESSORS, PLAN, RECIPE, RESULTS)))
 )
+
+
+class _Entry(TypedDict):
+    size: Count
+    sha256: str
 
 
 @dataclass(frozen=True)
@@ -84,18 +96,15 @@ def read_manifest(folder: Path) -> dict[str, FileRecord] | None:
     path = folder / MANIFEST
     if not path.exists():
         return None
-    try:
-        content = json.loads(read_small_text(path))
-        if content["format"] != _FORMAT or content["version"] != _VERSION:
-            raise ValueError(f"expected {_FORMAT} of version {_VERSION}")
-        return {
-            str(name): FileRecord(int(entry["size"]), str(entry["sha256"])) for name, entry in content["files"].items()
-        }
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(
-            f"{path} cannot be read ({error}), so the files that may be replaced are not known. "
-            "Choose another output, or remove the folder yourself."
-        ) from error
+    content = read_json_object(path, _UNKNOWN_FILES)
+    for name, expected in (("format", _FORMAT), ("version", _VERSION)):
+        if type(content.get(name)) is not type(expected) or content[name] != expected:
+            given = shown(content[name]) if name in content else "missing"
+            raise CheckpointError(f"{path}: {name} is {given}; expected {expected!r}. {_UNKNOWN_FILES}")
+    problem = find_problem(content.get("files"), dict[str, _Entry], "files")
+    if problem is not None:
+        raise CheckpointError(f"{path}: {problem} {_UNKNOWN_FILES}")
+    return {name: FileRecord(entry["size"], entry["sha256"]) for name, entry in content["files"].items()}
 
 
 def replaceable_contents(folder: Path) -> Contents:
@@ -179,7 +188,7 @@ def _first_version_records(folder: Path) -> dict[str, FileRecord]:
 def _json_object(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(read_small_text(path))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return content if isinstance(content, dict) else {}
 

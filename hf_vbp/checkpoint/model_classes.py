@@ -1,5 +1,7 @@
 """Find the class that a checkpoint was saved from: one of transformers, or one registered with its auto classes."""
 
+from contextlib import suppress
+from importlib import import_module
 from typing import Any
 
 
@@ -19,7 +21,22 @@ def find_model_class(name: Any, model_type: Any) -> Any:
     if not isinstance(model_type, str) or model_type not in transformers.CONFIG_MAPPING:
         return None
     config_class = transformers.CONFIG_MAPPING[model_type]
-    return next((cls for cls in _registered(config_class) if cls.__name__ == name), None)
+    registered = next((cls for cls in _registered(config_class) if cls.__name__ == name), None)
+    return registered or _not_exported(config_class, name)
+
+
+def _not_exported(config_class: type, name: Any) -> Any:
+    """Return a class of transformers that is in the modeling file of its config, but not exported at the top."""
+    import transformers
+
+    module = config_class.__module__
+    if not module.startswith("transformers.models.") or not isinstance(name, str):
+        return None
+    with suppress(ImportError):
+        found = getattr(import_module(module.replace(".configuration_", ".modeling_")), name, None)
+        if isinstance(found, type) and issubclass(found, transformers.PreTrainedModel):
+            return found
+    return None
 
 
 def _registered(config_class: type) -> list[type]:

@@ -10,8 +10,8 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from hf_vbp.checkpoint.layout import CONFIG
 from hf_vbp.files.atomic import OLD, flush, hidden_folder
+from hf_vbp.files.layout import CONFIG
 from hf_vbp.files.locking import clean_up
 from hf_vbp.files.text import read_small_text
 
@@ -164,7 +164,7 @@ def _discard(old: Path, folder: Path, names: Iterable[str]) -> None:
 def _read_journal(hidden: Path) -> list[str]:
     try:
         names: list[str] = json.loads(read_small_text(hidden / _JOURNAL))
-    except (FileNotFoundError, ValueError):
+    except (FileNotFoundError, ValueError, RecursionError):
         # It is complete before the first file is moved.
         return []
     return names

@@ -18,11 +18,11 @@ from torch import nn
 
 from hf_vbp.checkpoint.from_pretrained import from_pretrained
 from hf_vbp.checkpoint.isolation import copy_cached_code, offline_environment
-from hf_vbp.checkpoint.layout import CONFIG, MODELING_FILE, PROCESSORS
 from hf_vbp.checkpoint.model_classes import find_model_class
 from hf_vbp.checkpoint.reference_outputs import reference_outputs
 from hf_vbp.checkpoint.remote_code import RemoteCode, inspect_code, refuse_foreign_code
 from hf_vbp.errors import CheckpointError, ConfigurationError
+from hf_vbp.files.layout import CONFIG, MODELING_FILE, PROCESSORS
 from hf_vbp.files.text import read_small_text
 from hf_vbp.inputs.batch import count_images, model_inputs, repeat_images
 from hf_vbp.inputs.example import example_batch
@@ -223,7 +223,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
     path = folder / CONFIG
     try:
         config = json.loads(read_small_text(path))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} cannot be read ({error}); expected the config of a checkpoint.") from error
     if not isinstance(config, dict):
         raise CheckpointError(f"{path} is not a JSON object; expected the config of a checkpoint.")

@@ -28,8 +28,11 @@ def reference_outputs(model: Any, inputs: Mapping[str, Any]) -> dict[str, torch.
     given = {key: _on(value, device) for key, value in inputs.items()}
     with torch.no_grad(), eval_mode(model), own_precision(model), forward_of_class(model), full_precision(device):
         output = model(**given)
+    # Copies, because a model may return a tensor under several names, and tensors that share memory cannot be written.
     outputs = {
-        name: value.cpu().contiguous() for name, value in flattened(output).items() if value.is_floating_point()
+        name: value.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for name, value in flattened(output).items()
+        if value.is_floating_point()
     }
     if not outputs or not all(torch.isfinite(value).all() for value in outputs.values()):
         raise CheckpointError(

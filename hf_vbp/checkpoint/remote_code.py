@@ -15,8 +15,8 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from hf_vbp.checkpoint.layout import ADAPTER, CONFIG, CUSTOM_GENERATE, MODELING_FILE, MODELING_HASHES, MODELING_MODULE
 from hf_vbp.errors import CheckpointError
+from hf_vbp.files.layout import ADAPTER, CONFIG, CUSTOM_GENERATE, MODELING_FILE, MODELING_HASHES, MODELING_MODULE
 from hf_vbp.files.text import read_small_text
 
 # Every file in which transformers looks for the name of a class to import.

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from hf_vbp.checkpoint.layout import MODELING_FILE
+from hf_vbp.files.layout import MODELING_FILE
 from hf_vbp.modeling import modeling_hf_vbp
 
 

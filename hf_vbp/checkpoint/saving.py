@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from hf_vbp.checkpoint.atomic_folder import reserved, staged
-from hf_vbp.checkpoint.layout import CONFIG, MANIFEST, MODELING_FILE
 from hf_vbp.checkpoint.receipt import Receipt, take_receipt
 from hf_vbp.checkpoint.transformers_patch import patched
 from hf_vbp.errors import ConfigurationError, UnsupportedModelError
+from hf_vbp.files.layout import CONFIG, MANIFEST, MODELING_FILE
 from hf_vbp.modeling.config_record import check_recorded
 
 Content = str | bytes | Callable[[Receipt], str | bytes]

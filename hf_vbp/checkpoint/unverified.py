@@ -7,9 +7,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from hf_vbp.checkpoint.layout import UNVERIFIED as MARKER
 from hf_vbp.checkpoint.saving import Content, save_checkpoint
 from hf_vbp.errors import CheckpointError, HfVbpError
+from hf_vbp.files.layout import UNVERIFIED as MARKER
 from hf_vbp.files.text import read_small_text
 
 _VERSION = 1
@@ -107,7 +107,7 @@ def _read_marker(path: Path) -> dict[str, Any] | None:
         return None
     try:
         marker = json.loads(read_small_text(file))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{file} cannot be read ({error}); move {path} away.") from error
     shape = marker if isinstance(marker, dict) else {}
     names, state = shape.get("files"), shape.get("state")

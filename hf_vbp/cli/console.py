@@ -130,6 +130,20 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]
         console.print(literal(caption, "dim"))
 
 
+def print_lost_classes(before: Mapping[str, Any], after: Mapping[str, Any]) -> None:
+    """Print the classes that lose most accuracy, where there are any.
+
+    Args:
+        before: The evaluation of the dense model.
+        after: That of the pruned model on the same images.
+    """
+    from hf_vbp.results.lost_classes import lost_classes
+
+    rows = [(name, images, percent(old), percent(new)) for name, images, old, new in lost_classes(before, after)]
+    if rows:
+        print_table("Classes that lose most, of at least 10 images", ("", "images", "before", "after"), rows)
+
+
 def percent(fraction: float | None, digits: int = 1) -> str | None:
     """Return a fraction as a percentage."""
     return None if fraction is None else f"{100 * fraction:.{digits}f} %"

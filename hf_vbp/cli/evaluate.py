@@ -3,7 +3,7 @@
 from typing import Annotated, Any
 
 from hf_vbp.cli import groups
-from hf_vbp.cli.console import Reporter, percent, print_json, print_table
+from hf_vbp.cli.console import Reporter, percent, print_json, print_lines, print_lost_classes, print_table
 from hf_vbp.cli.groups import EVALUATION, ModelOptions, option, with_groups
 from hf_vbp.cli.label_options import LabelledImageOptions
 from hf_vbp.cli.neighbor_options import NeighborOptions
@@ -46,7 +46,7 @@ def evaluate(
 
 
 def show(found: dict[str, Any], names: dict[str, str]) -> None:
-    """Print the figures of the models.
+    """Print the figures of the models; their names above the tables, since paths would leave no room for figures.
 
     Args:
         found: The result of the evaluation.
@@ -56,15 +56,18 @@ def show(found: dict[str, Any], names: dict[str, str]) -> None:
 
     title = f"Evaluation on {found['model']['images']} images"
     models = [name for name in ("base", "model") if name in found]
+    print_lines(f"{name}: {names[name]}" for name in models)
     if any(key in found[name] for name in models for key in ("top1", "kl")):
-        rows = [(names[name], *_accuracies(found[name])) for name in models]
-        print_table(title, ("", "top-1", "95 % interval", "top-5", "agreement", "KL"), rows)
+        rows = [(name, *_accuracies(found[name])) for name in models]
+        print_table(title, ("", "top-1", "95 % interval", "top-5", "agreement", "KL", "ECE"), rows)
+    print_lost_classes(found.get("base", {}), found["model"])
     others = figure_rows(found, models)
     if others:
-        print_table(title, ("", *(names[name] for name in models)), others)
+        print_table(title, ("", *models), others)
 
 
 def _accuracies(row: dict[str, Any]) -> tuple[str | None, ...]:
     interval = " to ".join(f"{100 * bound:.1f}" for bound in row.get("top1_interval", ()))
     kl = None if "kl" not in row else f"{row['kl']:.4f}"
-    return percent(row.get("top1")), interval, percent(row.get("top5")), percent(row.get("agreement")), kl
+    shares = [percent(row.get(name)) for name in ("top1", "top5", "agreement", "ece")]
+    return shares[0], interval, *shares[1:3], kl, shares[3]

@@ -88,20 +88,16 @@ def export(
 
 def show(found: Mapping[str, Any]) -> None:
     """Print the table of the exported files, and how to open them."""
+    from hf_vbp.results.export_table import export_cells
+
     rows = found["exports"]
-    threads = sorted({measured["threads"] for row in rows for measured in row.get("latency", [])})
-    header = ("", "MB", "top-1", "same answer", "difference", *(f"ms, {number} threads" for number in threads))
+    header, cells = export_cells(rows, narrow=True)
     source = "random values" if rows[-1]["data"] == "generated" else rows[-1]["data"]
-    caption = f"compared with PyTorch in fresh processes, on {rows[-1]['images']} images ({source})"
-    cells = [_cells(row, threads) for row in rows]
+    caption = (
+        f"compared with PyTorch in fresh processes, on {rows[-1]['images']} images ({source}); same: the same answer"
+    )
     print_table(f"Exported to {found['folder']}", header, cells, caption=caption)
     print_lines(_notes(found["exports"]))
-
-
-def _cells(row: Mapping[str, Any], threads: Sequence[int]) -> tuple[str | None, ...]:
-    measured = {one["threads"]: f"{one['median_ms']:.2f}" for one in row.get("latency", [])}
-    figures = (percent(row.get("top1")), percent(row["agreement"]), f"{row['max_abs_difference']:.1g}")
-    return (row["file"], f"{row['bytes'] / 1e6:.2f}", *figures, *(measured.get(number) for number in threads))
 
 
 def _notes(rows: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, get_type_hi
 import typer
 
 from hf_vbp.cli.values import read_multiple, read_options
+from hf_vbp.config.users_code import named_in_errors
 from hf_vbp.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -52,17 +53,18 @@ def import_modules(names: list[str] | None) -> list[str] | None:
     Modules are found on the path of Python and in the current folder.
 
     Raises:
-        ConfigurationError: A module cannot be imported.
+        ConfigurationError: A module cannot be imported, or raised an error.
     """
     for name in names or ():
         if "" not in sys.path and os.getcwd() not in sys.path:
             sys.path.append(os.getcwd())
-        try:
-            importlib.import_module(name)
-        except ImportError as error:
-            raise ConfigurationError(
-                f"--import {name}: {error}. Name a module in the current folder or on PYTHONPATH, without .py."
-            ) from error
+        with named_in_errors(f"--import {name}: the module"):
+            try:
+                importlib.import_module(name)
+            except ImportError as error:
+                raise ConfigurationError(
+                    f"--import {name}: {error}. Name a module in the current folder or on PYTHONPATH, without .py."
+                ) from error
     return names
 
 
@@ -81,6 +83,10 @@ OptionalOutput = Annotated[Path | None, option(OUTPUT, "--output", "-o", help="W
 Overwrite = Annotated[bool, option(OUTPUT, "--overwrite", help="Replace the files that hf-vbp wrote at the output.")]
 Json = Annotated[bool, option(OUTPUT, "--json", help="Print only JSON on standard output.")]
 Quiet = Annotated[bool, option(OUTPUT, "--quiet", "-q", help="Show no progress.")]
+# For scripts/prune.py, which gathers statistics in a command before this one.
+CheckOptions = Annotated[
+    bool, option(OUTPUT, "--check-options", help="Check the options and end, without running.", hidden=True)
+]
 TrustRemoteCode = Annotated[
     bool,
     option(
@@ -93,6 +99,10 @@ InterpolatePosEncoding = Annotated[
     bool, option(MODEL, "--interpolate-pos-encoding", help="Adapt the model to the size of its image processor.")
 ]
 Device = Annotated[str | None, option(MODEL, "--device", help="Device of the computation, such as cuda or cpu.")]
+CacheDir = Annotated[
+    Path | None,
+    option(HUB, "--cache-dir", help="Cache of Hub files; by default huggingface_hub's.", callback=expanded),
+]
 Import = Annotated[
     list[str] | None,
     option(
@@ -112,7 +122,9 @@ class SourceOptions:
     panel: ClassVar[str] = MODEL
 
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of the model on the Hub.")] = None
-    cache_dir: Annotated[Path | None, typer.Option(help="Cache of Hub files; by default huggingface_hub's.")] = None
+    cache_dir: Annotated[
+        Path | None, typer.Option(help="Cache of Hub files; by default huggingface_hub's.", callback=expanded)
+    ] = None
     interpolate_pos_encoding: InterpolatePosEncoding = False
     import_: Import = None
 

@@ -15,6 +15,7 @@ from hf_vbp.cli.groups import (
     option,
     with_groups,
 )
+from hf_vbp.results.cost_part import of_part
 
 if TYPE_CHECKING:
     from hf_vbp.pruning.plan import PruningPlan
@@ -70,10 +71,12 @@ def show(made: "PruningPlan", output: Path | None) -> None:
     print_table(title, ("MLP", "dense", "width", "kept", "predicted error", "|"), rows)
     if made.merged_tokens:
         print_lines([f"Tokens merged before each block: {', '.join(map(str, made.merged_tokens))}."])
-    print_table("Cost", ("", "dense", "pruned", "kept"), _cost_rows(made), caption=_budget(made))
+    print_table(
+        f"Cost{of_part(made.cost_part)}", ("", "dense", "pruned", "kept"), _cost_rows(made), caption=_budget(made)
+    )
     print_lines(
         [
-            f"Predicted output error of all MLPs: {percent(made.predicted['relative_output_error'])}, of the "
+            f"Predicted output error of the MLPs: {percent(made.predicted['relative_output_error'])}, of the "
             f"calibration images, {_certainty(made)}.",
             *([] if output is None else [f"Saved the plan to {output}."]),
         ]

@@ -7,7 +7,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from hf_vbp.cli import groups
 from hf_vbp.cli.budget_options import BudgetOptions, SeveralBatches
-from hf_vbp.cli.console import Reporter, percent, print_json_text, print_lines, print_table, scaled, speedup
+from hf_vbp.cli.console import (
+    Reporter,
+    percent,
+    print_json_text,
+    print_lines,
+    print_lost_classes,
+    print_table,
+    scaled,
+    speedup,
+)
 from hf_vbp.cli.groups import (
     BUDGET,
     LATENCY,
@@ -21,6 +30,7 @@ from hf_vbp.cli.groups import (
 from hf_vbp.cli.label_options import LabelledImageOptions
 from hf_vbp.cli.neighbor_options import NeighborOptions
 from hf_vbp.errors import ConfigurationError
+from hf_vbp.results.cost_part import of_part
 
 if TYPE_CHECKING:
     from hf_vbp.config.vbp_config import VBPConfig
@@ -48,7 +58,8 @@ def prune(
         option(
             STATISTICS,
             "--statistics",
-            help="File of statistics from `hf-vbp stats`, in place of --data; with both, --data adds missing ones.",
+            help="File of statistics from `hf-vbp stats`, in place of --data; with both, --data adds missing "
+            "ones, and what is measured of merged tokens is written into the file, for later plans.",
         ),
     ] = None,
     method: MethodOptions,
@@ -66,6 +77,7 @@ def prune(
     overwrite: groups.Overwrite = False,
     json: groups.Json = False,
     quiet: groups.Quiet = False,
+    check_options: groups.CheckOptions = False,
 ) -> None:
     """Prune a checkpoint in one shot: statistics, plan, surgery, evaluation, receipt."""
     from hf_vbp.results.record import to_json
@@ -89,6 +101,8 @@ def prune(
         threads=conditions.threads,
         command=shlex.join(["hf-vbp", *sys.argv[1:]]),
     )
+    if check_options:
+        return
     results = run_prune(request, Reporter(quiet=quiet))
     if not results:
         return
@@ -119,7 +133,6 @@ def _config(
 
 def show(results: dict[str, Any], output: str) -> None:
     """Print the closing table: figures before and after, cost, and how to load the checkpoint."""
-    from hf_vbp.results.lost_classes import lost_classes
     from hf_vbp.results.named_figures import figure_rows
     from hf_vbp.workflow.how_to_load import how_to_load
 
@@ -137,10 +150,7 @@ def show(results: dict[str, Any], output: str) -> None:
     if figures:
         print_table("Figures by kind of output, with 95 % intervals", ("", "before", "after"), figures)
     evaluation = results.get("evaluation", {})
-    lost = lost_classes(evaluation.get("dense", {}), evaluation.get("pruned", {}))
-    if lost:
-        rows = [(label, count, percent(before), percent(after)) for label, count, before, after in lost]
-        print_table("Classes that lose most, of at least 10 images", ("", "images", "before", "after"), rows)
+    print_lost_classes(evaluation.get("dense", {}), evaluation.get("pruned", {}))
     print_lines(how_to_load(results, output))
 
 
@@ -164,12 +174,13 @@ def _evaluation_rows(results: dict[str, Any]) -> list[tuple[Any, ...]]:
 def _cost_rows(results: dict[str, Any]) -> list[tuple[Any, ...]]:
     cost = results["cost"]
     rows: list[tuple[Any, ...]] = []
-    for kind, part in (("expected", "predicted"), ("observed", "observed")):
+    for part in ("predicted", "observed"):
         error = results.get(part, {}).get("relative_output_error")
         if error is not None:
-            rows.append((f"output error of the MLPs, {kind}", None, percent(error), None))
+            rows.append((f"output error of the MLPs, {part}", None, percent(error), None))
     for name, key in (("parameters", "parameters"), ("MACs", "macs")):
         left = cost["pruned"][key] / cost["dense"][key]
+        name += of_part(cost.get("part", ""))
         rows.append((name, *scaled(cost["dense"][key], cost["pruned"][key]), percent(left)))
     for dense, pruned in latency_pairs(results.get("latency", [])):
         name = f"latency, batch {dense['batch']}, {dense['device']}, {dense['dtype']}"

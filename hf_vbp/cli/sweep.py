@@ -70,8 +70,11 @@ def sweep(
     overwrite: groups.Overwrite = False,
     json: groups.Json = False,
     quiet: groups.Quiet = False,
+    check_options: groups.CheckOptions = False,
 ) -> None:
     """Prune at many ratios and show the accuracy at each: a table, a CSV file and a plot.
+
+    For classifiers with one label per image only; use `hf-vbp prune --eval-data` for other models.
 
     With --levers, every lever alone and all together at many shares of the MACs; * marks the front: no other model
     is as cheap and as accurate or better.
@@ -97,21 +100,30 @@ def sweep(
         overwrite=overwrite,
         loading=loading.loading(),
     )
+    if check_options:
+        return
     result = run_sweep(request, Reporter(quiet=quiet))
     if json:
         print_json(result.rows)
     else:
-        show(result.rows, result.files)
+        show(result.table, result.files)
 
 
 def show(rows: list[dict[str, Any]], files: list[Path]) -> None:
-    """Print the result of a sweep: one table per method, and one of the latencies, each readable at 80 columns."""
+    """Print the result of a sweep: one table per method, one of uneven damage and one of the latencies.
+
+    Each is readable at 80 columns.
+    """
     dense, pruned = rows[0], rows[1:]
     methods = dict.fromkeys(_method(row) for row in pruned)
     for method in methods:
         of_method = [row for row in pruned if _method(row) == method]
         columns = (_levers if "levers" in of_method[0] else _accuracy)([dense, *of_method])
         print_table(f"{method}, no training", list(columns), list(zip(*columns.values(), strict=True)))
+    if any("ece" in row for row in rows):
+        damage = _damage(rows)
+        title = "Calibration error" + (", and the classes that lose most (images)" if "|" in damage else "")
+        print_table(title, list(damage), list(zip(*damage.values(), strict=True)))
     if any("latency_ms" in row for row in rows):
         latencies = _latencies(rows)
         print_table("Latency", list(latencies), list(zip(*latencies.values(), strict=True)))
@@ -123,17 +135,27 @@ def _method(row: dict[str, Any]) -> str:
     return f"{row['levers'].replace(',', ' + ')}, {method}" if "levers" in row else method
 
 
+def _points(rows: list[dict[str, Any]]) -> dict[str, list[Any]]:
+    """Return the columns that name each row: its method and its point."""
+    methods = ["dense" if row is rows[0] else _method(row) for row in rows]
+    if any("levers" in row for row in rows):
+        return {"method": methods, "MACs": [percent(row["macs"] / rows[0]["macs"], 0) for row in rows]}
+    return {"method": methods, "removed": [percent(row["ratio"], 0) for row in rows]}
+
+
+def _damage(rows: list[dict[str, Any]]) -> dict[str, list[Any]]:
+    """Return the columns of what the mean accuracy hides: calibration error, and the classes that lose most."""
+    errors = [percent(row.get("ece")) for row in rows]
+    losses = {"|": [row.get("loses_most") for row in rows]} if any("loses_most" in row for row in rows) else {}
+    return {**_points(rows), "ECE": errors, **losses}
+
+
 def _latencies(rows: list[dict[str, Any]]) -> dict[str, list[Any]]:
     """Return the columns of the latencies of all rows."""
-    methods = ["dense" if row is rows[0] else _method(row) for row in rows]
-    if not any("levers" in row for row in rows):
-        points = {"removed": [percent(row["ratio"], 0) for row in rows]}
-        marks = {}
-    else:
-        points = {"MACs": [percent(row["macs"] / rows[0]["macs"], 0) for row in rows]}
-        marks = {"front": [_mark(row, "on_latency_front") for row in rows]}
+    levers = any("levers" in row for row in rows)
+    marks = {"front": [_mark(row, "on_latency_front") for row in rows]} if levers else {}
     times: dict[str, list[Any]] = {"ms": list(map(_milliseconds, rows)), "speed-up": list(map(_speedup, rows))}
-    return {"method": methods, **points, **times, **marks}
+    return {**_points(rows), **times, **marks}
 
 
 def _mark(row: dict[str, Any], name: str) -> str:
@@ -146,7 +168,7 @@ def _levers(rows: list[dict[str, Any]]) -> dict[str, list[Any]]:
     columns: dict[str, list[Any]] = {"MACs": [percent(row["macs"] / dense["macs"]) for row in rows]}
     columns["merged"] = [row.get("merged_tokens", 0) or "" for row in rows]
     columns["removed"] = [percent(row["ratio"], 0) for row in rows]
-    columns["weights"] = scaled(*(row["bytes"] for row in rows))
+    columns["weights"] = [f"{size}B" for size in scaled(*(row["bytes"] for row in rows))]
     columns["top-1"] = [percent(row.get("top1")) for row in rows]
     columns["agreement"] = [percent(row.get("agreement")) for row in rows]
     columns["KL"] = [None if "kl" not in row else f"{row['kl']:.3f}" for row in rows]

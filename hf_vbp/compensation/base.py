@@ -11,7 +11,8 @@ from torch import Tensor
 
 from hf_vbp.adapters.site_weights import SiteWeights
 from hf_vbp.config.registry import COMPENSATIONS, Method
-from hf_vbp.errors import ConfigurationError
+from hf_vbp.config.users_code import named_in_errors
+from hf_vbp.errors import ConfigurationError, NonFiniteError
 from hf_vbp.statistics.joint import JointMoments
 from hf_vbp.statistics.site_statistics import SiteStatistics
 
@@ -21,7 +22,7 @@ class Compensated(NamedTuple):
 
     Attributes:
         weight: ``(out, kept)`` float64.
-        bias: ``(out,)`` float64, or ``None``.
+        bias: ``(out,)`` float64; None where the site has no bias.
     """
 
     weight: Tensor
@@ -85,9 +86,10 @@ def register_compensation(cls: CompensationT) -> CompensationT:
     points is ``hf_vbp.compensation``.
 
     Raises:
-        ConfigurationError: The class is not a dataclass, has no name, or the name is taken.
+        ConfigurationError: The class is not a dataclass that derives from :class:`Compensation`, does not define
+            :meth:`Compensation.fit`, has no name, or the name is taken.
     """
-    COMPENSATIONS.register(cls)
+    COMPENSATIONS.register(cls, Compensation)
     return cls
 
 
@@ -108,7 +110,9 @@ def compensate(
         from ``linear`` and ``none``.
 
     Raises:
-        ConfigurationError: The name or an option is unknown, or the indices are not distinct neurons of the site.
+        ConfigurationError: The name or an option is unknown, the indices are not distinct neurons of the site, or the
+            compensation returned no weight and bias of these shapes, or raised an error.
+        NonFiniteError: The compensation returned NaN or infinity.
         StatisticsError: The statistics lack something that the compensation needs.
     """
     chosen: Compensation = (
@@ -122,7 +126,58 @@ def compensate(
         )
     if torch.bincount(kept, minlength=1).max() > 1:
         raise ConfigurationError(f"the neurons to keep of site {site.name!r} are not distinct; name each once")
-    return Compensated(*chosen.fit(weights, kept, site))
+    with named_in_errors(f"fit of compensation {chosen.name!r} for site {site.name!r}", type(chosen)):
+        fitted = chosen.fit(weights, kept, site)
+    return checked(chosen, fitted, site.name, weights, len(kept))
+
+
+def checked(compensation: Compensation, fitted: Any, site: str, weights: SiteWeights, kept: int) -> Compensated:
+    """Return what a compensation computed in float64, if it fits the site.
+
+    Args:
+        compensation: The compensation.
+        fitted: The value that its ``fit`` or ``refit`` returned.
+        site: Name of the site.
+        weights: The weights of the site before; a bias is expected where they have one, or where the compensation
+            requires one.
+        kept: Number of kept neurons.
+
+    Raises:
+        ConfigurationError: The value is no weight and bias, or one of them has another shape.
+        NonFiniteError: A weight is NaN or infinite.
+    """
+    source = f"compensation {compensation.name!r}"
+    if not isinstance(fitted, tuple) or len(fitted) != 2:
+        given = f"a tuple of {len(fitted)}" if isinstance(fitted, tuple) else f"a {type(fitted).__name__}"
+        raise ConfigurationError(f"{source} returned {given} for site {site!r}, expected Compensated(weight, bias)")
+    out = weights.fc2_weight.shape[0]
+    weight = _checked(source, "weight", fitted[0], site, (out, kept))
+    if fitted[1] is None and weights.fc2_bias is not None:
+        raise ConfigurationError(
+            f"{source} returned no bias for site {site!r}, expected a tensor of shape ({out},); return "
+            "weights.fc2_bias to keep it"
+        )
+    if fitted[1] is not None and weights.fc2_bias is None and not compensation.requires.bias:
+        raise ConfigurationError(
+            f"{source} returned a bias for site {site!r}, which has none, expected None; to refuse such sites, "
+            "return Requirements(bias=True) from the property requires"
+        )
+    return Compensated(weight, None if fitted[1] is None else _checked(source, "bias", fitted[1], site, (out,)))
+
+
+def _checked(source: str, what: str, value: Any, site: str, shape: tuple[int, ...]) -> Tensor:
+    if not isinstance(value, Tensor) or tuple(value.shape) != shape or not value.is_floating_point():
+        given = f"of shape {tuple(value.shape)}, {value.dtype}" if isinstance(value, Tensor) else type(value).__name__
+        raise ConfigurationError(
+            f"{source} returned a {what} {given} for site {site!r}, expected a float64 tensor of shape {shape}"
+        )
+    bad = int((~torch.isfinite(value)).sum())
+    if bad:
+        raise NonFiniteError(
+            f"{source} returned a {what} with {bad} values that are NaN or infinite for site {site!r}; correct the "
+            "compensation, or look for such values in the weights and in the calibration images"
+        )
+    return value.detach().to(device="cpu", dtype=torch.float64)
 
 
 def shifted(bias: Tensor | None, shift: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ An entry point is imported only when its name is used, so a broken distribution 
 from importlib import metadata
 from typing import Any
 
+from hf_vbp.config.users_code import named_in_errors
 from hf_vbp.errors import ConfigurationError
 
 
@@ -22,7 +23,8 @@ def load_entry_point(group: str, name: str) -> Any:
         name: Name of the entry point.
 
     Raises:
-        ConfigurationError: Several distributions provide the name, or its module or object cannot be imported.
+        ConfigurationError: Several distributions provide the name, its module or object cannot be imported, or
+            its module raised an error.
     """
     found = sorted(metadata.entry_points(group=group, name=name), key=lambda entry: entry.value)
     if not found:
@@ -32,13 +34,14 @@ def load_entry_point(group: str, name: str) -> Any:
             f"{_origin(found[0])} and {_origin(found[1])} both provide {name!r} in the entry points {group!r}. "
             "Uninstall one of them."
         )
-    try:
-        return found[0].load()
-    except (ImportError, AttributeError) as error:
-        raise ConfigurationError(
-            f"{name!r} of the entry points {group!r}, from {_origin(found[0])}, cannot be imported: {error}. "
-            "Repair or uninstall that distribution."
-        ) from error
+    entry = f"{name!r} of the entry points {group!r}, from {_origin(found[0])},"
+    with named_in_errors(f"The import of {entry}"):
+        try:
+            return found[0].load()
+        except (ImportError, AttributeError) as error:
+            raise ConfigurationError(
+                f"{entry} cannot be imported: {error}. Repair or uninstall that distribution."
+            ) from error
 
 
 def _origin(entry: metadata.EntryPoint) -> str:

@@ -20,7 +20,7 @@ def check_levers(levers: tuple[str, ...] | None, merge_tokens: int | None) -> No
     if levers is not None:
         known = isinstance(levers, tuple) and all(isinstance(lever, str) and lever in LEVERS for lever in levers)
         if not known or not levers or len(set(levers)) < len(levers):
-            raise ConfigurationError(f"levers must be some of {', '.join(LEVERS)}, each once, got {shown(levers)}.")
+            raise ConfigurationError(f"levers must be some of {', '.join(LEVERS)}, each once, got {_named(levers)}.")
     if merge_tokens is None:
         return
     if type(merge_tokens) is not int or not 0 <= merge_tokens <= MOST_TOKENS:
@@ -32,6 +32,17 @@ def check_levers(levers: tuple[str, ...] | None, merge_tokens: int | None) -> No
             f"merge_tokens={merge_tokens} merges tokens, which levers={','.join(levers)} does not allow. Add the "
             "lever tokens, or leave merge_tokens out."
         )
+    if levers is not None and not merge_tokens and "mlp" not in levers:
+        raise ConfigurationError(
+            f"merge_tokens=0 merges no tokens, and levers={','.join(levers)} leaves the MLPs as they are, so nothing "
+            "would be changed. Give a larger number, leave merge_tokens out, or add the lever mlp."
+        )
+
+
+def _named(levers: object) -> str:
+    if isinstance(levers, tuple) and levers and all(isinstance(lever, str) for lever in levers):
+        return shown(",".join(levers))
+    return "none" if levers == () else shown(levers)
 
 
 def used_levers(levers: tuple[str, ...] | None, merge_tokens: int | None, budget: str) -> tuple[str, ...]:

@@ -7,17 +7,20 @@ name of the method, its value the module that registers it, or the registered cl
 """
 
 import importlib
-from collections.abc import Iterator, Mapping
+import inspect
+from abc import ABC
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any, Generic, TypeVar
 
 from hf_vbp._progress import one_line, shown
 from hf_vbp.config.entry_points import entry_point_names, load_entry_point
 from hf_vbp.config.requirements import Requirements
-from hf_vbp.errors import ConfigurationError
+from hf_vbp.config.users_code import named_in_errors
+from hf_vbp.errors import ConfigurationError, HfVbpError
 
 
-class Method:
+class Method(ABC):
     """A method that is chosen by name: a frozen dataclass whose fields are its options.
 
     Attributes:
@@ -54,12 +57,27 @@ class Registry(Generic[MethodT]):
         self._builtin = builtin
         self._classes: dict[str, type[MethodT]] = {}
 
-    def register(self, cls: type[MethodT]) -> None:
+    def register(self, cls: type[MethodT], base: type[Method] = Method) -> None:
         """Make a class known under its ``name``.
 
+        Args:
+            cls: The class.
+            base: The class that it must derive from.
+
         Raises:
-            ConfigurationError: The class has no name or is not a dataclass, or another class has the name.
+            ConfigurationError: The class has no name, is not a dataclass or no subclass of ``base``, or leaves a
+                method of it undefined; or another class has the name.
         """
+        if not (isinstance(cls, type) and issubclass(cls, base)):
+            raise ConfigurationError(
+                f"{getattr(cls, '__qualname__', shown(cls))} cannot be registered as a {self.kind}: expected a class "
+                f"that derives from {base.__name__}."
+            )
+        if inspect.isabstract(cls):
+            raise ConfigurationError(
+                f"{cls.__qualname__} cannot be registered as a {self.kind}: it does not define "
+                f"{', '.join(sorted(cls.__abstractmethods__))}."
+            )
         name = getattr(cls, "name", None)
         if not isinstance(name, str) or not name or not is_dataclass(cls):
             raise ConfigurationError(
@@ -89,9 +107,10 @@ class Registry(Generic[MethodT]):
                 broken.
         """
         self._load_builtin()
-        if isinstance(name, str) and name not in self._classes:
+        _check_name(self.kind, name, self)
+        if name not in self._classes:
             self._load_installed(name)
-        if not isinstance(name, str) or name not in self._classes:
+        if name not in self._classes:
             raise ConfigurationError(f"Unknown {self.kind} {shown(name)}; expected one of {', '.join(self.names())}.")
         return self._classes[name]
 
@@ -112,13 +131,14 @@ class Registry(Generic[MethodT]):
         if unknown:
             expected = f"expected {', '.join(known)}" if known else "it has no options"
             raise ConfigurationError(f"Unknown option {shown(unknown[0])} of {self.kind} {name!r}; {expected}.")
-        try:
-            return cls(**given)
-        except (TypeError, ValueError) as error:
-            if isinstance(error, ConfigurationError):
-                raise
-            values = ", ".join(f"{option}={shown(value)}" for option, value in given.items())
-            raise ConfigurationError(f"Invalid options {values} of {self.kind} {name!r}: {one_line(error)}") from error
+        with named_in_errors(f"{self.kind} {name!r}", cls):
+            method = _made(cls, given, f"{self.kind} {name!r}")
+            requires = method.requires
+        if not isinstance(requires, Requirements):
+            raise ConfigurationError(
+                f"`requires` of {self.kind} {name!r} must be a property with Requirements, got {shown(requires)}."
+            )
+        return method
 
     def _load_builtin(self) -> None:
         importlib.import_module(self._builtin)
@@ -129,6 +149,16 @@ class Registry(Generic[MethodT]):
                 f"The entry point {name!r} of the group {self._builtin!r} registers no {self.kind} of this name; "
                 f"its module must register a class with `name = {name!r}`."
             )
+
+
+def _made(cls: type[MethodT], options: Mapping[str, Any], method: str) -> MethodT:
+    try:
+        return cls(**options)
+    except (TypeError, ValueError) as error:
+        if isinstance(error, HfVbpError):
+            raise
+        values = ", ".join(f"{option}={shown(value)}" for option, value in options.items())
+        raise ConfigurationError(f"Invalid options {values} of {method}: {one_line(error)}") from error
 
 
 def _is_reload(old: type[Method], new: type[Method]) -> bool:
@@ -143,12 +173,20 @@ COMPENSATIONS: Registry[Any] = Registry("compensation", "hf_vbp.compensation")
 """The compensations; the classes derive from :class:`hf_vbp.compensation.base.Compensation`."""
 
 
+def _check_name(kind: str, value: Any, choices: Iterable[Any]) -> None:
+    if not isinstance(value, str):
+        raise ConfigurationError(
+            f"{kind} must be a name, got {shown(value)}; expected one of {', '.join(map(str, choices))}."
+        )
+
+
 def check_choice(kind: str, value: Any, choices: Any) -> Any:
     """Return ``value`` if it is one of ``choices``.
 
     Raises:
         ConfigurationError: It is not; the message lists the choices.
     """
+    _check_name(kind, value, choices)
     if value not in choices:
         raise ConfigurationError(f"Unknown {kind} {shown(value)}; expected one of {', '.join(map(str, choices))}.")
     return value

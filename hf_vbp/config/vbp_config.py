@@ -32,8 +32,9 @@ class VBPConfig:
 
     Attributes:
         ratio: Share of hidden neurons to remove over all MLPs, in (0, 1). The paper's "pruning ratio".
-        target_parameters: Share of the model's parameters to keep.
-        target_macs: Share of the model's MACs to keep.
+        target_parameters: Share of the model's parameters to keep; of those of the vision tower, where the model takes
+            texts too.
+        target_macs: Share of the model's MACs to keep, as for ``target_parameters``.
         target_latency: Share of the model's latency on this device to keep, or a time such as ``"12ms"``. Measured
             while the plan is made.
         criterion: Name of the criterion, which scores the neurons. ``"obs"`` (Optimal Brain Surgeon: greedy

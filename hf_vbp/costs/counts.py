@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from hf_vbp._progress import one_line
@@ -24,7 +25,7 @@ def count_bytes(model: nn.Module) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
 
 
-def count_macs(model: nn.Module, inputs: Mapping[str, Any] | None = None) -> int:
+def count_macs(model: nn.Module, inputs: Mapping[str, Any] | None = None, part: str = "") -> int:
     """Return the multiply-accumulates of one image.
 
     Counts all matrix products and convolutions of a forward pass with their actual shapes: the linears, the patch
@@ -36,16 +37,32 @@ def count_macs(model: nn.Module, inputs: Mapping[str, Any] | None = None) -> int
     Args:
         model: A vision model of transformers.
         inputs: A batch of one image; by default one of the size that the config describes.
+        part: Name of the only module whose share of the forward pass counts; by default the whole model.
 
     Raises:
         UnsupportedModelError: The config does not describe the size of the images, or the forward pass fails.
     """
-    return int(_flops(model, inputs).get_total_flops()) // 2
+    counter = _flops(model, inputs)
+    if not part:
+        return int(counter.get_total_flops()) // 2
+    return sum(counter.get_flop_counts()[f"{type(model).__name__}.{part}"].values()) // 2
 
 
-def describe_cost(model: nn.Module, inputs: Mapping[str, Any] | None = None) -> dict[str, int]:
-    """Return ``{"parameters", "macs", "bytes"}`` of a model, see the functions that count them."""
-    return {"parameters": count_parameters(model), "macs": count_macs(model, inputs), "bytes": count_bytes(model)}
+def describe_cost(model: nn.Module, inputs: Mapping[str, Any] | None = None, part: str = "") -> dict[str, int]:
+    """Return ``{"parameters", "macs", "bytes"}`` of a model, see the functions that count them.
+
+    Args:
+        model: A vision model of transformers.
+        inputs: As for :func:`count_macs`.
+        part: Name of the only module that counts, for instance the vision tower of a dual encoder
+            (:func:`hf_vbp.costs.part.counted_part`); by default the whole model.
+    """
+    counted = model.get_submodule(part)
+    return {
+        "parameters": count_parameters(counted),
+        "macs": count_macs(model, inputs, part),
+        "bytes": count_bytes(counted),
+    }
 
 
 def _flops(model: nn.Module, batch: Mapping[str, Any] | None) -> FlopCounterMode:
@@ -71,7 +88,8 @@ def _on_values(model: nn.Module, tensors: Mapping[str, Any], inputs: dict[str, A
     # Detached, because the counter cannot follow a module that returns one of its parameters.
     real = {name: tensor.detach() for name, tensor in tensors.items()}
     try:
-        with torch.no_grad(), counter:
+        # The counter knows the two products of the attention, but not the fused kernel of the CPU.
+        with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter:
             torch.func.functional_call(model, real, kwargs=inputs, tie_weights=True)
     except (RuntimeError, ValueError, TypeError, LookupError) as error:
         raise UnsupportedModelError(

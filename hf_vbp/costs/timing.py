@@ -77,7 +77,7 @@ class Times:
 
     def uncertainty(self) -> float:
         """Return the widest interval of a median, as the share of the median that it extends to either side."""
-        return max(_uncertainty(values) for values in self.compared())
+        return max(median_uncertainty(values) for values in self.compared())
 
 
 def median_interval(values: Sequence[float]) -> tuple[float, float]:
@@ -164,7 +164,12 @@ def _synchronize(device: torch.device) -> None:
         getattr(torch, device.type).synchronize()
 
 
-def _uncertainty(values: Sequence[float]) -> float:
+def median_uncertainty(values: Sequence[float]) -> float:
+    """Return how far the 95 % interval of the median extends to either side, as a share of the median.
+
+    Args:
+        values: At least 6 positive values; with fewer, the interval is infinite.
+    """
     low, high = median_interval(values)
     median = statistics.median(values)
     return max(high - median, median - low) / median

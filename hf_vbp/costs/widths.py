@@ -9,7 +9,8 @@ import torch
 
 from hf_vbp.adapters.base import MLPSite
 from hf_vbp.adapters.prepared import PreparedModel
-from hf_vbp.costs.counts import describe_cost
+from hf_vbp.costs.counts import count_bytes, count_parameters, describe_cost
+from hf_vbp.costs.part import counted_part
 from hf_vbp.modeling.shared_copy import copy_sharing_tensors
 from hf_vbp.token_merging.merge_tokens import merge_tokens
 
@@ -19,16 +20,18 @@ class WidthCosts:
     """The cost of a model for any widths of its MLPs.
 
     Attributes:
-        dense: ``{"parameters", "macs", "bytes"}`` of the dense model.
+        dense: ``{"parameters", "macs", "bytes"}`` of the dense model, or of the part of it that counts.
         widths: The dense width of each site.
         per_neuron: The same three of one hidden neuron, for each site.
         tokens: Tokens of one image at each site.
+        part: Name of the vision tower, where only its cost counts; see :func:`hf_vbp.costs.part.counted_part`.
     """
 
     dense: dict[str, int]
     widths: tuple[int, ...]
     per_neuron: tuple[dict[str, int], ...]
     tokens: tuple[int, ...]
+    part: str = ""
 
     def of(self, widths: Sequence[int]) -> dict[str, int]:
         """Return ``{"parameters", "macs", "bytes"}`` of the model with these widths, without building it.
@@ -64,29 +67,47 @@ def width_costs(prepared: PreparedModel, merged_tokens: Sequence[int] = ()) -> W
     return found
 
 
+def costs_without_macs(prepared: PreparedModel) -> WidthCosts:
+    """Return the closed form of parameters and bytes only, without a forward pass; ``tokens`` is empty.
+
+    Args:
+        prepared: The dense model, also without weights.
+    """
+    part = counted_part(prepared.model, prepared.sites)
+    counted = prepared.model.get_submodule(part)
+    dense = {"parameters": count_parameters(counted), "bytes": count_bytes(counted)}
+    per_neuron = tuple(_weights_per_neuron(site) for site in prepared.sites)
+    return WidthCosts(dense, tuple(prepared.widths), per_neuron, (), part)
+
+
+def _weights_per_neuron(site: MLPSite) -> dict[str, int]:
+    return {
+        "parameters": site.parameters_per_neuron,
+        "bytes": site.parameters_per_neuron * site.fc2.weight.element_size(),
+    }
+
+
 def _measured(prepared: PreparedModel, merged_tokens: tuple[int, ...]) -> WidthCosts:
     # Verifies the model where that was not done yet, which must not be counted.
     inputs = prepared.inputs
     model = with_merged_tokens(prepared.model, merged_tokens)
-    tokens = [0] * len(prepared.sites)
+    part, tokens = counted_part(model, prepared.sites), [0] * len(prepared.sites)
     handles = [
         model.get_submodule(site.layout.down).register_forward_pre_hook(partial(_count_tokens, tokens, site))
         for site in prepared.sites
     ]
+    # A pass that fails on the meta device is repeated with values; its tokens count once.
+    handles.append(model.register_forward_pre_hook(lambda *_: tokens.__setitem__(slice(None), [0] * len(tokens))))
     try:
-        dense = describe_cost(model, inputs)
+        dense = describe_cost(model, inputs, part)
     finally:
         for handle in handles:
             handle.remove()
     per_neuron = tuple(
-        {
-            "parameters": site.parameters_per_neuron,
-            "macs": seen * site.macs_per_neuron,
-            "bytes": site.parameters_per_neuron * site.fc2.weight.element_size(),
-        }
+        {**_weights_per_neuron(site), "macs": seen * site.macs_per_neuron}
         for site, seen in zip(prepared.sites, tokens, strict=True)
     )
-    return WidthCosts(dense, tuple(prepared.widths), per_neuron, tuple(tokens))
+    return WidthCosts(dense, tuple(prepared.widths), per_neuron, tuple(tokens), part)
 
 
 def with_merged_tokens(model: Any, merged_tokens: Sequence[int]) -> Any:

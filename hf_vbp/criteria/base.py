@@ -11,7 +11,8 @@ from torch import Tensor
 from hf_vbp._progress import Progress
 from hf_vbp.adapters.site_weights import SiteWeights, WeightsOfSites
 from hf_vbp.config.registry import CRITERIA, Method
-from hf_vbp.errors import NonFiniteError, StatisticsError
+from hf_vbp.config.users_code import named_in_errors
+from hf_vbp.errors import ConfigurationError, NonFiniteError, StatisticsError
 from hf_vbp.statistics.site_statistics import SiteStatistics
 
 
@@ -100,9 +101,10 @@ def register_criterion(cls: CriterionT) -> CriterionT:
     nothing, so they need the entry point.
 
     Raises:
-        ConfigurationError: The class is not a dataclass, has no name, or the name is taken.
+        ConfigurationError: The class is not a dataclass that derives from :class:`Criterion`, does not define
+            :meth:`Criterion.rank`, has no name, or the name is taken.
     """
-    CRITERIA.register(cls)
+    CRITERIA.register(cls, Criterion)
     return cls
 
 
@@ -118,21 +120,62 @@ def rank(
         **options: Options of a criterion that is given by name.
 
     Raises:
-        ConfigurationError: The name or an option is unknown.
+        ConfigurationError: The name or an option is unknown, or the criterion did not return one :class:`Ranking` per
+            site with one score per hidden neuron, or raised an error.
         StatisticsError: Statistics and weights do not match, or the statistics lack something.
         NonFiniteError: A score is NaN or infinite.
     """
     chosen: Criterion = CRITERIA.create(criterion, options) if isinstance(criterion, str) else criterion
     check_fit(statistics, weights)
-    rankings = chosen.rank(statistics, weights)
+    source = f"criterion {chosen.name!r}"
+    with named_in_errors(f"rank of {source}", type(chosen)):
+        rankings = chosen.rank(statistics, weights)
+    return check_rankings(source, rankings, statistics)
+
+
+def check_rankings(source: str, rankings: Any, statistics: Sequence[SiteStatistics]) -> list[Ranking]:
+    """Return the rankings if there is one per site, with one finite score per hidden neuron.
+
+    Args:
+        source: Where they come from, for the message: ``"criterion 'obs'"``.
+        rankings: The value to check.
+        statistics: One per site.
+
+    Raises:
+        ConfigurationError: Their number, type or shape is another one.
+        NonFiniteError: A score is NaN or infinite.
+    """
+    if not isinstance(rankings, Sequence) or len(rankings) != len(statistics):
+        given = f"{len(rankings)} rankings" if isinstance(rankings, Sequence) else f"a {type(rankings).__name__}"
+        raise ConfigurationError(f"{source} gave {given}, expected a list of {len(statistics)}, one Ranking per site")
     for site, ranking in zip(statistics, rankings, strict=True):
-        bad = int((~torch.isfinite(ranking.scores)).sum())
-        if bad:
-            raise NonFiniteError(
-                f"criterion {chosen.name!r} gave {bad} scores of site {site.name!r} that are NaN or infinite; "
-                "look for such values in the weights and in the calibration images"
+        _check_ranking(source, site, ranking)
+    return list(rankings)
+
+
+def _check_ranking(source: str, site: SiteStatistics, ranking: Ranking) -> None:
+    if not isinstance(ranking, Ranking):
+        raise ConfigurationError(
+            f"{source} gave a {type(ranking).__name__} for site {site.name!r}, expected a Ranking; make one with "
+            "Ranking.from_scores(scores)"
+        )
+    hidden = site.moments.mean.shape[0]
+    for what, tensor in (("scores", ranking.scores), ("ties", ranking.ties)):
+        if not isinstance(tensor, Tensor) or tensor.ndim != 1:
+            given = f"shape {tuple(tensor.shape)}" if isinstance(tensor, Tensor) else f"type {type(tensor).__name__}"
+            raise ConfigurationError(
+                f"{source} gave {what} of {given} for site {site.name!r}, expected a tensor of shape ({hidden},)"
             )
-    return rankings
+        if len(tensor) != hidden:
+            raise ConfigurationError(
+                f"{source} gave {len(tensor)} {what} for site {site.name!r}, expected {hidden}, one per hidden neuron"
+            )
+    bad = int((~torch.isfinite(ranking.scores)).sum())
+    if bad:
+        raise NonFiniteError(
+            f"{source} gave {bad} scores of site {site.name!r} that are NaN or infinite; look for such values in the "
+            "weights and in the calibration images"
+        )
 
 
 def check_fit(statistics: Sequence[SiteStatistics], weights: Sequence[SiteWeights]) -> None:

@@ -31,16 +31,18 @@ class Encoder:
     def __call__(self, record: Record) -> Sample:
         """Return ``pixel_values`` ``(3, h, w)`` float32, and the id of the label where there are labels.
 
+        A model with other inputs gets them, see :meth:`hf_vbp.data.processing.Transform.inputs`.
+
         Raises:
             UnreadableImageError: The image cannot be decoded.
             LabelError: The model has no such label.
             DataError: The pixels are not prepared as they should be.
         """
+        sample: Sample
         if self.transform is None:
-            pixels = prepared_pixels(record.image, record.name)
+            sample = {"pixel_values": prepared_pixels(record.image, record.name)}
         else:
-            pixels = self.transform(decode(record.image, record.name))
-        sample: Sample = {"pixel_values": pixels}
+            sample = {**self.transform.inputs(decode(record.image, record.name))}
         if self.table is not None:
             sample["labels"] = self.table(record.label, record.name)
         return sample
@@ -152,7 +154,8 @@ class Reordered(Sequence[Record]):
 
 def collate(samples: Sequence[Sample]) -> Batch:
     """Stack samples: ``pixel_values`` ``(b, 3, h, w)`` float32 and, where they have them, ``labels`` ``(b,)``."""
-    batch = {"pixel_values": torch.stack([torch.as_tensor(sample["pixel_values"]) for sample in samples])}
+    names = [name for name in samples[0] if name != "labels"]
+    batch = {name: torch.stack([torch.as_tensor(sample[name]) for sample in samples]) for name in names}
     if "labels" in samples[0]:
         batch["labels"] = torch.as_tensor([int(sample["labels"]) for sample in samples], dtype=torch.int64)
     return batch

@@ -24,6 +24,8 @@ def open_hub(
     purpose: str,
     columns: tuple[str | None, str | None],
     shuffle_buffer: int,
+    token: str | bool | None = None,
+    cache_dir: str | None = None,
 ) -> ImageSource:
     """Open a data set ``name[:config]`` of the Hub, or a local folder that ``datasets`` can read.
 
@@ -33,7 +35,7 @@ def open_hub(
     import datasets
 
     path, _, config = (name, "", "") if Path(name).exists() else name.partition(":")
-    builder = _builder(path, config or None, revision)
+    builder = _builder(path, config or None, revision=revision, token=token, cache_dir=cache_dir)
     known = list(builder.info.splits or getattr(builder.config, "data_files", None) or ())
     chosen = choose_split(known, split, purpose, name)
     try:
@@ -56,11 +58,11 @@ def open_hub(
     return open_dataset(dataset, provenance, columns, total=total, shuffle_buffer=shuffle_buffer)
 
 
-def _builder(path: str, config: str | None, revision: str | None) -> Any:
+def _builder(path: str, config: str | None, **hub: Any) -> Any:
     import datasets
 
     try:
-        return datasets.load_dataset_builder(path, config, revision=revision, **_escaped_files(path))
+        return datasets.load_dataset_builder(path, config, **hub, **_escaped_files(path))
     except datasets.exceptions.DatasetNotFoundError as error:
         raise DataError(
             f"There is no data set {path} on the Hub, or you have no access to it, and no such folder here: "

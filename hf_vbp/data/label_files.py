@@ -8,6 +8,7 @@ from typing import Any
 
 from hf_vbp._progress import one_line
 from hf_vbp.errors import LabelError
+from hf_vbp.files.wrong_file import missing_or_special
 
 ModelLabels = str | os.PathLike[str] | Sequence[str] | Mapping[Any, str]
 LabelMap = str | os.PathLike[str] | Mapping[Any, str | int]
@@ -96,8 +97,9 @@ def _read(given: str | os.PathLike[str], option: str) -> tuple[str, str]:
     path = Path(given).expanduser()
     source = f"{option} {path}"
     try:
-        if not path.is_file():
-            raise OSError("there is no such file")
+        reason = missing_or_special(path)
+        if reason is not None:
+            raise OSError(reason)
         if path.stat().st_size > _MOST_BYTES:
             raise OSError("it is larger than 64 MiB")
         return source, path.read_text(encoding="utf-8-sig")

@@ -1,5 +1,6 @@
 """Load images from any source."""
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
@@ -17,6 +18,7 @@ from hf_vbp.data.processing import Transform, load_processor
 from hf_vbp.data.records import ImageSource
 from hf_vbp.data.sources import open_source
 from hf_vbp.errors import ConfigurationError, DataError, LabelError
+from hf_vbp.inputs.batch import main_input
 from hf_vbp.inputs.fit import check_first_image, check_fit
 
 Labels = Mapping[int, str] | Mapping[str, str]
@@ -34,7 +36,8 @@ class ImageData:
 
     Attributes:
         loader: A ``DataLoader`` of ``{"pixel_values": (b, 3, h, w) float32, "labels": (b,) int64}``, the latter only
-            where labels were requested and exist. ``accelerator.prepare(loader)`` shares it among processes.
+            where labels were requested and exist; for SigLIP2 and ImageGPT with the inputs that their image processors
+            make. ``accelerator.prepare(loader)`` shares it among processes.
         provenance: Where the images come from and how they were chosen and prepared, as JSON.
         images: The number of images, including bad ones; None for a stream of unknown length.
         labelled: Whether the batches have labels.
@@ -86,6 +89,8 @@ def load_images(
     on_bad_image: Literal["error", "skip"] = "error",
     require_labels: bool = False,
     purpose: Purpose = "calibration",
+    token: str | bool | None = None,
+    cache_dir: str | os.PathLike[str] | None = None,
 ) -> ImageData:
     """Open images from any source, and check everything that can be checked before the model runs.
 
@@ -124,6 +129,8 @@ def load_images(
             ``bad_images``.
         require_labels: Refuse data without labels.
         purpose: The purpose of the images, which decides the split where none is named.
+        token: Access token for the Hub; by default the one that huggingface_hub finds.
+        cache_dir: Cache of the data set and the image processor from the Hub; by default those of their libraries.
 
     Raises:
         DataError: The source cannot be found, read or used. ``UnreadableImageError`` names a bad image.
@@ -143,6 +150,7 @@ def load_images(
     if labels == "model":
         id2label = _model_labels(id2label, model, model_labels, purpose, require_labels)
     seed = 0 if seed is None and limit is not None else seed
+    hub = {"token": token, "cache_dir": None if cache_dir is None else os.fspath(cache_dir)}
     opened = open_source(
         source,
         split=split,
@@ -152,6 +160,7 @@ def load_images(
         columns=(image_column, label_column),
         shuffle_buffer=shuffle_buffer,
         wants_labels=id2label is not None or labels == "data",
+        hub=hub,
     )
     if opened is None:
         if model is not None:
@@ -160,12 +169,12 @@ def load_images(
     if labels == "data":
         id2label = _own_classes(opened, class_names)
     table = _labels(opened, id2label, require_labels, class_names, label_map)
-    transform = None if opened.prepared else _transform(processor, model, opened.name)
+    transform = None if opened.prepared else _transform(processor, model, opened.name, hub)
     log = BadImageLog() if on_bad_image == "skip" else None
     chosen = _choose(opened, limit, seed, log is None)
     encode = Encoder(transform, table)
     first = _first(opened, chosen, encode, skip=log is not None)
-    if model is not None:
+    if model is not None and first.ndim == 3:
         check_fit(model, first, opened.name)
     workers = num_workers if chosen.shards is None else min(num_workers, chosen.shards)
     loader = make_loader(_dataset(opened, chosen, encode, log), batch_size, workers)
@@ -207,9 +216,9 @@ def _check_options(batch_size: int, num_workers: int, limit: int | None, on_bad_
         raise ConfigurationError(f'on_bad_image is {on_bad_image!r}: it must be "error" or "skip".')
 
 
-def _transform(processor: Any, model: Any, name: str) -> Transform:
+def _transform(processor: Any, model: Any, name: str, hub: Mapping[str, Any]) -> Transform:
     if processor is None and model is not None:
-        processor = load_processor(model.name_or_path)
+        processor = load_processor(model.name_or_path, **hub)
     if processor is None:
         raise ConfigurationError(f"The images of {name} need a processor: pass that of the model, or the model.")
     return Transform(processor)
@@ -299,14 +308,15 @@ def _dataset(
 
 
 def _first(opened: ImageSource, chosen: ImageSource, encode: Encoder, skip: bool) -> torch.Tensor:
-    """Return the pixels of the first image, so that a fault of all images is found before any work.
+    """Return the main input of the first image, its pixels, so that a fault of all images is found before any work.
 
     Of a stream it is the first before shuffling, so that the shuffle buffer is not filled for it.
     """
     for record in chosen.records if opened.select is None else opened.records:
         try:
-            pixels: torch.Tensor = encode(record)["pixel_values"]
-            return pixels
+            sample = encode(record)
+            main: torch.Tensor = sample[main_input(sample)]
+            return main
         except UnreadableImageError:
             if not skip:
                 raise

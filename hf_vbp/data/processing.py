@@ -1,8 +1,9 @@
 """The image processor of a checkpoint, with a fixed backend, and its description for the provenance."""
 
 import hashlib
+import inspect
 import json
-from collections.abc import Callable
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -60,10 +61,22 @@ def is_gray(processor: Any) -> bool:
     return bool(getattr(processor, "do_normalize", False)) and isinstance(mean, list | tuple) and len(mean) == 1
 
 
-class Transform:
-    """Turns one RGB image into ``pixel_values`` ``(channels, height, width)`` float32.
+def _needs_boxes(processor: Any) -> bool:
+    boxes = inspect.signature(getattr(processor, "preprocess", len)).parameters.get("boxes")
+    return boxes is not None and boxes.default is boxes.empty
 
-    A processor that normalizes one channel gets the image in gray.
+
+def _makes_other_inputs(made: Mapping[str, Any]) -> bool:
+    """Whether a batch of one image has packed patches ``(1, patches, values)``, or no pixels at all."""
+    pixels = made.get("pixel_values")
+    return getattr(pixels, "ndim", 0) == 3 if pixels is not None else "input_ids" in made
+
+
+class Transform:
+    """Turns one RGB image into ``pixel_values`` ``(channels, height, width)`` float32, or the other inputs of a model.
+
+    A processor that normalizes one channel gets the image in gray. One that crops to boxes (ViTPose) gets one box, the
+    whole image.
 
     Args:
         processor: An image processor of transformers, or any function from a Pillow image to a tensor.
@@ -80,9 +93,7 @@ class Transform:
             )
         self.processor = with_pil_backend(processor)
         self.is_gray = is_gray(self.processor)
-        self._call: Callable[[Any], Any] = (
-            self._preprocess if hasattr(self.processor, "preprocess") else self.processor
-        )
+        self._needs_boxes = _needs_boxes(self.processor)
 
     def __call__(self, image: Any) -> torch.Tensor:
         """Return ``(channels, height, width)`` float32 for a Pillow image in RGB.
@@ -90,7 +101,33 @@ class Transform:
         Raises:
             DataError: The processor gives pixels of another shape.
         """
-        pixels = torch.as_tensor(self._call(image.convert("L") if self.is_gray else image), dtype=torch.float32)
+        return self._pixels(self._processed(image))
+
+    def inputs(self, image: Any) -> dict[str, torch.Tensor]:
+        """Return the inputs of the model for a Pillow image in RGB, without the axis of the batch.
+
+        ``pixel_values`` as from a call, without masks; or all tensors of a processor that makes packed patches with
+        their masks and shapes (SigLIP2), or numbers of colors (ImageGPT).
+
+        Raises:
+            DataError: The processor gives pixels of another shape.
+        """
+        made = self._processed(image)
+        if not isinstance(made, Mapping) or not _makes_other_inputs(made):
+            return {"pixel_values": self._pixels(made)}
+        inputs = {key: value[0] for key, value in made.items() if isinstance(value, torch.Tensor) and value.ndim}
+        return {key: value.float() if value.is_floating_point() else value for key, value in inputs.items()}
+
+    def _pixels(self, made: Any) -> torch.Tensor:
+        """Return the pixels in the output of the processor."""
+        if isinstance(made, Mapping):
+            if "pixel_values" not in made:
+                raise DataError(
+                    f"The processor gives {', '.join(made)}, no pixel_values, which are needed here: use a model that "
+                    "takes images."
+                )
+            made = made["pixel_values"][0]
+        pixels = torch.as_tensor(made, dtype=torch.float32)
         if pixels.ndim != 3:
             raise DataError(
                 f"The processor gives pixel values of the shape {tuple(pixels.shape)}; expected (channels, height, "
@@ -98,8 +135,13 @@ class Transform:
             )
         return pixels
 
-    def _preprocess(self, image: Any) -> Any:
-        return self.processor(images=image, return_tensors="pt")["pixel_values"][0]
+    def _processed(self, image: Any) -> Any:
+        """Return what the processor makes of one image: a batch, or from a function the pixels."""
+        image = image.convert("L") if self.is_gray else image
+        if not hasattr(self.processor, "preprocess"):
+            return self.processor(image)
+        boxes = {"boxes": [[[0.0, 0.0, float(image.width), float(image.height)]]]} if self._needs_boxes else {}
+        return self.processor(images=image, return_tensors="pt", **boxes)
 
     def describe(self) -> dict[str, Any]:
         """Return the class of the processor and a hash of its settings, as JSON."""

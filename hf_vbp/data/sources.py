@@ -28,6 +28,7 @@ def open_source(
     columns: Columns,
     shuffle_buffer: int,
     wants_labels: bool,
+    hub: Mapping[str, Any],
 ) -> ImageSource | None:
     """Open anything that a user names or passes as images.
 
@@ -40,6 +41,7 @@ def open_source(
         columns: The image column and the label column, None to find them.
         shuffle_buffer: Number of examples in the shuffle buffer of a stream.
         wants_labels: Whether labels are needed, so that a table of labels in a folder is read.
+        hub: ``token`` and ``cache_dir`` of a data set on the Hub.
 
     Returns:
         The source; None when it holds images that were prepared already.
@@ -74,6 +76,7 @@ def open_source(
         purpose=purpose,
         columns=columns,
         shuffle_buffer=shuffle_buffer,
+        **hub,
     )
 
 

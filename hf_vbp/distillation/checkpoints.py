@@ -33,6 +33,6 @@ def last_checkpoint(directory: str | Path) -> Path | None:
 def _is_whole(path: Path) -> bool:
     try:
         state = json.loads(read_small_text(path / _WRITTEN_LAST))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return False
     return isinstance(state, dict) and "global_step" in state

@@ -21,10 +21,12 @@ from hf_vbp.inputs.batch import count_images, model_inputs
 from hf_vbp.inputs.example import example_batch
 from hf_vbp.modeling.precision import eval_mode, own_precision
 
+_NOT_SWEPT = "Prune it at each ratio with hf_vbp.prune(..., eval_data=images) or hf-vbp prune --eval-data instead."
+
 
 def evaluate_models(
     models: Mapping[str, nn.Module],
-    loader: Iterable[Mapping[str, Any]],
+    data: Iterable[Mapping[str, Any]],
     *,
     reference: str | None = "dense",
     measures: Measures | None = None,
@@ -44,7 +46,7 @@ def evaluate_models(
 
     Args:
         models: The models by name.
-        loader: Batches that the processor of the models made, optionally with ``labels``: the result of
+        data: Batches that the processor of the models made, optionally with ``labels``: the result of
             :func:`hf_vbp.load_images`, or any iterable of dicts.
         reference: The model that the others are compared with; it has no such figures itself. None for no comparison.
         measures: A bank of neighbors, class-name prompts, or metrics of annotated images.
@@ -69,7 +71,7 @@ def evaluate_models(
         )
     measures = measures or Measures()
     # The result of load_images holds the loader, whose data set has the number of images.
-    loader = getattr(loader, "loader", loader)
+    loader = getattr(data, "loader", data)
     total = _total(loader)
     with ExitStack() as stack:
         stack.enter_context(own_precision(*models.values()))
@@ -84,7 +86,7 @@ def evaluate_models(
             if progress is not None:
                 progress(comparison.images, total)
     if comparison.images == 0:
-        raise DataError("There are no images to evaluate on: the loader gave none.")
+        raise DataError("There are no images to evaluate on: `data` gave none.")
     return comparison.result()
 
 

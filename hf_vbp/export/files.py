@@ -4,7 +4,7 @@ import hashlib
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,13 +15,14 @@ from hf_vbp._progress import Progress
 from hf_vbp.export.conversion import Program, convert, save
 from hf_vbp.export.formats import FLOAT16, FLOAT32, INT8, ExportFormat
 from hf_vbp.export.inputs import ImageTower, described_shapes
+from hf_vbp.export.latency import latency_rows
 from hf_vbp.export.parity import (
     DEFAULT_AGREEMENT,
+    DisagreementError,
     Limits,
     Timing,
     check_parity,
     compared,
-    latency_rows,
     open_in_fresh_process,
 )
 from hf_vbp.export.quantization import Quantized, best_int8, to_float16
@@ -32,7 +33,11 @@ _PRECISIONS = {torch.float32: FLOAT32, torch.float16: FLOAT16, torch.bfloat16: "
 
 
 class Stages(Protocol):
-    """Shows the stages of the work."""
+    """Shows the stages of the work, and what is left out."""
+
+    def warn(self, text: str) -> None:
+        """Show what is left out."""
+        ...
 
     def stage(self, title: str, total: int | None = None) -> AbstractContextManager[Progress]:
         """Open a stage."""
@@ -78,15 +83,18 @@ class ExportedModel:
 
 @dataclass(frozen=True)
 class DenseFile:
-    """The exported dense model, with which the files are timed in turns.
+    """The exported dense model in one precision, with which the files are timed in turns.
 
     Attributes:
         path: Its file.
-        figures: The ``dense`` part of the rows.
+        figures: The ``dense`` part of the row in this precision.
     """
 
     path: Path
     figures: dict[str, Any]
+
+
+_COMPARED = ("bytes", "max_abs_difference", "max_scaled_difference", "agreement", "top1", "top1_interval")
 
 
 def write_files(
@@ -95,7 +103,7 @@ def write_files(
     form: ExportFormat,
     options: ExportOptions,
     stages: Stages,
-    dense: DenseFile | None = None,
+    dense: Mapping[str, DenseFile] | None = None,
 ) -> list[dict[str, Any]]:
     """Write the files of a format to the folder of a checkpoint.
 
@@ -105,7 +113,7 @@ def write_files(
         form: The format.
         options: The precisions, and how they are compared.
         stages: Shows the stages of the work.
-        dense: The exported dense model.
+        dense: The files of the exported dense model by precision, as of :func:`write_dense`.
 
     Returns:
         A row of the ``exports`` part of the results for each main file.
@@ -118,40 +126,73 @@ def write_files(
     """
     with stages.stage(f"Conversion to {form.title}"):
         program = convert(model.module, model.inputs, form)
-    rows = []
-    tower = isinstance(model.module, ImageTower)
-    own = _PRECISIONS[next(model.module.parameters()).dtype]
-    for precision in (FLOAT32, *options.quantize):
-        name = form.path(precision, tower=tower)
-        with stages.stage(f"{name}, reopened in a fresh process"):
-            made, quantized = _with_precision(program, precision, form, model)
-            path = folder / name
-            save(made, form, path, precision)
-            stored = own if precision == FLOAT32 else precision
-            row = _described(path, folder, form, stored, model)
-            limits = model.limits(stored, options)
-            rows.append(row | _checked(path, form, model.reference.named(made.outputs), limits, options, dense))
-            if quantized is not None:
-                rows[-1]["quantization"] = quantized.to_dict()
-    return rows
+    return [
+        _write_file(program, precision, model, folder, form, options, stages, dense or {})
+        for precision in (FLOAT32, *options.quantize)
+    ]
 
 
 def write_dense(
     model: ExportedModel, folder: Path, form: ExportFormat, options: ExportOptions, stages: Stages
-) -> DenseFile:
-    """Write the dense model to a folder, and return what the files of the pruned one are compared with.
+) -> dict[str, DenseFile]:
+    """Write the dense model, and return what the files of the pruned one are compared with, by precision.
+
+    A file that does not agree with the dense model in PyTorch is left out with a warning; nothing is compared without
+    the one in float32.
 
     Args:
         model: The dense model.
-        folder: The folder.
+        folder: The folder of its file in float32. Those in other precisions are written to ``quantized/`` in it.
         form: The format.
-        options: As for :func:`write_files`; without its precisions.
+        options: As for :func:`write_files`; nothing is timed.
         stages: Shows the stages of the work.
     """
-    plain = ExportOptions(timing=Timing(seconds=0))
-    (row,) = write_files(model, folder, form, plain, _Titled(stages, "dense model: "))
-    figures = {key: value for key, value in row.items() if key in ("bytes", "top1")}
-    return DenseFile(folder / row["file"], figures)
+    titled = _Titled(stages, "dense model: ")
+    untimed = replace(options, timing=Timing(seconds=0))
+    with titled.stage(f"Conversion to {form.title}"):
+        program = convert(model.module, model.inputs, form)
+    found: dict[str, DenseFile] = {}
+    for precision in (FLOAT32, *options.quantize):
+        place = folder if precision == FLOAT32 else folder / "quantized"
+        try:
+            row = _write_file(program, precision, model, place, form, untimed, titled, {})
+        except DisagreementError as error:
+            titled.warn(f"{error.reason}. The dense model is left out of the comparison in {precision}.")
+            if precision == FLOAT32:
+                return {}
+            continue
+        figures = {key: row[key] for key in _COMPARED if key in row}
+        found[precision] = DenseFile(place / row["file"], figures)
+    return found
+
+
+def _write_file(
+    program: Program,
+    precision: str,
+    model: ExportedModel,
+    folder: Path,
+    form: ExportFormat,
+    options: ExportOptions,
+    stages: Stages,
+    dense: Mapping[str, DenseFile],
+) -> dict[str, Any]:
+    """Write the file of one precision, compare it, and return its row."""
+    name = form.path(precision, tower=isinstance(model.module, ImageTower))
+    with stages.stage(f"{name}, reopened in a fresh process"):
+        made, quantized = _with_precision(program, precision, form, model)
+        path = folder / name
+        save(made, form, path, precision)
+        own = _PRECISIONS[next(model.module.parameters()).dtype]
+        stored = own if precision == FLOAT32 else precision
+        row = _described(path, folder, form, stored, model)
+        limits = model.limits(stored, options)
+        others = [dense[one] for one in dict.fromkeys((FLOAT32, precision)) if one in dense]
+        checked = _checked(path, form, model.reference.named(made.outputs), limits, options, others, stages)
+        if precision in dense:
+            checked["dense"] = {**dense[precision].figures, **checked.get("dense", {})}
+        else:
+            checked.pop("dense", None)
+        return row | checked | ({} if quantized is None else {"quantization": quantized.to_dict()})
 
 
 @dataclass(frozen=True)
@@ -163,6 +204,9 @@ class _Titled:
 
     def stage(self, title: str, total: int | None = None) -> AbstractContextManager[Progress]:
         return self.stages.stage(self.prefix + title, total)
+
+    def warn(self, text: str) -> None:
+        self.stages.warn(self.prefix + text)
 
 
 def _with_precision(
@@ -203,21 +247,25 @@ def _checked(
     reference: Reference,
     limits: Limits,
     options: ExportOptions,
-    dense: DenseFile | None,
+    others: Sequence[DenseFile],
+    stages: Stages,
 ) -> dict[str, Any]:
     with _job_folder() as folder:
         opened = open_in_fresh_process(
-            form, path, reference, folder, others=() if dense is None else (dense.path,), timing=options.timing
+            form, path, reference, folder, others=[other.path for other in others], timing=options.timing
         )
-    figures = compared(opened, reference)
-    check_parity(f"{path.parent.name}/{path.name}", figures, limits)
-    latency = latency_rows(opened)
+    name = f"{path.parent.name}/{path.name}"
+    figures = compared(opened, reference, name)
+    check_parity(name, figures, limits)
+    if not limits.scaled:
+        del figures["max_scaled_difference"]
+    latency, dense_latency = latency_rows(opened, name, stages.warn)
     return {
         "runtime": opened.runtime,
         "outputs": list(reference.outputs),
         "data": reference.source,
         **{key: value for key, value in figures.items() if value is not None},
-        **({} if dense is None else {"dense": dense.figures}),
+        **({"dense": {"latency": dense_latency}} if dense_latency else {}),
         **({"latency": latency} if latency else {}),
     }
 

@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-import statistics
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -17,8 +16,6 @@ from torch import Tensor
 
 from hf_vbp._progress import one_line
 from hf_vbp.checkpoint.isolation import offline_environment
-from hf_vbp.costs.device_name import processor_name
-from hf_vbp.costs.timing import FEWEST, median_interval
 from hf_vbp.errors import CheckpointError
 from hf_vbp.evaluation.measures import wilson_interval
 from hf_vbp.export.formats import FLOAT16, FLOAT32, INT8, ExportFormat
@@ -158,10 +155,13 @@ class Limits:
     Attributes:
         difference: Largest difference of an output; None for any.
         agreement: Least share of images with the same answer.
+        scaled: Whether the difference of an output is in units of its largest value where that exceeds 1, as for boxes
+            in pixels; otherwise it is absolute.
     """
 
     difference: float | None
     agreement: float
+    scaled: bool = False
 
     @classmethod
     def of(
@@ -174,6 +174,8 @@ class Limits:
     ) -> "Limits":
         """Return the limits of a precision.
 
+        The difference is absolute for classifiers, and scaled for other tasks and models that merge tokens.
+
         Args:
             precision: The precision of the file.
             reference: The answers that it is compared with.
@@ -181,18 +183,46 @@ class Limits:
             merges: Whether the model merges tokens.
         """
         difference, agreement = _MERGED if merges else LIMITS[precision]
+        scaled = merges or not reference.classifies
         if precision == INT8:
-            return cls(None, minimum_agreement)
-        return cls(difference, agreement if reference.decides else min(agreement, _POSITIONS))
+            return cls(None, minimum_agreement, scaled)
+        return cls(difference, agreement if reference.decides else min(agreement, _POSITIONS), scaled)
 
 
-def compared(opened: Opened, reference: Reference) -> dict[str, Any]:
-    """Return the figures of the comparison: ``max_abs_difference``, ``agreement``, ``top1`` with labels."""
+class DisagreementError(CheckpointError):
+    """A file gives other outputs than the PyTorch model.
+
+    Args:
+        reason: What it gives, and what was expected.
+        advice: What to do.
+
+    Attributes:
+        reason: As given.
+    """
+
+    def __init__(self, reason: str, advice: str) -> None:
+        super().__init__(f"{reason}, so nothing was written. {advice}")
+        self.reason = reason
+
+
+def compared(opened: Opened, reference: Reference, name: str = "The exported file") -> dict[str, Any]:
+    """Return the figures of the comparison: both differences, ``agreement``, and ``top1`` with labels.
+
+    Args:
+        opened: What the file gives.
+        reference: What PyTorch gives.
+        name: The name of the file, for the message.
+
+    Raises:
+        DisagreementError: An output is NaN or infinite, which no figure would show.
+    """
+    _check_finite(opened, name)
     one = opened.outputs[1]
     figures: dict[str, Any] = {
         "images": reference.images,
         "batches": list(opened.outputs),
         "max_abs_difference": max(reference.difference(outputs) for outputs in opened.outputs.values()),
+        "max_scaled_difference": max(reference.scaled_difference(outputs) for outputs in opened.outputs.values()),
         "agreement": min(float(reference.agreement(outputs).mean()) for outputs in opened.outputs.values()),
     }
     hits = reference.hits(one)
@@ -204,6 +234,18 @@ def compared(opened: Opened, reference: Reference) -> dict[str, Any]:
     return figures
 
 
+def _check_finite(opened: Opened, name: str) -> None:
+    for batch, outputs in opened.outputs.items():
+        for output, value in outputs.items():
+            finite = torch.isfinite(value)
+            if not bool(finite.all()):
+                raise DisagreementError(
+                    f"{name} gives NaN or infinity in {int((~finite).sum())} of {value.numel()} numbers of {output} "
+                    f"(batches of {batch}), expected finite numbers, as PyTorch gives",
+                    "Leave this precision out, or export float32.",
+                )
+
+
 def check_parity(name: str, figures: Mapping[str, Any], limits: Limits) -> None:
     """Refuse a file that does not agree with the PyTorch model.
 
@@ -213,42 +255,21 @@ def check_parity(name: str, figures: Mapping[str, Any], limits: Limits) -> None:
         limits: The limits.
 
     Raises:
-        CheckpointError: It exceeds a limit; the message gives both figures.
+        DisagreementError: It exceeds a limit; the message gives both figures.
     """
-    difference, agreement = figures["max_abs_difference"], figures["agreement"]
+    difference = figures["max_scaled_difference" if limits.scaled else "max_abs_difference"]
+    agreement = figures["agreement"]
     if limits.difference is not None and not difference <= limits.difference:
-        raise CheckpointError(
-            f"{name} differs from the PyTorch model by {difference:.3g} on {figures['images']} images, expected at "
-            f"most {limits.difference:g}, so nothing was written. Leave this precision out, or export float32."
+        unit = " times the largest value of an output" if limits.scaled else ""
+        raise DisagreementError(
+            f"{name} differs from the PyTorch model by {difference:.3g}{unit} on {figures['images']} images, expected "
+            f"at most {limits.difference:g}",
+            "Leave this precision out, or export float32.",
         )
-    if agreement < limits.agreement:
-        raise CheckpointError(
+    if not agreement >= limits.agreement:
+        raise DisagreementError(
             f"{name} gives the answer of the PyTorch model on {100 * agreement:.1f} % of {figures['images']} images, "
-            f"expected at least {100 * limits.agreement:g} %, so nothing was written. Leave this precision out, "
-            "calibrate int8 on more images (--data), or lower the limit of int8 (--minimum-agreement)."
+            f"expected at least {100 * limits.agreement:g} %",
+            "Leave this precision out, calibrate int8 on more images (--data), or lower the limit of int8 "
+            "(--minimum-agreement).",
         )
-
-
-def latency_rows(opened: Opened) -> list[dict[str, Any]]:
-    """Return the ``latency`` part of a row: medians, and the speed-up against the dense model where there is one."""
-    rows = []
-    for measured in opened.times:
-        own = measured["seconds"][-1]
-        row: dict[str, Any] = {
-            "threads": measured["threads"],
-            "batch": 1,
-            "device_name": processor_name(),
-            "repetitions": len(own),
-            "median_ms": statistics.median(own) * 1e3,
-        }
-        if len(measured["seconds"]) > 1 and len(own) >= FEWEST:
-            dense = measured["seconds"][0]
-            ratios = [one / other for one, other in zip(own, dense, strict=True)]
-            low, high = median_interval(ratios)
-            row |= {
-                "dense_ms": statistics.median(dense) * 1e3,
-                "speedup": 1 / statistics.median(ratios),
-                "speedup_interval": [1 / high, 1 / low],
-            }
-        rows.append(row)
-    return rows

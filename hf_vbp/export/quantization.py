@@ -1,6 +1,7 @@
 """Smaller ONNX files: int8 by ONNX Runtime's quantizers, and float16."""
 
 import logging
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -31,7 +32,7 @@ class Quantized:
         method: How its activations are scaled.
         float_nodes: Share of the matrix products and convolutions that compute in float.
         calibration_images: Images by which activations were scaled; None where they are scaled at run time.
-        errors: Distance from PyTorch on the other half of the images, by method.
+        errors: Distance from PyTorch on the other half of the images, by method; infinite where a graph gives NaN.
     """
 
     program: Program
@@ -43,7 +44,9 @@ class Quantized:
     def to_dict(self) -> dict[str, Any]:
         """Return the ``quantization`` part of a row of the results."""
         row = {"method": self.method, "per_channel": True, "float_nodes": self.float_nodes}
-        found = {"calibration_images": self.calibration_images, "errors": self.errors}
+        # JSON has no infinity.
+        errors = {one: error for one, error in (self.errors or {}).items() if math.isfinite(error)}
+        found = {"calibration_images": self.calibration_images, "errors": errors or None}
         return row | {name: value for name, value in found.items() if value is not None}
 
 
@@ -72,7 +75,9 @@ def best_int8(
     first, second = calibration.part(0, half), calibration.part(half, calibration.images)
     scaled = first.part(0, min(half, _MOST_CALIBRATED))
     made = {method: quantize_int8(program, method, scaled) for method in METHODS}
-    errors: dict[str, float] = {method: second.error(run(made[method], second)) for method in METHODS}
+    found = {method: second.error(run(made[method], second)) for method in METHODS}
+    # NaN is not above any number, so a graph that gives it would be chosen.
+    errors: dict[str, float] = {method: math.inf if math.isnan(error) else error for method, error in found.items()}
     method = min(METHODS, key=lambda one: errors[one])
     images = scaled.images if method == "static" else None
     return Quantized(made[method], method, float_share(made[method].value), images, {**errors})

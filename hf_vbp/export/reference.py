@@ -49,6 +49,11 @@ class Reference:
         """Whether the model gives one answer for each image, rather than numbers or an answer for each position."""
         return self.task.labels == "class"
 
+    @property
+    def classifies(self) -> bool:
+        """Whether the outputs are logits of images, whose differences need no unit."""
+        return self.task.labels in ("class", "several")
+
     def part(self, start: int, stop: int) -> "Reference":
         """Return the part with the images ``start`` to ``stop - 1``."""
         return replace(
@@ -63,12 +68,18 @@ class Reference:
         return replace(self, outputs={name: self.outputs[name] for name in names if name in self.outputs})
 
     def difference(self, outputs: Mapping[str, Tensor]) -> float:
-        """Return the largest absolute difference of outputs, in units of the largest value where that exceeds 1."""
-        largest = 0.0
-        for name, expected in self._same_images(outputs).items():
-            gap = (outputs[name].double() - expected.double()).abs().max()
-            largest = max(largest, float(gap / max(1.0, float(expected.abs().max()))))
-        return largest
+        """Return the largest absolute difference of outputs; NaN where one is NaN."""
+        return float(self._gaps(outputs).amax())
+
+    def scaled_difference(self, outputs: Mapping[str, Tensor]) -> float:
+        """Return the largest difference, of each output in units of its largest value where that exceeds 1."""
+        sizes = [value.double().abs().amax() for value in self._same_images(outputs).values()]
+        return float((self._gaps(outputs) / torch.stack(sizes).clamp_min(1.0)).amax())
+
+    def _gaps(self, outputs: Mapping[str, Tensor]) -> Tensor:
+        """Return the largest absolute difference of each output."""
+        pairs = ((outputs[name], value) for name, value in self._same_images(outputs).items())
+        return torch.stack([(actual.double() - expected.double()).abs().amax() for actual, expected in pairs])
 
     def error(self, outputs: Mapping[str, Tensor]) -> float:
         """Return the squared error of outputs as a share of their squared values, mean over images and tensors."""

@@ -122,7 +122,7 @@ def is_hidden_folder(path: Path, target: Path) -> bool:
             # Its process ended before it marked the folder.
             return True
         content = json.loads(read_small_text(path / MARKER))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return False
     return isinstance(content, dict) and content.get("format") == _FORMAT
 

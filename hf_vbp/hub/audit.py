@@ -1,5 +1,6 @@
 """``audit``: check a published model against its receipt and results."""
 
+import os
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,9 +11,9 @@ from hf_vbp.card.base_card import BaseCard
 from hf_vbp.card.front_matter import LONGEST_CARD, split_card
 from hf_vbp.card.render import make_facts, render_card
 from hf_vbp.card.sections import defects, generated_text
-from hf_vbp.checkpoint.layout import CARD, CONFIG, CUSTOM_GENERATE, MODELING_FILE, PROCESSORS, RESULTS
 from hf_vbp.checkpoint.remote_code import CONFIG_FILES, RemoteCode, inspect_code
 from hf_vbp.errors import CheckpointError, ConfigurationError, HubError
+from hf_vbp.files.layout import CARD, CONFIG, CUSTOM_GENERATE, INDEX, MODELING_FILE, PLAN, PROCESSORS, RESULTS
 from hf_vbp.hub.client import full_repo_id, make_api
 from hf_vbp.hub.files import PushFile, code_names, read_json, read_text
 from hf_vbp.hub.load_checks import check_loads, differing_files, recorded_hashes
@@ -24,7 +25,7 @@ from hf_vbp.results.record import load_results
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
-_WANTED = re.compile(r"model(-\d+-of-\d+)?\.safetensors|model\.safetensors\.index\.json|plan\.json|LICENSE")
+_WANTED = re.compile(rf"model(-\d+-of-\d+)?\.safetensors|{re.escape(INDEX)}|{re.escape(PLAN)}|LICENSE")
 _NUMBER = re.compile(r"\d+(?:[.,]\d+)*(?:e[+-]?\d+)?")
 
 
@@ -80,6 +81,7 @@ def audit(
     token: str | bool | None = None,
     check_load: bool = True,
     trust_remote_code: bool = False,
+    cache_dir: str | os.PathLike[str] | None = None,
 ) -> AuditReport:
     """Download a pruned checkpoint and check it against its receipt, and its card against its results.
 
@@ -92,6 +94,7 @@ def audit(
         trust_remote_code: Whether foreign code may run, that is, code that is not a version of the modeling
             file of this package. It runs in a process without access tokens. Without this option foreign code is a
             failed check, and the checkpoint is not loaded.
+        cache_dir: Cache of the files from the Hub; by default that of huggingface_hub.
 
     Raises:
         HubError: The repository cannot be read, or is not a pruned checkpoint.
@@ -110,7 +113,7 @@ def audit(
         raise HubError(f"{repo_id}: the {what} does not exist, or the token cannot read it. Check the name.")
     if not {CONFIG, RESULTS} <= set(remote.files):
         raise HubError(f"{repo_id} holds no {CONFIG} and {RESULTS}: it is not a checkpoint made by hf_vbp.")
-    directory = download(api, repo_id, remote)
+    directory = download(api, repo_id, remote, None if cache_dir is None else Path(cache_dir))
     files = [PushFile.of(name, directory / name) for name in remote.files if (directory / name).is_file()]
     code = inspect_code(directory)
     checks = [check_transfer(remote, files), check_code(code, trust_remote_code)]
@@ -129,13 +132,13 @@ def audit(
     return AuditReport(repo_id, remote.head, directory, tuple(checks))
 
 
-def download(api: "HfApi", repo_id: str, remote: Remote) -> Path:
+def download(api: "HfApi", repo_id: str, remote: Remote, cache_dir: Path | None = None) -> Path:
     """Download the files of the checkpoint at one commit, each by its name, and return the folder."""
     from huggingface_hub import snapshot_download
 
     head = str(remote.head)
     first = repeat(
-        lambda: Path(api.hf_hub_download(repo_id, CONFIG, revision=head)).parent,
+        lambda: Path(api.hf_hub_download(repo_id, CONFIG, revision=head, cache_dir=cache_dir)).parent,
         "Downloading the config",
         repo_id,
         DEFAULT,
@@ -146,7 +149,12 @@ def download(api: "HfApi", repo_id: str, remote: Remote) -> Path:
     ]
     folder = repeat(
         lambda: snapshot_download(
-            repo_id, revision=head, allow_patterns=names, token=api.token, endpoint=api.endpoint
+            repo_id,
+            revision=head,
+            allow_patterns=names,
+            token=api.token,
+            endpoint=api.endpoint,
+            cache_dir=cache_dir,
         ),
         "Downloading the checkpoint",
         repo_id,

@@ -8,10 +8,10 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from hf_vbp._progress import one_line
-from hf_vbp.checkpoint.layout import CONFIG, INDEX, PLAN, PROCESSORS, RECIPE, RESULTS, WEIGHTS
 from hf_vbp.checkpoint.remote_code import local_files, top_level_references
 from hf_vbp.errors import CheckpointError
 from hf_vbp.files.json_object import read_json_object
+from hf_vbp.files.layout import CONFIG, INDEX, PLAN, PROCESSORS, RECIPE, RESULTS, WEIGHTS
 from hf_vbp.files.text import read_small_text
 
 _BLOCK = 1 << 20

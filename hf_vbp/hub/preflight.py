@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from hf_vbp._progress import one_line
-from hf_vbp.checkpoint.layout import CONFIG, INDEX, WEIGHTS
 from hf_vbp.data.labels import are_placeholders
 from hf_vbp.errors import CheckpointError
+from hf_vbp.files.layout import CONFIG, INDEX, WEIGHTS
 from hf_vbp.hub.files import PushFile, read_json, weight_names
 
 _TOKEN = re.compile(r"(hf_|api_org_)[A-Za-z0-9]{30,}")

@@ -9,11 +9,11 @@ from transformers import TrainerCallback
 
 from hf_vbp.card.render import make_facts, render_card
 from hf_vbp.checkpoint.atomic_folder import check_output_directory
-from hf_vbp.checkpoint.layout import CARD, PLAN, PROCESSORS, RESULTS
 from hf_vbp.checkpoint.unverified import check_unverified, discard_unverified, keep_unverified, named_on_failure
 from hf_vbp.errors import HubError
 from hf_vbp.evaluation.measures import wilson_interval
 from hf_vbp.files.atomic import atomic_write
+from hf_vbp.files.layout import CARD, PLAN, PROCESSORS, RESULTS
 from hf_vbp.hub.files import checked_path
 from hf_vbp.hub.push import check_push_target, push_to_hub
 from hf_vbp.results.finetuning import describe_run, with_finetuning

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from hf_vbp.card.front_matter import split_card
 from hf_vbp.card.render import make_facts, render_card
 from hf_vbp.card.sections import has_own_text
-from hf_vbp.checkpoint.layout import CARD, PROCESSORS
+from hf_vbp.files.layout import CARD, PROCESSORS
 from hf_vbp.hub.base_card import read_base_card
 from hf_vbp.hub.files import PushFile, checked_path, read_text
 from hf_vbp.hub.remote import Remote, read_card

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from hf_vbp.checkpoint.layout import CARD
+from hf_vbp.files.layout import CARD
 from hf_vbp.hub.files import PushFile
 from hf_vbp.hub.remote import RepoType
 

@@ -4,8 +4,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from hf_vbp.checkpoint.layout import CARD
 from hf_vbp.export.web import page_files
+from hf_vbp.files.layout import CARD
 from hf_vbp.hub.client import make_api
 from hf_vbp.hub.files import PushFile, read_json
 from hf_vbp.hub.preflight import check_secrets, private_paths

@@ -14,8 +14,8 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
-from hf_vbp.checkpoint.layout import CARD
 from hf_vbp.errors import HubError
+from hf_vbp.files.layout import CARD, INDEX, MODELING_FILE, PLAN, PROCESSORS, RECIPE
 from hf_vbp.hub.client import model_info, space_info
 from hf_vbp.hub.failures import FAILURES, hub_error, status_of
 from hf_vbp.hub.files import PushFile, read_text
@@ -31,10 +31,10 @@ _BLANK = {"model": frozenset({".gitattributes"}), "space": frozenset({".gitattri
 # Files of an earlier model that would be loaded instead of the new ones, or together with them.
 _STALE = {
     "model": re.compile(
-        r"(model(-\d+-of-\d+)?\.safetensors|pytorch_model(-\d+-of-\d+)?\.bin|(model\.safetensors|pytorch_model\.bin)"
-        r"\.index\.json|tf_model\.h5|flax_model\.msgpack|modeling_hf_vbp\.py|plan\.json|recipe\.yaml"
-        r"|preprocessor_config\.json|processor_config\.json"
-        r"|(onnx|openvino|torch_export|executorch)/[\w.-]+\.(onnx|onnx_data|xml|bin|pt2|pte))"
+        rf"(model(-\d+-of-\d+)?\.safetensors|{re.escape(INDEX)}|pytorch_model(-\d+-of-\d+)?\.bin"
+        r"|pytorch_model\.bin\.index\.json|tf_model\.h5|flax_model\.msgpack|"
+        + "|".join(map(re.escape, (MODELING_FILE, PLAN, RECIPE, *PROCESSORS)))
+        + r"|(onnx|openvino|torch_export|executorch)/[\w.-]+\.(onnx|onnx_data|xml|bin|pt2|pte))"
     ),
     # The models of an earlier page, which are large.
     "space": re.compile(r"(dense/)?onnx/model(_quantized)?\.onnx"),

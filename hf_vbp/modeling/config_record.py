@@ -8,6 +8,7 @@ from torch import nn
 
 from hf_vbp._progress import one_line
 from hf_vbp.errors import CheckpointError, ConfigurationError, UnsupportedModelError
+from hf_vbp.files.layout import MODELING_MODULE
 from hf_vbp.modeling import modeling_hf_vbp
 from hf_vbp.modeling.modeling_hf_vbp import (
     MLP,
@@ -24,8 +25,6 @@ from hf_vbp.modeling.modeling_hf_vbp import (
     recorded_widths,
 )
 
-# The name under which `auto_map` refers to the modeling file.
-_MODELING_MODULE = modeling_hf_vbp.__name__.rpartition(".")[2]
 # Their constructors build a decoder from a copy of the config, which must have one intermediate_size.
 _COPIED = ("vit_mae",)
 _KEYS = {"version", "widths", "dense_widths", "modules", "merged_tokens"}
@@ -354,7 +353,7 @@ def forget_remote_code(config: Any) -> None:
     """
     entries = vars(config).get("auto_map")
     if isinstance(entries, dict):
-        kept = {name: value for name, value in entries.items() if _module_of(value) != _MODELING_MODULE}
+        kept = {name: value for name, value in entries.items() if _module_of(value) != MODELING_MODULE}
         if kept:
             config.auto_map = kept
         else:

@@ -14,8 +14,10 @@ from hf_vbp.compensation.base import compensate
 from hf_vbp.modeling.config_record import record_pruning
 from hf_vbp.modeling.precision import outside_inference_mode, own_precision
 from hf_vbp.modeling.shared_copy import copy_sharing_tensors
+from hf_vbp.pruning.damage import DamagePrediction
 from hf_vbp.pruning.make_plan import FittedPlan, NewWeights, check_provided, statistics_digest
 from hf_vbp.pruning.plan import PruningPlan
+from hf_vbp.pruning.plan_agreement import check_plan_of_model, check_prediction
 from hf_vbp.pruning.refit import mixed_sites, refit_mixed_sites, warn_without_refit
 from hf_vbp.pruning.restored import restored_on_failure
 from hf_vbp.pruning.site_surgery import Modules, prune_site
@@ -84,7 +86,8 @@ def apply_plan(
         checkpoint that loads again.
 
     Raises:
-        PlanError: The plan belongs to another model, or was made from other statistics.
+        PlanError: The plan belongs to another model, was made from other statistics, or its cost or predicted output
+            error is not that of its kept neurons.
         StatisticsError: The statistics belong to another model, or lack something that the compensation needs.
         ConfigurationError: The compensation needs a bias that ``fc2`` does not have.
         DataError: ``data`` hold no images.
@@ -98,15 +101,18 @@ def apply_plan(
     prepared.check_requirements(f"compensation {compensation.name!r}", compensation.requires)
     statistics.check_model(prepared)
     check_provided(statistics, compensation.requires, f"compensation {compensation.name!r}")
-    plan.check_model(prepared.fingerprint, [(site.name, site.intermediate_size) for site in prepared.sites])
+    check_plan_of_model(plan, prepared)
     plan.check_statistics(statistics_digest(statistics))
-    new = []
+    new, prediction = [], DamagePrediction(statistics.sites)
     for module, planned, weights, site in zip(
         prepared.sites, plan.sites, prepared.weights, statistics.sites, strict=True
     ):
         kept = planned.kept_indices()
         compensated = compensate(compensation, weights, kept, site)
+        if plan.predicted:
+            prediction.add(site, weights, kept, compensated, module.mixes_neurons)
         new.append(NewWeights.of(compensated, weights, kept, module.fc2.weight.dtype))
+    check_prediction(plan, prediction.result())
     return _apply(prepared, new, plan, source, limit, inplace=inplace)
 
 

@@ -54,8 +54,35 @@ def check_budget(prepared: PreparedModel, config: VBPConfig) -> None:
         raise budget.unreachable(best, floor_sentence(budget, config.limits))
 
 
+def means_of(config: VBPConfig, *, merges: bool) -> str:
+    """Return the levers of a configuration, for the error of a budget that cannot be met.
+
+    Args:
+        config: Its levers.
+        merges: Whether tokens are merged.
+    """
+    mlp = ["pruning the MLPs"] if "mlp" in config.used_levers else []
+    return " and ".join([*mlp, *(["merging tokens"] if merges else [])])
+
+
+def advice_of(config: VBPConfig) -> str:
+    """Return what limits the levers of a configuration, with the advice, for the error of such a budget."""
+    if "mlp" in config.used_levers:
+        return floor_sentence(config.budget, config.limits)
+    return "Ask for a larger share, or use narrower MLPs too (levers mlp,tokens)."
+
+
 def floor_sentence(budget: Budget, limits: Limits) -> str:
     """Return the sentence with the limit that makes a budget unreachable, and the advice."""
-    advice = "lower minimum_width or the ratio" if budget.removes else "ask for a larger share"
-    number = f"{limits.minimum_width} neuron{'' if limits.minimum_width == 1 else 's'}"
-    return f"Each MLP keeps at least {number} (minimum_width); {advice}."
+    minimum, multiple = limits.minimum_width, limits.round_to
+    least = -(-minimum // multiple) * multiple
+    number = f"{least:,} neuron{'' if least == 1 else 's'}"
+    if least == minimum:
+        advice = "lower minimum_width or the ratio" if budget.removes else "ask for a larger share"
+        return f"Each MLP keeps at least {number} (minimum_width); {advice}."
+    lower = "round_to" if minimum == 1 else "round_to, minimum_width"
+    advice = f"lower {lower} or the ratio" if budget.removes else f"lower {lower}, or ask for a larger share"
+    return (
+        f"Each MLP keeps at least {number}, or all where it has fewer (minimum_width {minimum:,}, rounded up to a "
+        f"multiple of round_to {multiple:,}); {advice}."
+    )

@@ -13,7 +13,7 @@ from hf_vbp.config.vbp_config import VBPConfig
 from hf_vbp.costs.latency import LatencyOptions, describe_conditions, latency_of_widths
 from hf_vbp.costs.widths import WidthCosts, width_costs
 from hf_vbp.errors import BudgetError
-from hf_vbp.pruning.budget_cost import floor_sentence, narrowest_widths
+from hf_vbp.pruning.budget_cost import advice_of, means_of, narrowest_widths
 from hf_vbp.pruning.removal_order import RemovalOrder
 from hf_vbp.pruning.rounding import measured_rounding, options_of, with_rounding
 
@@ -105,7 +105,9 @@ def meet_latency(
     """
     search = _Search(prepared, order, options_of(config), progress, merged_tokens)
     fast = search.measure(order.cuts[-1])
-    target = _target(config.budget, fast, config)
+    target = _target(fast, config, merges=any(merged_tokens))
+    if fast.cut == 0:
+        return fast
     # The dense model needs no measurement: its share is 1 by definition.
     slow = search.measure(0) if any(merged_tokens) else MeasuredCut(0, 0.0, 1.0, {})
     if slow.share <= target:
@@ -133,8 +135,9 @@ def check_latency(
 ) -> None:
     """Refuse a latency budget that cannot be met, before any image is read; other budgets are ignored.
 
-    Measures the dense model and the one whose MLPs have their minimum width; :func:`meet_latency` takes the figures
-    over. Where merging is slower than what it saves, as in small batches on a GPU, the budget may be met without it.
+    Measures the dense model and the one whose MLPs have their minimum width, or the dense width where they are no
+    lever; :func:`meet_latency` takes the figures over. Where merging is slower than what it saves, as in small batches
+    on a GPU, the budget may be met without it.
 
     Args:
         prepared: The dense model.
@@ -149,9 +152,10 @@ def check_latency(
     if not config.has_budget or config.budget.kind != "latency":
         return
     config = with_rounding(config, measured_rounding(prepared, config, progress=progress))
-    options, widths = options_of(config), narrowest_widths(prepared.widths, config.limits)
+    options, narrows = options_of(config), "mlp" in config.used_levers
+    widths = narrowest_widths(prepared.widths, config.limits) if narrows else list(prepared.widths)
     fastest: MeasuredCut | None = None
-    for merged in dict.fromkeys((tuple(merged_tokens), ())):
+    for merged in dict.fromkeys((tuple(merged_tokens), ())) if narrows else (tuple(merged_tokens),):
         latency = latency_of_widths(prepared, widths, options, merged_tokens=merged, progress=progress)
         prepared.latencies[_conditions(widths, options, merged)] = latency
         found = MeasuredCut(0, 0.0, 1 / latency["speedup"], latency)
@@ -160,7 +164,7 @@ def check_latency(
         if found.share <= share_asked(config.budget, latency["dense_ms"]) < 1:
             return
     if fastest is not None:
-        _target(config.budget, fastest, config)
+        _target(fastest, config, merges=any(merged_tokens))
 
 
 def known_or_measured(
@@ -194,8 +198,9 @@ def _conditions(widths: Sequence[int], options: LatencyOptions, merged_tokens: S
     return tuple(widths), options, torch.get_num_threads(), tuple(merged_tokens)
 
 
-def _target(budget: Budget, fastest: MeasuredCut, config: VBPConfig) -> float:
+def _target(fastest: MeasuredCut, config: VBPConfig, *, merges: bool) -> float:
     """Return the share of the dense latency to keep, or refuse a budget that the fastest candidate does not meet."""
+    budget, means = config.budget, means_of(config, merges=merges)
     dense, pruned = fastest.latency["dense_ms"], fastest.latency["pruned_ms"]
     measured = f"measured with {describe_conditions(fastest.latency)}"
     target = share_asked(budget, dense)
@@ -205,18 +210,19 @@ def _target(budget: Budget, fastest: MeasuredCut, config: VBPConfig) -> float:
             "Ask for less time."
         )
     if fastest.share >= 1:
+        verb = "pruning" if "mlp" in config.used_levers else "merging tokens"
         raise BudgetError(
-            f"latency: {budget.asked} cannot be reached: with MLPs of the minimum width the model takes "
-            f"{pruned:.4g} ms, and {dense:.4g} ms before, so pruning does not make it faster here ({measured}). "
+            f"latency: {budget.asked} cannot be reached by {means}: the smallest such model takes {pruned:.4g} ms, "
+            f"and {dense:.4g} ms before, so {verb} does not make it faster here ({measured}). "
             "Ask for a larger batch, or give the budget as a share of MACs or parameters."
         )
     if fastest.share > target:
         # The share is that of the median ratio; the two medians are shown as measured.
         time = "" if budget.milliseconds is None else f" ({dense * fastest.share:.4g} ms)"
         raise BudgetError(
-            f"latency: {budget.asked} cannot be reached by pruning the MLPs; no less than a share of "
+            f"latency: {budget.asked} cannot be reached by {means}; no less than a share of "
             f"{fastest.share:.3f}{time} can be kept: {dense:.4g} ms dense, {pruned:.4g} ms pruned, {measured}. "
-            f"{floor_sentence(budget, config.limits)}"
+            f"{advice_of(config)}"
         )
     return target
 

@@ -7,12 +7,13 @@ from typing import Any
 from torch import nn
 
 from hf_vbp.adapters.prepared import PreparedModel
-from hf_vbp.config.budget import Budget
+from hf_vbp.config.budget import COSTS, Budget
+from hf_vbp.config.levers import CHOOSES_TOKENS
 from hf_vbp.config.vbp_config import VBPConfig
 from hf_vbp.costs.widths import width_costs
 from hf_vbp.errors import BudgetError, ConfigurationError
 from hf_vbp.modeling.modeling_hf_vbp import find_tower
-from hf_vbp.pruning.budget_cost import check_budget, floor_sentence, narrowest_widths
+from hf_vbp.pruning.budget_cost import advice_of, check_budget, means_of, narrowest_widths
 from hf_vbp.pruning.removal_order import RemovalOrder
 from hf_vbp.token_merging.schedules import counts_of
 from hf_vbp.token_merging.support import why_not_mergeable
@@ -55,12 +56,24 @@ def check_tokens(model: nn.Module, config: VBPConfig) -> bool:
     asked = config.levers is not None or config.merge_tokens is not None
     if reason and asked:
         raise ConfigurationError(f"The lever tokens cannot be used: {reason} Leave it out (levers=mlp).")
-    if config.has_budget and config.merge_tokens is None and config.budget.kind in ("ratio", "parameters"):
-        raise ConfigurationError(
-            f"Merged tokens change no {config.budget.kind}: give the number to merge (merge_tokens), or a budget of "
-            "MACs or latency."
-        )
+    if config.has_budget and config.budget.kind not in CHOOSES_TOKENS:
+        _check_other_budget(config)
     return not reason
+
+
+def _check_other_budget(config: VBPConfig) -> None:
+    """Refuse a budget of neurons or parameters that merged tokens alone, or an unknown number, would have to meet."""
+    kind = COSTS[config.budget.kind]
+    if "mlp" not in config.used_levers:
+        raise ConfigurationError(
+            f"Merged tokens do not change the number of {kind}, so the lever tokens alone cannot meet this budget, "
+            "with any merge_tokens. Use the lever mlp too (levers mlp,tokens), or give a budget of MACs or latency."
+        )
+    if config.merge_tokens is None:
+        raise ConfigurationError(
+            f"Merged tokens do not change the number of {kind}: give the number of tokens to merge (--merge-tokens, "
+            "merge_tokens from Python), or a budget of MACs or latency."
+        )
 
 
 def check_levers(prepared: PreparedModel, config: VBPConfig) -> bool:
@@ -84,10 +97,7 @@ def check_levers(prepared: PreparedModel, config: VBPConfig) -> bool:
     widths = narrowest_widths(prepared.widths, config.limits) if "mlp" in config.used_levers else prepared.widths
     best = macs_share(prepared, number)(widths)
     if not config.budget.is_met_by(best):
-        if "mlp" not in config.used_levers:
-            raise config.budget.unreachable(best, "Ask for a larger share.", "merging tokens")
-        floor = floor_sentence(config.budget, config.limits)
-        raise config.budget.unreachable(best, floor, "pruning the MLPs and merging tokens")
+        raise config.budget.unreachable(best, advice_of(config), means_of(config, merges=number > 0))
     return merges
 
 
@@ -201,7 +211,8 @@ def with_tokens(prepared: PreparedModel, config: VBPConfig, order: RemovalOrder,
     budget = config.budget
     cut = 0
     if not budget.is_met_by(achieved_by(order.widths(0))):
-        cut = order.cut_for(budget, achieved_by, ceiling=floor_sentence(budget, config.limits))
+        means = means_of(config, merges=number > 0)
+        cut = order.cut_for(budget, achieved_by, ceiling=advice_of(config), means=means)
     return LeverCandidate(counts_for(prepared.model, number), cut, achieved_by(order.widths(cut)))
 
 

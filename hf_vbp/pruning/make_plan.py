@@ -13,10 +13,11 @@ from hf_vbp.adapters.prepared import PreparedModel, prepare
 from hf_vbp.adapters.site_weights import SiteWeights
 from hf_vbp.compensation.base import Compensated, compensate
 from hf_vbp.config.requirements import Requirements
+from hf_vbp.config.users_code import named_in_errors
 from hf_vbp.config.vbp_config import VBPConfig
 from hf_vbp.costs.widths import width_costs
-from hf_vbp.criteria.base import Ranking, rank
-from hf_vbp.errors import StatisticsError
+from hf_vbp.criteria.base import Ranking, check_rankings, rank
+from hf_vbp.errors import ConfigurationError, StatisticsError
 from hf_vbp.modeling.precision import outside_inference_mode
 from hf_vbp.pruning.damage import DamagePrediction
 from hf_vbp.pruning.levers import check_levers
@@ -85,7 +86,7 @@ def make_plan(
     statistics give the same plan everywhere. The plan is a pure function of statistics, weights and configuration,
     except that a latency budget and the multiple of ``round_to="auto"`` are measured on this device. Tokens are
     merged only as far as the statistics hold measurements of it
-    (:func:`hf_vbp.workflow.measure_levers.with_lever_measurements`), or the configuration gives the number.
+    (:func:`hf_vbp.measure_levers`), or the configuration gives the number.
 
     Args:
         model: The dense model; it is not changed.
@@ -103,7 +104,11 @@ def make_plan(
         StatisticsError: The statistics are of one image only, belong to another model, or lack something that the
             criterion or the compensation needs.
         LatencyError: A latency budget cannot be measured: the times on this machine vary too much.
-        ConfigurationError: The configuration has no budget, or its compensation does not fit the model.
+        ConfigurationError: The configuration has no budget, its compensation does not fit the model, or the rankings
+            do not fit the statistics.
+
+    Warns:
+        LeverWarning: Tokens may be merged to meet the budget, but the statistics hold too few measurements of it.
 
     Example:
         >>> plan = hf_vbp.make_plan(model, statistics, hf_vbp.VBPConfig(ratio=0.5))  # doctest: +SKIP
@@ -120,6 +125,7 @@ def fit_plan(
     *,
     rankings: Sequence[Ranking] | None = None,
     fitted: FittedPlan | None = None,
+    warns: bool = True,
     progress: Progress | None = None,
 ) -> FittedPlan:
     """Return the plan together with its fitted compensation; see :func:`make_plan`.
@@ -130,6 +136,7 @@ def fit_plan(
         config: Method and budget.
         rankings: As for :func:`make_plan`.
         fitted: A plan that was fitted already, which is returned where it is the chosen one.
+        warns: Whether to warn where too little was measured of merged tokens.
         progress: As for :func:`make_plan`.
     """
     compensation = config.make_compensation()
@@ -139,10 +146,12 @@ def fit_plan(
     merges = check_levers(prepared, config)
     if rankings is None:
         rankings = rank_sites(prepared, statistics, config)
+    else:
+        check_rankings("the argument `rankings`", rankings, statistics.sites)
     measurements = statistics.measurements_of(config.method) if merges else None
     rounding = measured_rounding(prepared, config, measurements, progress)
     rounded = with_rounding(config, rounding)
-    chosen = meet_budget(prepared, rounded, rankings, measurements=measurements, progress=progress)
+    chosen = meet_budget(prepared, rounded, rankings, measurements=measurements, warns=warns, progress=progress)
     if fitted is None or not fitted.is_of(chosen):
         fitted = fit_choice(prepared, statistics, config, rankings, chosen)
     return replace(fitted, plan=replace(fitted.plan, rounding=rounding))
@@ -173,7 +182,7 @@ def fit_choice(
         compensated = compensate(compensation, weights, indices, site)
         prediction.add(site, weights, indices, compensated, module.mixes_neurons)
         fitted.append(NewWeights.of(compensated, weights, indices, module.fc2.weight.dtype))
-    dense, costs = width_costs(prepared).dense, width_costs(prepared, chosen.merged_tokens)
+    dense, costs = width_costs(prepared), width_costs(prepared, chosen.merged_tokens)
     kept_of_sites = [tuple(site_kept.tolist()) for site_kept in chosen.kept]
     plan = PruningPlan(
         sites=tuple(
@@ -185,9 +194,10 @@ def fit_choice(
         statistics=statistics_digest(statistics),
         threshold=_threshold(rankings, kept_of_sites) if config.scope == "global" else None,
         predicted=prediction.result().to_dict(),
-        cost={"dense": dense, "pruned": costs.of([len(kept) for kept in kept_of_sites])},
+        cost={"dense": dense.dense, "pruned": costs.of([len(kept) for kept in kept_of_sites])},
         latency=chosen.latency,
         merged_tokens=chosen.merged_tokens,
+        cost_part=dense.part,
     )
     return FittedPlan(plan, tuple(fitted))
 
@@ -266,13 +276,20 @@ def precompute_scores(
 
     Raises:
         StatisticsError: The statistics lack something that the criterion needs, or belong to another model.
+        ConfigurationError: The criterion raised an error, or did not return the statistics of each site.
         NonFiniteError: Weights are NaN or infinite.
     """
     prepared = prepare(model)
     criterion = (config or VBPConfig()).make_criterion()
     statistics.check_model(prepared)
     check_provided(statistics, criterion.requires, f"criterion {criterion.name!r}")
-    sites = criterion.precompute(statistics.sites, prepared.weights, device=device, progress=progress)
+    source = f"precompute of criterion {criterion.name!r}"
+    with named_in_errors(source, type(criterion)):
+        sites = criterion.precompute(statistics.sites, prepared.weights, device=device, progress=progress)
+    if not isinstance(sites, Sequence) or [type(site) for site in sites] != [type(site) for site in statistics.sites]:
+        raise ConfigurationError(
+            f"{source} must return a list of {len(statistics.sites)} SiteStatistics, one per site"
+        )
     return replace(statistics, sites=sites)
 
 

@@ -1,7 +1,6 @@
 """The least removal that meets a budget, by narrower MLPs, merged tokens, or both."""
 
-import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,21 +10,23 @@ from hf_vbp._progress import Progress
 from hf_vbp.adapters.prepared import PreparedModel
 from hf_vbp.config.budget import Budget
 from hf_vbp.config.vbp_config import VBPConfig
-from hf_vbp.costs.latency import current_conditions, same_conditions
 from hf_vbp.criteria.base import Ranking
 from hf_vbp.errors import BudgetError, ConfigurationError
 from hf_vbp.pruning.budget_cost import budget_cost
-from hf_vbp.pruning.latency_search import known_or_measured, meet_latency, share_asked
+from hf_vbp.pruning.latency_search import (
+    TOLERANCE,
+    known_or_measured,
+    meet_latency,
+    share_asked,
+)
 from hf_vbp.pruning.levers import (
     LeverCandidate,
-    LeverWarning,
     counts_for,
     fewest_tokens,
-    least_damage,
-    lever_candidates,
     most_tokens,
     with_tokens,
 )
+from hf_vbp.pruning.measured_choice import HOW_TO_MEASURE, best_candidate, warn_of_missing
 from hf_vbp.pruning.removal_order import RemovalOrder
 from hf_vbp.pruning.rounding import options_of
 from hf_vbp.statistics.lever_measurements import LeverMeasurements
@@ -55,6 +56,7 @@ def meet_budget(
     rankings: Sequence[Ranking],
     *,
     measurements: LeverMeasurements | None = None,
+    warns: bool = True,
     progress: Progress | None = None,
 ) -> Choice:
     """Return the least removal that meets the budget of a configuration.
@@ -65,42 +67,43 @@ def meet_budget(
         rankings: Result of :func:`hf_vbp.pruning.make_plan.rank_sites`.
         measurements: What is known of merged tokens; without it only the MLPs are made narrower, unless the
             configuration gives the number of merged tokens.
+        warns: Whether to warn where too little was measured; false where that was reported already.
         progress: For a latency budget: receives the number of finished repetitions of each measurement.
 
     Raises:
         BudgetError: The levers cannot meet the budget.
 
     Warns:
-        LeverWarning: Tokens may be merged, but nothing is known about the damage.
+        LeverWarning: Tokens may be merged, but nothing, or too little, is known about the damage.
     """
-    order = RemovalOrder(rankings, scope=config.scope, limits=config.limits)
+    order = RemovalOrder.of(rankings, config)
     number = config.merge_tokens
     unmeasured = number is None and "tokens" in config.used_levers and can_merge(prepared.model)
     if unmeasured:
         chosen = best_candidate(prepared, config, order, measurements)
         if chosen is not None:
-            return choice_of(chosen, order)
+            if warns and chosen.doubt:
+                warn_of_missing(chosen.doubt)
+            return choice_of(chosen.candidate, order)
         if "mlp" not in config.used_levers:
             raise ConfigurationError(
-                "The number of merged tokens cannot be chosen without measurements: give merge_tokens, or images to "
-                "measure on."
-            )
-        if config.levers is not None:
-            warnings.warn(
-                "the statistics hold no measurements of merged tokens, so the budget is met by narrower MLPs alone. "
-                "Pass images to prune, or statistics that were gathered with the lever tokens.",
-                LeverWarning,
-                stacklevel=4,
+                "The number of merged tokens cannot be chosen without measurements at this budget. Give the number "
+                f"(--merge-tokens, merge_tokens from Python). {HOW_TO_MEASURE}"
             )
     try:
-        return choice_of(candidate_of(prepared, config, order, number or 0, progress), order)
+        found = choice_of(candidate_of(prepared, config, order, number or 0, progress), order)
     except BudgetError as error:
         if not unmeasured:
             raise
         raise BudgetError(
             f"{error} Merged tokens may reach it, but the statistics hold no measurements of them: pass images to "
-            "prune."
+            "prune (--data), or measure with hf_vbp.measure_levers."
         ) from error
+    if unmeasured and warns:
+        warn_of_missing(
+            "the statistics hold no measurements of merged tokens at this budget, which is met by narrower MLPs alone."
+        )
+    return found
 
 
 def candidate_of(
@@ -130,52 +133,13 @@ def candidate_of(
     return LeverCandidate(counts_for(prepared.model, number), cut, achieved_by(order.widths(cut)))
 
 
-def best_candidate(
-    prepared: PreparedModel,
-    config: VBPConfig,
-    order: RemovalOrder,
-    measurements: LeverMeasurements | None,
-) -> LeverCandidate | None:
-    """Return the candidate of the least measured damage; None where no candidate was measured."""
-    if measurements is None:
-        return None
-    if config.budget.kind == "latency":
-        conditions = current_conditions(prepared.model, options_of(config))
-        known = measured_candidates(config, order, measurements, conditions)
-    else:
-        known = lever_candidates(prepared, config, order)
-    distances = [measurements.distance(one.merged_tokens, order.widths(one.cut)) for one in known]
-    return least_damage(known, distances)
-
-
-def measured_candidates(
-    config: VBPConfig, order: RemovalOrder, measurements: LeverMeasurements, conditions: Mapping[str, Any]
-) -> list[LeverCandidate]:
-    """Return the measured models that meet a latency budget under these conditions.
-
-    Args:
-        config: The budget.
-        order: The removal order.
-        measurements: The measurements.
-        conditions: What must be equal in their latency: batch, dtype, threads and device.
-    """
-    found = []
-    for point in measurements.points:
-        latency = dict(point.latency)
-        same = {"speedup", "dense_ms"} <= latency.keys() and same_conditions(latency, conditions)
-        if same and 1 / latency["speedup"] <= share_asked(config.budget, latency["dense_ms"]):
-            cut = order.cut_of(point.widths)
-            if cut is not None:
-                found.append(LeverCandidate(point.merged_tokens, cut, 1 / latency["speedup"], latency))
-    return found
-
-
 def latency_candidates(
     prepared: PreparedModel, config: VBPConfig, order: RemovalOrder, progress: Progress | None = None
 ) -> list[LeverCandidate]:
-    """Return at most five measured ways to spend a latency budget, from merging alone to narrower MLPs alone.
+    """Return a few measured ways to spend a latency budget.
 
-    The numbers of merged tokens are those around the one whose MACs are the requested share.
+    With both levers they are between merging alone and narrower MLPs alone, with numbers of merged tokens around the
+    one whose MACs are the requested share. With merged tokens alone they are the numbers of a search for the smallest.
 
     Args:
         prepared: The dense model, whose tokens can be merged.
@@ -186,6 +150,8 @@ def latency_candidates(
     Raises:
         BudgetError: No candidate meets the budget.
     """
+    if "mlp" not in config.used_levers:
+        return _by_tokens_alone(prepared, config, order, progress)
     most, dense_ms = most_tokens(prepared), 1.0
     if config.budget.milliseconds is not None:
         widths, merged = order.widths(order.cuts[-1]), counts_for(prepared.model, most)
@@ -203,6 +169,31 @@ def latency_candidates(
             found.append(LeverCandidate(merged, one.cut, one.share, one.latency))
     if not found and error is not None:
         raise error
+    return found
+
+
+def _by_tokens_alone(
+    prepared: PreparedModel, config: VBPConfig, order: RemovalOrder, progress: Progress | None
+) -> list[LeverCandidate]:
+    """Return measured numbers of merged tokens that meet a latency budget, the last near the smallest such number."""
+
+    def measured(number: int) -> LeverCandidate:
+        merged = counts_for(prepared.model, number)
+        one = meet_latency(prepared, order, config, progress, merged_tokens=merged)
+        return LeverCandidate(merged, one.cut, one.share, one.latency)
+
+    low, high = 0, most_tokens(prepared)
+    # Refuses a budget that cannot be met, with the share that can be.
+    found = [measured(high)]
+    asked = share_asked(config.budget, found[0].latency["dense_ms"])
+    while high - low > 1 and found[-1].achieved < asked - TOLERANCE:
+        middle = (low + high) // 2
+        try:
+            found.append(measured(middle))
+        except BudgetError:
+            low = middle
+        else:
+            high = middle
     return found
 
 

@@ -1,7 +1,6 @@
 """A pruning plan: the kept neurons of every site, and how they were chosen. Stored as JSON."""
 
 import json
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,17 +11,29 @@ import torch
 from hf_vbp._progress import one_line, shown
 from hf_vbp.config.budget import Budget
 from hf_vbp.config.levers import MOST_TOKENS
-from hf_vbp.config.vbp_config import VBPConfig, field_of_budget
-from hf_vbp.errors import HfVbpError, OutputError, PlanError
+from hf_vbp.config.vbp_config import VBPConfig
+from hf_vbp.errors import OutputError, PlanError
 from hf_vbp.files.atomic import atomic_write
 from hf_vbp.files.text import read_small_text
+from hf_vbp.files.wrong_file import content_of, missing_or_special
+from hf_vbp.pruning.plan_fields import (
+    BUDGET_FIELDS,
+    PLAN_FIELDS,
+    SITE_FIELDS,
+    check_consistent,
+    read_config,
+    read_field,
+    read_number,
+    read_section,
+    refuse_unknown,
+)
+from hf_vbp.results.checks import strict_json
 
 PLAN_VERSION = 1
 # A plan with merged tokens, which a reader that does not know them must refuse.
 MERGING_PLAN_VERSION = 2
 LONGEST_NAME = 500
 MOST_BLOCKS = 10_000
-_KINDS: dict[type, str] = {str: "a text", list: "a list", dict: "named fields"}
 _WHOLE = "expected a whole number. The plan is damaged; make it again"
 
 
@@ -31,7 +42,7 @@ class SitePlan:
     """The kept neurons of one MLP site.
 
     Attributes:
-        name: The site's name, for messages; a site is identified by its position.
+        name: The site's name in the model.
         intermediate_size: Its dense width.
         kept: Ascending indices of the kept hidden neurons.
     """
@@ -76,6 +87,7 @@ class PruningPlan:
         threshold: The highest score that was removed; ``None`` where scores of sites were not compared.
         predicted: Predicted output error on the calibration data, by name.
         cost: ``parameters``, ``macs`` and ``bytes`` of the ``dense`` and of the ``pruned`` model.
+        cost_part: Name of the vision tower, where the model takes texts too and only the tower's cost counts.
         latency: Where it was measured: batch, dtype, threads, device, milliseconds of both models and the speed-up.
         merged_tokens: Tokens merged before each block; empty where none are.
         rounding: For ``round_to="auto"``: the ``multiple`` of the widths, the conditions under which it was measured
@@ -93,6 +105,7 @@ class PruningPlan:
     latency: Mapping[str, Any] = field(default_factory=dict)
     merged_tokens: tuple[int, ...] = ()
     rounding: Mapping[str, Any] = field(default_factory=dict)
+    cost_part: str = ""
 
     @property
     def budget(self) -> Budget:
@@ -133,6 +146,7 @@ class PruningPlan:
             },
             "predicted": dict(self.predicted),
             **({"cost": {name: dict(cost) for name, cost in self.cost.items()}} if self.cost else {}),
+            **({"cost_part": self.cost_part} if self.cost_part else {}),
             **({"latency": dict(self.latency)} if self.latency else {}),
             **({"merged_tokens": list(self.merged_tokens)} if self.merged_tokens else {}),
             **({"rounding": dict(self.rounding)} if self.rounding else {}),
@@ -152,7 +166,7 @@ class PruningPlan:
             content: The result of :meth:`to_dict`.
 
         Raises:
-            PlanError: A field is missing or has an invalid value.
+            PlanError: A field is missing, unknown, has an invalid value, or contradicts another one.
         """
         version = content.get("version") if isinstance(content, Mapping) else None
         if type(version) is not int or version not in (PLAN_VERSION, MERGING_PLAN_VERSION):
@@ -161,24 +175,29 @@ class PruningPlan:
                 f"{shown(version)}. "
                 "Make it again with this version of hf_vbp."
             )
-        sites = tuple(_site(site) for site in _field(content, "sites", list))
+        refuse_unknown(content, PLAN_FIELDS, "The pruning plan")
+        sites = tuple(_site(site) for site in read_field(content, "sites", list))
         if not sites:
             raise PlanError("The pruning plan has no sites; make it again with `hf-vbp plan`.")
-        budget = _field(content, "budget", dict)
+        budget = read_field(content, "budget", dict)
+        refuse_unknown(budget, BUDGET_FIELDS, "budget of the pruning plan")
         threshold = content.get("threshold")
-        return cls(
+        plan = cls(
             sites=sites,
-            config=_config(content, budget),
-            achieved=_number(_field(budget, "achieved", object), "budget.achieved"),
-            weights=_field(content, "weights", str),
-            statistics=_field(content, "statistics", str),
-            threshold=None if threshold is None else _number(threshold, "threshold"),
-            predicted=_json_object(content, "predicted"),
-            cost={name: dict(cost) for name, cost in _json_object(content, "cost").items()},
-            latency=_json_object(content, "latency"),
+            config=read_config(content, budget),
+            achieved=read_number(read_field(budget, "achieved", object), "budget.achieved"),
+            weights=read_field(content, "weights", str),
+            statistics=read_field(content, "statistics", str),
+            threshold=None if threshold is None else read_number(threshold, "threshold"),
+            predicted=read_section(content, "predicted"),
+            cost=read_section(content, "cost"),
+            latency=read_section(content, "latency"),
             merged_tokens=_merged_tokens(content, version),
-            rounding=_json_object(content, "rounding"),
+            rounding=read_section(content, "rounding"),
+            cost_part=read_field({"cost_part": "", **content}, "cost_part", str),
         )
+        check_consistent(plan)
+        return plan
 
     def save(self, path: str | Path) -> Path:
         """Write the plan as JSON and return its path; an existing file is replaced in one step.
@@ -205,12 +224,19 @@ class PruningPlan:
             PlanError: The file is missing, is not JSON, or does not hold a plan.
         """
         path = Path(path)
-        if path.exists() and not path.is_file():
-            raise PlanError(f"{path} cannot be read as a pruning plan: it is not a file.")
+        reason = missing_or_special(path)
+        if reason is not None:
+            raise PlanError(f"{path} cannot be read as a pruning plan: {reason}.")
         try:
-            content = json.loads(read_small_text(path))
+            content = strict_json(read_small_text(path))
         except (OSError, ValueError, RecursionError) as error:
+            found = content_of(path) or ("not text" if isinstance(error, UnicodeDecodeError) else None)
+            if found is not None and "JSON" not in found:
+                advice = " Statistics are given to --statistics." if "statistics" in found else ""
+                raise PlanError(f"{path} is {found}, not a pruning plan, which is JSON.{advice}") from error
             raise PlanError(f"{path} cannot be read as a pruning plan: {one_line(error)}") from error
+        if not isinstance(content, dict) or ("version" not in content and "sites" not in content):
+            raise PlanError(f"{path} is {content_of(path)}, not a pruning plan. Make one with `hf-vbp plan`.")
         return cls.from_dict(content)
 
     def check_statistics(self, digest: str) -> None:
@@ -239,7 +265,15 @@ class PruningPlan:
             PlanError: The sites or the weights differ.
         """
         widths = [width for _, width in names_and_widths]
-        if widths != self.dense_widths:
+        if widths == self.dense_widths:
+            pairs = zip(self.sites, names_and_widths, strict=True)
+            other = next(((site.name, name) for site, (name, _) in pairs if site.name != name), None)
+            if other is not None:
+                raise PlanError(
+                    f"The plan has the MLP site {shown(other[0])} where the model has {shown(other[1])}. Apply it to "
+                    "the base model it was made for, loaded with the same class, or make a new plan."
+                )
+        else:
             raise PlanError(
                 f"The plan is for {len(self.sites)} MLP sites of widths {self.dense_widths}, "
                 f"but the model has {len(widths)} of widths {widths}. Apply it to the base model it was made for."
@@ -251,38 +285,8 @@ class PruningPlan:
             )
 
 
-def _field(content: Mapping[str, Any], name: str, kind: type) -> Any:
-    if name not in content:
-        raise PlanError(f"The pruning plan has no field {name}; make it again with `hf-vbp plan`.")
-    value = content[name]
-    if not isinstance(value, kind):
-        raise PlanError(
-            f"{name} of the pruning plan is {shown(value)}; expected {_KINDS[kind]}. Make it again with `hf-vbp plan`."
-        )
-    return value
-
-
-def _number(value: Any, name: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= sys.float_info.max:
-        raise PlanError(
-            f"{name} of the pruning plan is {shown(value)}; expected a finite number. Make the plan again."
-        )
-    return float(value)
-
-
-def _json_object(content: Mapping[str, Any], name: str) -> dict[str, Any]:
-    value: dict[str, Any] = _field({name: {}, **content}, name, dict)
-    try:
-        json.dumps(value, allow_nan=False)
-    except (TypeError, ValueError, RecursionError) as error:
-        raise PlanError(f"{name} of the pruning plan cannot be used: {one_line(error)}. Make it again.") from error
-    if name == "cost" and not all(isinstance(cost, dict) for cost in value.values()):
-        raise PlanError("cost of the pruning plan must hold the cost of each model; make the plan again.")
-    return value
-
-
 def _merged_tokens(content: Mapping[str, Any], version: int) -> tuple[int, ...]:
-    counts = _field({"merged_tokens": [], **content}, "merged_tokens", list)
+    counts = read_field({"merged_tokens": [], **content}, "merged_tokens", list)
     valid = len(counts) <= MOST_BLOCKS and all(type(count) is int and 0 <= count <= MOST_TOKENS for count in counts)
     if not valid or any(counts) != (version == MERGING_PLAN_VERSION):
         raise PlanError(
@@ -300,38 +304,10 @@ def _lever_fields(config: VBPConfig) -> dict[str, Any]:
 def _site(content: Any) -> SitePlan:
     if not isinstance(content, Mapping):
         raise PlanError(f"The pruning plan has the site {shown(content)}; expected name, intermediate_size and kept.")
-    name = _field(content, "name", str)
+    refuse_unknown(content, SITE_FIELDS, "A site of the pruning plan")
+    name = read_field(content, "name", str)
+    if not name:
+        raise PlanError("The pruning plan has a site with an empty name; make it again.")
     if len(name) > LONGEST_NAME:
         raise PlanError(f"The pruning plan has a site name of {len(name)} characters; make it again.")
-    return SitePlan(name, _field(content, "intermediate_size", object), tuple(_field(content, "kept", list)))
-
-
-def _config(content: Mapping[str, Any], budget: Mapping[str, Any]) -> VBPConfig:
-    options = _field({"options": {}, **content}, "options", dict)
-    criterion, compensation = (_field({name: {}, **options}, name, dict) for name in ("criterion", "compensation"))
-    asked = _field(budget, "asked", object)
-    if asked is None:
-        raise PlanError("budget.asked of the pruning plan is empty; make it again with `hf-vbp plan`.")
-    try:
-        return VBPConfig(
-            **{field_of_budget(_field(budget, "kind", str)): asked},
-            criterion=_field(content, "criterion", str),
-            compensation=_field(content, "compensation", str),
-            scope=_field(content, "scope", str),
-            minimum_width=content.get("minimum_width", 1),
-            round_to=content.get("round_to", 1),
-            **{name: content[name] for name in content if name.startswith("latency_")},
-            levers=content.get("levers"),
-            merge_tokens=content.get("merge_tokens"),
-            criterion_options=criterion,
-            compensation_options=_renamed(compensation),
-        )
-    except PlanError:
-        raise
-    except HfVbpError as error:
-        raise PlanError(f"The pruning plan cannot be used: {error}") from error
-
-
-def _renamed(options: Mapping[str, Any]) -> dict[str, Any]:
-    # Plans of the first version have the British spelling of this option.
-    return {"regularization" if name == "regularisation" else name: value for name, value in options.items()}
+    return SitePlan(name, read_field(content, "intermediate_size", object), tuple(read_field(content, "kept", list)))

@@ -20,7 +20,7 @@ from hf_vbp.costs.widths import width_costs
 from hf_vbp.criteria.base import Ranking
 from hf_vbp.errors import BudgetError, ConfigurationError
 from hf_vbp.modeling.precision import outside_inference_mode
-from hf_vbp.pruning.budget_cost import floor_sentence
+from hf_vbp.pruning.budget_cost import advice_of
 from hf_vbp.pruning.damage import DamagePrediction
 from hf_vbp.pruning.latency_search import share_asked
 from hf_vbp.pruning.levers import LeverCandidate, check_levers, with_tokens
@@ -74,6 +74,7 @@ class Preview:
         merged_tokens: Tokens merged before each block; empty where none are.
         distance: Output distance to the dense model in nats, interpolated between measured models; None if unknown.
         latency: Share of the dense latency, interpolated between measured models; None if unknown.
+        cost_part: Name of the vision tower, where only its cost counts, as in the plan.
     """
 
     widths: tuple[int, ...]
@@ -83,6 +84,7 @@ class Preview:
     merged_tokens: tuple[int, ...] = ()
     distance: float | None = None
     latency: float | None = None
+    cost_part: str = ""
 
     @property
     def number(self) -> int:
@@ -161,6 +163,7 @@ class Previewer:
             chosen.merged_tokens,
             _distance(near, widths),
             self._latency(near, chosen.merged_tokens, widths),
+            width_costs(self.prepared).part,
         )
 
     def predicted(self, widths: Sequence[int]) -> float | None:
@@ -170,9 +173,9 @@ class Previewer:
         return error / energy if energy > 0 else None
 
     def _order(self, config: VBPConfig) -> RemovalOrder:
-        key = (config.scope, config.limits)
+        key = (config.scope, config.limits, "mlp" in config.used_levers)
         if key not in self._orders:
-            self._orders[key] = RemovalOrder(self.rankings, scope=config.scope, limits=config.limits)
+            self._orders[key] = RemovalOrder.of(self.rankings, config)
         return self._orders[key]
 
     def _chosen(self, config: VBPConfig, order: RemovalOrder, points: Sequence[LeverMeasurement]) -> LeverCandidate:
@@ -203,7 +206,7 @@ class Previewer:
 
         asked = share_asked(config.budget, near[0].latency["dense_ms"] if near and near[0].latency else 1.0)
         budget = Budget("latency", min(max(asked, 1e-6), 1 - 1e-6))
-        cut = order.cut_for(budget, share, ceiling=floor_sentence(config.budget, config.limits))
+        cut = order.cut_for(budget, share, ceiling=advice_of(config))
         return LeverCandidate(merged, cut, share(order.widths(cut)))
 
     def _latency(

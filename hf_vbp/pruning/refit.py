@@ -12,7 +12,8 @@ from hf_vbp.adapters.registry import find_sites
 from hf_vbp.adapters.site_weights import SiteWeights
 from hf_vbp.calibration.joint_moments import collect_joint_moments
 from hf_vbp.calibration.source import Source
-from hf_vbp.compensation.base import Compensated, CompensationWarning
+from hf_vbp.compensation.base import Compensated, CompensationWarning, checked
+from hf_vbp.config.users_code import named_in_errors
 from hf_vbp.config.vbp_config import VBPConfig
 from hf_vbp.errors import ConfigurationError
 from hf_vbp.pruning.site_surgery import set_down
@@ -48,8 +49,10 @@ def refit_mixed_sites(
         return
     sites, compensation = find_sites(pruned), config.make_compensation()
     for index, joint in collect_joint_moments(dense, pruned, sites, data, limit=limit).items():
-        weights = SiteWeights.of(sites[index])
-        set_down(sites[index], compensation.refit(Compensated(weights.fc2_weight, weights.fc2_bias), joint))
+        weights, name = SiteWeights.of(sites[index]), sites[index].name
+        with named_in_errors(f"refit of compensation {compensation.name!r} for site {name!r}", type(compensation)):
+            refitted = compensation.refit(Compensated(weights.fc2_weight, weights.fc2_bias), joint)
+        set_down(sites[index], checked(compensation, refitted, name, weights, weights.hidden))
 
 
 def check_refit(prepared: PreparedModel, source: Source | None, passes: int) -> None:

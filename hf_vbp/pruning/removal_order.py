@@ -7,13 +7,21 @@ import torch
 from hf_vbp.config.budget import Budget
 from hf_vbp.config.limits import SCOPES, Limits
 from hf_vbp.config.registry import check_choice
+from hf_vbp.config.vbp_config import VBPConfig
 from hf_vbp.criteria.base import Ranking
 
 
 class RemovalOrder:
     """The order in which the neurons of a whole network are removed, and the widths after each cut of it."""
 
-    def __init__(self, rankings: Sequence[Ranking], *, scope: str = "global", limits: Limits | None = None) -> None:
+    def __init__(
+        self,
+        rankings: Sequence[Ranking],
+        *,
+        scope: str = "global",
+        limits: Limits | None = None,
+        removes: bool = True,
+    ) -> None:
         """Merge the rankings of all sites into one order.
 
         Args:
@@ -21,6 +29,7 @@ class RemovalOrder:
             scope: ``"global"`` ranks all neurons of the network at once (the paper, section 3.2);
                 ``"layer"`` removes the same share of every site, so that sites of equal width remain equal.
             limits: Floor and rounding.
+            removes: Whether neurons may be removed; otherwise the only cut is 0.
 
         Raises:
             ConfigurationError: The scope is unknown.
@@ -30,6 +39,14 @@ class RemovalOrder:
         self.dense_widths = [len(ranking.scores) for ranking in rankings]
         self._orders = [ranking.order() for ranking in rankings]
         self._site, self.cuts = self._merge(rankings, scope)
+        if not removes:
+            self.cuts = [0]
+
+    @classmethod
+    def of(cls, rankings: Sequence[Ranking], config: VBPConfig) -> "RemovalOrder":
+        """Return the order of a configuration, whose only cut is 0 where its levers do not include the MLPs."""
+        removes = "mlp" in config.used_levers
+        return cls(rankings, scope=config.scope, limits=config.limits, removes=removes)
 
     def _merge(self, rankings: Sequence[Ranking], scope: str) -> tuple[torch.Tensor, list[int]]:
         keys, owners = [], []
@@ -72,17 +89,29 @@ class RemovalOrder:
                 low = middle + 1
         return self.cuts[low] if self.widths(self.cuts[low]) == list(widths) else None
 
-    def cut_for(self, budget: Budget, cost: Callable[[Sequence[int]], float], *, ceiling: str | None = None) -> int:
+    def cut_for(
+        self,
+        budget: Budget,
+        cost: Callable[[Sequence[int]], float],
+        *,
+        ceiling: str | None = None,
+        means: str = "pruning the MLPs",
+    ) -> int:
         """Return the smallest cut that meets ``budget``; ``cost`` maps widths to the achieved share.
 
         Raises:
-            BudgetError: No cut meets it.
+            BudgetError: No cut meets it; ``ceiling`` and ``means`` as for :func:`smallest_cut`.
         """
-        return smallest_cut(self.cuts, lambda cut: cost(self.widths(cut)), budget, ceiling=ceiling)
+        return smallest_cut(self.cuts, lambda cut: cost(self.widths(cut)), budget, ceiling=ceiling, means=means)
 
 
 def smallest_cut(
-    cuts: Sequence[int], achieved: Callable[[int], float], budget: Budget, *, ceiling: str | None = None
+    cuts: Sequence[int],
+    achieved: Callable[[int], float],
+    budget: Budget,
+    *,
+    ceiling: str | None = None,
+    means: str = "pruning the MLPs",
 ) -> int:
     """Return the smallest allowed cut of the order of removal that meets a budget.
 
@@ -91,13 +120,14 @@ def smallest_cut(
         achieved: The share that a cut achieves; monotone in the cut.
         budget: The budget to meet.
         ceiling: Sentence to add to the error when the budget cannot be met.
+        means: By what it cannot be met, for the error.
 
     Raises:
         BudgetError: Even the last cut does not meet the budget.
     """
     best = achieved(cuts[-1])
     if not budget.is_met_by(best):
-        raise budget.unreachable(best, ceiling or "")
+        raise budget.unreachable(best, ceiling or "", means)
     low, high = 0, len(cuts) - 1
     while low < high:
         middle = (low + high) // 2

@@ -13,16 +13,22 @@ class ExportLatency(TypedDict):
     device_name: str
     repetitions: PositiveCount
     median_ms: Positive
+    interval_ms: NotRequired[Annotated[list[Positive], Length(2), "95 % interval of the median"]]
     dense_ms: NotRequired[Annotated[Positive, "median of the dense model, exported to the same format in float32"]]
     speedup: NotRequired[Annotated[Positive, "time of the dense model over that of this file"]]
     speedup_interval: NotRequired[Annotated[list[Positive], Length(2)]]
 
 
 class DenseExport(TypedDict):
-    """The dense model, exported to the same format in float32."""
+    """The dense model, exported to the same format and precision, and compared with its own PyTorch model."""
 
     bytes: PositiveCount
+    max_abs_difference: NotRequired[NonNegative]
+    max_scaled_difference: NotRequired[NonNegative]
+    agreement: NotRequired[Fraction]
     top1: NotRequired[Fraction]
+    top1_interval: NotRequired[Interval]
+    latency: NotRequired[list[ExportLatency]]
 
 
 class Quantization(TypedDict):
@@ -49,7 +55,10 @@ class ExportRow(TypedDict):
     data: Annotated[str, "source of the compared images; generated: random values"]
     images: PositiveCount
     batches: Annotated[list[PositiveCount], "sizes of the compared batches"]
-    max_abs_difference: NonNegative
+    max_abs_difference: Annotated[NonNegative, "largest absolute difference of an output"]
+    max_scaled_difference: NotRequired[
+        Annotated[NonNegative, "the same in units of the largest value of the output where that exceeds 1"]
+    ]
     agreement: Annotated[Fraction, "share of images with the same answer as in PyTorch"]
     top1: NotRequired[Fraction]
     top1_interval: NotRequired[Interval]

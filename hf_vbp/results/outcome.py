@@ -43,6 +43,7 @@ class Costs(TypedDict):
 
     dense: Cost
     pruned: Cost
+    part: NotRequired[Annotated[str, "name of the vision tower, where the model takes texts too and only it counts"]]
 
 
 class Figure(TypedDict):

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, NotRequired, TypedDict, cast
 
 from hf_vbp._progress import one_line
 from hf_vbp.errors import CheckpointError
+from hf_vbp.files.layout import RESULTS
 from hf_vbp.files.text import read_small_text
 from hf_vbp.results.base_model import BaseModel
 from hf_vbp.results.checks import find_problem, strict_json
@@ -25,7 +26,6 @@ from hf_vbp.results.plan import Plan
 from hf_vbp.results.statistics import Statistics
 
 SCHEMA_VERSION: Literal[1] = 1
-RESULTS_NAME = "vbp_results.json"
 _LARGEST_FILE = 16 << 20
 
 
@@ -71,7 +71,7 @@ def load_results(directory: str | Path) -> Results:
         >>> load_results("pruned-vit")["plan"]["widths"]  # doctest: +SKIP
         [743, 648, 689]
     """
-    path = Path(directory) / RESULTS_NAME
+    path = Path(directory) / RESULTS
     try:
         text = read_small_text(path, _LARGEST_FILE)
     except (OSError, UnicodeDecodeError) as error:
@@ -81,7 +81,7 @@ def load_results(directory: str | Path) -> Results:
     return parse_results(text, str(path))
 
 
-def parse_results(text: str, name: str = RESULTS_NAME) -> Results:
+def parse_results(text: str, name: str = RESULTS) -> Results:
     """Read and check the text of a results file.
 
     Args:
@@ -125,7 +125,7 @@ def schema() -> dict[str, Any]:
 
     The package includes the same schema as ``results/results.schema.json``.
     """
-    return make_schema(Results, title=RESULTS_NAME)
+    return make_schema(Results, title=RESULTS)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""``sweep.json``: the rows of a sweep of levers, with the front of accuracy against cost.
+"""``sweep.json``: the rows of a sweep, with the figures of each class, and the front of accuracy against cost.
 
 Written next to ``sweep.csv`` with the same values. Shares are fractions between 0 and 1, never percent.
 """
@@ -8,9 +8,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, NotRequired, TypedDict
 
+from hf_vbp.errors import CheckpointError
+from hf_vbp.files.json_object import read_json_object
+from hf_vbp.results.checks import find_problem
 from hf_vbp.results.figures import Count, Fraction, NonNegative, Positive, PositiveCount
 from hf_vbp.results.json_schema import make_schema
 from hf_vbp.results.measured import without_unmeasured
+from hf_vbp.results.outcome import ClassAccuracy
 from hf_vbp.results.versions import versions
 
 SCHEMA_VERSION: Literal[1] = 1
@@ -51,6 +55,8 @@ class SweepRow(TypedDict):
     latency_dtype: NotRequired[str]
     latency_threads: NotRequired[PositiveCount]
     latency_device_name: NotRequired[str]
+    latency_compiled: NotRequired[Annotated[bool, "whether the models were compiled by torch.compile"]]
+    classes: NotRequired[Annotated[dict[str, ClassAccuracy], "by class id"]]
     on_macs_front: NotRequired[Annotated[bool, "no model has at most its MACs and at least its accuracy"]]
     on_latency_front: NotRequired[Annotated[bool, "the same of the measured latency"]]
 
@@ -82,6 +88,21 @@ def describe_sweep(model: str, rows: Sequence[Mapping[str, Any]]) -> dict[str, A
         for row in rows
     ]
     return {"schema_version": SCHEMA_VERSION, "model": model, "rows": described, "versions": versions()}
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """Return the rows of a file of an earlier sweep; none where there is no valid one.
+
+    Args:
+        path: The file.
+    """
+    if not path.is_file():
+        return []
+    try:
+        content = read_json_object(path, "It will be written again.")
+    except CheckpointError:
+        return []
+    return list(content["rows"]) if find_problem(content, SweepResults) is None else []
 
 
 def sweep_to_json(results: Mapping[str, Any]) -> str:

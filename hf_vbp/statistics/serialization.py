@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from hf_vbp._progress import one_line
 from hf_vbp.errors import StatisticsError
 from hf_vbp.files.atomic import atomic_write
+from hf_vbp.files.wrong_file import content_of, missing_or_special
 from hf_vbp.statistics.checked_tensors import CheckedTensors
 from hf_vbp.statistics.elimination_curve import EliminationCurve
 from hf_vbp.statistics.lever_measurements import are_lever_measurements
@@ -144,8 +145,9 @@ def read_checked(path: Path, kind: str) -> tuple[dict[str, Any], dict[str, torch
     Raises:
         StatisticsError: The file is missing, damaged, or of another kind or version.
     """
-    if not path.is_file():
-        raise StatisticsError(f"{path} is not a file; expected one that hf_vbp wrote ({kind}).")
+    reason = missing_or_special(path)
+    if reason is not None:
+        raise StatisticsError(f"{path} cannot be read: {reason}. Expected a file that hf_vbp wrote ({kind}).")
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
@@ -161,11 +163,25 @@ def read_checked(path: Path, kind: str) -> tuple[dict[str, Any], dict[str, torch
             names = file.keys()
             tensors = {name: file.get_tensor(name) for name in names}
             description = json.loads(metadata["description"])
+    except StatisticsError:
+        # It is a ValueError too, and is not of a damaged file.
+        raise
     except (SafetensorError, OSError, KeyError, ValueError, RecursionError) as error:
-        raise StatisticsError(f"{path} is damaged: {one_line(error)}. Gather the statistics again.") from error
+        raise _unreadable(path, error) from error
     if not isinstance(description, dict):
         raise StatisticsError(f"{path} is damaged: its description is not an object. Gather the statistics again.")
     return description, tensors
+
+
+def _unreadable(path: Path, error: Exception) -> StatisticsError:
+    found = content_of(path)
+    if found is None or "safetensors" in found:
+        return StatisticsError(f"{path} is damaged: {one_line(error)}. Gather the statistics again.")
+    advice = " A plan is given to --plan." if "plan" in found else ""
+    return StatisticsError(
+        f"{path} is {found}, not a file of statistics.{advice} Give the file that `hf-vbp stats` or "
+        "`ActivationStatistics.save` wrote."
+    )
 
 
 def _moments_tensors(prefix: str, moments: Moments) -> dict[str, torch.Tensor]:

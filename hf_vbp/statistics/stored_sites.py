@@ -148,7 +148,7 @@ def load_folder(folder: Path) -> tuple[StoredSites, dict[str, Any]]:
     """
     try:
         names = json.loads(read_small_text(folder / _NAMES))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise StatisticsError(
             f"{folder} is not a file, and as a folder it holds no complete statistics. An unfinished folder is "
             "continued by collect_statistics with the same arguments."

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hf_vbp.errors import ConfigurationError
+from hf_vbp.errors import ConfigurationError, DataError
 from hf_vbp.ui.inspector import Inspector
 from hf_vbp.ui.memory import check_memory
 from hf_vbp.ui.session import Session, keep_pictures
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 BUNDLED, UPLOADED, HUB = "Bundled images", "Uploaded pictures", "Data set on the Hub"
 IMAGES = (BUNDLED, UPLOADED, HUB)
+MERGING = ("macs", "latency")
+"""Budgets that merged tokens count for."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,7 @@ class Choice:
         """Return the configuration."""
         from hf_vbp.config.vbp_config import VBPConfig, field_of_budget
 
-        chooses = self.tokens and self.kind in ("macs", "latency")
+        chooses = self.tokens and self.kind in MERGING
         # The widths of the preview are exact, so those of a latency are not rounded to a multiple measured later.
         return VBPConfig(
             round_to=1,
@@ -127,14 +129,15 @@ class Actions:
         request = self._request(session, images)
         access = self.settings.token(token)
         cache = None if self.settings.local else session.folder / "hub"
-        session.study, session.curve = None, []
-        session.forget_checkpoint()
 
         def work(job: Job) -> None:
             from hf_vbp.ui.study import make_study
             from hf_vbp.workflow.loading import Loading
 
-            session.study = make_study(found["model"], request, Loading(token=access, cache_dir=cache), job)
+            made = make_study(found["model"], request, Loading(token=access, cache_dir=cache), job)
+            # Only now: work that fails or is cancelled changes nothing.
+            session.study, session.curve = made, []
+            session.forget_checkpoint()
 
         self._submit(session, "Statistics", work)
 
@@ -172,13 +175,18 @@ class Actions:
             config = replace(config, merge_tokens=found.number, levers=None)
         name = f"{study.loaded.source.rstrip('/').rpartition('/')[2]}-pruned"
         session.check_free()
-        session.forget_checkpoint()
         folder = session.new_folder(name)
 
         def work(job: Job) -> None:
             from hf_vbp.ui.study import prune_study
 
-            session.pruned = prune_study(study, config, folder, job)
+            try:
+                made = prune_study(study, config, folder, job)
+            except BaseException:
+                shutil.rmtree(folder.parent, ignore_errors=True)
+                raise
+            session.forget_checkpoint()
+            session.pruned = made
 
         self._submit(session, "Pruning", work)
 
@@ -210,12 +218,8 @@ class Actions:
         """Start the same as a Job of the user."""
         from hf_vbp.hub.jobs import start_job
 
-        arguments = self._arguments(session, images, choice, _named(name))
-        environment = {"HF_VBP_SOURCE": self.settings.source}
-        if not flavor.startswith("cpu"):
-            # The header of the script asks for the CPU build of torch by a source, which this leaves out.
-            environment["UV_NO_SOURCES"] = "1"
-        access = self._writes(token)
+        arguments = _arguments(self._sent_model(session), self._sent_data(images), images, choice, _named(name))
+        access, environment = self._writes(token), self._environment(flavor)
         return start_job(self.settings.script, arguments, flavor=flavor, token=access, environment=environment)
 
     def job_state(self, job_id: str, token: str | None) -> "HubJob":
@@ -230,20 +234,16 @@ class Actions:
 
         return cancel_job(job_id.strip(), self._writes(token))
 
-    def job_line(self, session: Session, images: Images, choice: Choice) -> str:
-        """Return the command that runs the same as a Job."""
-        try:
-            arguments = self._arguments(session, images, choice, "OWNER/NAME")
-        except ConfigurationError:
-            arguments = self._arguments(session, Images(HUB, name="DATASET"), choice, "OWNER/NAME")
-        options = [
-            "--flavor",
-            "cpu-upgrade",
-            "--secrets",
-            "HF_TOKEN",
-            "--env",
-            f"HF_VBP_SOURCE={self.settings.source}",
-        ]
+    def job_line(
+        self, session: Session, images: Images, choice: Choice, name: str = "", flavor: str = "cpu-upgrade"
+    ) -> str:
+        """Return the command that runs the same as a Job; capitals stand for what a Job cannot read."""
+        model = _or("MODEL", lambda: self._sent_model(session))
+        data = _or("DATASET", lambda: self._sent_data(images))
+        arguments = _arguments(model, data, images, choice, name.strip() or "OWNER/NAME")
+        options = ["--flavor", flavor, "--secrets", "HF_TOKEN"]
+        for variable, value in self._environment(flavor).items():
+            options += ["--env", f"{variable}={value}"]
         return shlex.join(["hf", "jobs", "uv", "run", *options, self.settings.script, *arguments])
 
     def cancel(self, session: Session) -> None:
@@ -281,15 +281,38 @@ class Actions:
         split = images.split.strip() or None
         return DataRequest(name, split=split, limit=images.limit, streaming=streams, on_bad_image="skip")
 
-    def _arguments(self, session: Session, images: Images, choice: Choice, name: str) -> list[str]:
-        from hf_vbp.ui.study import budget_flags
+    def _environment(self, flavor: str) -> dict[str, str]:
+        environment = {"HF_VBP_SOURCE": self.settings.source}
+        if not flavor.startswith("cpu"):
+            # The header of the script asks for the CPU build of torch by a source, which this leaves out.
+            environment["UV_NO_SOURCES"] = "1"
+        return environment
 
+    def _sent_model(self, session: Session) -> str:
+        return self.settings.check_sent(_inspected(session)["model"])
+
+    def _sent_data(self, images: Images) -> str:
         if images.kind == UPLOADED:
             raise ConfigurationError("Uploaded pictures are not sent to a Job. Choose a data set of the Hub.")
-        data = "sample" if images.kind == BUNDLED else self.settings.check_data(images.name)
-        model = _inspected(session)["model"]
-        limit = ["--limit", str(images.limit)]
-        return [model, "--data", data, *limit, *budget_flags(choice.config()), "--push", name]
+        return "sample" if images.kind == BUNDLED else self.settings.check_sent(self.settings.check_data(images.name))
+
+
+def _arguments(model: str, data: str, images: Images, choice: Choice, name: str) -> list[str]:
+    from hf_vbp.ui.study import budget_flags
+
+    split = images.split.strip() if images.kind == HUB else ""
+    options = [*(["--split", split] if split else []), "--limit", str(images.limit)]
+    if images.kind == HUB:
+        # As for statistics on the page.
+        options += ["--on-bad-image", "skip"]
+    return [model, "--data", data, *options, *budget_flags(choice.config()), "--push", name]
+
+
+def _or(placeholder: str, name: Callable[[], str]) -> str:
+    try:
+        return name()
+    except (ConfigurationError, DataError):
+        return placeholder
 
 
 def _inspected(session: Session) -> dict[str, Any]:

@@ -39,20 +39,19 @@ def inspect_by_name(source: str, token: str | bool | None, cache_dir: Path | Non
     model = Loading(token=token, cache_dir=cache_dir).structure(source)
     prepared = prepare_structure(model)
     found = inspect_model(prepared)
-    check_images_alone(LoadedModel(source, model, None))
     path = path_of(source)
     try:
-        load_processor(path, token=token, cache_dir=cache_dir)
-        processor = True
+        processor = load_processor(path, token=token, cache_dir=cache_dir)
     except DataError:
-        processor = False
+        processor = None
+    check_images_alone(LoadedModel(source, model, processor))
     return {
         **found,
         "model": source,
         "merging": why_not_mergeable(model),
         "memory": memory_needed(prepared),
         "download": 0 if Path(path).is_dir() else weight_files(source, token),
-        "processor": processor,
+        "processor": processor is not None,
     }
 
 

@@ -49,9 +49,13 @@ def build(settings: Settings) -> Any:
     os.environ["GRADIO_TEMP_DIR"] = str(root / "cache")
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
     from hf_vbp.ui.actions import Actions
+
+    actions = Actions(settings, root)
+    # Before gradio is imported: the first visitor may inspect a model as soon as the page is served.
+    actions.inspector.start()
     from hf_vbp.ui.page import Page
 
-    return Page(Actions(settings, root))
+    return Page(actions)
 
 
 def launch(
@@ -85,8 +89,7 @@ def launch(
         served: dict[str, Any] = {"server_name": host, "server_port": port, "inbrowser": open_browser}
         _, address, _ = blocks.launch(**options(), **served, quiet=True, prevent_thread_lock=True)
         ready(address)
-        # Only now, since what they import would delay the page.
-        page.actions.inspector.start()
+        # Only now, since what it imports would delay the page.
         threading.Thread(target=_import_workflow, daemon=True).start()
         blocks.block_thread()
     except OSError as error:

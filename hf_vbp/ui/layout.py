@@ -54,6 +54,11 @@ class Layout:
         return [self.kind_of_images, self.uploads, self.data, self.split, self.limit]
 
     @property
+    def job(self) -> list[Any]:
+        """The widgets that decide about a Job: repository, hardware, budget and images."""
+        return [self.job_repo, self.flavor, *self.choice, *self.chosen_images]
+
+    @property
     def state(self) -> list[Any]:
         """The widgets that show the state of long work."""
         return [self.progress, self.timer, self.cancel]
@@ -61,9 +66,9 @@ class Layout:
     @property
     def shown(self) -> list[Any]:
         """The widgets that show what a session holds."""
-        plots_and_figures = [self.budget_step, self.figures, self.widths, self.curve]
+        plots_and_figures = [self.budget_step, self.figures, self.widths, self.curve, self.sweep]
         checkpoint = [self.publish_step, self.receipt, self.download, self.repo, self.pushed]
-        return [self.model, self.images_step, *plots_and_figures, *checkpoint, self.job_repo, self.job_line]
+        return [self.model, self.images_step, *plots_and_figures, *checkpoint]
 
     def _model(self) -> None:
         gr.Markdown("## 1. Model")
@@ -99,7 +104,9 @@ class Layout:
             self.kind = gr.Radio(KINDS, value="ratio", label="Budget", elem_id="kind")
             self.share = gr.Slider(1, 98, 30, step=1, label="Percent", elem_id="share")
             with gr.Row():
-                self.tokens = gr.Checkbox(label="Merge tokens too", info="For MACs and latency.", elem_id="tokens")
+                self.tokens = gr.Checkbox(
+                    label="Merge tokens too", info="For MACs and latency.", interactive=False, elem_id="tokens"
+                )
                 self.same_width = gr.Checkbox(
                     label="Same width in every layer", info="Loads with plain transformers.", elem_id="same-width"
                 )
@@ -115,7 +122,7 @@ class Layout:
                 elem_id="widths",
             )
             with gr.Row():
-                self.measure = gr.Button("Measure latency and merged tokens", elem_id="measure")
+                self.measure = gr.Button(views.MEASURE, elem_id="measure")
                 self.sweep = gr.Button("Measure the curve", elem_id="sweep")
             self.curve = gr.LinePlot(
                 x="removed",

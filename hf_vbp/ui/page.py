@@ -1,6 +1,8 @@
 """Which widget calls which action, and how its outcome is shown. No logic."""
 
+import logging
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import gradio as gr
@@ -9,11 +11,13 @@ from hf_vbp._progress import one_line
 from hf_vbp.errors import ConfigurationError, HfVbpError
 from hf_vbp.results.redaction import without_paths
 from hf_vbp.ui import plots, views
-from hf_vbp.ui.actions import HUB, UPLOADED, Actions, Choice, Images, study_of
+from hf_vbp.ui.actions import HUB, MERGING, UPLOADED, Actions, Choice, Images, study_of
 from hf_vbp.ui.layout import Layout
 from hf_vbp.ui.session import Session
+from hf_vbp.ui.worker import unexpected
 
 _LONGEST_MESSAGE = 2000
+_log = logging.getLogger(__name__)
 # Budget to lowest and highest percentage, default, and label of the slider.
 _RANGES = {
     "ratio": (1, 99, 30, "Percent of the hidden neurons to remove"),
@@ -43,7 +47,8 @@ class Page:
     def _connect(self) -> None:
         at = self.layout
         for listener in (at.inspect.click, at.name.submit):
-            self._on(listener, self._inspect, [at.name], [*at.shown, at.share], token=True)
+            form = [at.share, at.tokens, at.kind, at.same_width, at.job_repo]
+            self._on(listener, self._inspect, [at.name], [*at.shown, *form], token=True)
         self._on(at.search.click, self._search, [at.name], [at.found], token=True)
         self._on(at.found.input, lambda session, name: name, [at.found], [at.name], queue=False)
         self._on(
@@ -51,11 +56,11 @@ class Page:
         )
         # Long work shows its own progress.
         own: dict[str, Any] = {"show_progress": "hidden"}
-        self._on(at.gather.click, self._gather, at.chosen_images, [*at.state, *at.shown], token=True, **own)
+        self._on(at.gather.click, self._gather, at.chosen_images, at.state, token=True, **own)
         self._on(at.cancel.click, self._cancel, [], at.state, queue=False, **own)
         # The page asks for the state again and again, so that no connection has to last as long as the work.
         self._on(at.timer.tick, self._tick, at.choice, [*at.state, *at.shown], queue=False, quiet=True)
-        self._on(at.kind.change, self._kind, [at.kind], [at.share], queue=False)
+        self._on(at.kind.change, self._kind, [at.kind], [at.share, at.tokens], queue=False)
         moved: dict[str, Any] = {"queue": False, "trigger_mode": "always_last", "quiet": True}
         for listener in (at.share.change, at.tokens.change, at.same_width.change, at.kind.change):
             self._on(listener, self._move, at.choice, [at.figures, at.widths], **moved)
@@ -71,8 +76,10 @@ class Page:
         at = self.layout
         self._on(at.preview_card.click, self._card, [at.repo, at.private], [at.card], token=True)
         self._on(at.push.click, self._push, [at.repo, at.private], at.state, token=True, show_progress="hidden")
-        inputs = [at.job_repo, at.flavor, *at.choice, *at.chosen_images]
-        self._on(at.start_job.click, self._start_job, inputs, [at.job_state, at.job_id], token=True)
+        self._on(at.start_job.click, self._start_job, at.job, [at.job_state, at.job_id], token=True)
+        changed = partial(gr.on, [one.change for one in (at.model, *at.job)])
+        always: dict[str, Any] = {"queue": False, "trigger_mode": "always_last", "quiet": True}
+        self._on(changed, self._job_line, at.job, [at.job_line], **always)
         for button, action in ((at.read_job, self.actions.job_state), (at.end_job, self.actions.end_job)):
             self._on(button.click, self._hub_job(action), [at.job_id], [at.job_state], token=True)
 
@@ -105,6 +112,11 @@ class Page:
                 found = function(session, *values)
             except HfVbpError as error:
                 return [session, views.error(self._sentence(error)), *(gr.skip() for _ in outputs)]
+            except Exception as error:  # The last resort: gradio would show the word Error alone.
+                _log.exception("%s failed", getattr(function, "__name__", "An event"))
+                text = unexpected(error)
+                text = text if self.actions.settings.local else without_paths(text)
+                return [session, views.error(text), *(gr.skip() for _ in outputs)]
             found = found if isinstance(found, list | tuple) else [found]
             return [session, gr.skip() if quiet else "", *found]
 
@@ -134,7 +146,11 @@ class Page:
 
     def _inspect(self, session: Session, token: str | None, name: str) -> list[Any]:
         self.actions.inspect(session, name, token)
-        return [*self._render(session, Choice()), self._kind(session, "ratio")]
+        # The form begins again with the budget whose range the slider shows.
+        first = Choice()
+        share, tokens = self._kind(session, first.kind)
+        form = [share, {**tokens, "value": first.tokens}, first.kind, first.same_width]
+        return [*self._render(session, first), *form, _result_name(session)]
 
     def _search(self, session: Session, token: str | None, words: str) -> Any:
         found = self.actions.search(words, token)
@@ -144,7 +160,7 @@ class Page:
 
     def _gather(self, session: Session, token: str | None, *images: Any) -> list[Any]:
         self.actions.gather(session, _images(*images), token)
-        return [*self._state(session), *self._render(session, Choice())]
+        return self._state(session)
 
     def _cancel(self, session: Session) -> list[Any]:
         self.actions.cancel(session)
@@ -156,13 +172,16 @@ class Page:
         session.seen = True
         return [*self._state(session), *self._render(session, Choice(*choice))]
 
-    def _kind(self, session: Session, kind: str) -> Any:
+    def _kind(self, session: Session, kind: str) -> list[Any]:
         low, high, value, label = _RANGES[kind]
+        merges = kind in MERGING
         if session.inspected is not None:
             reach = session.inspected["reachable"]
             high = max(int(100 * reach["ratio"]), 2) if kind == "ratio" else high
             low = min(int(100 * reach[kind]) + 1, 98) if kind == "parameters" else low
-        return gr.update(minimum=low, maximum=high, value=max(value, low), label=label)
+            merges = merges and session.inspected["merging"] is None
+        slider = gr.update(minimum=low, maximum=high, value=min(max(value, low), high), label=label)
+        return [slider, gr.update(interactive=merges)]
 
     def _move(self, session: Session, *choice: Any) -> list[Any]:
         if session.study is None:
@@ -184,9 +203,15 @@ class Page:
         return self._state(session)
 
     def _start_job(self, session: Session, token: str | None, name: str, flavor: str, *rest: Any) -> list[Any]:
-        choice, images = Choice(*rest[:4]), _images(*rest[4:])
+        choice, images = _job_choices(*rest)
         job = self.actions.send_job(session, images, choice, name, flavor, token)
         return [views.hub_job(job), job.id]
+
+    def _job_line(self, session: Session, name: str, flavor: str, *rest: Any) -> str:
+        if session.inspected is None:
+            return ""
+        choice, images = _job_choices(*rest)
+        return self.actions.job_line(session, images, choice, name, flavor)
 
     def _hub_job(self, action: Callable[[str, str | None], Any]) -> Callable[..., str]:
         return lambda session, token, job_id: views.hub_job(action(job_id, token))
@@ -202,34 +227,35 @@ class Page:
         try:
             found = self.actions.preview(session, choice)
         except HfVbpError as error:
-            return [views.error(self._sentence(error)), gr.skip()]
+            # No bars: those of another budget or model would contradict the sentence.
+            return [views.error(self._sentence(error)), None]
         study = study_of(session)
         source = f"from {study.statistics.images} images"
+        figures = views.preview(
+            found, asked=choice.asked, statistics=source, measured=study.knows_tokens(choice.config())
+        )
         return [
-            views.preview(found, asked=choice.asked, statistics=source),
+            figures + (views.note(f"The curve cannot be measured: {study.no_curve}") if study.no_curve else ""),
             plots.widths(found, study.prepared.widths),
         ]
 
     def _render(self, session: Session, choice: Choice) -> list[Any]:
         """Return the updates of all widgets that show what the session holds."""
         inspected, study, pruned = session.inspected, session.study, session.pruned
-        name = "" if inspected is None else f"{inspected['model'].rstrip('/').rpartition('/')[2]}-pruned"
-        figures = [gr.skip(), gr.skip()] if study is None else self._figures(session, choice)
+        figures = ["", None] if study is None else self._figures(session, choice)
         predicted = [] if study is None or not session.curve else self._predicted(session, choice)
-        line = "" if inspected is None else self.actions.job_line(session, Images(HUB, name="DATASET"), choice)
         return [
             "" if inspected is None else views.inspected(inspected),
             gr.update(visible=inspected is not None),
             gr.update(visible=study is not None),
             *figures,
             gr.update(value=plots.curve(session.curve, predicted), visible=bool(session.curve)),
+            gr.update(interactive=study is not None and not study.no_curve),
             gr.update(visible=pruned is not None),
             "" if pruned is None else views.receipt(pruned.results, pruned.folder.name),
             gr.update(value=None if pruned is None else str(pruned.archive)),
-            gr.skip() if pruned is None or session.pushed is not None else name,
+            gr.skip() if pruned is None or session.pushed is not None else _result_name(session),
             "" if session.pushed is None else views.status(session.pushed.sentence),
-            name,
-            line,
         ]
 
     def _predicted(self, session: Session, choice: Choice) -> list[tuple[float, float]]:
@@ -247,6 +273,15 @@ class Page:
 
 def _kind_of_images(session: Session, kind: str) -> list[Any]:
     return [gr.update(visible=kind == UPLOADED), gr.update(visible=kind == HUB)]
+
+
+def _result_name(session: Session) -> str:
+    model = "" if session.inspected is None else session.inspected["model"].rstrip("/").rpartition("/")[2]
+    return f"{model}-pruned" if model else ""
+
+
+def _job_choices(*values: Any) -> tuple[Choice, Images]:
+    return Choice(*values[:4]), _images(*values[4:])
 
 
 def _images(kind: str, uploads: list[str] | None, name: str, split: str, limit: float) -> Images:

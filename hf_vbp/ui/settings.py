@@ -77,6 +77,8 @@ class Settings:
             raise ConfigurationError(
                 "There is no model: give the id of one on the Hub, such as owner/name, or sample."
             )
+        if _is_too_long(name):
+            raise ConfigurationError(f"{shown(name)} is too long for the id of a model or a folder; give owner/name.")
         if name == "sample" or self.local or (_ID.fullmatch(name) and not Path(name).exists()):
             return name
         raise ConfigurationError(
@@ -93,9 +95,31 @@ class Settings:
         name = name.strip()
         if not name:
             raise DataError("There are no images: give the id of a data set on the Hub, such as owner/name.")
+        if _is_too_long(name):
+            raise DataError(f"{shown(name)} is too long for the id of a data set or a folder; give owner/name.")
         if self.local or (_DATA.fullmatch(name) and not Path(name).exists() and not name.endswith(".tar")):
             return name
         raise DataError(
             f"{shown(name)} is not the id of a data set on the Hub; expected owner/name or owner/name:config. Folders "
             "are read only by a page on your own machine: hf-vbp ui."
         )
+
+    def check_sent(self, name: str) -> str:
+        """Return the name of a model or a data set that a Job can read.
+
+        Raises:
+            ConfigurationError: It is a file or folder of this machine, or no id of the Hub.
+        """
+        if name == "sample":
+            return name
+        reads = "a Job reads models and data sets of the Hub only"
+        if os.path.exists(os.path.expanduser(name)):
+            raise ConfigurationError(f"{shown(name)} is a file or folder of this machine; {reads}. Push it first.")
+        if not _DATA.fullmatch(name) or name.endswith(".tar"):
+            raise ConfigurationError(f"{shown(name)} is not an id on the Hub; {reads}. Expected owner/name.")
+        return name
+
+
+def _is_too_long(name: str) -> bool:
+    # File systems refuse longer names with an error of their own.
+    return len(name) > 4000 or max(len(os.fsencode(part)) for part in name.split("/")) > 255

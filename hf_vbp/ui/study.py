@@ -8,12 +8,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from hf_vbp._progress import one_line
 from hf_vbp.adapters.prepared import PreparedModel
 from hf_vbp.calibration.source import Source
 from hf_vbp.config.vbp_config import VBPConfig
 from hf_vbp.costs.latency import LatencyOptions
 from hf_vbp.criteria.base import Ranking
 from hf_vbp.errors import UnsupportedModelError
+from hf_vbp.evaluation.models import check_classifier
 from hf_vbp.pruning.make_plan import precompute_scores, rank_sites
 from hf_vbp.pruning.preview import Preview, Previewer, damage_curves
 from hf_vbp.results.base_model import describe_base_model
@@ -50,6 +52,7 @@ class Study:
         rankings: Of the neurons.
         previewer: Reads previews.
         images: Description of the calibration images.
+        no_curve: Why the curve cannot be measured; empty where it can.
     """
 
     loaded: LoadedModel
@@ -60,15 +63,15 @@ class Study:
     rankings: Sequence[Ranking]
     previewer: Previewer
     images: dict[str, Any]
+    no_curve: str = ""
 
     def preview(self, config: VBPConfig) -> Preview:
         """Return the preview of a plan; see :meth:`hf_vbp.pruning.preview.Previewer.of`."""
         return self.previewer.of(config, self.statistics.measurements_of(config.method))
 
-    def measured(self, config: VBPConfig) -> bool:
-        """Return whether latencies were measured for the scope and limits of a configuration."""
-        found = self.statistics.measurements_of(config.method)
-        return found is not None and any(point.latency for point in found.points)
+    def knows_tokens(self, config: VBPConfig) -> bool:
+        """Return whether the measurements that a choice of merged tokens needs were made, where it needs any."""
+        return "tokens" not in config.used_levers or self.statistics.measurements_of(config.method) is not None
 
 
 @dataclass(frozen=True)
@@ -122,10 +125,19 @@ def make_study(model: str, request: DataRequest, loading: Loading, job: Job) -> 
         rankings,
         Previewer(prepared, rankings, curves),
         describe_images(calibration.images),
+        _why_no_curve(loaded),
     )
     # Counts the costs once.
     study.preview(config.with_budget(ratio=0.5))
     return study
+
+
+def _why_no_curve(loaded: LoadedModel) -> str:
+    try:
+        check_classifier(loaded.model, loaded.source)
+    except UnsupportedModelError as error:
+        return one_line(error)
+    return ""
 
 
 def measure(study: Study, config: VBPConfig, job: Job) -> Study:

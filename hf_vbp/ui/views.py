@@ -4,6 +4,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import TYPE_CHECKING, Any
 
+from hf_vbp.results.cost_part import of_part
+from hf_vbp.results.named_figures import figure_rows
 from hf_vbp.ui.worker import Job
 
 if TYPE_CHECKING:
@@ -11,6 +13,7 @@ if TYPE_CHECKING:
     from hf_vbp.pruning.preview import Preview
 
 Row = Sequence[str]
+MEASURE = "Measure latency and merged tokens"
 
 
 def table(head: Row, rows: Iterable[Row], caption: str) -> str:
@@ -51,17 +54,17 @@ def scaled(number: float, unit: str = "") -> str:
 def inspected(found: Mapping[str, Any]) -> str:
     """Return what the config of a model tells."""
     sites, reach = found["sites"], found["reachable"]
-    shares = [sum(site[key] for site in sites) for key in ("parameters", "macs")]
+    macs = _macs(found)
     rows = [
         ("Architecture", found["architecture"]),
-        ("Parameters", scaled(found["parameters"])),
-        ("MACs of one image", scaled(found["macs"])),
+        (f"Parameters{of_part(found['part'])}", scaled(found["parameters"])),
+        (f"MACs of one image{of_part(found['part'])}", macs[0]),
         ("MLPs that can be pruned", str(len(sites))),
-        ("Their share of the parameters", percent(shares[0])),
-        ("Their share of the MACs", percent(shares[1])),
+        ("Their share of the parameters", percent(sum(site["parameters"] for site in sites))),
+        ("Their share of the MACs", macs[1]),
         ("Most neurons that can be removed", percent(reach["ratio"])),
         ("Fewest parameters that remain", percent(reach["parameters"])),
-        ("Fewest MACs that remain", percent(reach["macs"])),
+        ("Fewest MACs that remain", macs[2]),
         ("Merged tokens", "supported" if found["merging"] is None else f"not supported: {found['merging']}"),
         ("Memory for pruning, about", scaled(found["memory"], "B")),
     ]
@@ -74,13 +77,22 @@ def inspected(found: Mapping[str, Any]) -> str:
     return "".join(parts)
 
 
-def preview(found: "Preview", *, asked: str, statistics: str) -> str:
+def _macs(found: Mapping[str, Any]) -> tuple[str, str, str]:
+    """Return the MACs of a model, the share of its MLPs, and the fewest that remain."""
+    if "macs_not_counted" in found:
+        return (f"not counted: {found['macs_not_counted']}", "not counted", "not counted")
+    share = percent(sum(site["macs"] for site in found["sites"]))
+    return scaled(found["macs"]), share, percent(found["reachable"]["macs"])
+
+
+def preview(found: "Preview", *, asked: str, statistics: str, measured: bool = True) -> str:
     """Return the figures of a preview.
 
     Args:
         found: The preview.
         asked: The budget in words.
         statistics: What the prediction is made from.
+        measured: Whether the measurements were made that the choice of merged tokens needs.
     """
     rows = [
         (
@@ -98,11 +110,13 @@ def preview(found: "Preview", *, asked: str, statistics: str) -> str:
     ]
     if found.distance is not None:
         damage.append(("Output distance to the dense model (estimate)", f"{found.distance:.3f} nats"))
-    damage.append(
-        ("Merged tokens before each block (estimate)" if found.number else "Merged tokens", str(found.number))
-    )
-    return table(("", "dense", "pruned", "kept"), rows, f"Cost with {asked}") + table(
-        ("", "value"), damage, f"Expected damage, {statistics}"
+    label = "Merged tokens before each block (estimate)" if found.number else "Merged tokens"
+    damage.append((label, str(found.number) if measured else "not measured yet"))
+    advice = "" if measured else f"Merged tokens are not measured yet: press “{MEASURE}”. Until then none are merged."
+    return (
+        table(("", "dense", "pruned", "kept"), rows, f"Cost{of_part(found.cost_part)} with {asked}")
+        + table(("", "value"), damage, f"Expected damage, {statistics}")
+        + (note(advice) if advice else "")
     )
 
 
@@ -131,8 +145,9 @@ def status(text: str, more: str = "") -> str:
 def receipt(results: Mapping[str, Any], name: str) -> str:
     """Return the figures of a pruned checkpoint and the ways in which it was verified."""
     plan, cost = results["plan"], results["cost"]
-    rows = [("Hidden neurons removed", "", percent(plan["ratio"]))]
+    rows: list[Row] = [("Hidden neurons removed", "", percent(plan["ratio"]))]
     for label, key in (("Parameters", "parameters"), ("MACs", "macs"), ("File size", "bytes")):
+        label += of_part(cost.get("part", ""))
         rows.append((label, scaled(cost["dense"][key]), scaled(cost["pruned"][key])))
     evaluation = results.get("evaluation", {})
     before, after = evaluation.get("dense", {}), evaluation.get("pruned", {})
@@ -142,12 +157,14 @@ def receipt(results: Mapping[str, Any], name: str) -> str:
         rows.append(("Agreement with the dense model", "", percent(after["agreement"])))
     if "kl" in after:
         rows.append(("KL from the dense model", "", f"{after['kl']:.3f} nats"))
+    # Of models that are no classifiers: distances of their outputs, neighbors, prompts.
+    rows += figure_rows(evaluation, ("dense", "pruned"))
     predicted = results["predicted"].get("relative_output_error")
     if predicted is not None:
         rows.append(("Output error of the MLPs, predicted", "", percent(predicted)))
     observed = results.get("observed", {}).get("relative_output_error")
     if observed is not None:
-        rows.append(("Output error of the MLPs, measured", "", percent(observed)))
+        rows.append(("Output error of the MLPs, observed", "", percent(observed)))
     ways = [(entry["way"], f"{entry['max_abs_difference']:g}") for entry in results.get("receipt", ())]
     return table(("", "dense", "pruned"), rows, name) + table(
         ("loaded by", "largest difference of outputs"), ways, "Receipt: reopened in a fresh process"

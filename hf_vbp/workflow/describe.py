@@ -7,6 +7,7 @@ from torch import nn
 
 from hf_vbp.adapters.prepared import PreparedModel
 from hf_vbp.costs.counts import describe_cost
+from hf_vbp.costs.part import counted_part
 from hf_vbp.modeling.modeling_hf_vbp import merged_tokens
 from hf_vbp.pruning.plan import PruningPlan
 from hf_vbp.results.base_model import describe_base_model
@@ -20,9 +21,10 @@ UNNAMED = {"source": "unnamed batches"}
 
 
 def describe_dense(prepared: PreparedModel) -> dict[str, Any]:
-    """Return the parts ``base_model`` and ``cost.dense`` of the results, from the model before it is changed."""
-    cost = describe_cost(prepared.model, prepared.inputs)
-    return {"base_model": describe_base_model(prepared.model), "cost": {"dense": cost}}
+    """Return the sections ``base_model`` and ``cost`` of the results, from the model before it is changed."""
+    part = counted_part(prepared.model, prepared.sites)
+    cost = {"dense": describe_cost(prepared.model, prepared.inputs, part), **({"part": part} if part else {})}
+    return {"base_model": describe_base_model(prepared.model), "cost": cost}
 
 
 def describe_pruning(
@@ -50,7 +52,7 @@ def describe_pruning(
         "plan": describe_plan(plan),
         **({"merged_tokens": merged} if merged else {}),
         "predicted": dict(plan.predicted),
-        "cost": {**dense["cost"], "pruned": describe_cost(pruned, inputs)},
+        "cost": {**dense["cost"], "pruned": describe_cost(pruned, inputs, dense["cost"].get("part", ""))},
         "versions": versions(),
     }
 
@@ -78,7 +80,7 @@ def with_merging(results: dict[str, Any], model: nn.Module, inputs: Mapping[str,
     latency = [row for row in results.get("latency", []) if row["model"] == "dense"]
     return {
         **kept,
-        "cost": {**kept["cost"], "pruned": describe_cost(model, inputs)},
+        "cost": {**kept["cost"], "pruned": describe_cost(model, inputs, kept["cost"].get("part", ""))},
         **({"merged_tokens": merged} if merged else {}),
         **({"evaluation": evaluation} if evaluation else {}),
         **({"latency": latency} if latency else {}),

@@ -58,7 +58,7 @@ def with_levers(
     known = {row["model"]: dict(row) for row in results.get("levers", [])}
     for name, row in ROWS.items():
         if row not in known:
-            cost = results["cost"][name] if name not in models else describe_cost(models[name], inputs)
+            cost = results["cost"].get(name) or describe_cost(models[name], inputs, results["cost"].get("part", ""))
             known[row] = {"model": row, "macs": cost["macs"], "bytes": cost["bytes"]}
         evaluation = (evaluations or {}).get(name, {})
         known[row] |= {key: evaluation[key] for key in ("top1", "top1_interval") if evaluation.get(key) is not None}

@@ -197,5 +197,6 @@ def run_evaluate(
     with reporter.stage("Evaluation", images.images) as progress:
         evaluations = evaluate_models(models, images.loader, reference=reference, measures=measures, progress=progress)
     measured: dict[str, Any] = {name: evaluation.to_dict() for name, evaluation in evaluations.items()}
+    name_classes(measured, loaded.model)
     described = {} if measures.bank is None else {"bank": describe_images(measures.bank)}
     return {**measured, "data": images.provenance, **described}

@@ -4,18 +4,22 @@ import json
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from hf_vbp.checkpoint.atomic_folder import reserved, staged
-from hf_vbp.checkpoint.layout import CONFIG, MANIFEST, MODELING_FILE, RESULTS
+from hf_vbp.checkpoint.inputs import Source
+from hf_vbp.checkpoint.manifest import replaceable_contents
 from hf_vbp.checkpoint.transformers_patch import patched
 from hf_vbp.errors import CheckpointError, ConfigurationError
 from hf_vbp.export.files import DenseFile, ExportedModel, ExportOptions, write_dense, write_files
 from hf_vbp.export.formats import ExportFormat, find_format
-from hf_vbp.export.web import check_classifier, fetch_packages, write_page
-from hf_vbp.files.text import read_small_text
+from hf_vbp.export.web import check_classifier, fetch_packages, recorded_page_files, write_page
+from hf_vbp.files.json_object import read_json_object
+from hf_vbp.files.layout import CONFIG, MANIFEST, MODELING_FILE, RESULTS
 from hf_vbp.results.record import load_results, to_json
 from hf_vbp.workflow.export_images import Images, answers_of, check_images, export_images
 from hf_vbp.workflow.loading import LoadedModel, Loading, without_progress_bars
@@ -76,7 +80,7 @@ def run_export(request: ExportRequest, reporter: Reporter) -> dict[str, Any]:
     folder = Path(request.model).expanduser() if request.output is None else request.output
     data, evaluation = ((one if isinstance(one, DataRequest) else None) for one in (request.data, request.eval_data))
     sources = input_sources(model=None if inside else request.model, data=data, evaluation=evaluation)
-    with reserved(folder, request.overwrite or inside, inputs=sources) as target:
+    with _reserved(folder, request, sources) as target:
         if inside:
             _check_inside(target, form, request)
         loaded = _load(request, request.loading, request.model, form, reporter)
@@ -87,13 +91,13 @@ def run_export(request: ExportRequest, reporter: Reporter) -> dict[str, Any]:
         model = export_images(loaded, request.options.quantize, request.data, request.eval_data, reporter)
         with staged(target, overwrite=request.overwrite or inside) as staging, tempfile.TemporaryDirectory() as other:
             if inside:
-                _link_checkpoint(target, staging, form)
+                _link_checkpoint(target, staging, form, request, reporter)
             else:
                 _write_configs(loaded, staging)
-            rows = _write(model, dense, request, form, staging, Path(other), reporter)
+            rows, has_dense = _write(model, dense, request, form, staging, Path(other), reporter)
             all_rows = _record(rows, staging, target if inside else None, form)
             if request.web:
-                write_page(staging, Path(other) if dense is not None else None)
+                write_page(staging, Path(other) if has_dense else None)
     return {"folder": str(folder), "exports": all_rows}
 
 
@@ -118,6 +122,22 @@ def _check(request: ExportRequest) -> ExportFormat:
                 "give --output, a new folder."
             )
     return form
+
+
+@contextmanager
+def _reserved(folder: Path, request: ExportRequest, sources: Mapping[str, Source]) -> Iterator[Path]:
+    """Check and hold the output; a checkpoint that no file can be added to is refused with the other way."""
+    inside = request.output is None
+    with ExitStack() as stack:
+        try:
+            target = stack.enter_context(reserved(folder, request.overwrite or inside, inputs=sources))
+        except CheckpointError as error:
+            if not inside:
+                raise
+            raise CheckpointError(
+                f"{error} To write the exported files to a folder of their own, give --output DIR (output=)."
+            ) from error
+        yield target
 
 
 def _check_inside(folder: Path, form: ExportFormat, request: ExportRequest) -> None:
@@ -153,19 +173,29 @@ def _write(
     staging: Path,
     other: Path,
     reporter: Reporter,
-) -> list[dict[str, Any]]:
-    file: DenseFile | None = None
+) -> tuple[list[dict[str, Any]], bool]:
+    """Write the files; return their rows, and whether the dense model could be exported too."""
+    files: dict[str, DenseFile] = {}
     if dense is not None:
         _write_configs(dense, other)
-        file = write_dense(answers_of(dense, model.reference), other, form, request.options, reporter)
-    return write_files(model, staging, form, request.options, reporter, file)
+        answers = answers_of(dense, model.reference, model.calibration)
+        files = write_dense(answers, other, form, request.options, reporter)
+    return write_files(model, staging, form, request.options, reporter, files), bool(files)
 
 
-def _link_checkpoint(folder: Path, staging: Path, form: ExportFormat) -> None:
-    """Link the files of a checkpoint into the folder that replaces it, without those of this format."""
-    manifest = json.loads(read_small_text(folder / MANIFEST))
-    for name in manifest["files"]:
-        if name.startswith(f"{form.folder}/") or name == RESULTS or not (folder / name).is_file():
+def _link_checkpoint(
+    folder: Path, staging: Path, form: ExportFormat, request: ExportRequest, reporter: Reporter
+) -> None:
+    """Link the files of a checkpoint into the folder that replaces it, without those that are made again.
+
+    These are the files of the format, and for ONNX the page that runs them.
+    """
+    page = recorded_page_files(folder) if form.name == "onnx" else frozenset()
+    if page and not request.web:
+        reporter.warn(f"The page in {folder} shows the replaced ONNX files, so it is removed; --web writes it again.")
+    written_again = {MANIFEST, RESULTS, EXPORTS, *page}
+    for name in replaceable_contents(folder).replaceable:
+        if name.startswith(f"{form.folder}/") or name in written_again or not (folder / name).is_file():
             continue
         (staging / name).parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -191,9 +221,14 @@ def _record(rows: list[dict[str, Any]], staging: Path, checkpoint: Path | None, 
     """Add the rows to the results of the checkpoint, or write them to a file of their own."""
     if checkpoint is not None and (checkpoint / RESULTS).is_file():
         results: dict[str, Any] = dict(load_results(checkpoint))
-        kept = [row for row in results.get("exports", []) if row["format"] != form.name]
-        results["exports"] = [*kept, *rows]
+        results["exports"] = [*_of_other_formats(results, form), *rows]
         (staging / RESULTS).write_text(to_json(results), encoding="utf-8")
         return results["exports"]
+    if checkpoint is not None and (checkpoint / EXPORTS).is_file():
+        rows = [*_of_other_formats(read_json_object(checkpoint / EXPORTS, "Remove it."), form), *rows]
     (staging / EXPORTS).write_text(to_json({"schema_version": EXPORTS_VERSION, "exports": rows}), encoding="utf-8")
     return rows
+
+
+def _of_other_formats(results: Mapping[str, Any], form: ExportFormat) -> list[dict[str, Any]]:
+    return [row for row in results.get("exports", []) if row["format"] != form.name]

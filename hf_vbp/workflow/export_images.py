@@ -72,17 +72,23 @@ def export_images(
     return ExportedModel(module, inputs, compared, calibration)
 
 
-def answers_of(loaded: LoadedModel, images: Reference) -> ExportedModel:
+def answers_of(loaded: LoadedModel, images: Reference, calibration: Reference | None) -> ExportedModel:
     """Return another model with its answers for the same images.
 
     Args:
         loaded: The model, such as the dense one.
-        images: The images.
+        images: The images on which its files are compared.
+        calibration: The images by which int8 is chosen.
     """
     module = exported_module(loaded.model)
+    inputs = traced_inputs(module, images.part(0, 2).inputs)
+    of_calibration = None if calibration is None else _same_images(module, calibration)
+    return ExportedModel(module, inputs, _same_images(module, images), of_calibration)
+
+
+def _same_images(module: Any, images: Reference) -> Reference:
     batches = ({name: value[i : i + 8] for name, value in images.inputs.items()} for i in range(0, images.images, 8))
-    answers = replace(reference_of(module, batches, images.source, limit=images.images), labels=images.labels)
-    return ExportedModel(module, traced_inputs(module, images.part(0, 2).inputs), answers)
+    return replace(reference_of(module, batches, images.source, limit=images.images), labels=images.labels)
 
 
 def _answers(module: Any, images: Any, source: str, limit: int | None, reporter: Reporter, title: str) -> Reference:

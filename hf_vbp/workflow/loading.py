@@ -1,15 +1,14 @@
 """Load a model and its image processor by name: a Hub id, a folder or ``sample``."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hf_vbp._packages import missing_package
 from hf_vbp._progress import one_line, shown
 from hf_vbp.adapters.modalities import check_takes_images
-from hf_vbp.checkpoint.layout import CONFIG
 from hf_vbp.checkpoint.model_classes import find_model_class
 from hf_vbp.errors import (
     CheckpointError,
@@ -18,6 +17,7 @@ from hf_vbp.errors import (
     MissingPackageError,
     UnsupportedModelError,
 )
+from hf_vbp.files.layout import CONFIG
 
 if TYPE_CHECKING:
     import torch
@@ -33,11 +33,13 @@ class LoadedModel:
         source: The name that the user gave: a Hub id, a folder, or ``sample``.
         model: The model, in eval mode.
         processor: Its image processor with the Pillow backend, or ``None`` if the checkpoint has none.
+        hub: ``token`` and ``cache_dir`` that it was loaded with.
     """
 
     source: str
     model: Any
     processor: Any
+    hub: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
 
 @dataclass(frozen=True)
@@ -119,7 +121,7 @@ def load_model(
     processor = _load_processor(path, hub)
     if interpolate_pos_encoding:
         model = _of_processor_size(source, model, processor)
-    return LoadedModel(source, _to_device(model, device), processor)
+    return LoadedModel(source, _to_device(model, device), processor, {"token": token, "cache_dir": cache_dir})
 
 
 def load_structure(
@@ -141,14 +143,19 @@ def load_structure(
         CheckpointError: There is no such checkpoint, or its config describes no model.
         UnsupportedModelError: As in :func:`load_model`.
     """
+    path = path_of(source)
+    config = _supported_config(source, path, {"revision": revision, "cache_dir": cache_dir, "token": token})
+    return _without_weights(source, config)
+
+
+def _without_weights(source: str, config: Any) -> Any:
+    """Return the model of a config on the meta device."""
     import torch
 
     from hf_vbp.checkpoint.config_limits import bounded_model
     from hf_vbp.checkpoint.load_errors import load_errors
     from hf_vbp.checkpoint.transformers_patch import patched
 
-    path = path_of(source)
-    config = _supported_config(source, path, {"revision": revision, "cache_dir": cache_dir, "token": token})
     dtype = _dtype_of(source, config)
     model_class = _model_class(source, config)
     try:
@@ -165,13 +172,14 @@ def load_structure(
         raise CheckpointError(
             f"The config of {source} describes no {model_class.__name__} that can be built: {one_line(error)}"
         ) from error
-    return model.to(dtype).eval()
+    # Some classes make parameters on the CPU whatever the default device is.
+    return model.to("meta", dtype).eval()
 
 
 def _supported_config(source: str, path: str, hub: dict[str, Any]) -> Any:
     """Return the config of a checkpoint of a model that takes images."""
     config = _load_config(path, hub)
-    check_takes_images(config, source)
+    check_takes_images(config, source, lambda: _without_weights(source, config))
     return config
 
 

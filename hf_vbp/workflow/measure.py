@@ -8,6 +8,7 @@ from torch import nn
 from hf_vbp.adapters.prepared import PreparedModel
 from hf_vbp.costs.latency import LatencyOptions, latency_of_widths, measure_latency
 from hf_vbp.errors import LatencyError
+from hf_vbp.pruning.plan import PruningPlan
 from hf_vbp.workflow.each_lever import models_of_each_lever, with_levers
 from hf_vbp.workflow.requests import Reporter
 
@@ -48,19 +49,21 @@ def measure_all(
 
 
 def measure_plan(
-    prepared: PreparedModel, widths: Sequence[int], options: LatencyOptions, reporter: Reporter
+    prepared: PreparedModel, plan: PruningPlan, options: LatencyOptions, reporter: Reporter
 ) -> dict[str, Any] | None:
     """Return the latency of a plan, or None and a warning where the machine is too noisy.
 
     Args:
         prepared: The dense model.
-        widths: The widths of the plan.
+        plan: The plan, with its widths and merged tokens.
         options: The conditions of the measurement.
         reporter: Receives progress updates and remarks.
     """
     with reporter.stage("Latency of the plan") as progress:
         try:
-            return latency_of_widths(prepared, widths, options, progress=progress)
+            return latency_of_widths(
+                prepared, plan.widths, options, merged_tokens=plan.merged_tokens, progress=progress
+            )
         except LatencyError as error:
             reporter.warn(f"The latency of the plan is left out. {error}")
             return None

@@ -29,10 +29,12 @@ class Measured(NamedTuple):
     Attributes:
         statistics: Statistics with the measurements.
         fitted: The measured model of the least distance, fitted; None where nothing was measured.
+        warns: Whether a plan warns where too little was measured: not where it was just measured, or the reason given.
     """
 
     statistics: ActivationStatistics
     fitted: FittedPlan | None = None
+    warns: bool = True
 
 
 def chooses_tokens(prepared: PreparedModel, config: VBPConfig) -> bool:
@@ -131,11 +133,11 @@ def with_lever_measurements(
             LeverWarning,
             stacklevel=4,
         )
-        return Measured(statistics)
+        return Measured(statistics, warns=False)
     known = statistics.measurements_of(config.method) or LeverMeasurements(config.method, 1, ())
     rounding = measured_rounding(prepared, config, known, progress)
     rounded = with_rounding(config, rounding)
-    order = RemovalOrder(rankings, scope=config.scope, limits=rounded.limits)
+    order = RemovalOrder.of(rankings, rounded)
     if config.budget.kind == "latency":
         new = latency_candidates(prepared, rounded, order, progress)
     else:
@@ -155,7 +157,7 @@ def with_lever_measurements(
             best = fitted
         points.append(LeverMeasurement(one.merged_tokens, tuple(order.widths(one.cut)), distance, one.latency))
     updated = LeverMeasurements(config.method, measured.images, known.points, rounding).with_points(points)
-    return Measured(statistics.with_measurements(updated), best)
+    return Measured(statistics.with_measurements(updated), best, warns=False)
 
 
 def _part(progress: Progress | None, index: int, parts: int) -> Progress | None:

@@ -114,10 +114,13 @@ def prune(
         else:
             statistics = complete_statistics(prepared, statistics, config, source, limit=limit, progress=progress)
         rankings = rank_sites(prepared, statistics, config)
-        statistics, measured = with_lever_measurements(
+        measured = with_lever_measurements(
             prepared, statistics, config, source, rankings=rankings, limit=limit, progress=progress
         )
-        fitted = fit_plan(prepared, statistics, config, rankings=rankings, fitted=measured, progress=progress)
+        statistics, earlier, warns = measured
+        fitted = fit_plan(
+            prepared, statistics, config, rankings=rankings, fitted=earlier, warns=warns, progress=progress
+        )
         dense = describe_dense(prepared)
         pruned = apply_fitted(prepared, fitted, inplace=inplace, data=source, limit=limit)
         results = describe_pruning(dense, pruned, fitted.plan, statistics, prepared.inputs)

@@ -21,6 +21,7 @@ from hf_vbp.pruning.latency_search import check_latency
 from hf_vbp.pruning.levers import most_merged_tokens
 from hf_vbp.pruning.make_plan import statistics_digest
 from hf_vbp.pruning.plan import PruningPlan
+from hf_vbp.pruning.plan_agreement import check_plan_of_model
 from hf_vbp.results.base_model import describe_base_model
 from hf_vbp.results.redaction import redacted_command
 from hf_vbp.statistics.activation_statistics import ActivationStatistics
@@ -32,6 +33,7 @@ from hf_vbp.workflow.evaluation_images import (
     open_evaluation,
 )
 from hf_vbp.workflow.gather import gather, with_skipped
+from hf_vbp.workflow.kept_measurements import keep_measurements, lever_warnings
 from hf_vbp.workflow.loading import LoadedModel, Loading, without_progress_bars
 from hf_vbp.workflow.measure import measure_all
 from hf_vbp.workflow.outputs import input_sources, output_folder
@@ -56,7 +58,8 @@ class PruneRequest:
         bank: For backbones: labelled images among which neighbors are sought; by default ``data``, where it has
             labels.
         neighbors: Number of neighbors that vote; None for the default.
-        statistics: File of statistics gathered earlier.
+        statistics: File of statistics gathered earlier. With ``data``, what is measured of merged tokens is written
+            into it.
         loading: How the model is loaded.
         overwrite: Whether to replace ``output``.
         latency: Conditions under which to measure the latency of both models; None measures nothing.
@@ -105,7 +108,8 @@ def run_prune(request: PruneRequest, reporter: Reporter) -> dict[str, Any]:
     )
     if request.bank is not None:
         inputs["the folder of the bank"] = request.bank.source
-    with output_folder(request.output, request.overwrite, inputs, leads=is_main_process()) as folder:
+    opened = output_folder(request.output, request.overwrite, inputs, leads=is_main_process())
+    with opened as folder, lever_warnings(reporter):
         return _prune_and_save(request, plan, config, reporter, folder)
 
 
@@ -136,6 +140,8 @@ def _prune_and_save(
     # For the passes that measure merged tokens, and that refit the MLPs whose neurons a normalization mixes.
     source = None if calibration is None else Source(calibration.images, Processes.alone())
     result = _prune(prepared, plan, config, statistics, request, reporter, source)
+    if request.statistics is not None and plan is None and source is not None:
+        keep_measurements(request.statistics, result.statistics, reporter)
     if request.model_labels is not None and name_classes(result.model.config, request.model_labels):
         reporter.say(f"The config of the pruned model names its classes ({request.model_labels})")
     if evaluation is not None:
@@ -209,7 +215,7 @@ def _check_before_the_pass(
 ) -> None:
     """Refuse a plan of another model, and a latency that cannot be reached."""
     if plan is not None:
-        plan.check_model(prepared.fingerprint, [(site.name, site.intermediate_size) for site in prepared.sites])
+        check_plan_of_model(plan, prepared)
     elif config.budget.kind == "latency" and request.statistics is None and not is_launched():
         stage = reporter.stage(f"Latency at minimum widths, batch {config.latency_batch}")
         with stage as progress, cpu_threads(request.threads):

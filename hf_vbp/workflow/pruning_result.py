@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from hf_vbp.adapters.prepared import prepare
 from hf_vbp.adapters.registry import find_sites
-from hf_vbp.checkpoint.layout import PLAN, RESULTS
 from hf_vbp.checkpoint.receipt import Receipt
 from hf_vbp.checkpoint.saving import Content, save_checkpoint
 from hf_vbp.errors import PlanError
+from hf_vbp.files.layout import PLAN, RESULTS
 from hf_vbp.pruning.plan import PruningPlan
+from hf_vbp.pruning.plan_agreement import check_plan_of_model
 from hf_vbp.results.record import to_json
 from hf_vbp.statistics.activation_statistics import ActivationStatistics
 from hf_vbp.workflow.describe import describe_dense, describe_pruning, with_merging
@@ -65,7 +66,7 @@ class PruningResult:
             >>> result.save_pretrained("pruned")  # doctest: +SKIP
         """
         prepared = prepare(dense)
-        plan.check_model(prepared.fingerprint, [(site.name, site.intermediate_size) for site in prepared.sites])
+        check_plan_of_model(plan, prepared)
         statistics.check_model(prepared)
         widths = [site.intermediate_size for site in find_sites(pruned)]
         if widths != plan.widths:

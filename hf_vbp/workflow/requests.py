@@ -75,6 +75,8 @@ class DataRequest:
     ) -> Any:
         """Open the images for one purpose, ``"calibration"`` or ``"evaluation"``.
 
+        A data set on the Hub is read with the token and the cache with which the model was loaded.
+
         Args:
             loaded: The model with its processor.
             purpose: Decides the split where none is named.
@@ -120,6 +122,7 @@ class DataRequest:
             on_bad_image=self.on_bad_image,
             model_labels=named,
             label_map=self.label_map if matched else None,
+            **loaded.hub,
         )
         if purpose == "calibration" and images.images == 1:
             raise DataError(f"{self.source} gives 1 image, but a variance needs at least 2; some hundreds are usual.")
@@ -193,8 +196,8 @@ class CalibrationImages:
 
 def without_processor(source: str) -> DataError:
     """Return the refusal to prepare images for a model whose image processor is missing or damaged."""
-    from hf_vbp.checkpoint.layout import PROCESSORS
     from hf_vbp.data.processing import load_processor
+    from hf_vbp.files.layout import PROCESSORS
 
     folder = Path(source).expanduser()
     if any((folder / name).is_file() for name in PROCESSORS):
@@ -208,11 +211,26 @@ def without_processor(source: str) -> DataError:
     )
 
 
+def _of_one_image(processor: Any) -> dict[str, Any]:
+    """Return what an image processor makes of a gray image; nothing where it makes no inputs of images."""
+    from PIL import Image
+
+    from hf_vbp.data.processing import Transform
+
+    if processor is None:
+        return {}
+    try:
+        return Transform(processor).inputs(Image.new("RGB", (64, 48), (128, 128, 128)))
+    except (DataError, ValueError, TypeError):
+        # One of videos or of other data.
+        return {}
+
+
 def check_images_alone(loaded: LoadedModel) -> None:
-    """Refuse a model that takes anything else than images: the command line prepares nothing else.
+    """Refuse a model whose inputs its image processor does not make from images: nothing else makes them here.
 
     Raises:
-        UnsupportedModelError: It takes videos, sounds, texts or packed patches; shows the lines that prune it.
+        UnsupportedModelError: It takes videos, sounds or texts too; shows the lines that prune it.
     """
     from hf_vbp.inputs.example import example_batch
 
@@ -220,9 +238,18 @@ def check_images_alone(loaded: LoadedModel) -> None:
     pixels = inputs.get("pixel_values")
     if set(inputs) == {"pixel_values"} and pixels is not None and pixels.dim() == 4:
         return
+    made = _of_one_image(loaded.processor)
+    if inputs.keys() <= made.keys() and all(value.dim() == 1 + made[key].dim() for key, value in inputs.items()):
+        return
     shapes = ", ".join(f"{name} {tuple(value.shape)}" for name, value in inputs.items())
+    name, source = type(loaded.model).__name__, loaded.source
     raise UnsupportedModelError(
-        f"{loaded.source} is a {type(loaded.model).__name__} that takes {shapes}, and the command line prepares "
-        "images only. Prune it from Python with batches that its processor made: "
-        "result = hf_vbp.prune(model, batches, hf_vbp.VBPConfig(ratio=0.3)); result.save_pretrained(folder)"
+        f"{source} ({name}) takes {shapes}, which its image processor does not make of images alone, and the command "
+        "line prepares nothing else. Prune it from Python with batches that its processor made: "
+        f"import hf_vbp; from transformers import AutoProcessor; from {type(loaded.model).__module__} import {name}; "
+        f"model = hf_vbp.from_pretrained({source!r}, auto_class={name}); "
+        f"processor = AutoProcessor.from_pretrained({source!r}); "
+        'batches = [dict(processor(..., return_tensors="pt"))]; '
+        "result = hf_vbp.prune(model, batches, hf_vbp.VBPConfig(ratio=0.3)); "
+        'result.save_pretrained("pruned", processor=processor)'
     )

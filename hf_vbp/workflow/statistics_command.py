@@ -153,6 +153,7 @@ def run_plan(
     from hf_vbp.costs.latency import cpu_threads
     from hf_vbp.pruning.make_plan import make_plan
     from hf_vbp.statistics.activation_statistics import ActivationStatistics
+    from hf_vbp.workflow.kept_measurements import lever_warnings
     from hf_vbp.workflow.measure import measure_plan
 
     inputs = input_sources(model=model, statistics=statistics)
@@ -164,10 +165,10 @@ def run_plan(
         check_statistics(gathered, config, statistics, model=model)
         searches = config.budget.kind == "latency"
         stage = reporter.stage("Latency of candidates") if searches else nullcontext()
-        with stage as progress, cpu_threads(threads):
+        with stage as progress, cpu_threads(threads), lever_warnings(reporter):
             plan = make_plan(prepared, gathered, config, progress=progress)
         if latency is not None:
-            plan = replace(plan, latency=measure_plan(prepared, plan.widths, latency, reporter) or plan.latency)
+            plan = replace(plan, latency=measure_plan(prepared, plan, latency, reporter) or plan.latency)
         if output is not None:
             plan.save(output)
     return plan

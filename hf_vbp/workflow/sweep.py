@@ -16,6 +16,7 @@ from hf_vbp.config.requirements import Requirements
 from hf_vbp.config.vbp_config import VBPConfig
 from hf_vbp.costs.counts import describe_cost
 from hf_vbp.costs.latency import LatencyOptions, measure_latency
+from hf_vbp.costs.part import counted_part
 from hf_vbp.criteria.base import Ranking
 from hf_vbp.errors import DataError, LatencyError
 from hf_vbp.evaluation.models import check_classifier, evaluate_models
@@ -37,7 +38,7 @@ MODELS_IN_MEMORY = 4
 
 def sweep(
     model: nn.Module | PreparedModel,
-    data: Iterable[Any] | Source | None,
+    data: Iterable[Any] | Source | None = None,
     config: VBPConfig | Sequence[VBPConfig] | None = None,
     *,
     ratios: Sequence[float] | None = None,
@@ -181,6 +182,7 @@ def sweep_rows(
     latency: LatencyOptions | None = None,
     progress: Progress | None = None,
     on_noise: Callable[[LatencyError], None] = lambda error: warnings.warn(str(error), stacklevel=2),
+    on_measured: Callable[[ActivationStatistics], None] = lambda statistics: None,
 ) -> Iterator[list[Row]]:
     """Yield the rows of each group of models, with the row of the dense model first.
 
@@ -195,6 +197,7 @@ def sweep_rows(
         latency: Conditions of the latency; None measures none.
         progress: Receives the number of evaluated images in all groups.
         on_noise: Receives the error where a latency cannot be measured.
+        on_measured: Receives the statistics with what was measured of merged tokens, before a group is evaluated.
     """
     rankings: dict[str, list[Ranking]] = {}
     groups = [tasks[start : start + MODELS_IN_MEMORY] for start in range(0, len(tasks), MODELS_IN_MEMORY)]
@@ -205,16 +208,17 @@ def sweep_rows(
             key = repr((task.criterion, task.criterion_options))
             if key not in rankings:
                 rankings[key] = rank_sites(prepared, statistics, task)
-            statistics, measured = with_lever_measurements(
-                prepared, statistics, task, data, rankings=rankings[key], limit=limit
-            )
-            fitted = fit_plan(prepared, statistics, task, rankings=rankings[key], fitted=measured)
+            measured = with_lever_measurements(prepared, statistics, task, data, rankings=rankings[key], limit=limit)
+            statistics, earlier, warns = measured
+            fitted = fit_plan(prepared, statistics, task, rankings=rankings[key], fitted=earlier, warns=warns)
             models[str(number)] = apply_fitted(prepared, fitted, data=data, limit=limit)
             described.append({**_of_plan(fitted.plan), **describe_method(task)})
+        on_measured(statistics)
         found = evaluate_models(models, loader, reference="dense", progress=_of_all(progress, index, len(groups)))
+        part = counted_part(prepared.model, prepared.sites)
         timed = {} if latency is None else _latency_columns(models, prepared.inputs, latency, on_noise)
         yield [
-            {**method, **describe_cost(pruned, prepared.inputs), **found[name].to_dict(), **timed.get(name, {})}
+            {**method, **describe_cost(pruned, prepared.inputs, part), **found[name].to_dict(), **timed.get(name, {})}
             for method, (name, pruned) in zip(described, models.items(), strict=True)
         ]
 
@@ -242,6 +246,8 @@ def _latency_columns(
     for row in rows:
         speed: Row = {key: row[key] for key in ("speedup", "speedup_interval") if key in row}
         conditions = {f"latency_{key}": row[key] for key in ("batch", "dtype", "threads", "device_name")}
+        if row.get("compiled"):
+            conditions["latency_compiled"] = True
         columns[str(row["model"])] = {"latency_ms": row["median_ms"], **speed, **conditions}
     return columns
 

@@ -14,9 +14,12 @@ from hf_vbp.costs.latency import LatencyOptions
 from hf_vbp.errors import DataError, OutputError
 from hf_vbp.files.atomic import atomic_write
 from hf_vbp.pruning.make_plan import statistics_digest
-from hf_vbp.results.sweep import SWEEP_RESULTS_NAME, describe_sweep, sweep_to_json
+from hf_vbp.results.lost_classes import describe_losses
+from hf_vbp.results.sweep import SWEEP_RESULTS_NAME, describe_sweep, read_rows, sweep_to_json
 from hf_vbp.statistics.activation_statistics import ActivationStatistics
+from hf_vbp.workflow.evaluate import name_classes
 from hf_vbp.workflow.gather import check_statistics, with_skipped
+from hf_vbp.workflow.kept_measurements import keep_measurements, lever_warnings
 from hf_vbp.workflow.loading import Loading
 from hf_vbp.workflow.outputs import files_in_folder, input_sources
 from hf_vbp.workflow.requests import CalibrationImages, DataRequest, Reporter, late_stage, with_note
@@ -24,7 +27,7 @@ from hf_vbp.workflow.sweep import MODELS_IN_MEMORY, check_sweep, sweep_rows, swe
 from hf_vbp.workflow.sweep_front import is_dense
 from hf_vbp.workflow.sweep_kept import KEPT_NAME, KeptStatistics
 from hf_vbp.workflow.sweep_plot import INSTALL, can_draw, draw
-from hf_vbp.workflow.sweep_table import SweepTable, description_digest, flat, method_columns, model_digest
+from hf_vbp.workflow.sweep_table import SweepTable, add_classes, description_digest, flat, method_columns, model_digest
 from hf_vbp.workflow.sweep_tasks import Row, check_images, reachable_tasks, sweep_tasks
 
 TABLE_NAME, PLOT_NAME = "sweep.csv", "sweep.png"
@@ -71,11 +74,13 @@ class SweepResult:
         rows: The rows of the request, the dense model first, as the file holds them.
         files: The files that were written.
         continued: How many rows were already in the file.
+        table: All rows of the file, of earlier runs too.
     """
 
     rows: list[Row]
     files: list[Path]
     continued: int
+    table: list[Row]
 
 
 def run_sweep(request: SweepRequest, reporter: Reporter) -> SweepResult:
@@ -83,7 +88,8 @@ def run_sweep(request: SweepRequest, reporter: Reporter) -> SweepResult:
 
     The table is written after each group of models. Rows in it that belong to the same model, statistics, evaluation
     images and method are kept and not computed again, so an interrupted sweep continues. Statistics that the sweep
-    gathers are kept in the same folder, so that it does not repeat the pass either.
+    gathers are kept in the same folder, so that it does not repeat the pass either. Measurements of merged tokens are
+    written into the file of the statistics, also into that of ``statistics``.
 
     Args:
         request: The request.
@@ -104,7 +110,8 @@ def run_sweep(request: SweepRequest, reporter: Reporter) -> SweepResult:
     with files_in_folder(request.output, names, request.overwrite or bool(earlier.rows), inputs):
         if not can_draw():
             reporter.say(f"No plot will be drawn: matplotlib is not installed. Install it with: {INSTALL}")
-        return _sweep(request, tasks, earlier, reporter)
+        with lever_warnings(reporter):
+            return _sweep(request, tasks, earlier, reporter)
 
 
 def _earlier(request: SweepRequest) -> SweepTable:
@@ -136,6 +143,7 @@ def _sweep(request: SweepRequest, tasks: list[VBPConfig], table: SweepTable, rep
         reporter.say(f"{continued} of {len(tasks)} {kept} from {table.path}.")
     groups = -(-len(missing) // MODELS_IN_MEMORY)
     total = None if images.images is None else groups * images.images
+    file = request.statistics or request.output / KEPT_NAME
     stage = reporter.stage(f"Evaluation of {counted(len(missing), 'model')}", total) if missing else nullcontext()
     with stage as progress:
         made = sweep_rows(
@@ -147,14 +155,22 @@ def _sweep(request: SweepRequest, tasks: list[VBPConfig], table: SweepTable, rep
             latency=request.latency,
             progress=progress,
             on_noise=lambda error: reporter.warn(f"The latency of some rows is left out. {error}"),
+            on_measured=lambda measured: keep_measurements(file, measured, reporter),
         )
         for start, rows in zip(range(0, len(missing), MODELS_IN_MEMORY), made, strict=True):
             methods: list[Row] = [{}, *map(method_columns, missing[start : start + MODELS_IN_MEMORY])]
             named = {"model": Path(request.model).name, **identity}
-            table.add([flat(row, **method, **named) for row, method in zip(rows, methods, strict=True)])
+            name_classes({str(number): row for number, row in enumerate(rows)}, prepared.model)
+            table.add(
+                [
+                    flat(row, **method, **named, loses_most=describe_losses(rows[0], row))
+                    for row, method in zip(rows, methods, strict=True)
+                ]
+            )
+            _write_results(request, table)
     with_skipped(images, reporter)
-    files = [table.path, *_results(request, table), *_plot(request, table)]
-    return SweepResult(_asked(table, tasks), files, continued)
+    files = [table.path, _write_results(request, table), *_plot(request, table)]
+    return SweepResult(_asked(table, tasks), files, continued, table.rows)
 
 
 def _statistics(
@@ -212,17 +228,17 @@ def _asked(table: SweepTable, tasks: Sequence[VBPConfig]) -> list[Row]:
     return [*dense, *(row for row in found if row is not None)]
 
 
-def _results(request: SweepRequest, table: SweepTable) -> list[Path]:
-    """Write the rows as JSON, where levers are compared."""
-    if not any("levers" in row for row in table.rows):
-        return []
+def _write_results(request: SweepRequest, table: SweepTable) -> Path:
+    """Write the rows as JSON, with the figures of each class, which the earlier file has for rows of earlier runs."""
     path = request.output / SWEEP_RESULTS_NAME
+    if not request.overwrite:
+        add_classes(table.rows, read_rows(path))
     content = describe_sweep(Path(request.model).name, table.rows)
     try:
         atomic_write(path, sweep_to_json(content))
     except OSError as error:
         raise OutputError(f"{path} cannot be written: {error}. The table is in {table.path}.") from error
-    return [path]
+    return path
 
 
 def _plot(request: SweepRequest, table: SweepTable) -> list[Path]:

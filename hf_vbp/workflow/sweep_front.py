@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 Row = dict[str, Any]
-CONDITIONS = ("latency_batch", "latency_dtype", "latency_threads", "latency_device_name")
+CONDITIONS = ("latency_batch", "latency_dtype", "latency_threads", "latency_device_name", "latency_compiled")
 
 
 def mark_fronts(rows: Sequence[Row]) -> None:

@@ -11,12 +11,15 @@ from typing import Any
 
 from torch import nn
 
+from hf_vbp._progress import one_line, shown
 from hf_vbp.adapters.identity import tensor_bytes
 from hf_vbp.config.vbp_config import VBPConfig
 from hf_vbp.costs.latency import LatencyOptions
 from hf_vbp.errors import OutputError
 from hf_vbp.files.atomic import atomic_write
 from hf_vbp.files.text import read_small_text
+from hf_vbp.results.checks import find_problem, hints_of
+from hf_vbp.results.sweep import SweepRow
 from hf_vbp.workflow.sweep_front import is_dense, mark_fronts
 from hf_vbp.workflow.sweep_tasks import Row, describe_method
 
@@ -27,14 +30,15 @@ IDENTITY = {"weights": "another model", "statistics": "other statistics", "evalu
 
 _FIGURES = ("parameters", "macs", "bytes", "images", "top1", "top1_low", "top1_high", "top5", "ece", "agreement", "kl",
             "latency_ms", "speedup", "speedup_low", "speedup_high", "latency_batch", "latency_dtype",
-            "latency_threads", "latency_device_name", "merged_tokens", "on_macs_front",
-            "on_latency_front")  # fmt: skip
+            "latency_threads", "latency_device_name", "latency_compiled", "merged_tokens", "on_macs_front",
+            "on_latency_front", "loses_most")  # fmt: skip
 COLUMNS = (*METHOD, *_FIGURES, "model", *IDENTITY)
 _TEXTS = {"levers", "criterion", "compensation", "scope", "options", "latency_dtype", "latency_device_name", "model",
-          *IDENTITY}  # fmt: skip
+          "loses_most", *IDENTITY}  # fmt: skip
 _WHOLE = {"minimum_width", "round_to", "parameters", "macs", "bytes", "images", "latency_batch", "latency_threads",
           "merged_tokens"}  # fmt: skip
-_MARKS = {"on_macs_front", "on_latency_front"}
+_MARKS = {"on_macs_front", "on_latency_front", "latency_compiled"}
+_MARK_VALUES = {"True": True, "False": False}
 
 
 @dataclass
@@ -62,11 +66,11 @@ class SweepTable:
             reader = csv.DictReader(StringIO(read_small_text(path)))
             if tuple(reader.fieldnames or ()) != COLUMNS:
                 raise ValueError("other columns")
-            return cls(path, [_parsed(row) for row in reader])
-        except (OSError, ValueError, TypeError, KeyError, csv.Error) as error:
+            return cls(path, [_parsed(row, reader.line_num) for row in reader])
+        except (OSError, ValueError, csv.Error) as error:
             raise OutputError(
-                f"{path} exists already and is not the table of a sweep that can be continued ({error}). Choose "
-                "another output or pass --overwrite."
+                f"{path} exists already and is not the table of a sweep that can be continued ({one_line(error)}). "
+                "Choose another output or pass --overwrite."
             ) from error
 
     def check_same(self, identity: Mapping[str, str]) -> None:
@@ -123,6 +127,19 @@ class SweepTable:
             raise OutputError(f"{self.path} cannot be written: {error}. Choose another output.") from error
 
 
+def add_classes(rows: Sequence[Row], described: Sequence[Mapping[str, Any]]) -> None:
+    """Add the figures of each class to rows of the table, which has no column for them, in place.
+
+    Args:
+        rows: Rows of the table.
+        described: Rows of ``sweep.json``.
+    """
+    known = {_identity(dict(row)): row["classes"] for row in described if "classes" in row}
+    for row in rows:
+        if "classes" not in row and _identity(row) in known:
+            row["classes"] = known[_identity(row)]
+
+
 def method_columns(task: VBPConfig) -> Row:
     """Return the columns that identify the row of a configuration."""
     options = {"criterion": dict(task.criterion_options), "compensation": dict(task.compensation_options)}
@@ -164,14 +181,32 @@ def _identity(row: Row) -> tuple[Any, ...]:
     return (is_dense(row), *(row.get(name) for name in names))
 
 
-def _parsed(row: Mapping[str, str]) -> Row:
-    kinds: dict[str, Any] = {name: str if name in _TEXTS else int if name in _WHOLE else float for name in COLUMNS}
-    kinds |= dict.fromkeys(_MARKS, _truth)
-    return {name: kinds[name](value) for name, value in row.items() if value != ""}
+def _parsed(row: Mapping[Any, Any], line: int) -> Row:
+    """Return the values of a row within the limits of ``sweep.json``; raises ValueError with the line and column."""
+    if None in row or None in row.values():
+        raise ValueError(f"line {line} has not {len(COLUMNS)} columns")
+    parsed = {name: _value(name, text, line) for name, text in row.items() if text != ""}
+    hints = hints_of(SweepRow)
+    for name in COLUMNS:
+        where = f"line {line}, column {name}"
+        if name in parsed:
+            problem = find_problem(parsed[name], hints.get(name, str), where)
+            if problem is not None:
+                raise ValueError(problem.removesuffix("."))
+        elif name in SweepRow.__required_keys__ or name in ("model", *IDENTITY):
+            raise ValueError(f"{where} is empty")
+    return parsed
 
 
-def _truth(text: str) -> bool:
-    return {"True": True, "False": False}[text]
+def _value(name: str, text: str, line: int) -> Any:
+    if name in _TEXTS:
+        return text
+    whole, mark = name in _WHOLE, name in _MARKS
+    try:
+        return _MARK_VALUES[text] if mark else int(text) if whole else float(text)
+    except (KeyError, ValueError):
+        expected = "True or False" if mark else "a whole number" if whole else "a number"
+        raise ValueError(f"line {line}, column {name} is {shown(text)}; expected {expected}") from None
 
 
 def _has_latency(row: Row, latency: LatencyOptions | None) -> bool:
@@ -179,4 +214,5 @@ def _has_latency(row: Row, latency: LatencyOptions | None) -> bool:
         return True
     dtype = None if latency.torch_dtype is None else str(latency.torch_dtype).removeprefix("torch.")
     asked = {"latency_batch": latency.batch, "latency_dtype": dtype, "latency_threads": latency.threads}
-    return "latency_ms" in row and all(row[name] == value for name, value in asked.items() if value is not None)
+    same = all(row.get(name) == value for name, value in asked.items() if value is not None)
+    return "latency_ms" in row and same and bool(row.get("latency_compiled")) == latency.compile

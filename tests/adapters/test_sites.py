@@ -8,9 +8,17 @@ import torch
 from torch import nn
 
 from hf_vbp.adapters import registry as registry_module
+from hf_vbp.adapters.base import MLPSite
 from hf_vbp.adapters.linear_pair import LinearPairAdapter
-from hf_vbp.adapters.registry import find_sites, get_adapter, register_adapter, registered_model_types
+from hf_vbp.adapters.registry import (
+    find_sites,
+    get_adapter,
+    left_out_of,
+    register_adapter,
+    registered_model_types,
+)
 from hf_vbp.errors import ConfigurationError, NonFiniteError, UnsupportedModelError
+from hf_vbp.modeling.modeling_hf_vbp import Layout
 from tests.config.distributions import install
 from tests.conftest import TINY, make_model
 
@@ -105,6 +113,30 @@ class TestAdaptersOfOtherDistributions:
 def test_a_model_without_mlps_at_their_places(monkeypatch: pytest.MonkeyPatch, vit: Any) -> None:
     monkeypatch.setattr(registry_module, "_ADAPTERS", {"vit": LinearPairAdapter(pairs=(("a", "b"),))})
     with pytest.raises(UnsupportedModelError, match="has no MLP that can be pruned"):
+        find_sites(vit)
+
+
+def test_a_fault_of_a_users_adapter_names_it(monkeypatch: pytest.MonkeyPatch, vit: Any) -> None:
+    class Broken:
+        def find_sites(self, model: Any) -> Any:
+            if model.config.num_hidden_layers:
+                return [model.vit.layers[0].mlp]
+            return [MLPSite.named(0, model, Layout(("nowhere.fc1",), "nowhere.fc2"))]
+
+        def left_out(self, model: Any) -> Any:
+            return {}["reason"]
+
+    monkeypatch.setattr(registry_module, "_ADAPTERS", {"vit": Broken()})
+    with pytest.raises(
+        ConfigurationError, match=r"find_sites of the adapter for 'vit' returned a ViTMLP, expected .*Site"
+    ):
+        find_sites(vit)
+    with pytest.raises(ConfigurationError, match=r"left_out of the adapter of ViTForIm.* raised KeyError: 'reason'"):
+        left_out_of(vit)
+    vit.config.num_hidden_layers = 0
+    with pytest.raises(
+        ConfigurationError, match=r"find_sites of the adapter for 'vit' raised AttributeError: .*nowhere"
+    ):
         find_sites(vit)
 
 

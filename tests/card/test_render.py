@@ -44,6 +44,25 @@ def test_there_are_examples() -> None:
     assert len(EXAMPLES) >= 2
 
 
+def test_the_card_of_a_model_that_only_merges_tokens() -> None:
+    dense = {"parameters": 30000, "macs": 500000, "bytes": 120000}
+    cost = {"dense": dense, "pruned": {**dense, "macs": 400000}}
+    made = card(widths=[48, 48, 48], merged_tokens=[0, 3, 3], cost=cost)
+    metadata, body = split_card(made)
+    assert "made faster by merging tokens" in body
+    assert "before each block: 0, 3, 3." in body
+    assert "It has 20.0 % fewer MACs than the dense model" in body
+    assert "No neurons are removed." in body
+    for words in ("Removed neurons", " 0.0 %", "not masked"):
+        assert words not in body
+    assert {"token-merging", "hf_vbp"} <= set(metadata["tags"])
+    assert not {"pruned", "structured-pruning"} & set(metadata["tags"])
+    # A card of an earlier version loses the section.
+    assert "Removed neurons" not in render_card(
+        make_facts(make_results(widths=[48, 48, 48], merged_tokens=[0, 3, 3], cost=cost), repo_id="me/x"), card()
+    )
+
+
 def test_rendering_is_deterministic() -> None:
     assert card() == card()
 

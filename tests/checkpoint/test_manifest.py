@@ -128,10 +128,32 @@ def test_an_unchanged_card_is_replaced(tmp_path: Path) -> None:
     assert (tmp_path / "out" / "README.md").read_text() == "new"
 
 
-@pytest.mark.parametrize("text", ["", "{}", "[]", '{"format": "hf_vbp.manifest", "version": 9, "files": {}}'])
-def test_a_damaged_manifest_is_no_permission(out: Path, text: str) -> None:
+GOOD = {"format": "hf_vbp.manifest", "version": 1, "files": {"plan.json": {"size": 2, "sha256": "0"}}}
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("", "cannot be read"),
+        ("[" * 100_000, "cannot be read .*recursion"),
+        ("[]", "is not a JSON object"),
+        ("{}", "format is missing; expected 'hf_vbp.manifest'"),
+        (json.dumps({**GOOD, "version": 9}), "version is 9; expected 1"),
+        (json.dumps({**GOOD, "version": True}), "version is True; expected 1"),
+        (json.dumps({**GOOD, "files": None}), "files is null; expected an object"),
+        (json.dumps({**GOOD, "files": []}), "files is a list; expected an object"),
+        (json.dumps({**GOOD, "files": {"a": 3}}), "files.a is 3; expected an object"),
+        (
+            json.dumps({**GOOD, "files": {"a": {"size": "2", "sha256": "0"}}}),
+            'files.a.size is "2"; expected an integer',
+        ),
+        (json.dumps({**GOOD, "files": {"a": {"size": 2}}}), "files.a.sha256 is missing"),
+    ],
+    ids=lambda value: value[:30],
+)
+def test_a_damaged_manifest_is_no_permission(out: Path, text: str, says: str) -> None:
     (out / "vbp_manifest.json").write_text(text, encoding="utf-8")
-    with pytest.raises(CheckpointError, match=r"vbp_manifest\.json cannot be read"):
+    with pytest.raises(CheckpointError, match=rf"vbp_manifest\.json.*{says}.* may be replaced are not known"):
         overwrite(out)
     assert (out / "plan.json").exists()
 

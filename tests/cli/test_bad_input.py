@@ -271,7 +271,11 @@ CASES = [
     Case("merging one", "two files or more", lambda here: merge(here, GOOD)),
     Case("merging unlike", "differs", lambda here: merge(here, GOOD, OTHER)),
     Case("merging twice the same", "both", lambda here: merge(here, GOOD, GOOD)),
-    Case("showing no statistics", "is damaged", lambda here: ["stats", "show", here / "model/config.json"]),
+    Case(
+        "showing no statistics",
+        "is JSON, not a file of statistics",
+        lambda here: ["stats", "show", here / "model/config.json"],
+    ),
     Case("plan of another model", "weights differ", plan_of_another),
     Case("ratios malformed", "start:stop:step", lambda here: sweep(here, "a:b")),
     Case("ratios outside", "between 0 and 1", lambda here: sweep(here, "0.5,1.5")),
@@ -299,3 +303,15 @@ def test_bad_input(
     assert "Traceback" not in said
     assert re.search(case.says, said), said
     assert sorted(path for path in here.rglob("*")) == before
+
+
+def test_an_error_in_a_users_module_names_the_module(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "module_with_a_fault.py").write_text("raise ValueError('boom')")
+    monkeypatch.syspath_prepend(tmp_path)
+    ran = run(["inspect", "sample", "--import", "module_with_a_fault"], capfd, monkeypatch)
+    assert ran.code == 2
+    said = " ".join(ran.err.split())
+    assert "hf-vbp: --import module_with_a_fault: the module raised ValueError: boom. Correct this code" in said
+    assert "unexpected" not in said

@@ -33,7 +33,7 @@ def test_a_card_after_fine_tuning_tells_pruning_and_training_apart(
     assert blocks == [f"hf-vbp {' '.join(command)}" for command in (pruning, training)]
     assert "Then fine-tuned with the recipe short; [`recipe.yaml`](recipe.yaml) has all its settings:" in made
     assert (tmp_path / "tuned" / "recipe.yaml").is_file()
-    assert "| expected output error before fine-tuning |" in card
+    assert "| predicted output error before fine-tuning |" in card
     assert "Both are of the pruned model before fine-tuning:" in card
     # Without a fine-tuning none of it is there.
     before = render_card(make_facts(load_results(tmp_path / "pruned"), repo_id="me/pruned"))

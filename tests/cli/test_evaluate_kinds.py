@@ -10,6 +10,8 @@ import torch
 from transformers import AutoModel
 
 import hf_vbp as library
+from hf_vbp.cli.evaluate import show
+from hf_vbp.results.named_figures import figure_rows
 from hf_vbp.results.record import load_results
 from tests.data.helpers import shards as make_shards
 
@@ -74,7 +76,11 @@ def hits(model: Any, bank: Any, queries: Any) -> float:
 
 
 def test_a_backbone_is_measured_by_its_neighbors_before_and_after(
-    hf_vbp: Command, backbone: Path, tmp_path: Path
+    hf_vbp: Command,
+    backbone: Path,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     bank = save_images(tmp_path / "bank", 4)
     # Only some of the classes, so that numbering them alone would give other ids.
@@ -102,6 +108,14 @@ def test_a_backbone_is_measured_by_its_neighbors_before_and_after(
     alone = json.loads(hf_vbp("evaluate", out, *options, "--json").out)
     assert alone["model"]["knn"]["top1"] == again["model"]["knn"]["top1"]
     assert "outputs" not in alone["model"]
+    capfd.readouterr()
+    monkeypatch.setenv("COLUMNS", "80")
+    paths = {name: f"/a/long/path/of/a/checkpoint/with/many/folders/{name}/checkpoint" for name in ("base", "model")}
+    show(again, paths)
+    lines = capfd.readouterr().out.splitlines()
+    assert lines[:2] == [f"{name}: {path}" for name, path in paths.items()]
+    for _, *cells in figure_rows(again, ["base", "model"]):
+        assert any(all(cell in line for cell in cells if cell) for line in lines), cells
 
 
 def test_without_labels_a_backbone_is_compared_with_the_dense_one(
@@ -180,6 +194,19 @@ def test_depth_is_compared_by_its_variance(hf_vbp: Command, refused: Command, tm
     assert "nothing can be measured without another model" in refused("evaluate", out, "--data", images)
     message = refused("evaluate", out, "--data", images, "--base", out, "--bank", images)
     assert "--bank and --neighbors are for backbones" in message
+
+
+def test_a_sweep_is_for_classifiers_as_its_help_says(
+    refused: Command, hf_vbp: Command, backbone: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    images = save_images(tmp_path / "images", 1)
+    message = refused("sweep", backbone, "--data", images, "--eval-data", images, "--output", out)
+    assert "sweeps compare the accuracy of classifiers. Prune it at each ratio with" in message
+    assert "hf-vbp prune --eval-data instead" in message
+    assert not out.exists()
+    shown = " ".join(hf_vbp("sweep", "--help").out.split())
+    assert "For classifiers with one label per image only; use `hf-vbp prune --eval-data` for other models." in shown
 
 
 def test_options_without_a_use_are_refused(refused: Command, backbone: Path, tmp_path: Path) -> None:

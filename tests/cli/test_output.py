@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from hf_vbp.cli import prune
 from hf_vbp.cli.console import Reporter, literal, print_error, print_json, print_lines, print_table, standard_error
 from tests.cli.helpers import run, save_images, save_tiny
 
@@ -164,3 +165,23 @@ def test_the_tables_of_a_sweep_fit_into_80_columns(
         "weighted-variance + linear, no training",
     ]
     assert sum("weighted-variance + linear │" in line and "1.39x (1.37 to 1.40)" in line for line in shown) == 1
+
+
+def test_the_two_output_errors_have_the_same_names_everywhere() -> None:
+    from hf_vbp.ui.views import receipt
+
+    counts = {name: 100 for name in ("parameters", "macs", "bytes")}
+    results = {
+        "plan": {"ratio": 0.5},
+        "cost": {"dense": counts, "pruned": counts},
+        "predicted": {"relative_output_error": 0.125},
+        "observed": {"relative_output_error": 0.25},
+    }
+    rows = prune._cost_rows(results)
+    assert [row[0] for row in rows[:2]] == [
+        "output error of the MLPs, predicted",
+        "output error of the MLPs, observed",
+    ]
+    page = receipt(results, "Result")
+    assert "Output error of the MLPs, predicted" in page
+    assert "Output error of the MLPs, observed" in page

@@ -81,8 +81,15 @@ def test_audit_exits_with_1_where_a_check_failed(
 ) -> None:
     report = AuditReport(NAME, "abc", Path("folder"), (Check("hashes", passed, "[/x] \x1b[31m"),))
     # The package has a function of the name of the module.
-    monkeypatch.setattr(sys.modules[AuditReport.__module__], "audit", lambda *_, **__: report)
-    ran = run(["audit", NAME], capfd, monkeypatch)
+    given: list[Any] = []
+
+    def audit(*_: Any, cache_dir: Any, **__: Any) -> AuditReport:
+        given.append(cache_dir)
+        return report
+
+    monkeypatch.setattr(sys.modules[AuditReport.__module__], "audit", audit)
+    ran = run(["audit", NAME, "--cache-dir=~/hub"], capfd, monkeypatch)
+    assert given == [Path("~/hub").expanduser()]
     assert ran.code == code
     assert "hashes: [/x] \\x1b[31m" in ran.out
     found = run(["audit", NAME, "--json"], capfd, monkeypatch)

@@ -9,10 +9,15 @@ from typing import Any
 import pytest
 
 from hf_vbp.cli import sweep as sweep_cli
+from hf_vbp.config.vbp_config import VBPConfig
+from hf_vbp.costs.latency import LatencyOptions
 from hf_vbp.errors import ConfigurationError, OutputError
+from hf_vbp.results.checks import find_problem
+from hf_vbp.results.sweep import SweepResults
 from hf_vbp.workflow import sweep as sweep_module
 from hf_vbp.workflow import sweep_command, sweep_kept, sweep_plot
 from hf_vbp.workflow.sweep_arguments import parse_ratios
+from hf_vbp.workflow.sweep_table import SweepTable, method_columns
 from tests.cli.helpers import run, save_images, save_tiny
 from tests.costs.clock import Clock
 
@@ -88,6 +93,33 @@ def test_each_method_has_a_table_that_fits_a_terminal(
     assert sum("10.25x (10.15 to 10.35)" in line and "1234.56" in line for line in lines) == 4
 
 
+def test_the_table_of_damage_fits_a_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    dense: dict[str, Any] = {"ratio": 0.0, "parameters": 10, "macs": 10, "top1": 0.9, "ece": 0.0312}
+    lost = "golden retriever 100.0 to 62.5 % (16); Egyptian cat 90.0 to 80.0 % (10)"
+    pruned = {**dense, "criterion": "obs", "compensation": "linear", "ratio": 0.5, "ece": 0.0751, "loses_most": lost}
+    sweep_cli.show([dense, pruned], [Path("sweep.csv")])
+    shown = capsys.readouterr().out
+    assert max(map(len, shown.splitlines())) <= 80
+    assert "7.5 %" in shown
+    assert "3.1 %" in shown
+    assert "golden retriever" in shown
+
+
+def test_latencies_of_compiled_models_are_not_those_of_others(tmp_path: Path) -> None:
+    config = VBPConfig(ratio=0.5)
+    table = SweepTable(tmp_path / "sweep.csv")
+    figures = {"latency_ms": 2.0, "latency_batch": 1, "latency_dtype": "float32", "latency_threads": 1}
+    table.add([{**method_columns(config), **figures, "macs": 10, "latency_compiled": True}])
+    read = SweepTable.load(table.path)
+    assert read.rows[0]["latency_compiled"] is True
+    assert read.find(config, LatencyOptions(compile=True)) is not None
+    assert read.find(config, LatencyOptions()) is None
+    assert read.find(config, None) is not None
+
+
 def test_an_interrupted_sweep_continues(sweep: Any, shelf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sweep_command, "MODELS_IN_MEMORY", 1)
     monkeypatch.setattr(sweep_module, "MODELS_IN_MEMORY", 1)
@@ -113,7 +145,18 @@ def test_an_interrupted_sweep_continues(sweep: Any, shelf: Path, monkeypatch: py
     assert sweep("--ratios", "0.2", "--method", "variance+mean").code == 0
     assert len(rows_of(shelf)) == 5
     assert len(evaluated) == 5
-    # All rows exist: nothing is computed.
+    # The file of typed rows has the figures of each class of all of them, those before the interruption too.
+    results = json.loads((shelf / "out/sweep.json").read_text())
+    assert find_problem(results, SweepResults) is None
+    assert [row.get("compensation") for row in results["rows"]] == [None, "linear", "linear", "linear", "mean"]
+    for row in results["rows"]:
+        images = sum(one["images"] for one in row["classes"].values())
+        assert images == row["images"]
+        right = sum(one["images"] * one["top1"] for one in row["classes"].values())
+        assert right / images == pytest.approx(row["top1"])
+    # All rows exist: nothing is computed. The tables show both methods.
+    ran = sweep("--ratios", "0.2")
+    assert all(f"+ {name}, no training" in ran.out for name in ("linear", "mean"))
     ran = sweep("--ratios", "0.2,0.6", "--json")
     assert len(evaluated) == 5
     assert [row["ratio"] for row in json.loads(ran.out)] == [0, 0.2, 0.6]
@@ -169,8 +212,8 @@ def test_kept_statistics_of_something_else_are_not_used_or_replaced(
 
     assert sweep("model", "images").code == 0
     kept = shelf / "out/statistics.safetensors"
-    (shelf / "out/sweep.csv").unlink()
-    (shelf / "out/sweep.png").unlink(missing_ok=True)
+    for name in ("sweep.csv", "sweep.json", "sweep.png"):
+        (shelf / "out" / name).unlink(missing_ok=True)
     before = kept.read_bytes()
     for model, data, said in (("model", "images2", "other calibration images"), ("other", "images", "other weights")):
         ran = sweep(model, data)
@@ -245,7 +288,7 @@ def test_a_missing_matplotlib_is_reported_before_the_work(
     assert ran.code == 0
     said = " ".join(ran.err.split())
     assert said.index("pip install 'hf-vbp[plot]'") < said.index("Statistics")
-    assert [path.name for path in (shelf / "out").iterdir()] == ["sweep.csv"]
+    assert sorted(path.name for path in (shelf / "out").iterdir()) == ["sweep.csv", "sweep.json"]
 
 
 def test_impossible_ratios_and_methods_are_refused_before_the_images_are_read(

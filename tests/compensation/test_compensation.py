@@ -1,14 +1,15 @@
 """Compensations against sample-by-sample least squares and against their known special cases."""
 
 import warnings
+from dataclasses import dataclass
 
 import pytest
 import torch
 
 from hf_vbp.adapters.site_weights import SiteWeights
-from hf_vbp.compensation.base import CompensationWarning, compensate
+from hf_vbp.compensation.base import Compensation, CompensationWarning, compensate
 from hf_vbp.compensation.linear import fit_linear
-from hf_vbp.errors import ConfigurationError, StatisticsError
+from hf_vbp.errors import ConfigurationError, NonFiniteError, StatisticsError
 from hf_vbp.statistics.moments import Moments
 from hf_vbp.statistics.site_statistics import SiteStatistics
 from tests.maths_helpers import output_error, random_site
@@ -173,3 +174,57 @@ def test_invalid_arguments_are_refused(kind, kept, options, match):
     site, weights = random_site()
     with pytest.raises(ConfigurationError, match=match):
         compensate(kind, weights, torch.tensor(kept), site, **options)
+
+
+NAN = float("nan")
+
+
+@pytest.mark.parametrize(
+    ("fitted", "error", "message"),
+    [
+        ((torch.full((5, 4), NAN), torch.zeros(5)), NonFiniteError, "returned a weight with 20 values that are NaN"),
+        ((torch.zeros(5, 4), torch.full((5,), NAN)), NonFiniteError, "returned a bias with 5 values that are NaN"),
+        ((torch.zeros(4, 5), torch.zeros(5)), ConfigurationError, r"a weight of shape \(4, 5\), .* shape \(5, 4\)"),
+        ((torch.zeros(5, 4), torch.zeros(4)), ConfigurationError, r"a bias of shape \(4,\), .* of shape \(5,\)"),
+        ((torch.zeros(5, 4), None), ConfigurationError, "returned no bias .* return weights.fc2_bias to keep it"),
+        (([[0.0]], None), ConfigurationError, "returned a weight list for"),
+        (torch.zeros(5, 4), ConfigurationError, r"returned a Tensor for .* expected Compensated\(weight, bias\)"),
+    ],
+)
+def test_the_weights_of_a_users_compensation_are_checked(fitted, error, message):
+    site, weights = random_site()
+    with pytest.raises(error, match=f"^compensation 'broken' .*{message}.*") as raised:
+        compensate(returning(fitted), weights, KEPT[:4], site)
+    assert repr(site.name) in str(raised.value)
+
+
+def test_a_bias_that_the_site_has_no_place_for_is_refused():
+    site, weights = random_site(bias=False)
+    with pytest.raises(ConfigurationError, match=r"returned a bias for site .* has none, .*Requirements\(bias=True\)"):
+        compensate(returning((torch.zeros(5, 4), torch.zeros(5))), weights, KEPT[:4], site)
+    fitted = compensate(returning((torch.ones(5, 4), None)), weights, KEPT[:4], site)
+    assert fitted.bias is None
+    assert fitted.weight.dtype == torch.float64
+
+
+def test_an_error_of_a_users_compensation_names_it_and_the_site():
+    site, weights = random_site()
+    with pytest.raises(
+        ConfigurationError, match=r"^fit of compensation 'broken' for site 'enc.*' raised KeyError: 'x'"
+    ):
+        compensate(returning(KeyError("x")), weights, KEPT, site)
+
+
+def returning(fitted):
+    """A compensation that returns this, or raises it."""
+
+    @dataclass(frozen=True)
+    class Broken(Compensation):
+        name = "broken"
+
+        def fit(self, weights, kept, site):
+            if isinstance(fitted, Exception):
+                raise fitted
+            return fitted
+
+    return Broken()

@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 
+from hf_vbp.compensation.base import register_compensation
 from hf_vbp.config.registry import COMPENSATIONS, CRITERIA
 from hf_vbp.criteria.base import Criterion, register_criterion
+from hf_vbp.criteria.variance import Variance
 from hf_vbp.errors import ConfigurationError
 from tests.config.distributions import install
 
@@ -25,13 +27,34 @@ def test_a_class_without_a_name_or_fields_cannot_be_registered() -> None:
     class Plain(Criterion):
         name = "plain"
 
+        def rank(self, statistics: Any, weights: Any) -> Any:
+            return []
+
     @dataclass(frozen=True)
     class Nameless(Criterion):
-        pass
+        def rank(self, statistics: Any, weights: Any) -> Any:
+            return []
 
     for cls in (Plain, Nameless):
         with pytest.raises(ConfigurationError, match=f"{cls.__name__} cannot be registered as a criterion"):
             register_criterion(cls)
+
+
+def test_a_class_that_lacks_its_method_or_its_base_cannot_be_registered() -> None:
+    @dataclass(frozen=True)
+    class Unfinished(Criterion):
+        name = "unfinished"
+
+    @dataclass(frozen=True)
+    class Baseless:
+        name = "baseless"
+
+    with pytest.raises(ConfigurationError, match=r"Unfinished cannot be registered .*: it does not define rank\."):
+        register_criterion(Unfinished)
+    with pytest.raises(ConfigurationError, match=r"Baseless cannot .* as a criterion: .* derives from Criterion\."):
+        register_criterion(Baseless)  # type: ignore[type-var]
+    with pytest.raises(ConfigurationError, match=r"Variance cannot .* as a compensation: .* from Compensation\."):
+        register_compensation(Variance)  # type: ignore[type-var]
 
 
 def test_errors_of_a_users_class_name_the_options() -> None:
@@ -45,11 +68,41 @@ def test_errors_of_a_users_class_name_the_options() -> None:
             if self.level < 0:
                 raise ValueError("level is negative")
 
+        def rank(self, statistics: Any, weights: Any) -> Any:
+            return []
+
     assert CRITERIA.create("picky", {"level": 2}).options == {"level": 2}
     with pytest.raises(ConfigurationError, match=r"Invalid options level=-1 of criterion 'picky': level is neg"):
         CRITERIA.create("picky", {"level": -1})
     with pytest.raises(ConfigurationError, match=r"Invalid options .* of criterion 'picky': '<' not supported"):
         CRITERIA.create("picky", {"level": "high"})
+
+
+def test_other_errors_of_a_users_class_name_it() -> None:
+    @register_criterion
+    @dataclass(frozen=True)
+    class Careless(Criterion):
+        name = "careless"
+        needs: str = "nothing"
+
+        def __post_init__(self) -> None:
+            if self.needs == "made":
+                raise KeyError("x")
+
+        @property
+        def requires(self) -> Any:
+            return {"text": "text"}[self.needs]
+
+        def rank(self, statistics: Any, weights: Any) -> Any:
+            return []
+
+    for needs in ("made", "nothing"):
+        with pytest.raises(
+            ConfigurationError, match=r"criterion 'careless' raised KeyError: '\w+'\. .*not part of hf_vbp"
+        ):
+            CRITERIA.create("careless", {"needs": needs})
+    with pytest.raises(ConfigurationError, match=r"`requires` of criterion 'careless' must be .*, got 'text'"):
+        CRITERIA.create("careless", {"needs": "text"})
 
 
 METHOD = """
@@ -84,6 +137,11 @@ def test_a_method_of_another_distribution_is_imported_when_it_is_used(
         ("absent_method", "", "from the distribution 'fake', cannot be imported: No module named 'absent_method'"),
         ("empty_method:Installed", "", "cannot be imported: .*no attribute 'Installed'"),
         ("empty_method", "", "registers no criterion of this name"),
+        (
+            "empty_method",
+            "1 / 0",
+            r"The import of 'installed' .* 'fake', raised ZeroDivisionError: division by zero\.",
+        ),
     ],
 )
 def test_a_broken_distribution_is_reported_when_its_method_is_used(

@@ -69,7 +69,9 @@ def test_the_paper_is_one_preset() -> None:
         ({"ratio": 1.2}, BudgetError, "neurons to remove must be between 0 and 1, got 1.2"),
         ({"target_macs": "half"}, BudgetError, "MACs to keep must be between 0 and 1, got 'half'"),
         ({"criterion": "nothing"}, ConfigurationError, "Unknown criterion 'nothing'; expected one of mag"),
-        ({"criterion": 3}, ConfigurationError, "Unknown criterion 3; expected one of"),
+        ({"criterion": 3}, ConfigurationError, "criterion must be a name, got 3; expected one of mag"),
+        ({"criterion": ["obs"]}, ConfigurationError, "criterion must be a name, got a list; expected one of mag"),
+        ({"scope": None}, ConfigurationError, "scope must be a name, got None; expected one of global, layer"),
         (
             {"compensation": "nothing"},
             ConfigurationError,
@@ -101,7 +103,7 @@ def test_the_paper_is_one_preset() -> None:
         (
             {"criterion_options": {"metric": ["x"]}},
             ConfigurationError,
-            r"Unknown metric a list; expected one",
+            "metric must be a name, got a list; expected one",
         ),
         (
             {"criterion": "random", "criterion_options": {"seed": -1}},

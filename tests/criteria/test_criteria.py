@@ -11,6 +11,7 @@ from hf_vbp.adapters.base import MLPSite
 from hf_vbp.adapters.site_weights import SiteWeights
 from hf_vbp.config.registry import CRITERIA
 from hf_vbp.criteria.base import Criterion, Ranking, rank, register_criterion
+from hf_vbp.criteria.variance import Variance
 from hf_vbp.errors import ConfigurationError, NonFiniteError, StatisticsError
 from hf_vbp.modeling.modeling_hf_vbp import Layout
 from hf_vbp.statistics.moments import Moments
@@ -86,6 +87,9 @@ def test_a_name_is_registered_once():
     class Other(Criterion):
         name = "variance"
 
+        def rank(self, statistics, weights):
+            return []
+
     with pytest.raises(ConfigurationError, match="There is a criterion 'variance' already"):
         register_criterion(Other)
     # The same class again, as after a reload of its module, is no conflict.
@@ -105,6 +109,52 @@ def test_scores_that_are_not_finite_name_the_site(sites):
     weights[0].fc2_weight[0, 0] = float("nan")
     with pytest.raises(NonFiniteError, match=r"encoder\.layers\.0\.mlp"):
         rank("weighted-variance", statistics, weights)
+
+
+def scores(width: int) -> Ranking:
+    return Ranking.from_scores(torch.ones(width, dtype=torch.float64))
+
+
+@pytest.mark.parametrize(
+    ("rankings", "message"),
+    [
+        ([scores(12), scores(3)], r"gave 3 scores for site 'encoder\.layers\.1\.mlp', expected 7, one per hidden"),
+        ([scores(12)], "gave 1 rankings, expected a list of 2, one Ranking per site"),
+        ([scores(12), scores(7), scores(7)], "gave 3 rankings, expected a list of 2"),
+        (None, "gave a NoneType, expected a list of 2"),
+        ([torch.ones(12), torch.ones(7)], r"gave a Tensor for site '.*', expected a Ranking; make one with"),
+        ([Ranking([1.0] * 12, torch.arange(12)), scores(7)], r"gave scores of type list .* a tensor of shape \(12,\)"),
+        ([Ranking(torch.ones(12, 1), torch.arange(12)), scores(7)], r"gave scores of shape \(12, 1\) .*shape \(12,\)"),
+        ([Ranking(torch.ones(12), torch.arange(11)), scores(7)], "gave 11 ties for site .*, expected 12"),
+    ],
+)
+def test_rankings_of_a_users_criterion_are_checked(sites, rankings, message):
+    @dataclass(frozen=True)
+    class Broken(Criterion):
+        name = "broken"
+
+        def rank(self, statistics, weights):
+            return rankings
+
+    with pytest.raises(ConfigurationError, match=f"^criterion 'broken' {message}"):
+        rank(Broken(), *sites)
+
+
+def test_an_error_of_a_users_criterion_names_it(sites, monkeypatch):
+    @dataclass(frozen=True)
+    class Broken(Criterion):
+        name = "broken"
+
+        def rank(self, statistics, weights):
+            raise KeyError("x")
+
+    with pytest.raises(ConfigurationError, match=r"^rank of criterion 'broken' raised KeyError: 'x'\.") as raised:
+        rank(Broken(), *sites)
+    assert isinstance(raised.value.__cause__, KeyError)
+    # An error of a built-in criterion is a fault of this package, and is not ascribed to the user.
+    monkeypatch.setattr(Variance, "rank", Broken.rank)
+    with pytest.raises(KeyError):
+        rank("variance", *sites)
 
 
 def test_site_weights_are_copies_in_float64():

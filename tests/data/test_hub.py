@@ -11,6 +11,7 @@ import torch
 from hf_vbp.data.decoding import UnreadableImageError
 from hf_vbp.data.loading import load_images
 from hf_vbp.errors import ConfigurationError, DataError, LabelError
+from tests.conftest import make_model
 from tests.data.helpers import CLASSES, ID2LABEL, MODEL_ID, dataset, labels, numbers, picture, png, processor
 
 
@@ -311,6 +312,40 @@ def test_a_repository_is_read_with_the_split_that_suits(repository: Path, stream
     with pytest.raises(DataError, match="no split 'validation': its splits are t"):
         load_images(str(repository), processor(), split="validation", streaming=streaming)
     assert load_images(str(repository), processor(), split="train[:3]").images == 3
+
+
+def test_token_and_cache_are_those_of_the_argument(
+    repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import datasets
+
+    tokens: list[Any] = []
+    real = datasets.load_dataset_builder
+
+    def load(*arguments: Any, token: Any, **options: Any) -> Any:
+        tokens.append(token)
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(datasets, "load_dataset_builder", load)
+    chosen = tmp_path / "chosen"
+    assert load_images(str(repository), processor(), token="hf_x", cache_dir=chosen).images == 12
+    assert tokens == ["hf_x"]
+    assert list(chosen.rglob("*.arrow"))
+    assert not list((tmp_path / "cache").rglob("*.arrow"))
+
+
+def test_the_processor_is_read_with_token_and_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    seen: list[Any] = []
+
+    def load(name: str, **options: Any) -> Any:
+        seen.append((name, options))
+        return processor()
+
+    monkeypatch.setattr("hf_vbp.data.loading.load_processor", load)
+    model = make_model(image_size=8)
+    model.name_or_path = "someone/model"
+    load_images(dataset(), model=model, token="hf_x", cache_dir=tmp_path)
+    assert seen == [("someone/model", {"token": "hf_x", "cache_dir": str(tmp_path)})]
 
 
 def test_an_ambiguous_split_must_be_named(repository: Path) -> None:

@@ -101,7 +101,7 @@ def test_without_labels_only_agreement_and_kl(vit: Any, batches: Batches) -> Non
 
 
 def test_without_a_reference_only_accuracies(vit: Any, batches: Batches) -> None:
-    found = evaluate_models({"model": vit}, batches, reference=None)
+    found = evaluate_models({"model": vit}, data=batches, reference=None)
     assert set(found["model"].to_dict()) == {"images", "top1", "top1_interval", "top5", "ece", "classes"}
 
 

@@ -68,7 +68,10 @@ def test_results_describe_the_files(work: Work) -> None:
         assert row["runtime"] == f"onnxruntime {onnxruntime.__version__}"
         assert [one["threads"] for one in row["latency"]] == [1, 2]
         assert all(one["median_ms"] > 0 and one["dense_ms"] > 0 for one in row["latency"])
-        assert row["dense"]["bytes"] > work.rows[0]["bytes"]
+        assert row["dense"]["bytes"] > row["bytes"]
+        assert row["dense"]["agreement"] >= 0.8
+        assert [one["threads"] for one in row["dense"]["latency"]] == [1, 2]
+        assert all(("speedup" in one) == (row["precision"] != "fp32") for one in row["dense"]["latency"])
     exact = stored[0]
     assert exact["max_abs_difference"] < 1e-4
     assert (exact["agreement"], exact["top1"]) == (1.0, exact["pytorch_top1"])

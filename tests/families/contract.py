@@ -57,6 +57,21 @@ NOT_EXPORTED = {
     "Qwen2_5_VisionTransformerPretrainedModel",
 }
 """Their forward passes read values of the inputs: grids of patches, or a probability of masks."""
+EXPORTED_IN_SUITE = (
+    "ViTForImageClassification",
+    "DeiTModel",
+    "Data2VecVisionForImageClassification",
+    "Dinov2Model",
+    "ImageGPTModel",
+    "PoolFormerForImageClassification",
+    "ConvNextForImageClassification",
+    "ConvNextV2ForImageClassification",
+    "CLIPVisionModel",
+    "SiglipVisionModel",
+    "VideoMAEModel",
+    "EomtForUniversalSegmentation",
+)
+"""Classes whose export by torch.export is tested in the suite; those of all others in ``make test-slow``."""
 BY_CLASS_ONLY = {
     "CLIPVisionModelWithProjection",
     "ConvNextBackbone",

@@ -21,6 +21,7 @@ from hf_vbp.modeling.modeling_hf_vbp import LAYOUTS, Layout
 
 from . import contract
 from .contract import (
+    EXPORTED_IN_SUITE,
     FIRST,
     NOT_EXPORTED,
     PRUNED,
@@ -124,6 +125,10 @@ def test_a_model_without_sites_is_refused_by_name(family: Family) -> None:
     model = model_of(family.name)
     with pytest.raises(UnsupportedModelError, match=rf"{family.class_name}|experts|backbone\.encoder"):
         prepare(model, family.batch(2))
+    # The reasons on the page of the supported models are those of the error.
+    listed = adapter_of(model).left_out(model)
+    for prefix, reason in family.excluded.items():
+        assert reason in [listed[name] for name in listed if name.startswith(prefix)], prefix
 
 
 @each(WHOLE)
@@ -332,22 +337,6 @@ def bfloat16(value: Any) -> Any:
     return value.to(torch.bfloat16) if floating else value
 
 
-QUICK = (
-    "ViTForImageClassification",
-    "DeiTModel",
-    "Data2VecVisionForImageClassification",
-    "Dinov2Model",
-    "ImageGPTModel",
-    "PoolFormerForImageClassification",
-    "ConvNextForImageClassification",
-    "ConvNextV2ForImageClassification",
-    "CLIPVisionModel",
-    "SiglipVisionModel",
-    "VideoMAEModel",
-    "EomtForUniversalSegmentation",
-)
-
-
 class Plain(torch.nn.Module):
     """Gives the tensors that the kind of a family names."""
 
@@ -362,7 +351,7 @@ class Plain(torch.nn.Module):
 @pytest.mark.parametrize(
     "family",
     [
-        pytest.param(family, id=family.name, marks=() if family.name in QUICK else pytest.mark.slow)
+        pytest.param(family, id=family.name, marks=() if family.name in EXPORTED_IN_SUITE else pytest.mark.slow)
         for family in PRUNED
     ],
 )

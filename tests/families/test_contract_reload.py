@@ -5,14 +5,17 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 import transformers
+from safetensors.torch import load_file
 
 import hf_vbp
+from hf_vbp.checkpoint import receipt
 
 from . import processors
 from .contract import BY_CLASS_ONLY, FIRST, PRUNED, TOWERS, fixed, outputs, simple_of, with_smaller_tower, work_of
@@ -31,6 +34,7 @@ def save_all(folder: Path) -> None:
         _, small = simple_of(family.name)
         batch = work_of(family.name).batches[0]
         hf_vbp.save_checkpoint(small, folder / family.name, verify=False)
+        write_receipt(small, folder / family.name, batch)
         record(small, fixed(small, batch), folder / f"{family.name}.pt", **pipeline_of(family, small, folder))
     for name in TOWERS:
         model, plan = with_smaller_tower(name)
@@ -39,6 +43,16 @@ def save_all(folder: Path) -> None:
         config = json.loads((folder / f"{name}-tower" / "config.json").read_text())
         assert "vbp" not in config
         assert config["vision_config"]["vbp"]["widths"] == plan.widths
+
+
+def write_receipt(model: Any, checkpoint: Path, batch: dict[str, Any]) -> None:
+    """Write the files of a receipt, and read them as its process does; the process itself is tested elsewhere."""
+    with TemporaryDirectory() as job_folder:
+        receipt._write_job(model, checkpoint, ("import",), Path(job_folder), batch)
+        read = load_file(Path(job_folder) / "reference.safetensors")
+        expected = receipt.reference_outputs(model, load_file(Path(job_folder) / "inputs.safetensors"))
+    assert read.keys() == expected.keys(), checkpoint
+    assert all(torch.equal(read[name], value) for name, value in expected.items()), checkpoint
 
 
 def pipeline_of(family: Family, model: Any, folder: Path) -> dict[str, Any]:

@@ -153,8 +153,12 @@ DETECTORS = [
         "queries",
         "logits",
         (),
-        "no site: a ResNet has no MLP",
-        excluded=PARTS,
+        "the backbone, a ResNet, has no MLP",
+        excluded={
+            "model.encoder": "it belongs to the detector, not to its backbone",
+            "model.decoder": "it belongs to a decoder",
+            "bbox_predictor": "it belongs to a head",
+        },
         also=BOXES,
     ),
     Family(
@@ -236,8 +240,10 @@ BACKBONES = [
         "heat_maps",
         "heatmaps",
         (),
-        "ViTPose+: no site, because two layers read the hidden neurons",
-        excluded={"backbone.encoder.layer": "experts read the hidden neurons too"},
+        "ViTPose+: experts read the hidden neurons too",
+        excluded={
+            "backbone.encoder.layer": "it expands and reduces the channels, but the table has no such layout",
+        },
     ),
 ]
 

@@ -11,6 +11,7 @@ import resource
 import sys
 import traceback
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -153,22 +154,30 @@ def _inspect(folder: Path, content: Any) -> None:
     inspect_model(prepare_structure(load_structure(str(folder))))
 
 
-def plan(folder: Path) -> int:
-    from hf_vbp.config.vbp_config import VBPConfig
-    from hf_vbp.pruning.plan import PruningPlan, SitePlan
+# What a plan records and nothing else contradicts: a wrong value of the right type may be read.
+RECORDED = ("budget.asked", "threshold", "minimum_width", "round_to", "options.criterion", "latency")
+# Records that may be missing, as in plans of the first version.
+OPTIONAL = (*RECORDED, "merge_tokens", "options", "predicted", "cost")
 
-    made = PruningPlan(
-        (SitePlan("layers.0.mlp", 4, (0, 2, 3)), SitePlan("layers.1.mlp", 4, (1,))),
-        VBPConfig(ratio=0.5, criterion_options={"ridge": 0.1}, compensation_options={"ridge": 0.1}),
-        0.5,
-        "0" * 64,
-        "1" * 64,
-        threshold=0.25,
-        predicted={"metric": "gradient", "total": 0.5, "sites": [0.1, 0.4]},
-        cost={"dense": {"macs": 2}, "pruned": {"macs": 1}},
-        latency={"batch": 1, "dense_ms": 2.0, "pruned_ms": 1.5, "speedup": 1.3, "speedup_interval": [1.2, 1.4]},
-        merged_tokens=(0, 4),
-    )
+
+def plan(folder: Path) -> int:
+    import torch
+
+    import hf_vbp
+    from hf_vbp.adapters.prepared import prepare
+    from hf_vbp.config.vbp_config import VBPConfig
+    from hf_vbp.pruning.plan import PruningPlan
+    from tests.conftest import make_model
+
+    torch.set_num_threads(1)
+    prepared = prepare(make_model(num_hidden_layers=2, intermediate_size=12))
+    generator = torch.Generator().manual_seed(0)
+    images = [{"pixel_values": torch.randn(4, 3, 32, 32, generator=generator)} for _ in range(2)]
+    config = VBPConfig(target_macs=0.92, merge_tokens=2, compensation_options={"ridge": 0.1})
+    statistics = hf_vbp.collect_statistics(prepared, images, config)
+    made = hf_vbp.make_plan(prepared, statistics, config)
+    assert made.merged_tokens == (0, 2)
+    made = replace(made, latency={"batch": 1, "dense_ms": 2.0, "pruned_ms": 1.5, "speedup_interval": [1.2, 1.4]})
     path = folder / "plan.json"
 
     def read(content: Any) -> None:
@@ -178,10 +187,27 @@ def plan(folder: Path) -> int:
         again = PruningPlan.from_dict(json.loads(loaded.to_json()))
         assert again.widths == loaded.widths
         assert 0 <= again.ratio <= 1
+        hf_vbp.apply_plan(prepared, loaded, statistics)
+        changed = {path for path in leaves(made.to_dict(), loaded.to_dict()) if path.partition(".")[0] != "version"}
+        wrong = [path for path in changed if not path.startswith(OPTIONAL if _is_less(path, loaded) else RECORDED)]
+        assert not wrong, f"another {wrong[0]} is applied"
 
     for text in ("1" * 5000, "[" * 100_000, '{"version": NaN}', "", "\x00"):
         count_failures({}, lambda _, text=text: (path.write_text(text), PruningPlan.load(path)))
     return count_failures(made.to_dict(), read)
+
+
+def leaves(before: Any, after: Any, where: str = "") -> Iterator[str]:
+    """Yield the dotted names of the fields that differ; a field that is missing in one of them differs."""
+    if isinstance(before, dict) and isinstance(after, dict):
+        for name in {**before, **after}:
+            yield from leaves(before.get(name), after.get(name), f"{where}.{name}" if where else name)
+    elif before != after or type(before) is not type(after):
+        yield where
+
+
+def _is_less(path: str, loaded: Any) -> bool:
+    return not loaded.to_dict().get(path.partition(".")[0])
 
 
 def statistics(folder: Path) -> int:

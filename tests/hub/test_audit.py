@@ -36,6 +36,16 @@ def test_an_honest_repository_passes(client: Client, hub: LoopbackHub, checkpoin
     assert checks["download"] == "ok       download: 7 files as listed"
 
 
+def test_the_files_are_downloaded_to_the_given_cache(
+    client: Client, hub: LoopbackHub, checkpoint: Path, tmp_path: Path
+) -> None:
+    client.push(checkpoint, NAME)
+    cache = tmp_path / "cache"
+    answer = client.ask("audit", repo_id=NAME, options={"check_load": False, "cache_dir": str(cache)})
+    assert answer["passed"]
+    assert list(cache.glob("models--alice--pruned-vit/snapshots/*/model.safetensors"))
+
+
 def test_changed_figures_are_found(client: Client, xet_hub: LoopbackHub, checkpoint: Path) -> None:
     client.push(checkpoint, NAME)
     change(xet_hub, "README.md", lambda text: text.replace("74.0 % (60.0", "84.0 % (60.0"))

@@ -65,7 +65,7 @@ def test_few_measurements_meet_the_budget_with_little_beyond_it(
     for seed in range(5):
         clock.generator.seed(seed)
         measured.clear()
-        plan = hf_vbp.make_plan(vit, statistics, VBPConfig(target_latency=share))
+        plan = hf_vbp.make_plan(vit, statistics, VBPConfig(target_latency=share, levers=("mlp",)))
         assert plan.achieved <= share
         assert len(measured) <= 7
         true = REST + (1 - REST) * sum(plan.widths) / 144
@@ -75,7 +75,7 @@ def test_few_measurements_meet_the_budget_with_little_beyond_it(
 
 def test_the_plan_records_the_measurement(vit: Any, statistics: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     Clock(seconds).install(monkeypatch)
-    plan = hf_vbp.make_plan(vit, statistics, VBPConfig(target_latency=0.7, latency_batch=4))
+    plan = hf_vbp.make_plan(vit, statistics, VBPConfig(target_latency=0.7, latency_batch=4, levers=("mlp",)))
     assert plan.latency["dense_ms"] == pytest.approx(10)
     assert plan.latency["pruned_ms"] == pytest.approx(10 * plan.achieved)
     assert plan.latency["speedup"] == pytest.approx(1 / plan.achieved)
@@ -91,7 +91,7 @@ def test_a_noisy_machine_can_be_measured_with_less_precision(
     Clock(lambda model, now: 100 * seconds(model), noise=0.5).install(monkeypatch)
     with pytest.raises(LatencyError, match=r"--latency-precision 0\.\d+, latency_precision from Python"):
         hf_vbp.make_plan(vit, statistics, VBPConfig(target_latency=0.5))
-    config = VBPConfig(target_latency=0.5, latency_precision=0.9)
+    config = VBPConfig(target_latency=0.5, latency_precision=0.9, levers=("mlp",))
     plan = hf_vbp.make_plan(vit, statistics, config)
     assert plan.latency["repetitions"] <= 20
     assert plan.to_dict()["latency_precision"] == 0.9
@@ -137,7 +137,7 @@ def test_an_invalid_precision_is_refused(precision: Any) -> None:
 
 def test_a_time_in_milliseconds(vit: Any, statistics: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     Clock(seconds).install(monkeypatch)
-    config = VBPConfig(target_latency="7.5ms")
+    config = VBPConfig(target_latency="7.5ms", levers=("mlp",))
     plan = hf_vbp.make_plan(vit, statistics, config)
     assert 7.3 <= plan.latency["pruned_ms"] <= 7.5
     assert PruningPlan.from_dict(plan.to_dict()) == plan
@@ -194,6 +194,19 @@ def test_noise_is_an_error_and_never_a_plan(vit: Any, statistics: Any, monkeypat
             r"MACs: 0.01 cannot be reached .*share of 0\.\d+ can be kept.*at least 1 neuron \(",
         ),
         ({"target_parameters": 0.01}, r"parameters: 0.01 cannot be reached .*no less than a share of 0\.\d+ can"),
+        (
+            {"ratio": 0.5, "round_to": 100000},
+            r"keeps at least 100,000 neurons, or all where it has fewer \(minimum_width 1, rounded up to a multiple "
+            r"of round_to 100,000\); lower round_to or the ratio",
+        ),
+        (
+            {"target_parameters": 0.1, "round_to": 32, "minimum_width": 3},
+            "keeps at least 32 neurons, .* lower round_to, minimum_width, or ask for a larger share",
+        ),
+        (
+            {"ratio": 0.9, "round_to": 4, "minimum_width": 40},
+            r"keeps at least 40 neurons \(minimum_width\); lower minimum_width or the ratio",
+        ),
         ({"ratio": 0.9, "minimum_width": 40}, r"hidden neurons: 0.9 cannot be .*at most a share of 0.1666 can be"),
     ],
 )
@@ -205,7 +218,9 @@ def test_an_impossible_budget_is_refused_before_the_images_are_read(
     if "ratio" not in fields:
         # The share in the message can be reached.
         reached = float(str(error.value).split("a share of ")[1].split()[0])
-        check_budget(prepare(vit), VBPConfig(**{name: reached for name in fields if name != "levers"}))
+        check_budget(
+            prepare(vit), VBPConfig(**{**fields, **{name: reached for name in fields if name.startswith("target_")}})
+        )
 
 
 def test_a_plan_knows_its_cost(vit: Any, statistics: Any) -> None:

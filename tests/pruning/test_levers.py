@@ -114,7 +114,8 @@ def test_a_later_plan_needs_no_images(vit: Any, batches: Batches, tmp_path: Path
 
 def test_without_measurements_only_the_mlps_are_narrower(vit: Any, batches: Batches) -> None:
     statistics = hf_vbp.collect_statistics(vit, batches)
-    plan = hf_vbp.make_plan(vit, statistics, VBPConfig(target_macs=0.8))
+    with pytest.warns(LeverWarning, match=r"no measurements of merged tokens .* narrower MLPs alone.*measure_levers"):
+        plan = hf_vbp.make_plan(vit, statistics, VBPConfig(target_macs=0.8))
     assert plan.merged_tokens == ()
     with pytest.warns(LeverWarning, match="narrower MLPs alone"):
         asked = hf_vbp.make_plan(vit, statistics, VBPConfig(target_macs=0.8, levers=("mlp", "tokens")))
@@ -179,6 +180,8 @@ def test_a_damaged_plan_is_refused(vit: Any, batches: Batches, changes: dict[str
         ({"merge_tokens": -1}, "merge_tokens"),
         ({"merge_tokens": True}, "merge_tokens"),
         ({"merge_tokens": 3, "levers": ("mlp",)}, "levers=mlp"),
+        ({"merge_tokens": 0, "levers": ("tokens",)}, "merge_tokens=0 merges no tokens"),
+        ({"levers": ("tokens", "foo")}, "got 'tokens,foo'"),
     ],
 )
 def test_wrong_levers_are_refused(values: dict[str, Any], match: str) -> None:
@@ -266,6 +269,68 @@ def test_a_latency_budget_is_met_without_merging_where_merging_is_slow(
     assert 0.7 < count_macs(result.model) / dense <= 0.75
     with pytest.raises(BudgetError, match=r"0\.1 cannot be reached .*no less than a share of 0\.[1-9]"):
         hf_vbp.prune(vit, batches, VBPConfig(target_latency=0.1))
+
+
+def _by_macs(monkeypatch: pytest.MonkeyPatch, model: Any) -> Clock:
+    """A clock by which a pass takes 1 ms for the MACs of ``model``."""
+    dense, known = count_macs(model), WeakKeyDictionary[Any, int]()
+
+    def seconds(model: Any, now: float) -> float:
+        if model not in known:
+            known[model] = count_macs(model)
+        return 1e-3 * known[model] / dense
+
+    return Clock(seconds).install(monkeypatch)
+
+
+@pytest.mark.parametrize("budget", [{"target_latency": 0.85}, {"target_latency": "0.85ms", "merge_tokens": 4}])
+def test_tokens_alone_meet_a_latency_budget_without_pruning(
+    vit: Any, batches: Batches, budget: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _by_macs(monkeypatch, vit)
+    plan = hf_vbp.prune(vit, batches, VBPConfig(**budget, levers=("tokens",), round_to=1)).plan
+    assert plan.widths == [WIDTH] * LAYERS
+    dense = closed_form(0, [WIDTH] * LAYERS)
+    fewest = next(n for n in range(1, 9) if closed_form(n, [WIDTH] * LAYERS) <= 0.85 * dense)
+    assert plan.merged_tokens == counts_for(vit, budget.get("merge_tokens", fewest))
+    assert plan.achieved == pytest.approx(closed_form(plan.merged_tokens[1], plan.widths) / dense, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("levers", "match"),
+    [
+        (("tokens",), r"by merging tokens; no less than a share of 0\.\d+ .*Ask for a larger share, or use narrower"),
+        (("mlp", "tokens"), r"by pruning the MLPs and merging tokens; no less .*\(minimum_width\)"),
+        (("mlp",), r"by pruning the MLPs; no less than .*\(minimum_width\)"),
+    ],
+)
+def test_a_latency_that_cannot_be_reached_names_its_levers(
+    vit: Any, batches: Batches, levers: tuple[str, ...], match: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _by_macs(monkeypatch, vit)
+    statistics = hf_vbp.collect_statistics(vit, batches)
+    for given in (None, statistics):
+        with pytest.raises(BudgetError, match=match) as caught:
+            hf_vbp.prune(vit, batches, VBPConfig(target_latency=0.1, levers=levers, round_to=1), statistics=given)
+        assert ("minimum_width" in str(caught.value)) == ("mlp" in levers)
+
+
+def test_measured_models_with_narrower_mlps_are_not_those_of_tokens_alone(
+    vit: Any, batches: Batches, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _by_macs(monkeypatch, vit)
+    both = hf_vbp.prune(vit, batches, VBPConfig(target_latency=0.7, round_to=1))
+    plan = hf_vbp.prune(
+        vit, batches, VBPConfig(target_latency=0.85, levers=("tokens",), round_to=1), statistics=both.statistics
+    ).plan
+    assert plan.widths == [WIDTH] * LAYERS
+
+
+@pytest.mark.parametrize("budget", [{"ratio": 0.5}, {"target_parameters": 0.8}])
+def test_tokens_alone_cannot_meet_a_budget_of_neurons_or_parameters(vit: Any, budget: dict[str, float]) -> None:
+    config = VBPConfig(**budget, levers=("tokens",), merge_tokens=3)
+    with pytest.raises(ConfigurationError, match=r"do not change the number of .*levers mlp,tokens"):
+        hf_vbp.prune(vit, [], config)
 
 
 def _pixels(batches: Batches) -> dict[str, torch.Tensor]:

@@ -174,13 +174,17 @@ def test_fingerprints_of_other_types_are_refused(value: Any, everything: Activat
 
 
 def test_other_files_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(StatisticsError, match="not a file"):
+    with pytest.raises(StatisticsError, match="there is no such file"):
         ActivationStatistics.load(tmp_path / "nothing")
     with pytest.raises(StatisticsError, match="not a file"):
         ActivationStatistics.load(tmp_path)
-    for content in (b"", b"garbage that is no header", b"\xff" * 64):
+    for content, says in (
+        (b"", "is an empty file, not a file of statistics"),
+        (b"garbage that is no header", "is text, not a file of statistics"),
+        (b"\xff" * 64, "is damaged"),
+    ):
         (tmp_path / "bad").write_bytes(content)
-        with pytest.raises(StatisticsError, match="damaged"):
+        with pytest.raises(StatisticsError, match=f"bad {says}"):
             ActivationStatistics.load(tmp_path / "bad")
 
 

@@ -1,7 +1,10 @@
 """What the buttons do, without a browser: checks before work, and the commands that reproduce a choice."""
 
 import shlex
+import threading
+from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,7 +14,7 @@ from hf_vbp.errors import ConfigurationError, DataError
 from hf_vbp.ui.actions import BUNDLED, HUB, UPLOADED, Actions, Choice, Images
 from hf_vbp.ui.session import Session
 from hf_vbp.ui.settings import Settings
-from hf_vbp.ui.study import command_of
+from hf_vbp.ui.study import Pruned, command_of
 from hf_vbp.workflow.requests import DataRequest
 
 FOUND = {"model": "owner/name", "memory": 10, "download": 20, "reachable": {}}
@@ -89,6 +92,72 @@ def test_too_large_models_are_refused_with_a_line_that_runs_them(actions: Action
 def test_steps_out_of_order_are_sentences(actions: Actions, session: Session, act: Any, message: str) -> None:
     with pytest.raises((ConfigurationError, DataError), match=message):
         act(actions, session)
+
+
+@pytest.mark.parametrize("flavor", ["cpu-upgrade", "t4-small"])
+def test_the_line_of_a_job_is_what_is_sent(
+    actions: Actions, session: Session, flavor: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent: dict[str, Any] = {}
+    monkeypatch.setattr(
+        "hf_vbp.hub.jobs.start_job", lambda script, arguments, **more: sent.update(more, command=[script, *arguments])
+    )
+    images, choice = Images(HUB, name="owner/data", split="validation", limit=64), Choice("macs", 70, tokens=True)
+    actions.send_job(session, images, choice, "alice/small", flavor, "hf_token")
+    words = shlex.split(actions.job_line(session, images, choice, "alice/small", flavor))
+    options, command = words[4 : -len(sent["command"])], words[-len(sent["command"]) :]
+    assert command == sent["command"]
+    assert command[command.index("--split") + 1] == "validation"
+    assert options[options.index("--flavor") + 1] == flavor
+    given = [value for name, value in pairwise(options) if name == "--env"]
+    assert given == [f"{name}={value}" for name, value in sent["environment"].items()]
+    assert ("UV_NO_SOURCES=1" in given) == (flavor == "t4-small")
+
+
+def test_files_of_this_machine_are_not_named_to_a_job(
+    actions: Actions, session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "owner" / "data").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    job = (Choice(), "alice/small", "cpu-basic", "hf_token")
+    for name, sentence in (("owner/data", "folder of this machine"), ("./shards-{0..9}.tar", "not an id on the Hub")):
+        with pytest.raises(ConfigurationError, match=sentence):
+            actions.send_job(session, Images(HUB, name=name), *job)
+        assert "--data DATASET" in actions.job_line(session, Images(HUB, name=name), Choice())
+    session.inspected = {**FOUND, "model": str(tmp_path)}
+    with pytest.raises(ConfigurationError, match="folder of this machine; a Job reads models and data sets of"):
+        actions.send_job(session, Images(BUNDLED), *job)
+    assert " MODEL --data sample" in actions.job_line(session, Images(BUNDLED), Choice())
+
+
+def test_work_that_was_cancelled_changes_nothing(
+    actions: Actions, session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def cancelled(*given: Any) -> None:
+        given[-1].cancel()
+        given[-1].check()
+
+    monkeypatch.setattr("hf_vbp.ui.study.make_study", cancelled)
+    monkeypatch.setattr("hf_vbp.ui.study.prune_study", cancelled)
+    folder = session.new_folder("model")
+    folder.mkdir()
+    study = SimpleNamespace(loaded=SimpleNamespace(source="sample"), preview=lambda config: None)
+    held: Any = [study, [{"ratio": 0.1}]]
+    held.append(Pruned(folder, folder.with_suffix(".zip"), {}))
+    session.study, session.curve, session.pruned = held
+    for start in (
+        lambda: actions.gather(session, Images(BUNDLED), None),
+        lambda: actions.prune(session, Choice()),
+    ):
+        start()
+        job = session.job
+        assert job is not None
+        while not job.ended:
+            threading.Event().wait(0.005)
+        assert (job.state, job.error) == ("cancelled", "Cancelled; nothing was changed.")
+        assert [session.study, session.curve, session.pruned] == held
+    # The earlier checkpoint can still be pushed, and the begun one is deleted.
+    assert [path.name for path in session.folder.glob("pruned-*")] == [folder.parent.name]
 
 
 def test_names_of_uploads_are_not_used_as_paths(actions: Actions, session: Session, tmp_path: Path) -> None:

@@ -31,6 +31,15 @@ def test_others_name_no_files_of_the_server(name: str, tmp_path: Path, monkeypat
         SPACE.check_data(name)
 
 
+@pytest.mark.parametrize("name", ["x" * 300, "é" * 150, "owner/" * 1000 + "name"])
+@pytest.mark.parametrize("settings", [LOCAL, OPEN])
+def test_names_that_no_file_system_takes_are_refused(settings: Settings, name: str) -> None:
+    with pytest.raises(ConfigurationError, match="too long for the id of a model"):
+        settings.check_model(name)
+    with pytest.raises(DataError, match="too long for the id of a data set"):
+        settings.check_data(name)
+
+
 def test_a_folder_that_is_named_like_an_id_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert OPEN.check_model(" owner/name ") == "owner/name"

@@ -155,7 +155,7 @@ def test_the_receipt_compares_on_an_image_of_the_data(vit: Any, batches: Any, tm
 
 
 def test_a_text_of_a_batch_counts_once(monkeypatch: Any) -> None:
-    """The MACs of a dual encoder are those of one image and one text, however many prompts the batches have."""
+    """The MACs of a dual encoder are those of one image, however many prompts the batches have."""
     from tests.families.running import BY_NAME, model_of
 
     model, batch = model_of("CLIPModel"), BY_NAME["CLIPModel"].batch(4)
@@ -164,4 +164,4 @@ def test_a_text_of_a_batch_counts_once(monkeypatch: Any) -> None:
         prompts["attention_mask"] = batch["attention_mask"].repeat(3, 1)
     result = hf_vbp.prune(model, [prompts], hf_vbp.VBPConfig(ratio=0.3))
     one = {key: value[:1] for key, value in prompts.items()}
-    assert result.results["cost"]["dense"]["macs"] == count_macs(model, one)
+    assert result.results["cost"]["dense"]["macs"] == count_macs(model, one, "vision_model")

@@ -1,6 +1,7 @@
 """Checkpoints that cannot be loaded: one sentence of limited length, whatever upstream raises."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,8 @@ import transformers
 
 import hf_vbp
 from hf_vbp.errors import CheckpointError, HfVbpError
-from hf_vbp.workflow.loading import load_model
-from hf_vbp.workflow.requests import without_processor
+from hf_vbp.workflow.loading import Loading, load_model
+from hf_vbp.workflow.requests import DataRequest, without_processor
 from tests.conftest import make_model
 
 LONG = "x" * 100_000
@@ -29,6 +30,33 @@ def quiet() -> Any:
 def checkpoint(tmp_path: Path) -> Path:
     make_model().save_pretrained(tmp_path)
     return tmp_path
+
+
+def test_images_are_read_with_the_token_and_the_cache_of_the_model(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[Any] = []
+    monkeypatch.setattr("hf_vbp.data.loading.load_images", lambda *_, **options: given.append(options) or Images())
+    loaded = load_model(str(checkpoint), token="hf_x", cache_dir=checkpoint / "hub")
+    assert "hf_x" not in repr(loaded)
+    DataRequest("someone/photos").open(replace(loaded, processor=object()), "calibration", labels="none")
+    assert (given[0]["token"], given[0]["cache_dir"]) == ("hf_x", checkpoint / "hub")
+
+
+def test_an_export_is_loaded_with_the_given_revisions_token_and_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    requests: list[Any] = []
+    monkeypatch.setattr(
+        "hf_vbp.workflow.export_model.run_export", lambda request, _: requests.append(request) or {"exports": []}
+    )
+    hub = {"revision": "v2", "base_revision": "v1", "token": "hf_x", "cache_dir": "hub"}
+    hf_vbp.export_model("me/pruned", "out", base="me/dense", **hub)
+    (request,) = requests
+    assert request.loading == Loading(revision="v2", token="hf_x", cache_dir=Path("hub"))
+    assert request.base_revision == "v1"
+
+
+class Images:
+    images = 12
 
 
 def refused(folder: Path) -> list[str]:

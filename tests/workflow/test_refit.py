@@ -8,8 +8,9 @@ import pytest
 import torch
 
 import hf_vbp
-from hf_vbp.compensation.base import CompensationWarning
-from hf_vbp.errors import ConfigurationError, DataError
+from hf_vbp.compensation.base import Compensated, CompensationWarning
+from hf_vbp.compensation.mean import Mean
+from hf_vbp.errors import ConfigurationError, DataError, NonFiniteError
 from tests.families.running import model_of
 from tests.families.zoo import FAMILIES
 
@@ -137,3 +138,12 @@ def test_images_of_other_models_are_not_read_again(vit: Any, batches: Any) -> No
         warnings.simplefilter("error")
         hf_vbp.prune(vit, Counted(batches), hf_vbp.VBPConfig(ratio=0.3))
     assert Counted.reads == 1
+
+
+def test_the_result_of_a_users_refit_is_checked(data: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> None:
+    dense, config = model_of(CONVNEXT.name), hf_vbp.VBPConfig(ratio=0.4, criterion="variance", compensation="mean")
+    before = copy.deepcopy(dense.state_dict())
+    monkeypatch.setattr(Mean, "refit", lambda self, fitted, joint: Compensated(fitted.weight * float("nan"), None))
+    with pytest.raises(NonFiniteError, match=r"compensation 'mean' returned a weight with \d+ values .* for site"):
+        hf_vbp.prune(dense, data, config, inplace=True)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in dense.state_dict().items())

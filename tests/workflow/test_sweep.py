@@ -37,7 +37,7 @@ def test_rows_are_those_of_single_prunes(config: VBPConfig, vit: Any, batches: A
 def test_statistics_replace_the_images(vit: Any, batches: Any) -> None:
     statistics = hf_vbp.collect_statistics(vit, batches)
     from_images = hf_vbp.sweep(vit, batches, ratios=[0.5], eval_data=batches)
-    assert hf_vbp.sweep(vit, None, ratios=[0.5], eval_data=batches, statistics=statistics) == from_images
+    assert hf_vbp.sweep(vit, ratios=[0.5], eval_data=batches, statistics=statistics) == from_images
 
 
 def test_progress_covers_the_passes_over_the_evaluation_images(vit: Any, batches: Any) -> None:

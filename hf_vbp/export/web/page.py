@@ -8,11 +8,11 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from hf_vbp.checkpoint.layout import CONFIG, IMAGE_PROCESSOR
 from hf_vbp.errors import CheckpointError, UnsupportedModelError
 from hf_vbp.export.web.npm import PACKAGES, NpmPackage, fetch_packages
 from hf_vbp.files.atomic import check_space, hidden_folder
 from hf_vbp.files.json_object import read_json_object
+from hf_vbp.files.layout import CONFIG, IMAGE_PROCESSOR
 
 INDEX, DESCRIPTION, VENDOR, DENSE = "index.html", "page.json", "vendor", "dense"
 # Name of the precision in transformers.js to its file.
@@ -124,6 +124,25 @@ def page_files(folder: str | os.PathLike[str]) -> list[str]:
         if not path.is_file() or not path.resolve().is_relative_to(target.resolve()):
             raise CheckpointError(f"{path} is missing, or is not in the folder. Write the page again (--web).")
     return [str(name) for name in names]
+
+
+def recorded_page_files(folder: str | os.PathLike[str]) -> frozenset[str]:
+    """Return the names of the files of a page that belong to no model in the folder itself; empty without a page.
+
+    Unlike with :func:`page_files`, files may be missing.
+
+    Raises:
+        CheckpointError: ``page.json`` cannot be read.
+    """
+    target = Path(folder)
+    if not (target / DESCRIPTION).is_file():
+        return frozenset()
+    description = _read(target, DESCRIPTION)
+    names = description.get("files")
+    if description.get("format") != _FORMAT or not isinstance(names, list):
+        return frozenset()
+    own = {CONFIG, IMAGE_PROCESSOR, *PRECISIONS.values()}
+    return frozenset({DESCRIPTION, *map(str, names)} - own)
 
 
 def _describe(folder: Path, place: str, name: str) -> dict[str, Any]:

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from hf_vbp.adapters.identity import weights_fingerprint
-from hf_vbp.checkpoint.layout import CONFIG
 from hf_vbp.errors import ConfigurationError, HfVbpError
+from hf_vbp.files.layout import CONFIG
 from hf_vbp.workflow.loading import LoadedModel, load_model
 
 

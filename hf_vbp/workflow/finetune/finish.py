@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 
-from hf_vbp.checkpoint.layout import PLAN, RECIPE, RESULTS
 from hf_vbp.checkpoint.unverified import (
     check_unverified,
     discard_unverified,
@@ -18,6 +17,7 @@ from hf_vbp.checkpoint.unverified import (
     unverified_path,
 )
 from hf_vbp.errors import CheckpointError, ConfigurationError
+from hf_vbp.files.layout import PLAN, RECIPE, RESULTS
 from hf_vbp.files.text import read_small_text
 from hf_vbp.results.finetuning import with_finetuning
 from hf_vbp.results.record import to_json

@@ -11,6 +11,7 @@ from hf_vbp._progress import one_line
 from hf_vbp.config.vbp_config import BUDGETS, VBPConfig
 from hf_vbp.data.augmentation import AUGMENTATIONS
 from hf_vbp.errors import ConfigurationError, HfVbpError
+from hf_vbp.files.wrong_file import content_of, missing_or_special
 from hf_vbp.results.redaction import redacted
 from hf_vbp.workflow.finetune.checks import check_range, check_secrets, shown
 from hf_vbp.workflow.finetune.fields import (
@@ -189,6 +190,7 @@ def load_recipe(parts: Sequence[str | Path], options: RecipeOptions | None = Non
             tree = merge(tree, read_yaml(part))
             names.append(Path(part).parent.name if Path(part).stem == "recipe" else Path(part).stem)
         elif position == 0 and "=" not in part:
+            _check_checkpoint(part)
             tree = {"model": part}
         else:
             override = read_override(part)
@@ -197,6 +199,16 @@ def load_recipe(parts: Sequence[str | Path], options: RecipeOptions | None = Non
     files = tuple(part for part in map(str, parts) if part.endswith((".yaml", ".yml")))
     recipe = make_recipe(tree, name=names[0] if names else "defaults")
     return replace(recipe, files=files, notes=tuple(notes))
+
+
+def _check_checkpoint(part: str) -> None:
+    path = Path(part).expanduser()
+    if path.exists() and not path.is_dir():
+        found = missing_or_special(path) or f"it is {content_of(path) or 'a file'}"
+        raise ConfigurationError(
+            f"{part} is neither a recipe nor a checkpoint: {found}. Give a file that ends in .yaml or .yml, or the "
+            "folder or Hub id of a pruned checkpoint."
+        )
 
 
 def make_recipe(tree: Mapping[str, Any], *, name: str = "recipe") -> Recipe:

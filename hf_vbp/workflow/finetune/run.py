@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from transformers import PrinterCallback
 
-from hf_vbp.checkpoint.layout import RESULTS
 from hf_vbp.checkpoint.unverified import FAILURES
 from hf_vbp.data.augmentation import Augmentation
 from hf_vbp.data.training_images import TrainingImages, open_training_images
@@ -18,6 +17,7 @@ from hf_vbp.distillation.checkpoints import last_checkpoint, training_checkpoint
 from hf_vbp.distillation.sharding import check_launch
 from hf_vbp.distillation.trainer import DistillationTrainer
 from hf_vbp.errors import CheckpointError, ConfigurationError
+from hf_vbp.files.layout import RESULTS
 from hf_vbp.modeling.precision import remove_autocast_wrapper
 from hf_vbp.results.finetuning import describe_run, with_finetuning
 from hf_vbp.workflow.finetune.finish import Trained, check_kept, dense_model, finish, keep, measure, reopen

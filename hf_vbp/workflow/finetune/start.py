@@ -2,15 +2,15 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from hf_vbp._progress import one_line
-from hf_vbp.checkpoint.layout import PLAN, RESULTS
+from hf_vbp._progress import one_line, shown
 from hf_vbp.data.class_names import name_classes
 from hf_vbp.errors import CheckpointError, ConfigurationError
 from hf_vbp.evaluation.models import check_classifier
+from hf_vbp.files.layout import PLAN, RESULTS
 from hf_vbp.files.text import read_small_text
 from hf_vbp.inputs.position_embeddings import interpolate_position_embeddings
 from hf_vbp.results.base_model import describe_base_model
@@ -91,12 +91,13 @@ def _as_start(
 ) -> Start:
     dtype = next(model.parameters()).dtype
     # The 8 bits of bfloat16 lose steps of 1e-5, so the weights are always trained in float32.
-    student = LoadedModel(loaded.source, model.float(), loaded.processor)
+    student = replace(loaded, model=model.float())
     return Start(student, dtype, results, plan, base)
 
 
 def _pruned(first: PruneFirst, reporter: Reporter) -> Start:
     from hf_vbp.workflow.gather import gather
+    from hf_vbp.workflow.kept_measurements import lever_warnings
     from hf_vbp.workflow.prune import check_request, prune
 
     reporter.say(f"Loading {first.model}")
@@ -104,7 +105,8 @@ def _pruned(first: PruneFirst, reporter: Reporter) -> Start:
     check_classifier(loaded.model, loaded.source, _ONLY_CLASSIFIERS)
     prepared = check_request(loaded.model, first.config)
     statistics = gather(prepared, loaded, first.config, reporter, data=first.data, statistics=first.statistics)
-    result = prune(prepared, None, first.config, statistics=statistics)
+    with lever_warnings(reporter):
+        result = prune(prepared, None, first.config, statistics=statistics)
     results = {**result.results, "base_model": describe_base_model(loaded.model, loaded.source)}
     return _as_start(loaded, result.model, results, result.plan.to_json(), base=loaded)
 
@@ -123,9 +125,11 @@ def _records(source: str, revision: str | None) -> tuple[Mapping[str, Any], str 
         return results, None
     try:
         text = read_small_text(plan_path)
-        json.loads(text)
+        plan = json.loads(text)
     except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{plan_path} is not JSON ({one_line(error)}); restore it, or remove it.") from error
+    if not isinstance(plan, dict):
+        raise CheckpointError(f"{plan_path} is {shown(plan)}, not a plan; restore it, or remove it.")
     return results, text
 
 

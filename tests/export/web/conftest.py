@@ -13,7 +13,11 @@ from filelock import FileLock
 
 from hf_vbp.errors import MissingPackageError
 from hf_vbp.export.web import fetch_packages
-from tests.export.web.helpers import CHROMIUM_ARGUMENTS, chromium, export_sample, served
+from tests.export.web.helpers import CHROMIUM_ARGUMENTS, chromium, export_sample, served, unavailable
+
+if "HF_VBP_BROWSER_TESTS" in os.environ:
+    # The modules of tests would be skipped without it.
+    import playwright.sync_api  # noqa: F401
 
 
 @pytest.fixture(scope="session")
@@ -23,7 +27,8 @@ def program() -> str:
     reasons = ["Chromium is not installed; make test-browser installs it"] if found is None else []
     reasons += [f"{name} is not installed" for name in ("playwright", "onnxruntime") if find_spec(name) is None]
     if found is None or reasons:
-        (pytest.fail if "HF_VBP_BROWSER_TESTS" in os.environ else pytest.skip)("; ".join(reasons))
+        unavailable("; ".join(reasons))
+    assert found is not None
     return found
 
 
@@ -31,7 +36,7 @@ def program() -> str:
 def exported(program: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The sample, exported with a page; made once for all processes of pytest-xdist. Not to be changed.
 
-    Skips where transformers.js is neither in the cache nor to be had.
+    Skips where transformers.js is neither in the cache nor to be had; ``make test-browser`` must not skip.
     """
     base = tmp_path_factory.getbasetemp()
     folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "exported-sample"
@@ -41,7 +46,7 @@ def exported(program: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
         try:
             fetch_packages()
         except MissingPackageError as error:
-            pytest.skip(str(error))
+            unavailable(str(error))
         if not folder.exists():
             new = folder.with_name("unfinished-exported-sample")
             shutil.rmtree(new, ignore_errors=True)

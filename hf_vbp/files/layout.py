@@ -1,4 +1,4 @@
-"""The names of all files of a checkpoint."""
+"""The names of all files of a checkpoint, each spelled here once."""
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
