@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import try_to_load_from_cache
+from huggingface_hub import is_offline_mode, try_to_load_from_cache
 from huggingface_hub.errors import LocalEntryNotFoundError
 from torch.nn.modules.module import (
     register_module_module_registration_hook,
@@ -75,7 +75,8 @@ def check_config_size(path_or_id: Any, **hub: Any) -> None:
     try:
         content, _ = PreTrainedConfig.get_config_dict(path_or_id, **hub)
     except (OSError, ValueError) as error:
-        if isinstance(error.__cause__, LocalEntryNotFoundError) and not _has_adapter(str(path_or_id), hub):
+        unreachable = isinstance(error.__cause__, LocalEntryNotFoundError) and not is_offline_mode()
+        if unreachable and not _has_adapter(str(path_or_id), hub):
             # The Hub was asked with retries, so it is not asked again.
             raise
         # Loading it reports the reason.

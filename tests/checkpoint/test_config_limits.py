@@ -164,6 +164,8 @@ def test_a_hub_that_cannot_be_reached_is_asked_once(
         raise LocalEntryNotFoundError("no connection")
 
     monkeypatch.setattr("transformers.utils.hub.hf_hub_download", no_connection)
+    # The tests run offline, where nothing is asked.
+    monkeypatch.setattr(config_limits, "is_offline_mode", lambda: False)
     monkeypatch.setattr(config_limits, "try_to_load_from_cache", lambda *_, **__: adapter)
     with pytest.raises(CheckpointError, match="nodir cannot be loaded"):
         load("nodir")
