@@ -157,8 +157,8 @@ def read_checked(path: Path, kind: str) -> tuple[dict[str, Any], dict[str, torch
                 )
             if metadata.get("version") != str(VERSION):
                 raise StatisticsError(
-                    f"{path} has version {_short(metadata.get('version'))}, but this hf_vbp reads version {VERSION}. Use "
-                    "a matching hf_vbp, or gather the statistics again."
+                    f"{path} has version {_short(metadata.get('version'))}, but this hf_vbp reads version {VERSION}. "
+                    "Use a matching hf_vbp, or gather the statistics again."
                 )
             names = file.keys()
             tensors = {name: file.get_tensor(name) for name in names}
