@@ -153,12 +153,12 @@ def read_checked(path: Path, kind: str) -> tuple[dict[str, Any], dict[str, torch
             metadata = file.metadata() or {}
             if metadata.get("format") != kind:
                 raise StatisticsError(
-                    f"Expected a file of kind {kind}, but {path} is of kind {metadata.get('format') or 'unknown'}."
+                    f"Expected a file of kind {kind}, but {path} is of kind {_short(metadata.get('format'))}."
                 )
             if metadata.get("version") != str(VERSION):
                 raise StatisticsError(
-                    f"{path} has version {metadata.get('version')}, but this hf_vbp reads version {VERSION}. Use a "
-                    "matching hf_vbp, or gather the statistics again."
+                    f"{path} has version {_short(metadata.get('version'))}, but this hf_vbp reads version {VERSION}. "
+                    "Use a matching hf_vbp, or gather the statistics again."
                 )
             names = file.keys()
             tensors = {name: file.get_tensor(name) for name in names}
@@ -171,6 +171,10 @@ def read_checked(path: Path, kind: str) -> tuple[dict[str, Any], dict[str, torch
     if not isinstance(description, dict):
         raise StatisticsError(f"{path} is damaged: its description is not an object. Gather the statistics again.")
     return description, tensors
+
+
+def _short(text: str | None) -> str:
+    return one_line(ValueError(text), 60) if text else "unknown"
 
 
 def _unreadable(path: Path, error: Exception) -> StatisticsError:
