@@ -7,6 +7,7 @@ from typing import Any
 from hf_vbp.card import text
 from hf_vbp.card.base_card import BaseCard
 from hf_vbp.card.cells import STATES, accuracy_without_head, conditions, scalars, speedup
+from hf_vbp.card.export_facts import comparison
 from hf_vbp.card.tables import METRICS, Table, cell, details, figure, label, levers_table
 from hf_vbp.card.text import Markdown
 from hf_vbp.results.export_table import export_cells
@@ -278,17 +279,7 @@ class CardFacts:
     @property
     def exports_sentence(self) -> str:
         """On what the exported files were compared, and where their latency was measured."""
-        row = self.exports[0]
-        images = "random values" if row["data"] == "generated" else f"images of {row['data']}"
-        sentence = f"compared with the PyTorch model on {text.count(row['images'])} {images}"
-        measured = next((one for row in self.exports for one in row.get("latency", [])), None)
-        if measured is not None:
-            sentence += f". Latency is the median of one image on {measured['device_name']}"
-            dense = any("speedup" in one for row in self.exports for one in row.get("latency", []))
-            sentence += ", in parentheses the speed-up over the dense model in float32" if dense else ""
-        if any("dense" in row for row in self.exports):
-            sentence += '. "dense" is the dense model, exported in the same way, compared with its own PyTorch model'
-        return sentence + "."
+        return comparison(self.exports)
 
     @property
     def has_scaled_differences(self) -> bool:
