@@ -217,15 +217,17 @@ def prune_study(study: Study, config: VBPConfig, folder: Path, job: Job) -> Prun
             result = evaluate(result, images, progress=progress)
     except UnsupportedModelError as error:
         job.warn(f"The model was not evaluated. {error}")
-    results = result.results
-    results["base_model"] = describe_base_model(study.loaded.model, study.loaded.source)
-    results["command"] = redacted_command(command_of(study.loaded.source, study.request, config, folder.name))
+    described = {
+        "base_model": describe_base_model(study.loaded.model, study.loaded.source),
+        "command": redacted_command(command_of(study.loaded.source, study.request, config, folder.name)),
+    }
+    result = replace(result, results={**result.results, **described})
     reporter.say("Reopening the checkpoint in a fresh process")
     with without_progress_bars():
         receipt = save_checkpoint(result, folder, processor=study.loaded.processor)
     reporter.say("Packing the checkpoint")
     archive = shutil.make_archive(str(folder), "zip", folder)
-    return Pruned(folder, Path(archive), with_receipt(results, receipt))
+    return Pruned(folder, Path(archive), with_receipt(result.results, receipt))
 
 
 def _is_sample(study: Study) -> bool:

@@ -1,7 +1,7 @@
 """Prune a checkpoint by name and write the pruned checkpoint with its figures."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -148,12 +148,12 @@ def _prune_and_save(
         with reporter.stage("Evaluation", evaluation.images) as progress:
             result = evaluate(result, evaluation, measures=measures, progress=progress)
         with_skipped(evaluation, reporter)
-    results = result.results
-    results["base_model"] = describe_base_model(loaded.model, loaded.source)
+    results = {**result.results, "base_model": describe_base_model(loaded.model, loaded.source)}
     if request.latency is not None:
-        results |= measure_all(prepared, result.model, results, request.latency, reporter)
+        results = measure_all(prepared, result.model, results, request.latency, reporter)
     if request.command:
-        results["command"] = redacted_command(request.command)
+        results = {**results, "command": redacted_command(request.command)}
+    result = replace(result, results=results)
     reporter.say(f"Writing {request.output}, and reopening it in a fresh process")
     with without_progress_bars():
         receipt = save_checkpoint(result, request.output, processor=loaded.processor, overwrite=request.overwrite)
