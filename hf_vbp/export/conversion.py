@@ -14,7 +14,7 @@ from hf_vbp.errors import MissingPackageError, UnsupportedModelError
 from hf_vbp.export import onnx_graph
 from hf_vbp.export.formats import FLOAT16, ExportFormat
 from hf_vbp.export.inputs import ImageTower, dynamic_shapes, flattened, task_outputs
-from hf_vbp.export.quiet import quiet_conversion
+from hf_vbp.export.quiet import import_openvino, quiet_conversion
 from hf_vbp.modeling.precision import eval_mode, own_precision
 
 # Converters raise errors of their own, all of which derive from these.
@@ -82,9 +82,7 @@ def save(program: Program, form: ExportFormat, path: Path, precision: str) -> No
     if form.name == "onnx":
         onnx_graph.save(program.value, path)
     elif form.name == "openvino":
-        import openvino
-
-        openvino.save_model(program.value, str(path), compress_to_fp16=precision == FLOAT16)
+        import_openvino().save_model(program.value, str(path), compress_to_fp16=precision == FLOAT16)
     elif form.name == "torch-export":
         torch.export.save(program.value, str(path))
     else:
@@ -112,7 +110,7 @@ def _onnx(module: Any, inputs: dict[str, Tensor]) -> Program:
 
 
 def _openvino(module: Any, inputs: dict[str, Tensor]) -> Program:
-    import openvino
+    openvino = import_openvino()
     from transformers.exporters import OpenVINOConfig, OpenVINOExporter
 
     config = OpenVINOConfig(dynamic_shapes=dynamic_shapes(inputs), stateful=False)

@@ -88,6 +88,8 @@ def _onnxruntime() -> tuple[str, Callable[..., Run]]:
 
 
 def _openvino() -> tuple[str, Callable[..., Run]]:
+    # Otherwise OpenVINO sends usage data, by a process that is forked from this one.
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
     import openvino
 
     def open_file(file: str, threads: int, outputs: list[str], dtype: str) -> Run:

@@ -2,11 +2,25 @@
 
 import io
 import logging
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
+from typing import Any
 
 _LOGGERS = ("torch.onnx", "torch.export", "torch._dynamo", "onnxscript", "onnx_ir", "root", "nncf")
+
+
+def import_openvino() -> Any:
+    """Import OpenVINO without the package that sends usage data to Intel, and return it.
+
+    It sends them on import, by a process that is forked from this one in spite of its threads, and without a question.
+    OpenVINO has a stub for where the package is missing. Where the user imported it before, nothing changes.
+    """
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+    import openvino
+
+    return openvino
 
 
 @contextmanager

@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,12 @@ def export(model: Path | str, **request: Any) -> list[dict[str, Any]]:
     request.setdefault("options", ExportOptions(timing=NO_TIME))
     rows: list[dict[str, Any]] = run_export(ExportRequest(str(model), **request), Silent())["exports"]
     return rows
+
+
+def require_openvino() -> None:
+    """Skip where OpenVINO is missing, without importing it: only hf_vbp may do that, without its telemetry."""
+    if find_spec("openvino") is None:
+        pytest.skip("openvino is not installed")
 
 
 def files_in(folder: Path) -> dict[str, tuple[int, bytes]]:

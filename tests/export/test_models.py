@@ -80,10 +80,10 @@ def test_merged_tokens_are_part_of_the_program(form: str, tmp_path: Path) -> Non
 
 
 def test_openvino_files_and_torch_export_in_bfloat16(work: Work, tmp_path: Path) -> None:
-    pytest.importorskip("openvino")
-    from hf_vbp.export.files import ExportOptions
+    from .conftest import NO_TIME, require_openvino
 
-    from .conftest import NO_TIME
+    require_openvino()
+    from hf_vbp.export.files import ExportOptions
 
     rows = export(
         work.pruned, output=tmp_path / "ov", format="openvino", options=ExportOptions(("fp16",), timing=NO_TIME)

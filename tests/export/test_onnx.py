@@ -21,7 +21,7 @@ from hf_vbp.export import files
 from hf_vbp.export.onnx_graph import save
 from hf_vbp.results.record import load_results
 
-from .conftest import Work, export, pytorch_logits, read_results
+from .conftest import Work, export, pytorch_logits, read_results, require_openvino
 
 NAMES = {"fp32": "onnx/model.onnx", "int8": "onnx/model_quantized.onnx", "fp16": "onnx/model_fp16.onnx"}
 
@@ -143,7 +143,7 @@ def test_a_folder_of_its_own_names_no_file_that_it_lacks(work: Work, tmp_path: P
 
 
 def test_files_of_another_format_are_kept(work: Work, program: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("openvino")
+    require_openvino()
     convert = files.convert
     monkeypatch.setattr(files, "convert", lambda *given: program if given[2].name == "onnx" else convert(*given))
     folder = work.copy("two_formats")
