@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test test-processes install-browser test-browser coverage test-slow test-compat test-newest test-vision test-script lint format clean help
+.PHONY: demo test test-processes test-torchao install-browser test-browser coverage test-slow test-compat test-newest test-vision test-script lint format clean help
 
 help: ## show the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/^([a-z-]+):.*## /  make \1\t/'
@@ -37,6 +37,15 @@ install-browser: ## Chromium and npm for the browser tests, with apt-get where t
 
 test-browser: $(STAMP) install-browser ## the pages of `hf-vbp export --web` and `hf-vbp ui` in a headless Chromium, installed with apt-get if missing
 	HF_VBP_BROWSER_TESTS=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/export/web tests/ui -m "not slow"
+
+# In a folder of its own: where it is installed, transformers imports it in every command, which takes seconds.
+TORCHAO := .venv-torchao
+
+test-torchao: $(STAMP) ## int8 by torchao
+	test -d $(TORCHAO)/torchao || $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target $(TORCHAO) \
+		"torchao==$$(sed -n 's/^torchao==//p' constraints.txt)"
+	PYTHONPATH=$(TORCHAO) $(BIN)/python -c "import torchao"
+	PYTHONPATH=$(TORCHAO) OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/export/test_models.py tests/adapters/test_refused_models.py -k "torchao_quantizes or quantized_linears"
 
 coverage: $(STAMP) ## both with line and branch coverage, child processes included
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not slow and not compat" --cov

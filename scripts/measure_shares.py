@@ -15,9 +15,8 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
 from hf_vbp.adapters.prepared import prepare_structure  # noqa: E402
-from hf_vbp.costs.part import counted_part  # noqa: E402
+from hf_vbp.costs.widths import costs_without_macs, width_costs  # noqa: E402
 from hf_vbp.errors import UnsupportedModelError  # noqa: E402
-from hf_vbp.workflow.inspect import inspect_model  # noqa: E402
 from tests.families.contract import PRUNED  # noqa: E402
 from tests.families.family import Family  # noqa: E402
 from tests.families.running import model_of  # noqa: E402
@@ -39,13 +38,16 @@ def share_of(family: Family) -> dict[str, Any] | None:
     except (UnsupportedModelError, ImportError, TypeError, ValueError):
         return None
     try:
-        sites = inspect_model(prepared)["sites"]
-        return {key: round(sum(site[key] for site in sites), 4) for key in ("parameters", "macs")}
+        costs = width_costs(prepared)
     except UnsupportedModelError:
-        counted = prepared.model.get_submodule(counted_part(prepared.model, prepared.sites))
-        total = sum(parameter.numel() for parameter in counted.parameters())
-        hidden = sum(site.intermediate_size * site.parameters_per_neuron for site in prepared.sites)
-        return {"parameters": round(hidden / total, 4)}
+        costs = costs_without_macs(prepared)
+    return {
+        key: round(
+            sum(w * one[key] for w, one in zip(costs.widths, costs.per_neuron, strict=True)) / costs.dense[key], 4
+        )
+        for key in ("parameters", "macs")
+        if key in costs.dense
+    }
 
 
 if __name__ == "__main__":

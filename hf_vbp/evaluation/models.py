@@ -167,8 +167,8 @@ class _Comparison:
 
 
 _SWEEP_A_CLASSIFIER = (
-    "top-1, agreement and KL are defined for models that choose one of several classes. Sweep a model for image "
-    "classification, or prune at each ratio with hf_vbp.prune(..., eval_data=images)."
+    "sweeps compare the accuracy of classifiers. Prune it at each ratio with hf_vbp.prune(..., eval_data=images) or "
+    "hf-vbp prune --eval-data instead."
 )
 
 

@@ -11,6 +11,8 @@ import pytest
 
 from tests.cli.helpers import save_images, save_tiny
 
+pytestmark = pytest.mark.processes
+
 # Runs command lines one after the other where these packages cannot be imported; prints exit codes and what they say.
 SCRIPT = """
 import contextlib, io, json, sys
@@ -112,7 +114,7 @@ def test_a_sweep_says_first_that_there_will_be_no_plot(work: Path) -> None:
     assert said.startswith(
         "No plot will be drawn: matplotlib is not installed. Install it with: pip install 'hf-vbp[plot]'"
     )
-    assert {path.name for path in (work / "out").iterdir()} == {"statistics.safetensors", "sweep.csv"}
+    assert {path.name for path in (work / "out").iterdir()} == {"statistics.safetensors", "sweep.csv", "sweep.json"}
 
 
 def test_any_other_missing_package_is_one_sentence(

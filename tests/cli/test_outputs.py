@@ -191,7 +191,7 @@ def test_a_sweep_can_be_repeated(
     for options in ([], ["--overwrite"]):
         ran = run([*SWEEP, "--ratios", "0.5", "-o", "sweep", *options], capfd, monkeypatch)
         assert ran.code == 0, ran.err
-        written = ["statistics.safetensors", "sweep.csv", "sweep.png"]
+        written = ["statistics.safetensors", "sweep.csv", "sweep.json", "sweep.png"]
         assert sorted(os.listdir(here / "sweep")) == ["notes.txt", *written]
         if not options:
             (here / "sweep" / "sweep.csv").write_text("old")
@@ -222,6 +222,7 @@ def stopped(arguments: list[str], here: Path) -> subprocess.Popen[str]:
     return process
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
 def test_a_command_that_is_ended_while_it_writes(
     number: int, here: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch

@@ -111,8 +111,10 @@ def test_the_table_of_damage_fits_a_terminal(
 def test_latencies_of_compiled_models_are_not_those_of_others(tmp_path: Path) -> None:
     config = VBPConfig(ratio=0.5)
     table = SweepTable(tmp_path / "sweep.csv")
-    figures = {"latency_ms": 2.0, "latency_batch": 1, "latency_dtype": "float32", "latency_threads": 1}
-    table.add([{**method_columns(config), **figures, "macs": 10, "latency_compiled": True}])
+    figures = {"latency_ms": 2.0, "latency_batch": 1, "latency_dtype": "float32", "latency_threads": 1, "images": 2}
+    named = {name: "a" for name in ("model", "weights", "statistics", "evaluation")}
+    cost = {"parameters": 10, "macs": 10, "bytes": 40}
+    table.add([{**method_columns(config), **figures, **cost, **named, "latency_compiled": True}])
     read = SweepTable.load(table.path)
     assert read.rows[0]["latency_compiled"] is True
     assert read.find(config, LatencyOptions(compile=True)) is not None
@@ -287,7 +289,7 @@ def test_a_missing_matplotlib_is_reported_before_the_work(
     ran = sweep("--ratios", "0.5")
     assert ran.code == 0
     said = " ".join(ran.err.split())
-    assert said.index("pip install 'hf-vbp[plot]'") < said.index("Statistics")
+    assert said.index("pip install 'hf-vbp[plot]'") < said.index("Evaluation of 1 model")
     assert sorted(path.name for path in (shelf / "out").iterdir()) == ["sweep.csv", "sweep.json"]
 
 

@@ -110,6 +110,7 @@ def loaded(folder: Path, *ways: str) -> dict[str, dict[str, Any]]:
     return {way: json.loads((folder / f"{way}.json").read_text()) for way in ways}
 
 
+@pytest.mark.processes
 def test_every_checkpoint_loads_by_import_and_by_remote_code(tmp_path: Path) -> None:
     save_all(tmp_path)
     found = loaded(tmp_path, "import", "remote")

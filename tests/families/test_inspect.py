@@ -16,6 +16,8 @@ from .contract import FIRST, PRUNED
 from .family import Family
 from .running import BY_NAME, model_of
 
+pytestmark = pytest.mark.processes
+
 CLASSES = [
     pytest.param(family, id=name, marks=() if family.name in FIRST else pytest.mark.slow)
     for name, family in {family.class_name: family for family in reversed(PRUNED)}.items()
@@ -48,10 +50,12 @@ def test_the_config_alone_gives_the_figures_of_the_model(family: Family, tmp_pat
     found = inspect.inspect_model(prepare_structure(load_structure(str(config_alone(family, tmp_path)))))
     assert found["architecture"] == family.class_name
     assert {site["name"] for site in found["sites"]} == {site.parent for site in family.sites}
-    assert found["parameters"] == count_parameters(model)
-    assert found["bytes"] == count_bytes(model)
+    # Of a model that takes texts too, its vision tower counts.
+    counted = model.get_submodule(found["part"])
+    assert found["parameters"] == count_parameters(counted)
+    assert found["bytes"] == count_bytes(counted)
     if family.class_name in READ_VALUES:
-        assert found["macs"] == count_macs(model)
+        assert found["macs"] == count_macs(model, part=found["part"])
     assert "macs_not_counted" not in found
     assert all(0 <= site["macs"] < 1 for site in found["sites"])
     assert 0 < found["reachable"]["macs"] <= 1

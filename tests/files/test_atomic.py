@@ -31,7 +31,8 @@ with output_lock(lock_path(target), target), hidden_folder(target, target.parent
 
 def make_plan(kept: int = 3) -> PruningPlan:
     sites = (SitePlan("mlp", 4, tuple(range(kept))),)
-    return PruningPlan(sites, VBPConfig.preset("paper", ratio=0.25), 0.25, "weights", "statistics")
+    removed = 1 - kept / 4
+    return PruningPlan(sites, VBPConfig.preset("paper", ratio=removed), removed, "weights", "statistics")
 
 
 class Holder:

@@ -12,6 +12,8 @@ from tests.loopback_hub import LoopbackHub, User
 from tests.loopback_hub.repository import Entry
 from tests.workflow.finetune.helpers import make_work
 
+pytestmark = pytest.mark.processes
+
 
 @pytest.fixture(scope="module")
 def work(tmp_path_factory: pytest.TempPathFactory) -> Path:

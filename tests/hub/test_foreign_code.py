@@ -67,6 +67,7 @@ def test_a_push_that_loads_nothing_points_it_out(client: Client, foreign: Path, 
     assert not marker.exists()
 
 
+@pytest.mark.processes
 def test_a_push_runs_allowed_code_without_the_token(client: Client, foreign: Path, marker: Path) -> None:
     answer = client.push(foreign, NAME, check_load=True, dry_run=True, trust_remote_code=True)
     assert answer["status"] == "dry_run", answer

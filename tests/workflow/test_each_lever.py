@@ -84,6 +84,7 @@ def seconds(model: nn.Module, now: float) -> float:
     return count_macs(model) * 1e-9
 
 
+@pytest.mark.processes
 def test_the_latency_of_each_lever(vit: Any, batches: Batches, monkeypatch: pytest.MonkeyPatch) -> None:
     Clock(seconds).install(monkeypatch)
     result = hf_vbp.prune(vit, batches, BOTH, eval_data=batches)
