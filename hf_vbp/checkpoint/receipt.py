@@ -22,8 +22,8 @@ from hf_vbp.checkpoint.model_classes import find_model_class
 from hf_vbp.checkpoint.reference_outputs import reference_outputs
 from hf_vbp.checkpoint.remote_code import RemoteCode, inspect_code, refuse_foreign_code
 from hf_vbp.errors import CheckpointError, ConfigurationError
+from hf_vbp.files.json_object import read_json_object
 from hf_vbp.files.layout import CONFIG, MODELING_FILE, PROCESSORS
-from hf_vbp.files.text import read_small_text
 from hf_vbp.inputs.batch import count_images, model_inputs, repeat_images
 from hf_vbp.inputs.example import example_batch
 from hf_vbp.modeling.modeling_hf_vbp import auto_map, merged_tokens, without_merging
@@ -220,14 +220,7 @@ def _choose_ways(folder: Path, ways: Sequence[str] | None) -> tuple[str, ...]:
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
-    path = folder / CONFIG
-    try:
-        config = json.loads(read_small_text(path))
-    except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path} cannot be read ({error}); expected the config of a checkpoint.") from error
-    if not isinstance(config, dict):
-        raise CheckpointError(f"{path} is not a JSON object; expected the config of a checkpoint.")
-    return config
+    return read_json_object(folder / CONFIG, "Expected the config of a checkpoint.")
 
 
 def _loader(config: dict[str, Any]) -> Any:

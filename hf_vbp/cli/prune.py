@@ -104,11 +104,9 @@ def prune(
     if check_options:
         return
     results = run_prune(request, Reporter(quiet=quiet))
-    if not results:
-        return
-    if json:
+    if results and json:
         print_json_text(to_json(results))
-    else:
+    elif results:
         show(results, str(output))
 
 

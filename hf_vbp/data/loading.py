@@ -149,6 +149,7 @@ def load_images(
     _check_classes(labels, id2label, model_labels)
     if labels == "model":
         id2label = _model_labels(id2label, model, model_labels, purpose, require_labels)
+    labelled = id2label is not None or labels == "data"
     seed = 0 if seed is None and limit is not None else seed
     hub = {"token": token, "cache_dir": None if cache_dir is None else os.fspath(cache_dir)}
     opened = open_source(
@@ -159,13 +160,11 @@ def load_images(
         purpose=purpose,
         columns=(image_column, label_column),
         shuffle_buffer=shuffle_buffer,
-        wants_labels=id2label is not None or labels == "data",
+        wants_labels=labelled,
         hub=hub,
     )
     if opened is None:
-        if model is not None:
-            check_first_image(model, source)
-        return _prepared(source, labelled=id2label is not None or labels == "data", batch_size=batch_size, limit=limit)
+        return _prepared(source, model, labelled=labelled, batch_size=batch_size, limit=limit)
     if labels == "data":
         id2label = _own_classes(opened, class_names)
     table = _labels(opened, id2label, require_labels, class_names, label_map)
@@ -176,12 +175,14 @@ def load_images(
     first = _first(opened, chosen, encode, skip=log is not None)
     if model is not None and first.ndim == 3:
         check_fit(model, first, opened.name)
-    workers = num_workers if chosen.shards is None else min(num_workers, chosen.shards)
-    loader = make_loader(_dataset(opened, chosen, encode, log), batch_size, workers)
-    names = None if table is None else _in_order(id2label or {})
+    loader = make_loader(_dataset(opened, chosen, encode, log), batch_size, _workers(chosen, num_workers))
+    known: dict[str, Any] = {} if table is None else {"class_names": _in_order(id2label or {}), "note": table.note}
     provenance = _provenance(opened, chosen, encode, first, limit, seed)
-    note = None if table is None else table.note
-    return ImageData(loader, provenance, chosen.images, table is not None, log, class_names=names, note=note)
+    return ImageData(loader, provenance, chosen.images, table is not None, log, **known)
+
+
+def _workers(chosen: ImageSource, requested: int) -> int:
+    return requested if chosen.shards is None else min(requested, chosen.shards)
 
 
 def _provenance(
@@ -323,8 +324,10 @@ def _first(opened: ImageSource, chosen: ImageSource, encode: Encoder, skip: bool
     raise DataError(f"{opened.name} gives no image that can be read: give images that Pillow can open.")
 
 
-def _prepared(source: Any, *, labelled: bool, batch_size: int, limit: int | None) -> ImageData:
+def _prepared(source: Any, model: Any, *, labelled: bool, batch_size: int, limit: int | None) -> ImageData:
     """Wrap images that were prepared already; a ``DataLoader`` without a limit is used directly."""
+    if model is not None:
+        check_first_image(model, source)
     images = count_images(source)
     images = images if limit is None or images is None else min(images, limit)
     provenance = {

@@ -12,8 +12,6 @@ from hf_vbp.modeling.shared_copy import copy_sharing_tensors
 from hf_vbp.results.levers import ROWS
 from hf_vbp.token_merging.merge_tokens import merge_tokens
 
-LEVERS = ("mlp", "tokens")
-
 
 def models_of_each_lever(dense: nn.Module, pruned: nn.Module) -> dict[str, nn.Module]:
     """Return two models that use one lever of a pruned model each; empty where it does not use both.

@@ -116,7 +116,11 @@ def run_sweep(request: SweepRequest, reporter: Reporter) -> SweepResult:
 
 def _earlier(request: SweepRequest) -> SweepTable:
     path = request.output / TABLE_NAME
-    return SweepTable(path) if request.overwrite or not path.is_file() else SweepTable.load(path)
+    if request.overwrite or not path.is_file():
+        return SweepTable(path)
+    table = SweepTable.load(path)
+    add_classes(table.rows, read_rows(request.output / SWEEP_RESULTS_NAME))
+    return table
 
 
 def _sweep(request: SweepRequest, tasks: list[VBPConfig], table: SweepTable, reporter: Reporter) -> SweepResult:
@@ -229,10 +233,8 @@ def _asked(table: SweepTable, tasks: Sequence[VBPConfig]) -> list[Row]:
 
 
 def _write_results(request: SweepRequest, table: SweepTable) -> Path:
-    """Write the rows as JSON, with the figures of each class, which the earlier file has for rows of earlier runs."""
+    """Write the rows as JSON, with the figures of each class."""
     path = request.output / SWEEP_RESULTS_NAME
-    if not request.overwrite:
-        add_classes(table.rows, read_rows(path))
     content = describe_sweep(Path(request.model).name, table.rows)
     try:
         atomic_write(path, sweep_to_json(content))

@@ -204,8 +204,7 @@ def test_the_refit_keeps_what_mixes_neurons_near_the_dense_model(family: Family)
     refitted = difference(outputs(result.model, work.batches[0]), dense)
     first_fit = difference(outputs(work.pruned("obs", "linear"), work.batches[0]), dense)
     assert refitted <= REFIT_BOUND
-    # How much better it is depends on the random weights, which differ between versions of torch: 3.4 times or more.
-    assert refitted <= first_fit / 2
+    assert refitted <= first_fit / 4
 
 
 @EACH
