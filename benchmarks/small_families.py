@@ -1,4 +1,4 @@
-"""Accuracy of pruned models of three families, each trained for this purpose: Swin, ConvNeXt, DINOv2.
+"""Accuracy of pruned models of four families, each trained for this purpose: Swin, ConvNeXt, ConvNeXtV2, DINOv2.
 
     OMP_NUM_THREADS=1 python -m benchmarks.small_families TRAIN TEST --output DIR
 
@@ -28,6 +28,8 @@ from torch import Tensor
 from transformers import (
     ConvNextConfig,
     ConvNextForImageClassification,
+    ConvNextV2Config,
+    ConvNextV2ForImageClassification,
     Dinov2Config,
     Dinov2ForImageClassification,
     SwinConfig,
@@ -67,6 +69,14 @@ def convnext(labels: dict[str, Any]) -> Any:
     return ConvNextForImageClassification(config)
 
 
+def convnextv2(labels: dict[str, Any]) -> Any:
+    """Return the same with the normalization of ConvNeXtV2, which mixes the neurons of an MLP."""
+    config = ConvNextV2Config(
+        image_size=SIDE, patch_size=2, num_stages=3, hidden_sizes=[32, 64, 128], depths=[2, 2, 2], **labels
+    )
+    return ConvNextV2ForImageClassification(config)
+
+
 def dinov2(labels: dict[str, Any]) -> Any:
     """Return a ViT of four blocks with the layer scales of DINOv2."""
     config = Dinov2Config(
@@ -79,15 +89,20 @@ def dinov2(labels: dict[str, Any]) -> Any:
 FAMILIES: dict[str, tuple[Callable[[dict[str, Any]], Any], int]] = {
     "swin": (swin, 30),
     "convnext": (convnext, 16),
+    "convnextv2": (convnextv2, 16),
     "dinov2": (dinov2, 24),
 }
 
 
+def processor() -> Any:
+    """Return the image processor of all families."""
+    return ViTImageProcessor(size={"height": SIDE, "width": SIDE})
+
+
 def load(folder: Path, labels: dict[str, Any]) -> tuple[Tensor, Tensor]:
     """Return all images of a folder, ``(images, 3, 32, 32)`` float32, and their labels."""
-    processor = ViTImageProcessor(size={"height": SIDE, "width": SIDE})
     opened = hf_vbp.load_images(
-        str(folder), processor, id2label=labels["id2label"], require_labels=True, purpose="evaluation"
+        str(folder), processor(), id2label=labels["id2label"], require_labels=True, purpose="evaluation"
     )
     batches = list(opened.loader)
     return torch.cat([batch["pixel_values"] for batch in batches]), torch.cat([batch["labels"] for batch in batches])
@@ -140,6 +155,7 @@ def trained(name: str, images: Tensor, targets: Tensor, labels: dict[str, Any], 
         model, epochs = make(labels).to(options.device), options.epochs or epochs
         seconds = train(model, images, targets, epochs, options)
         model.save_pretrained(folder)
+        processor().save_pretrained(folder)
         settings = {key: getattr(options, key) for key in ("batch", "learning_rate", "seed")}
         found = {"epochs": epochs, **settings, "images": len(images), **seconds}
         record.write_text(json.dumps(found), encoding="utf-8")

@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from benchmarks import small_families
+from benchmarks import refit, small_families
 from hf_vbp.adapters.registry import find_sites
 
 pytestmark = pytest.mark.processes
@@ -59,6 +59,29 @@ def test_the_figures_are_those_of_the_stored_model(
     again = json.loads((tmp_path / "small_families.json").read_text())["convnext"]
     assert again["training"] == found["training"]
     assert again["rows"] == found["rows"]
+
+
+def test_the_refit_is_measured_on_the_stored_model(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [str(folder), str(folder), "--output", str(tmp_path), "--families", "convnextv2", "--ratios", "0.5"]
+    small_families.main([*words, "--epochs", "1"])
+    found = json.loads((tmp_path / "small_families.json").read_text())["convnextv2"]["rows"]
+    capsys.readouterr()
+    refit.main([str(tmp_path / "convnextv2"), str(folder), str(folder), "--images", "2", "12", "--ratios", "0.5"])
+    header, _, *rows = capsys.readouterr().out.splitlines()
+    assert header == "| images | neurons removed | without | towards zero | towards the first fit |"
+    assert [row.split(" | ")[:2] for row in rows] == [["| 2", "50 %"], ["| 12", "50 %"]]
+    # All images are those of the other benchmark.
+    top1 = 100 * next(row["top1"] for row in found if row.get("criterion") == "obs")
+    assert rows[1].rpartition("| ")[0].rpartition("| ")[2].startswith(f"{top1:.1f} (")
+    with pytest.raises(SystemExit, match="no MLP whose neurons are mixed"):
+        refit.main([str(saved_dinov2(tmp_path)), str(folder), str(folder)])
+
+
+def saved_dinov2(folder: Path) -> Path:
+    small_families.dinov2(labels()).save_pretrained(folder / "dinov2")
+    return folder / "dinov2"
 
 
 @pytest.mark.parametrize("name", small_families.FAMILIES)

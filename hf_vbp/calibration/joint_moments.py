@@ -32,7 +32,7 @@ def collect_joint_moments(
     limit: int | None = None,
     accelerator: Any | None = None,
 ) -> dict[int, JointMoments]:
-    """Return the joint moments of every site that mixes its neurons, by the index of the site.
+    """Return the joint moments of every narrower site that mixes its neurons, by the index of the site.
 
     Args:
         dense: The dense model.
@@ -45,7 +45,11 @@ def collect_joint_moments(
     Raises:
         DataError: There are no images.
     """
-    pairs = [pair for pair in zip(dense.sites, sites, strict=True) if pair[0].mixes_neurons]
+    pairs = [
+        (site, small)
+        for site, small in zip(dense.sites, sites, strict=True)
+        if site.mixes_neurons and small.intermediate_size < site.intermediate_size
+    ]
     source = Source.of(data, accelerator)
     processes, feed = source.processes, source.open(limit)
     sums: dict[int, JointMoments] = {}

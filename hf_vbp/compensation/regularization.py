@@ -111,6 +111,18 @@ PER_TOKEN = 0.25
 correlation is of the order of one over the tokens, and adds up over the kept neurons."""
 
 
+def least_strength(strength: float, kept: int, tokens: int, *, share: float = PER_TOKEN) -> float:
+    """Return a strength that suits the tokens, at least the given one; 0 stays 0.
+
+    Args:
+        strength: From 0 to 1.
+        kept: Number of kept neurons.
+        tokens: Number of tokens.
+        share: Multiplies the kept neurons over the tokens.
+    """
+    return max(strength, min(share * kept / max(tokens, 1), 1.0)) if strength else 0.0
+
+
 def automatic_regularization(
     site: SiteStatistics, weights: SiteWeights, kept: Tensor, *, strength: float, metric: Tensor | None = None
 ) -> Regularization:
@@ -129,7 +141,7 @@ def automatic_regularization(
     plain = Regularization("diagonal", strength)
     if not strength or not 0 < len(kept) < weights.hidden:
         return plain
-    weak = replace(plain, strength=max(strength, min(PER_TOKEN * len(kept) / max(site.moments.count, 1), 1.0)))
+    weak = replace(plain, strength=least_strength(strength, len(kept), site.moments.count))
     others = [Regularization("diagonal", share) for share in STRENGTHS if share > strength]
     halves = full_halves(site)
     if halves is None or not others:

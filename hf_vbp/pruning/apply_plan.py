@@ -18,7 +18,7 @@ from hf_vbp.pruning.damage import DamagePrediction
 from hf_vbp.pruning.make_plan import FittedPlan, NewWeights, check_provided, statistics_digest
 from hf_vbp.pruning.plan import PruningPlan
 from hf_vbp.pruning.plan_agreement import check_plan_of_model, check_prediction
-from hf_vbp.pruning.refit import mixed_sites, refit_mixed_sites, warn_without_refit
+from hf_vbp.pruning.refit import refit_mixed_sites, sites_to_refit, warn_without_refit
 from hf_vbp.pruning.restored import restored_on_failure
 from hf_vbp.pruning.site_surgery import Modules, prune_site
 from hf_vbp.statistics.activation_statistics import ActivationStatistics
@@ -152,8 +152,8 @@ def _apply(
         for site, kept, weights in zip(sites, plan.sites, new, strict=True)
     )
     if source is None:
-        warn_without_refit(prepared)
-    elif mixed_sites(prepared):
+        warn_without_refit(prepared, plan.widths)
+    elif sites_to_refit(prepared, plan.widths):
         # The refit runs the dense model too, so it needs another one, which shares what is not pruned.
         small = _copy_with(model, sites, list(smaller), shares=inplace)
         _record(small, sites, plan)

@@ -1,7 +1,7 @@
 """Refit ``fc2`` where a normalization mixes the neurons of an MLP."""
 
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from torch import nn
@@ -24,6 +24,17 @@ def mixed_sites(prepared: PreparedModel) -> list[MLPSite]:
     return [site for site in prepared.sites if site.mixes_neurons]
 
 
+def sites_to_refit(prepared: PreparedModel, widths: Sequence[int]) -> list[MLPSite]:
+    """Return the sites among them that lose neurons; the others are exact as they are.
+
+    Args:
+        prepared: The dense model.
+        widths: The width of each site after pruning, in block order.
+    """
+    pairs = zip(prepared.sites, widths, strict=True)
+    return [site for site, width in pairs if site.mixes_neurons and width < site.intermediate_size]
+
+
 def refit_mixed_sites(
     dense: PreparedModel,
     pruned: nn.Module,
@@ -31,9 +42,9 @@ def refit_mixed_sites(
     data: Iterable[Any] | Source,
     limit: int | None = None,
 ) -> None:
-    """Refit ``fc2`` of the sites that mix their neurons, in place, by another pass over the images.
+    """Refit ``fc2`` of the narrower sites that mix their neurons, in place, by another pass over the images.
 
-    Other models are not changed, and their images are not read.
+    Without such sites nothing is changed, and no image is read.
 
     Args:
         dense: The dense model.
@@ -45,9 +56,9 @@ def refit_mixed_sites(
     Raises:
         DataError: There are no images.
     """
-    if not mixed_sites(dense):
-        return
     sites, compensation = find_sites(pruned), config.make_compensation()
+    if not sites_to_refit(dense, [site.intermediate_size for site in sites]):
+        return
     for index, joint in collect_joint_moments(dense, pruned, sites, data, limit=limit).items():
         weights, name = SiteWeights.of(sites[index]), sites[index].name
         with named_in_errors(f"refit of compensation {compensation.name!r} for site {name!r}", type(compensation)):
@@ -75,13 +86,17 @@ def check_refit(prepared: PreparedModel, source: Source | None, passes: int) -> 
         )
 
 
-def warn_without_refit(prepared: PreparedModel) -> None:
+def warn_without_refit(prepared: PreparedModel, widths: Sequence[int]) -> None:
     """Report the sites that keep their first fit because there are no images.
 
+    Args:
+        prepared: The dense model.
+        widths: The width of each site after pruning, in block order.
+
     Warns:
-        CompensationWarning: Some sites mix their neurons.
+        CompensationWarning: Some of these sites mix their neurons.
     """
-    mixed = mixed_sites(prepared)
+    mixed = sites_to_refit(prepared, widths)
     if mixed:
         warnings.warn(
             f"the neurons of {len(mixed)} MLPs ({mixed[0].name}, ...) pass a normalization over all of them, so fc2 "

@@ -51,8 +51,8 @@ def first_of_each(families: list[Family]) -> pytest.MarkDecorator:
 
 EACH = each(PRUNED)
 # GRN and LayerNorm over the neurons: the others change when some become constants. Relative to the largest output of
-# the tiny models, with the first fit against neurons held at their mean, and after the refit against the dense model.
-MIXING_BOUND, REFIT_BOUND = 0.5, 0.06
+# the tiny models, with the first fit against neurons held at their mean.
+MIXING_BOUND = 0.5
 
 
 def relative(site: Site) -> tuple[tuple[str, ...], str]:
@@ -194,17 +194,6 @@ def test_neurons_held_at_their_mean_equal_pruned_ones(family: Family) -> None:
         # The mask decoder amplifies rounding; its input, the output of the encoder, agrees.
         assert difference({"": found.pop(".pred_masks")}, {"": expected.pop(".pred_masks")}) <= 1e-4
     assert difference(found, expected) <= (MIXING_BOUND if work.mixes else 1e-5)
-
-
-@each([family for family in PRUNED if any(site.mixes for site in family.sites)])
-def test_the_refit_keeps_what_mixes_neurons_near_the_dense_model(family: Family) -> None:
-    work = work_of(family.name)
-    dense = outputs(work.model, work.batches[0])
-    result = hf_vbp.prune(work.prepared, list(work.batches), work.config("obs", "linear"), statistics=work.statistics)
-    refitted = difference(outputs(result.model, work.batches[0]), dense)
-    first_fit = difference(outputs(work.pruned("obs", "linear"), work.batches[0]), dense)
-    assert refitted <= REFIT_BOUND
-    assert refitted <= first_fit / 4
 
 
 @EACH
