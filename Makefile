@@ -98,7 +98,7 @@ test-vision: ## processors that need torchvision, and the models of timm, in an 
 	$(VISION) -m pip install --quiet --disable-pip-version-check -c .venv-vision/constraints.txt -e '.[dev]' timm
 	OMP_NUM_THREADS=1 $(VISION) -m pytest tests/families/test_processors.py \
 		tests/families/test_contract_reload.py::test_every_checkpoint_loads_by_import_and_by_remote_code
-	OMP_NUM_THREADS=1 $(VISION) -m pytest tests/families/test_contract.py -k Timm
+	OMP_NUM_THREADS=1 $(VISION) -m pytest tests/families/test_contract.py tests/families/test_contract_refit.py -k Timm
 
 # The script that Jobs run brings its environment itself: the packages of its header, and hf_vbp as a wheel.
 ALONE := .venv-script/bin/python

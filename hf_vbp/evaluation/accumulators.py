@@ -1,6 +1,7 @@
 """The figures of one model while batches are added: one accumulator for each part of the results."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -102,6 +103,7 @@ class OutputFigures:
     def __init__(self, distance: OutputDistance) -> None:
         self._distance = distance
         self._values: dict[str, dict[str, list[Tensor]]] = {part.name: {} for part in distance.parts}
+        self._distances: dict[str, list[Tensor]] = {part.name: [] for part in distance.parts}
         self._features: dict[str, list[tuple[Tensor, Tensor]]] = {}
         self._images = 0
 
@@ -110,41 +112,44 @@ class OutputFigures:
         for part in self._distance.parts:
             mask = mask_of(part, reference, inputs)
             masks = {} if mask is None else {part.name: mask}
-            alone = OutputDistance((part,), self._distance.model_class_name)
+            alone = OutputDistance((replace(part, weight=1.0),), self._distance.model_class_name)
             if isinstance(part.distance, Neighbors):
                 pair = tuple(alone.values(each, masks)[part.name].float().cpu() for each in (reference, output))
                 self._features.setdefault(part.name, []).append((pair[0], pair[1]))
                 continue
             numbers = range(self._images, self._images + images)
             found = alone.distances(reference, output, masks, numbers)
-            self._keep(part, {name: values.cpu() for name, values in found.items() if name != "distance"})
+            self._keep(part, {name: values.cpu() for name, values in found.items()})
         self._images += images
 
-    def result(self) -> dict[str, dict[str, Any]]:
-        """Return for each tensor its kind and figures."""
+    def result(self) -> dict[str, Any]:
+        """Return the kind and figures of each tensor, and the distance of all, as arguments of ``Evaluation``."""
         for part in self._distance.parts:
             if part.name in self._features:
                 dense, pruned = (torch.cat(list(each)) for each in zip(*self._features[part.name], strict=True))
                 self._keep(part, _neighbor_figures(part, dense, pruned))
-        return {
+        outputs = {
             part.name: {"kind": part.kind.value, **figures_of(self._values[part.name])}
             for part in self._distance.parts
         }
+        total = torch.stack([torch.cat(pieces) for pieces in self._distances.values()]).sum(0)
+        return {"outputs": outputs, "output_distance": Figure.of(total)}
 
     def _keep(self, part: OutputPart, figures: Mapping[str, Tensor]) -> None:
         for name, values in figures.items():
-            self._values[part.name].setdefault(name, []).append(values)
+            if name == "distance":
+                self._distances[part.name].append(values * part.weight)
+            else:
+                self._values[part.name].setdefault(name, []).append(values)
 
 
 def _neighbor_figures(part: OutputPart, dense: Tensor, pruned: Tensor) -> dict[str, Tensor]:
     """Return the figures of features: against the first evaluation images as a bank, none its own neighbor."""
     if len(dense) <= SMALLEST_BANK:
-        found = Cosine().distance(dense, pruned)
-    else:
-        size = min(BANK_SIZE, len(dense))
-        whole = OutputDistance((part,)).with_banks({part.name: dense[:size]}, range(size))
-        found = whole.parts[0].distance.distance(dense, pruned, None, range(len(dense)))
-    return {name: values for name, values in found.items() if name != "distance"}
+        return Cosine().distance(dense, pruned)
+    size = min(BANK_SIZE, len(dense))
+    whole = OutputDistance((part,)).with_banks({part.name: dense[:size]}, range(size))
+    return whole.parts[0].distance.distance(dense, pruned, None, range(len(dense)))
 
 
 class Features:

@@ -112,6 +112,7 @@ class Evaluation:
         f1: Of several labels per image: F1 over all images and labels (micro).
         label_squared_error: Of a regression: squared error against the labels, summed over the numbers of an image.
         outputs: For each tensor of any other output its kind and its :class:`Figure` objects against the reference.
+        output_distance: Their output distance from the reference, added over the tensors (docs/output_distance.md).
         knn: Accuracy of k nearest neighbors, as in the results.
         zero_shot: Accuracy by class-name prompts, as in the results.
         metrics: Values of the metrics of the user, by their names.
@@ -131,6 +132,7 @@ class Evaluation:
     f1: float | None = None
     label_squared_error: Figure | None = None
     outputs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    output_distance: Figure | None = None
     knn: Mapping[str, Any] | None = None
     zero_shot: Mapping[str, Any] | None = None
     metrics: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
@@ -152,6 +154,7 @@ class Evaluation:
             "f1": self.f1,
             "label_squared_error": None if self.label_squared_error is None else self.label_squared_error.to_dict(),
             "outputs": {name: _described(part) for name, part in self.outputs.items()} or None,
+            "output_distance": None if self.output_distance is None else self.output_distance.to_dict(),
             "knn": None if self.knn is None else dict(self.knn),
             "zero_shot": None if self.zero_shot is None else dict(self.zero_shot),
             "metrics": {name: dict(values) for name, values in self.metrics.items()} or None,

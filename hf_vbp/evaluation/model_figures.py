@@ -80,7 +80,7 @@ class ModelFigures:
         elif self.task.labels in ("several", "numbers"):
             found |= self._labels.result(images)
         if self._outputs is not None:
-            found["outputs"] = self._outputs.result()
+            found |= self._outputs.result()
         for name, accuracy in hits.items():
             # Accuracies of some of the images would not compare with the other figures.
             if len(accuracy.hits) == images:

@@ -55,7 +55,7 @@ def named_figures(figures: Mapping[str, Any]) -> list[NamedFigure]:
     Args:
         figures: An entry of the ``evaluation`` part of the results.
     """
-    return [*_against_labels(figures), *_of_outputs(figures.get("outputs", {})), *_of_metrics(figures)]
+    return [*_against_labels(figures), *_of_outputs(figures.get("outputs", {})), *_of_all(figures), *_of_metrics(figures)]
 
 
 def figure_rows(evaluation: Mapping[str, Any], states: Sequence[str]) -> list[tuple[str, ...]]:
@@ -98,6 +98,13 @@ def _of_outputs(outputs: Mapping[str, Any]) -> Iterator[NamedFigure]:
             if key in figures:
                 one, unit = figures[key], "share" if key in _SHARES else "number"
                 yield NamedFigure(prefix + name, one["mean"], one.get("interval"), unit)
+
+
+def _of_all(figures: Mapping[str, Any]) -> Iterator[NamedFigure]:
+    # Of a single output it is one of its figures.
+    if len(figures.get("outputs", {})) > 1 and "output_distance" in figures:
+        one = figures["output_distance"]
+        yield NamedFigure("output distance, added", one["mean"], one.get("interval"))
 
 
 def _of_metrics(figures: Mapping[str, Any]) -> Iterator[NamedFigure]:

@@ -115,6 +115,7 @@ class Evaluation(TypedDict):
     f1: NotRequired[Annotated[Fraction, "micro F1, of several labels per image"]]
     label_squared_error: NotRequired[Annotated[Figure, "squared error of a regression against the labels"]]
     outputs: NotRequired[Annotated[dict[str, OutputFigures], "by the tensor of the output"]]
+    output_distance: NotRequired[Annotated[Figure, "added over these tensors, see docs/output_distance.md"]]
     knn: NotRequired[NeighborAccuracy]
     zero_shot: NotRequired[ZeroShotAccuracy]
     metrics: NotRequired[Annotated[dict[str, dict[str, float]], "values of the metrics that the user named"]]
