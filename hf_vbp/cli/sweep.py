@@ -21,6 +21,7 @@ from hf_vbp.cli.groups import (
     with_groups,
 )
 from hf_vbp.cli.label_options import LabelledImageOptions
+from hf_vbp.cli.neighbor_options import NeighborOptions
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,7 @@ def sweep(
     points: PointOptions,
     eval_data: groups.EvalData,
     evaluation: EvaluationOptions,
+    nearest: NeighborOptions,
     latency: Annotated[bool, option(LATENCY, "--latency", help="Measure the latency of each model.")] = False,
     conditions: LatencyConditions,
     loading: ModelOptions,
@@ -74,7 +76,8 @@ def sweep(
 ) -> None:
     """Prune at many ratios and show the accuracy at each: a table, a CSV file and a plot.
 
-    For classifiers with one label per image only; use `hf-vbp prune --eval-data` for other models.
+    Backbones are compared by k nearest neighbors, where --bank or --data has labels; models without classes by the
+    output distance from the dense model.
 
     With --levers, every lever alone and all together at many shares of the MACs; * marks the front: no other model
     is as cheap and as accurate or better.
@@ -82,19 +85,22 @@ def sweep(
     Rows of the same model, statistics, images and method that the CSV file already holds are kept, so that an
     interrupted sweep continues.
     """
+    from hf_vbp.workflow.evaluation_images import EvaluationRequest
     from hf_vbp.workflow.sweep_arguments import parse_methods, parse_points
     from hf_vbp.workflow.sweep_command import SweepRequest, run_sweep
 
     asked = parse_points(points.ratios, points.macs, points.levers)
+    calibration = images.request(data) if data else None
+    bank, evaluated = nearest.request(images), evaluation.request(eval_data, images)
     request = SweepRequest(
         model=model,
         methods=parse_methods(methods or (), method.config()),
         ratios=asked.ratios,
-        evaluation=evaluation.request(eval_data, images),
+        evaluation=EvaluationRequest(evaluated, bank, calibration, nearest.neighbors),
         output=output,
         macs=asked.macs,
         levers=asked.levers,
-        data=images.request(data) if data else None,
+        data=calibration,
         statistics=statistics,
         latency=conditions.single() if latency else None,
         overwrite=overwrite,
@@ -169,9 +175,7 @@ def _levers(rows: list[dict[str, Any]]) -> dict[str, list[Any]]:
     columns["merged"] = [row.get("merged_tokens", 0) or "" for row in rows]
     columns["removed"] = [percent(row["ratio"], 0) for row in rows]
     columns["weights"] = [f"{size}B" for size in scaled(*(row["bytes"] for row in rows))]
-    columns["top-1"] = [percent(row.get("top1")) for row in rows]
-    columns["agreement"] = [percent(row.get("agreement")) for row in rows]
-    columns["KL"] = [None if "kl" not in row else f"{row['kl']:.3f}" for row in rows]
+    columns |= _without_classes(rows) if _has_no_classes(rows) else _of_classes(rows)
     columns["front"] = [_mark(row, "on_macs_front") for row in rows]
     return columns
 
@@ -181,12 +185,41 @@ def _accuracy(rows: list[dict[str, Any]]) -> dict[str, list[Any]]:
     columns: dict[str, list[Any]] = {"removed": [percent(row["ratio"], 0) for row in rows]}
     columns["parameters"] = scaled(*(row["parameters"] for row in rows))
     columns["MACs"] = scaled(*(row["macs"] for row in rows))
-    columns["top-1"] = [percent(row.get("top1")) for row in rows]
+    if _has_no_classes(rows):
+        return {**columns, **_without_classes(rows)}
     if rows[0].get("top1"):
-        columns["retention"] = [percent(row["top1"] / rows[0]["top1"]) for row in rows]
+        retained = [percent(row["top1"] / rows[0]["top1"]) for row in rows]
+        top1, *others = _of_classes(rows).items()
+        return {**columns, **dict([top1]), "retention": retained, **dict(others)}
+    return {**columns, **_of_classes(rows)}
+
+
+def _has_no_classes(rows: list[dict[str, Any]]) -> bool:
+    return any("output_distance" in row for row in rows)
+
+
+def _of_classes(rows: list[dict[str, Any]]) -> dict[str, list[Any]]:
+    """Return the columns of the figures of classifiers."""
+    columns: dict[str, list[Any]] = {"top-1": [percent(row.get("top1")) for row in rows]}
     columns["agreement"] = [percent(row.get("agreement")) for row in rows]
     columns["KL"] = [None if "kl" not in row else f"{row['kl']:.3f}" for row in rows]
     return columns
+
+
+def _without_classes(rows: list[dict[str, Any]]) -> dict[str, list[Any]]:
+    """Return the columns of the figures of all other models."""
+    columns: dict[str, list[Any]] = {}
+    if any("knn_top1" in row for row in rows):
+        columns["k-NN top-1"] = [percent(row.get("knn_top1")) for row in rows]
+    columns["output distance"] = [_with_interval(row, "output_distance") for row in rows]
+    return columns
+
+
+def _with_interval(row: dict[str, Any], name: str) -> str | None:
+    if name not in row:
+        return None
+    bounds = [f"{row[f'{name}_{side}']:.3g}" for side in ("low", "high") if f"{name}_{side}" in row]
+    return f"{row[name]:.3g}" + (f" ({' to '.join(bounds)})" if bounds else "")
 
 
 def _milliseconds(row: dict[str, Any]) -> str | None:

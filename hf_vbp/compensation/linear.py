@@ -44,8 +44,8 @@ from hf_vbp.statistics.site_statistics import SiteStatistics
 DEFAULT_RIDGE = 1e-3
 """Strength of the regularization of the linear compensation."""
 REFIT_PER_TOKEN = 0.05
-"""The ridge of the refit at least, times the tokens for each kept neuron. Less than that of the fit: without the refit,
-the error is not only the noise of few tokens."""
+"""The ridge of the refit at least, times the tokens for each kept neuron. Less than that of the fit: the error of the
+first fit is not only the noise of few tokens."""
 
 AUTO = "auto"
 HELD_OUT = "held-out"

@@ -21,8 +21,6 @@ from hf_vbp.inputs.batch import count_images, model_inputs
 from hf_vbp.inputs.example import example_batch
 from hf_vbp.modeling.precision import eval_mode, own_precision
 
-_NOT_SWEPT = "Prune it at each ratio with hf_vbp.prune(..., eval_data=images) or hf-vbp prune --eval-data instead."
-
 
 def evaluate_models(
     models: Mapping[str, nn.Module],
@@ -166,17 +164,8 @@ class _Comparison:
         return found
 
 
-_SWEEP_A_CLASSIFIER = (
-    "sweeps compare the accuracy of classifiers. Prune it at each ratio with hf_vbp.prune(..., eval_data=images) or "
-    "hf-vbp prune --eval-data instead."
-)
-
-
-def check_classifier(model: nn.Module, name: str = "The model", advice: str = _SWEEP_A_CLASSIFIER) -> None:
+def check_classifier(model: nn.Module, name: str, advice: str) -> None:
     """Refuse a model that is no classifier with one label per image, before any work; runs it on one made image.
-
-    Sweeps compare models by their accuracy. They have no meaning for regression, for several labels per image, and for
-    outputs that are not ``(images, classes)``.
 
     Args:
         model: A vision model of transformers.

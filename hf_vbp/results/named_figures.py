@@ -55,7 +55,12 @@ def named_figures(figures: Mapping[str, Any]) -> list[NamedFigure]:
     Args:
         figures: An entry of the ``evaluation`` part of the results.
     """
-    return [*_against_labels(figures), *_of_outputs(figures.get("outputs", {})), *_of_all(figures), *_of_metrics(figures)]
+    return [
+        *_against_labels(figures),
+        *_of_outputs(figures.get("outputs", {})),
+        *_of_all(figures),
+        *_of_metrics(figures),
+    ]
 
 
 def figure_rows(evaluation: Mapping[str, Any], states: Sequence[str]) -> list[tuple[str, ...]]:

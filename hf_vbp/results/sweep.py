@@ -14,7 +14,7 @@ from hf_vbp.results.checks import find_problem
 from hf_vbp.results.figures import Count, Fraction, NonNegative, Positive, PositiveCount
 from hf_vbp.results.json_schema import make_schema
 from hf_vbp.results.measured import without_unmeasured
-from hf_vbp.results.outcome import ClassAccuracy
+from hf_vbp.results.outcome import ClassAccuracy, OutputFigures
 from hf_vbp.results.versions import versions
 
 SCHEMA_VERSION: Literal[1] = 1
@@ -46,6 +46,15 @@ class SweepRow(TypedDict):
     ece: NotRequired[Fraction]
     agreement: NotRequired[Annotated[Fraction, "share of images with the same answer as the dense model"]]
     kl: NotRequired[NonNegative]
+    knn_top1: NotRequired[Annotated[Fraction, "top-1 of a vote of the nearest labelled images"]]
+    knn_top1_low: NotRequired[Fraction]
+    knn_top1_high: NotRequired[Fraction]
+    neighbors: NotRequired[PositiveCount]
+    bank_images: NotRequired[PositiveCount]
+    outputs: NotRequired[Annotated[dict[str, OutputFigures], "by the tensor of the output"]]
+    output_distance: NotRequired[Annotated[NonNegative, "added over these tensors, see docs/output_distance.md"]]
+    output_distance_low: NotRequired[NonNegative]
+    output_distance_high: NotRequired[NonNegative]
     latency_ms: NotRequired[Positive]
     latency_share: NotRequired[Annotated[Positive, "share of the latency of the dense model, measured in turns"]]
     speedup: NotRequired[Positive]

@@ -132,9 +132,14 @@ def make_study(model: str, request: DataRequest, loading: Loading, job: Job) -> 
     return study
 
 
+_CURVE_OF_CLASSIFIERS = (
+    "the page draws the agreement of classifiers. `hf-vbp sweep` measures other models at many ratios."
+)
+
+
 def _why_no_curve(loaded: LoadedModel) -> str:
     try:
-        check_classifier(loaded.model, loaded.source)
+        check_classifier(loaded.model, loaded.source, _CURVE_OF_CLASSIFIERS)
     except UnsupportedModelError as error:
         return one_line(error)
     return ""
@@ -179,6 +184,7 @@ def measure_curve(study: Study, config: VBPConfig, job: Job) -> list[Row]:
     # Merged tokens have no share of neurons.
     plain = replace(config, levers=("mlp",))
     tasks = [task for task in sweep_tasks([plain], RATIOS) if _reachable(study, task)]
+    check_classifier(study.prepared.model, study.loaded.source, _CURVE_OF_CLASSIFIERS)
     check_sweep(study.prepared, tasks)
     images = study.request.open(study.loaded, "evaluation", labels="none")
     rows: list[Row] = []

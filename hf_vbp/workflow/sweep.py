@@ -19,7 +19,9 @@ from hf_vbp.costs.latency import LatencyOptions, measure_latency
 from hf_vbp.costs.part import counted_part
 from hf_vbp.criteria.base import Ranking
 from hf_vbp.errors import DataError, LatencyError
-from hf_vbp.evaluation.models import check_classifier, evaluate_models
+from hf_vbp.evaluation.models import evaluate_models
+from hf_vbp.evaluation.requests import Measures
+from hf_vbp.evaluation.task import example_task
 from hf_vbp.inputs.fit import check_first_image
 from hf_vbp.pruning.apply_plan import apply_fitted
 from hf_vbp.pruning.levers import LeverWarning
@@ -27,6 +29,7 @@ from hf_vbp.pruning.make_plan import fit_plan, rank_sites
 from hf_vbp.pruning.plan import PruningPlan
 from hf_vbp.pruning.refit import check_refit
 from hf_vbp.statistics.activation_statistics import ActivationStatistics
+from hf_vbp.workflow.evaluate import check_evaluation, with_labelled_bank
 from hf_vbp.workflow.measure_levers import with_lever_measurements
 from hf_vbp.workflow.prune import complete_statistics
 from hf_vbp.workflow.sweep_front import mark_fronts
@@ -45,6 +48,7 @@ def sweep(
     macs: Sequence[float] | None = None,
     levers: Sequence[str] | None = None,
     eval_data: Iterable[Mapping[str, Any]],
+    measures: Measures | None = None,
     statistics: ActivationStatistics | None = None,
     latency: LatencyOptions | None = None,
     limit: int | None = None,
@@ -57,7 +61,7 @@ def sweep(
     pruned models are in memory at a time; the evaluation images are read once for each group of four.
 
     Args:
-        model: The dense model, a classifier; it is not changed.
+        model: The dense model, with any output that :func:`hf_vbp.evaluate` measures; it is not changed.
         data: Calibration images, as for :func:`hf_vbp.prune`. Not needed with ``statistics``.
         config: The method, or several; their budgets are not used. By default ``VBPConfig()``.
         ratios: Shares of hidden neurons to remove, in (0, 1).
@@ -65,8 +69,9 @@ def sweep(
         levers: Compare these levers (``"mlp"``, ``"tokens"``), each alone and all together, at each share of
             ``macs``, by default 0.9 to 0.5. The number of merged tokens is chosen on ``data``. A share that a lever
             cannot reach is left out with a warning.
-        eval_data: Batches with ``pixel_values`` and ``labels``: the result of :func:`hf_vbp.load_images`, a
-            ``DataLoader``, or any iterable of dicts that can be read more than once.
+        eval_data: Images to evaluate on, with labels where the model has classes: the result of
+            :func:`hf_vbp.load_images`, a ``DataLoader``, or any iterable of dicts that can be read more than once.
+        measures: What is measured in addition, as for :func:`hf_vbp.prune`; the bank is read once for each group.
         statistics: Statistics gathered earlier from this model.
         latency: Conditions under which the latency of each model is measured; by default it is not. Where the machine
             is too noisy, a warning is issued and the rows lack it.
@@ -81,13 +86,15 @@ def sweep(
         ``speedup``, ``speedup_interval`` and the conditions. Rows of shares of MACs have ``target_macs``, ``levers``
         and ``merged_tokens``, the number before each block, in addition, and ``ratio`` is the share of neurons that
         was removed; ``on_macs_front`` and ``on_latency_front`` mark the models of which none is as cheap and as
-        accurate or better.
+        accurate or better. Models are compared by top-1, without labels by agreement, and those without classes by
+        k nearest neighbors or class-name prompts, or else by the output distance.
 
     Raises:
-        ConfigurationError: There are no points, or ``config`` or a lever does not fit the model.
+        ConfigurationError: There are no points, or ``config``, a lever or ``measures`` does not fit the model.
         DataError: Neither ``data`` nor ``statistics`` was given, there are no images to evaluate on, or none to choose
             merged tokens on.
-        UnsupportedModelError: The model cannot be pruned as it is, or is no classifier.
+        UnsupportedModelError: The model cannot be pruned as it is, or nothing of its output can be measured.
+        LabelError: Labels have another form than the output needs.
         BudgetError: A share is not between 0 and 1. Pruning the MLPs cannot remove as large a share as one of
             ``ratios``, or no lever can reach any of ``macs``.
         StatisticsError: The images give no usable statistics, or ``statistics`` belong to another model.
@@ -113,12 +120,16 @@ def sweep(
     prepared = check_sweep(model, tasks, None if source is None else source.first)
     tasks = reachable_tasks(prepared, tasks, lambda reason: warnings.warn(reason, LeverWarning, stacklevel=4))
     check_images(prepared, tasks, source, statistics)
+    task = example_task(prepared.model)
+    measures = with_labelled_bank(measures or Measures(), task, data, eval_data)
+    check_evaluation(prepared.model, eval_data, measures, task=task)
     check_first_image(prepared.model, loader)
     check_refit(prepared, source, len(tasks) + (statistics is None))
     prepared.verified()
     gathered = sweep_statistics(prepared, methods, source, statistics, limit=limit, progress=progress)
     rows: list[Row] = []
-    made = sweep_rows(prepared, gathered, tasks, loader, data=source, limit=limit, latency=latency, progress=progress)
+    options: dict[str, Any] = {"data": source, "limit": limit, "latency": latency, "progress": progress}
+    made = sweep_rows(prepared, gathered, tasks, loader, measures=measures, **options)
     for group in made:
         # The dense model is evaluated in each group.
         rows += group[1:] if rows else group
@@ -137,12 +148,11 @@ def check_sweep(model: nn.Module | PreparedModel, tasks: Sequence[VBPConfig], ba
 
     Raises:
         ConfigurationError: A compensation does not fit the model.
-        UnsupportedModelError: The model cannot be pruned as it is, or is no classifier.
+        UnsupportedModelError: The model cannot be pruned as it is.
     """
     prepared = prepare_sites(model, batch)
     for task in tasks:
         prepared.check_requirements(f"compensation {task.compensation!r}", task.make_compensation().requires)
-    check_classifier(prepared.model)
     return prepared
 
 
@@ -177,6 +187,7 @@ def sweep_rows(
     tasks: Sequence[VBPConfig],
     loader: Iterable[Mapping[str, Any]],
     *,
+    measures: Measures | None = None,
     data: Source | None = None,
     limit: int | None = None,
     latency: LatencyOptions | None = None,
@@ -191,6 +202,7 @@ def sweep_rows(
         statistics: Statistics that serve all tasks.
         tasks: The configurations.
         loader: Batches to evaluate on.
+        measures: What is measured in addition.
         data: Calibration images, on which merged tokens are chosen, and which are read once for each task where the
             neurons of an MLP are mixed.
         limit: Stop such a pass after this many images.
@@ -214,7 +226,8 @@ def sweep_rows(
             models[str(number)] = apply_fitted(prepared, fitted, data=data, limit=limit)
             described.append({**_of_plan(fitted.plan), **describe_method(task)})
         on_measured(statistics)
-        found = evaluate_models(models, loader, reference="dense", progress=_of_all(progress, index, len(groups)))
+        report = _of_all(progress, index, len(groups))
+        found = evaluate_models(models, loader, reference="dense", measures=measures, progress=report)
         part = counted_part(prepared.model, prepared.sites)
         timed = {} if latency is None else _latency_columns(models, prepared.inputs, latency, on_noise)
         yield [

@@ -5,29 +5,32 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 from hf_vbp._progress import counted
 from hf_vbp.adapters.prepared import PreparedModel
 from hf_vbp.config.vbp_config import VBPConfig
 from hf_vbp.costs.latency import LatencyOptions
 from hf_vbp.errors import DataError, OutputError
+from hf_vbp.evaluation.requests import Measures
 from hf_vbp.files.atomic import atomic_write
 from hf_vbp.pruning.make_plan import statistics_digest
 from hf_vbp.results.lost_classes import describe_losses
 from hf_vbp.results.sweep import SWEEP_RESULTS_NAME, describe_sweep, read_rows, sweep_to_json
 from hf_vbp.statistics.activation_statistics import ActivationStatistics
+from hf_vbp.workflow.describe import describe_images
 from hf_vbp.workflow.evaluate import name_classes
+from hf_vbp.workflow.evaluation_images import EvaluationRequest, check_evaluation_request, open_evaluation
 from hf_vbp.workflow.gather import check_statistics, with_skipped
 from hf_vbp.workflow.kept_measurements import keep_measurements, lever_warnings
 from hf_vbp.workflow.loading import Loading
 from hf_vbp.workflow.outputs import files_in_folder, input_sources
-from hf_vbp.workflow.requests import CalibrationImages, DataRequest, Reporter, late_stage, with_note
+from hf_vbp.workflow.requests import CalibrationImages, DataRequest, Reporter, late_stage
 from hf_vbp.workflow.sweep import MODELS_IN_MEMORY, check_sweep, sweep_rows, sweep_statistics
 from hf_vbp.workflow.sweep_front import is_dense
 from hf_vbp.workflow.sweep_kept import KEPT_NAME, KeptStatistics
 from hf_vbp.workflow.sweep_plot import INSTALL, can_draw, draw
-from hf_vbp.workflow.sweep_table import SweepTable, add_classes, description_digest, flat, method_columns, model_digest
+from hf_vbp.workflow.sweep_table import SweepTable, add_details, description_digest, flat, method_columns, model_digest
 from hf_vbp.workflow.sweep_tasks import Row, check_images, reachable_tasks, sweep_tasks
 
 TABLE_NAME, PLOT_NAME = "sweep.csv", "sweep.png"
@@ -41,7 +44,7 @@ class SweepRequest:
         model: Hub id, folder or ``sample``.
         methods: The methods; their budgets are not used.
         ratios: Shares of hidden neurons to remove.
-        evaluation: Labelled images.
+        evaluation: Images to evaluate on, labelled where the model has classes; for backbones with a bank.
         macs: In place of ``ratios``: shares of the MACs to keep.
         levers: The levers to compare, each alone and all together.
         output: Folder of the table and the plot.
@@ -55,7 +58,7 @@ class SweepRequest:
     model: str
     methods: Sequence[VBPConfig]
     ratios: Sequence[float] | None
-    evaluation: DataRequest
+    evaluation: EvaluationRequest
     output: Path
     macs: Sequence[float] | None = None
     levers: Sequence[str] | None = None
@@ -103,8 +106,10 @@ def run_sweep(request: SweepRequest, reporter: Reporter) -> SweepResult:
         raise DataError("Nothing to calibrate on: give --data, or --statistics from an earlier `hf-vbp stats`.")
     tasks = sweep_tasks(request.methods, request.ratios, macs=request.macs, levers=request.levers)
     inputs = input_sources(
-        model=request.model, data=request.data, evaluation=request.evaluation, statistics=request.statistics
+        model=request.model, data=request.data, evaluation=request.evaluation.images, statistics=request.statistics
     )
+    if request.evaluation.bank is not None:
+        inputs["the folder of the bank"] = request.evaluation.bank.source
     names = (TABLE_NAME, PLOT_NAME, SWEEP_RESULTS_NAME)
     earlier = _earlier(request)
     with files_in_folder(request.output, names, request.overwrite or bool(earlier.rows), inputs):
@@ -119,7 +124,7 @@ def _earlier(request: SweepRequest) -> SweepTable:
     if request.overwrite or not path.is_file():
         return SweepTable(path)
     table = SweepTable.load(path)
-    add_classes(table.rows, read_rows(request.output / SWEEP_RESULTS_NAME))
+    add_details(table.rows, read_rows(request.output / SWEEP_RESULTS_NAME))
     return table
 
 
@@ -127,8 +132,9 @@ def _sweep(request: SweepRequest, tasks: list[VBPConfig], table: SweepTable, rep
     loaded = request.loading.load(request.model)
     calibration = None if request.data is None else CalibrationImages(request.data, loaded)
     prepared = check_sweep(loaded.model, tasks, None if calibration is None else calibration.first)
-    images = with_note(request.evaluation.open(loaded, "evaluation"), reporter)
-    identity = {"weights": model_digest(loaded.model), "evaluation": description_digest(images.provenance)}
+    task = check_evaluation_request(request.evaluation, loaded, compared=True)
+    images, measures = open_evaluation(request.evaluation, loaded, task, reporter)
+    identity = {"weights": model_digest(loaded.model), "evaluation": _evaluation_digest(images, measures)}
     table.check_same(identity)
     prepared.verified()
     tasks = reachable_tasks(prepared, tasks, lambda reason: reporter.say(f"Left out: {reason}"))
@@ -155,6 +161,7 @@ def _sweep(request: SweepRequest, tasks: list[VBPConfig], table: SweepTable, rep
             statistics,
             missing,
             images.loader,
+            measures=measures,
             data=source,
             latency=request.latency,
             progress=progress,
@@ -175,6 +182,14 @@ def _sweep(request: SweepRequest, tasks: list[VBPConfig], table: SweepTable, rep
     with_skipped(images, reporter)
     files = [table.path, _write_results(request, table), *_plot(request, table)]
     return SweepResult(_asked(table, tasks), files, continued, table.rows)
+
+
+def _evaluation_digest(images: Any, measures: Measures) -> str:
+    """Return a short hash of the evaluation images and, where there is one, of the bank of neighbors."""
+    if measures.bank is None:
+        return description_digest(images.provenance)
+    bank = {"bank": describe_images(measures.bank), "neighbors": measures.neighbors}
+    return description_digest({**images.provenance, **bank})
 
 
 def _statistics(

@@ -4,6 +4,16 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 Row = dict[str, Any]
+MEASURES = ("top1", "knn_top1", "zero_shot_top1", "agreement", "output_distance")
+"""Figures by which models are compared, the first that there is."""
+LOWER = frozenset({"output_distance"})
+"""Those of which a lower one is better."""
+_INSIDE = {
+    "knn_top1": ("knn", "top1"),
+    "zero_shot_top1": ("zero_shot", "top1"),
+    "output_distance": ("output_distance", "mean"),
+}
+_OF_DENSE = {"agreement": 1.0, "output_distance": 0.0}
 CONDITIONS = ("latency_batch", "latency_dtype", "latency_threads", "latency_device_name", "latency_compiled")
 
 
@@ -11,10 +21,11 @@ def mark_fronts(rows: Sequence[Row]) -> None:
     """Mark the rows on the front of accuracy against MACs, and against measured latency, in place.
 
     ``on_macs_front`` is set in every row that has an accuracy; ``on_latency_front`` in those with a latency, among the
-    rows of the same conditions. Rows without the dense model's accuracy are compared by agreement.
+    rows of the same conditions. What counts as accuracy is the :func:`measure_of` the rows.
 
     Args:
-        rows: The rows of one model, the dense one with ratio 0, as :func:`hf_vbp.sweep` returns them.
+        rows: The rows of one model, the dense one with ratio 0, as :func:`hf_vbp.sweep` returns them, or as the table
+            holds them.
     """
     measure = measure_of(rows)
     _mark(rows, "on_macs_front", lambda row: row.get("macs"), measure)
@@ -29,15 +40,26 @@ def mark_fronts(rows: Sequence[Row]) -> None:
 
 
 def measure_of(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Return the name of the accuracy by which the rows are compared: top-1, or without labels the agreement."""
-    return "top1" if any("top1" in row for row in rows) else "agreement"
+    """Return the name of the figure by which the rows are compared: the first of :data:`MEASURES` that one has."""
+    return next((name for name in MEASURES if any(_measured(row, name) is not None for row in rows)), "agreement")
+
+
+def figure_of(row: Mapping[str, Any], measure: str) -> float | None:
+    """Return the figure of a row; the dense model agrees with itself.
+
+    Args:
+        row: A row of :func:`hf_vbp.sweep`, with figures as in ``vbp_results.json``, or of the table, with one column
+            for each.
+        measure: One of :data:`MEASURES`.
+    """
+    value = _measured(row, measure)
+    return _OF_DENSE.get(measure) if value is None and is_dense(row) else value
 
 
 def accuracy(row: Mapping[str, Any], measure: str) -> float | None:
-    """Return the accuracy of a row; the dense model agrees with itself."""
-    dense_agreement = 1.0 if measure == "agreement" and is_dense(row) else None
-    value: float | None = row.get(measure, dense_agreement)
-    return value
+    """Return the figure of a row, with another sign where a lower one is better."""
+    value = figure_of(row, measure)
+    return -value if value is not None and measure in LOWER else value
 
 
 def latency_share(row: Mapping[str, Any]) -> float | None:
@@ -58,6 +80,14 @@ def on_front(points: Sequence[tuple[float, float]]) -> list[bool]:
     Equal points are on the front together.
     """
     return [not any(other != own and other[0] <= own[0] and other[1] >= own[1] for other in points) for own in points]
+
+
+def _measured(row: Mapping[str, Any], measure: str) -> float | None:
+    value = row.get(measure)
+    if measure in _INSIDE and not isinstance(value, float | int):
+        section, name = _INSIDE[measure]
+        value = row.get(section, {}).get(name)
+    return value
 
 
 def _mark(rows: Sequence[Row], name: str, cost: Callable[[Row], float | None], measure: str) -> None:

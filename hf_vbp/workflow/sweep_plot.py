@@ -5,9 +5,16 @@ from importlib.util import find_spec
 from io import BytesIO
 from typing import Any, NamedTuple
 
-from hf_vbp.workflow.sweep_front import accuracy, is_dense, latency_share, measure_of
+from hf_vbp.workflow.sweep_front import LOWER, figure_of, is_dense, latency_share, measure_of
 from hf_vbp.workflow.sweep_tasks import Row
 
+_NAMES = {
+    "top1": "top-1",
+    "knn_top1": "k-NN top-1",
+    "zero_shot_top1": "zero-shot top-1",
+    "agreement": "agreement with the dense model",
+    "output_distance": "output distance from the dense model",
+}
 INSTALL = "pip install 'hf-vbp[plot]'"
 
 
@@ -24,17 +31,17 @@ def draw(rows: Sequence[Row], title: str) -> bytes:
     a margin, so that differences are visible.
 
     Args:
-        rows: The rows of a sweep, as the CSV file holds them. Without labels, agreement is shown.
+        rows: The rows of a sweep, as the CSV file holds them. The figure that is shown is their
+            :func:`~hf_vbp.workflow.sweep_front.measure_of`.
         title: The title.
     """
     from matplotlib.figure import Figure
 
     measure = measure_of(rows)
-    names = {"top1": "top-1", "agreement": "agreement with the dense model"}
     panels = _panels(rows)
     figure = Figure(figsize=(6.4 * len(panels), 4.2), layout="constrained")
     for number, panel in enumerate(panels, start=1):
-        axes = figure.add_subplot(1, len(panels), number, xlabel=panel.label, ylabel=names[measure], title=title)
+        axes = figure.add_subplot(1, len(panels), number, xlabel=panel.label, ylabel=_NAMES[measure], title=title)
         _draw_panel(axes, rows, measure, panel)
     image = BytesIO()
     figure.savefig(image, format="png", dpi=150)
@@ -66,24 +73,32 @@ def _draw_panel(axes: Any, rows: Sequence[Row], measure: str, panel: _Panel) -> 
         bounds = [[row.get(f"{measure}_{side}", row[measure]) for row in points] for side in ("low", "high")]
         errors = [[abs(value - bound) for value, bound in zip(values, side, strict=True)] for side in bounds]
         axes.errorbar(shares, values, yerr=errors, marker="o", markersize=4, capsize=3, label=name)
-    front = [(panel.value(row), accuracy(row, measure)) for row in rows if row.get(panel.front)]
+    front = [(panel.value(row), figure_of(row, measure)) for row in rows if row.get(panel.front)]
     if front:
         ordered = sorted(front, key=lambda point: (point[0] or 0.0, point[1] or 0.0))
         # A step, because there are no models between two of the front.
         axes.plot(*zip(*ordered, strict=True), color="black", linewidth=1, drawstyle="steps-post", label="front")
-    dense = next((accuracy(row, measure) for row in rows if is_dense(row)), None)
+    dense = next((figure_of(row, measure) for row in rows if is_dense(row)), None)
     if dense is not None:
         axes.axhline(dense, color="black", linestyle="--", linewidth=1, label="dense")
     columns = (measure, f"{measure}_low", f"{measure}_high")
     shown = [row[column] for row in rows for column in columns if column in row]
-    axes.set_ylim(*limits(shown if dense is None else [*shown, dense]))
+    axes.set_ylim(*limits(shown if dense is None else [*shown, dense], share=measure not in LOWER))
     axes.grid(alpha=0.3)
     axes.legend()
 
 
-def limits(values: Sequence[float]) -> tuple[float, float]:
-    """Return the range of the axis: the values with a margin of a tenth, within 0 and 1."""
+def limits(values: Sequence[float], *, share: bool = True) -> tuple[float, float]:
+    """Return the range of the axis: the values with a margin of a tenth; that of a share is within 0 and 1.
+
+    Args:
+        values: The values.
+        share: Whether they are at most 1; otherwise they are distances.
+    """
     low, high = min(values), max(values)
+    if not share:
+        margin = 0.1 * (high - low) or 1.0
+        return max(low - margin, -0.02 * (high + margin)), high + margin
     margin = max(0.1 * (high - low), 0.01)
     return max(low - margin, -0.01), min(high + margin, 1.01)
 

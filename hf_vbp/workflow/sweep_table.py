@@ -29,14 +29,15 @@ IDENTITY = {"weights": "another model", "statistics": "other statistics", "evalu
 """Columns that identify the inputs of a row, and the meaning of a difference."""
 
 _FIGURES = ("parameters", "macs", "bytes", "images", "top1", "top1_low", "top1_high", "top5", "ece", "agreement", "kl",
-            "latency_ms", "speedup", "speedup_low", "speedup_high", "latency_batch", "latency_dtype",
-            "latency_threads", "latency_device_name", "latency_compiled", "merged_tokens", "on_macs_front",
-            "on_latency_front", "loses_most")  # fmt: skip
+            "knn_top1", "knn_top1_low", "knn_top1_high", "neighbors", "bank_images", "output_distance",
+            "output_distance_low", "output_distance_high", "latency_ms", "speedup", "speedup_low", "speedup_high",
+            "latency_batch", "latency_dtype", "latency_threads", "latency_device_name", "latency_compiled",
+            "merged_tokens", "on_macs_front", "on_latency_front", "loses_most")  # fmt: skip
 COLUMNS = (*METHOD, *_FIGURES, "model", *IDENTITY)
 _TEXTS = {"levers", "criterion", "compensation", "scope", "options", "latency_dtype", "latency_device_name", "model",
           "loses_most", *IDENTITY}  # fmt: skip
 _WHOLE = {"minimum_width", "round_to", "parameters", "macs", "bytes", "images", "latency_batch", "latency_threads",
-          "merged_tokens"}  # fmt: skip
+          "merged_tokens", "neighbors", "bank_images"}  # fmt: skip
 _MARKS = {"on_macs_front", "on_latency_front", "latency_compiled"}
 _MARK_VALUES = {"True": True, "False": False}
 
@@ -127,17 +128,17 @@ class SweepTable:
             raise OutputError(f"{self.path} cannot be written: {error}. Choose another output.") from error
 
 
-def add_classes(rows: Sequence[Row], described: Sequence[Mapping[str, Any]]) -> None:
-    """Add the figures of each class to rows of the table, which has no column for them, in place.
+def add_details(rows: Sequence[Row], described: Sequence[Mapping[str, Any]]) -> None:
+    """Add the figures of each class and of each output to rows of the table, which has no columns for them, in place.
 
     Args:
         rows: Rows of the table.
         described: Rows of ``sweep.json``.
     """
-    known = {_identity(dict(row)): row["classes"] for row in described if "classes" in row}
+    known = {_identity(dict(row)): row for row in described}
     for row in rows:
-        if "classes" not in row and _identity(row) in known:
-            row["classes"] = known[_identity(row)]
+        earlier = known.get(_identity(row), {})
+        row |= {name: earlier[name] for name in ("classes", "outputs") if name in earlier and name not in row}
 
 
 def method_columns(task: VBPConfig) -> Row:
@@ -151,7 +152,16 @@ def method_columns(task: VBPConfig) -> Row:
 def flat(row: Row, **columns: Any) -> Row:
     """Return a row of :func:`hf_vbp.sweep` with an interval in two columns, as the file holds it."""
     made = {**row, **columns}
-    for name in ("top1", "speedup"):
+    if "knn" in made:
+        knn = made.pop("knn")
+        made |= {"knn_top1": knn["top1"], "knn_top1_interval": knn["interval"]}
+        made |= {name: knn[name] for name in ("neighbors", "bank_images")}
+    if "output_distance" in made:
+        distance = made["output_distance"]
+        made["output_distance"] = distance["mean"]
+        # There is none of a single image.
+        made["output_distance_interval"] = distance.get("interval", (None, None))
+    for name in ("top1", "knn_top1", "output_distance", "speedup"):
         low, high = made.pop(f"{name}_interval", (None, None))
         made |= {f"{name}_low": low, f"{name}_high": high}
     # The table has no columns for them.

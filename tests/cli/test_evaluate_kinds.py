@@ -126,7 +126,7 @@ def test_without_labels_a_backbone_is_compared_with_the_dense_one(
         out = tmp_path / f"out{number}"
         hf_vbp("prune", backbone, "--data", data, "--eval-data", queries, "--ratio", "0.5", "--output", out)
         found = load_results(out)["evaluation"]["pruned"]
-        assert set(found) == {"images", "outputs"}
+        assert set(found) == {"images", "outputs", "output_distance"}
         assert set(found["outputs"]["pooler_output"]) == {
             "kind",
             "neighbor_kl",
@@ -145,7 +145,7 @@ def test_shards_whose_classes_are_not_known_beforehand_are_no_bank_but_can_be_co
 ) -> None:
     shards, out = make_shards(tmp_path / "shards"), tmp_path / "out"
     hf_vbp("prune", backbone, "--data", shards, "--eval-data", shards, "--ratio", "0.5", "--output", out)
-    assert set(load_results(out)["evaluation"]["pruned"]) == {"images", "outputs"}
+    assert set(load_results(out)["evaluation"]["pruned"]) == {"images", "outputs", "output_distance"}
     message = refused("evaluate", backbone, "--data", shards, "--bank", shards)
     assert "are not known before it is read" in message
     # Names of the bank match those of the shards.
@@ -194,19 +194,6 @@ def test_depth_is_compared_by_its_variance(hf_vbp: Command, refused: Command, tm
     assert "nothing can be measured without another model" in refused("evaluate", out, "--data", images)
     message = refused("evaluate", out, "--data", images, "--base", out, "--bank", images)
     assert "--bank and --neighbors are for backbones" in message
-
-
-def test_a_sweep_is_for_classifiers_as_its_help_says(
-    refused: Command, hf_vbp: Command, backbone: Path, tmp_path: Path
-) -> None:
-    out = tmp_path / "out"
-    images = save_images(tmp_path / "images", 1)
-    message = refused("sweep", backbone, "--data", images, "--eval-data", images, "--output", out)
-    assert "sweeps compare the accuracy of classifiers. Prune it at each ratio with" in message
-    assert "hf-vbp prune --eval-data instead" in message
-    assert not out.exists()
-    shown = " ".join(hf_vbp("sweep", "--help").out.split())
-    assert "For classifiers with one label per image only; use `hf-vbp prune --eval-data` for other models." in shown
 
 
 def test_options_without_a_use_are_refused(refused: Command, backbone: Path, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from .running import hooked, neurons_last, width_in
 
 @dataclass(frozen=True)
 class Refitted:
-    """One site: hidden neurons ``(tokens, kept)``, with ones behind them where ``down`` has a bias, and dense outputs."""
+    """One site: hidden neurons ``(tokens, kept)``, then ones where ``down`` has a bias, and the dense outputs."""
 
     site: Site
     hidden: torch.Tensor
@@ -51,7 +51,10 @@ def refitted(work: Work, pruned: Any, batches: Sequence[dict[str, Any]]) -> list
         outputs: list[torch.Tensor] = []
         hidden: list[torch.Tensor] = []
         keeps = [
-            *(dense[up].register_forward_pre_hook(lambda _, given, kept=inputs: kept.append(given[0])) for up in site.ups),
+            *(
+                dense[up].register_forward_pre_hook(lambda _, given, kept=inputs: kept.append(given[0]))
+                for up in site.ups
+            ),
             dense[site.down].register_forward_hook(
                 lambda _, given, output, kept=outputs, kind=site.kind: kept.append(neurons_last(output, kind))
             ),

@@ -38,6 +38,7 @@ def test_every_output_is_compared_by_its_kind(family: Family) -> None:
         assert figures["kl"] == pytest.approx(kl(p, q, -1).mean(), rel=1e-5, abs=1e-9)
         assert figures["agreement"] == pytest.approx((p.argmax(-1) == q.argmax(-1)).mean())
         return
+    check_total(figures)
     for name, part in figures["outputs"].items():
         check_ranges(part)
         expected = by_numpy(part["kind"], [[tensor(output, name) for output in each] for each in outputs])
@@ -131,6 +132,24 @@ def check_ranges(part: Mapping[str, Any]) -> None:
             low, high = figure["interval"]
             assert 0 <= low <= figure["mean"] <= high
             assert name not in SHARES or high <= 1
+
+
+# The figure of each kind that is its distance, and what it is multiplied by, from docs/output_distance.md.
+IN_NATS = {
+    "kl": 1.0, "binary_kl": 1.0, "squared_error": 0.5, "variance_share": 0.5, "neighbor_kl": 1.0,
+    "cosine_distance": 1.0,
+}  # fmt: skip
+
+
+def check_total(figures: dict[str, Any]) -> None:
+    total = 0.0
+    for part in figures["outputs"].values():
+        name = next(name for name in IN_NATS if name in part)
+        total += IN_NATS[name] * part[name]["mean"]
+    assert total > 0
+    assert figures["output_distance"]["mean"] == pytest.approx(total)
+    low, high = figures["output_distance"]["interval"]
+    assert low <= total <= high
 
 
 def by_numpy(kind: str, outputs: list[list[Any]]) -> dict[str, Any]:

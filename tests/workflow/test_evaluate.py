@@ -10,7 +10,7 @@ import torch
 
 import hf_vbp
 from hf_vbp.card.render import make_facts, render_card
-from hf_vbp.errors import ConfigurationError, LabelError, PlanError, UnsupportedModelError
+from hf_vbp.errors import ConfigurationError, LabelError, PlanError
 from hf_vbp.evaluation import Measures
 from hf_vbp.results.record import load_results, schema
 from tests.conftest import make_model
@@ -49,19 +49,6 @@ def test_prune_with_evaluation_images(vit: Any, batches: Batches, tmp_path: Path
     assert saved["evaluation"] == evaluation
     card = str(render_card(make_facts(saved, repo_id="me/pruned-vit", base_model="me/base")))
     assert "| top-1" in card
-
-
-@pytest.mark.parametrize(
-    ("changes", "described"),
-    [
-        ({"num_labels": 1}, "predicts a number per image"),
-        ({"num_labels": 3, "problem_type": "regression"}, "predicts a number per image"),
-        ({"problem_type": "multi_label_classification"}, "predicts several labels per image"),
-    ],
-)
-def test_sweeps_of_other_tasks_are_refused_before_the_images_are_read(changes: dict[str, Any], described: str) -> None:
-    with pytest.raises(UnsupportedModelError, match=described):
-        hf_vbp.sweep(make_model(**changes), Unread(), ratios=[0.5], eval_data=Unread())
 
 
 def test_what_cannot_be_evaluated_is_refused_before_the_images_are_read(vit: Any, batches: Batches) -> None:
