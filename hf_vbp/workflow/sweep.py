@@ -110,18 +110,15 @@ def sweep(
     """
     methods = [config or VBPConfig()] if config is None or isinstance(config, VBPConfig) else list(config)
     tasks = sweep_tasks(methods, ratios, macs=macs, levers=levers)
+    measures = measures or Measures()
     loader = getattr(eval_data, "loader", eval_data)
-    if isinstance(loader, Iterator) and len(tasks) > MODELS_IN_MEMORY:
-        raise DataError(
-            f"eval_data is read once for every {MODELS_IN_MEMORY} models, but an iterator can be read only once. Pass "
-            "a list of batches, a DataLoader or the result of load_images."
-        )
+    _check_read_again(eval_data=loader, bank=getattr(measures.bank, "loader", measures.bank), tasks=len(tasks))
     source = None if data is None else Source.of(data)
     prepared = check_sweep(model, tasks, None if source is None else source.first)
     tasks = reachable_tasks(prepared, tasks, lambda reason: warnings.warn(reason, LeverWarning, stacklevel=4))
     check_images(prepared, tasks, source, statistics)
     task = example_task(prepared.model)
-    measures = with_labelled_bank(measures or Measures(), task, data, eval_data)
+    measures = with_labelled_bank(measures, task, data, eval_data)
     check_evaluation(prepared.model, eval_data, measures, task=task)
     check_first_image(prepared.model, loader)
     check_refit(prepared, source, len(tasks) + (statistics is None))
@@ -136,6 +133,15 @@ def sweep(
     if any("levers" in row for row in rows):
         mark_fronts(rows)
     return rows
+
+
+def _check_read_again(*, eval_data: Any, bank: Any, tasks: int) -> None:
+    for name, loader in (("eval_data", eval_data), ("The bank of measures", bank)):
+        if isinstance(loader, Iterator) and tasks > MODELS_IN_MEMORY:
+            raise DataError(
+                f"{name} is read once for every {MODELS_IN_MEMORY} models, but an iterator can be read only once. "
+                "Pass a list of batches, a DataLoader or the result of load_images."
+            )
 
 
 def check_sweep(model: nn.Module | PreparedModel, tasks: Sequence[VBPConfig], batch: Batch = None) -> PreparedModel:

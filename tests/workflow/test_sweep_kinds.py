@@ -9,7 +9,7 @@ import torch
 import hf_vbp
 from hf_vbp import VBPConfig
 from hf_vbp.costs.counts import describe_cost
-from hf_vbp.errors import ConfigurationError, LabelError
+from hf_vbp.errors import ConfigurationError, DataError, LabelError
 from hf_vbp.evaluation import Measures
 from hf_vbp.evaluation.figures import Evaluation, Figure
 from hf_vbp.workflow.sweep_front import accuracy, mark_fronts, measure_of
@@ -95,6 +95,9 @@ def test_requests_without_meaning_fail_before_the_images_are_read(vit: Any, batc
 
     with pytest.raises(ConfigurationError, match="neighbors are sought for backbones"):
         hf_vbp.sweep(vit, unread(), ratios=[0.2], eval_data=batches, measures=Measures(bank=batches))
+    five, once = [0.1, 0.2, 0.3, 0.4, 0.5], Measures(bank=iter(batches))
+    with pytest.raises(DataError, match="The bank of measures is read once for every 4 models"):
+        hf_vbp.sweep(make_model("vit-backbone"), unread(), ratios=five, eval_data=batches, measures=once)
     family = BY_NAME["DPTForDepthEstimation"]
     wrong = [{**family.batch(2), "labels": torch.tensor([0, 1])}]
     with pytest.raises(LabelError, match="which labels of images cannot be compared with"):
