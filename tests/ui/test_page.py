@@ -60,6 +60,19 @@ def in_a_fresh_process(server_environment: dict[str, str], code: str) -> Any:
     return json.loads(done.stdout.splitlines()[-1])
 
 
+def comparison(name: str, folder: Path) -> str:
+    """Code that prints how far the outputs of two checkpoints are from each other, and the parameters of the first."""
+    return f"""if True:
+        import json, torch, hf_vbp
+        from transformers import AutoModelForImageClassification as Auto
+        size = json.load(open({str(folder / "config.json")!r}))["image_size"]
+        pixels = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0))
+        models = [Auto.from_pretrained(one).eval() for one in ({name!r}, {str(folder)!r})]
+        logits = [model(pixel_values=pixels).logits for model in models]
+        print(json.dumps([float((logits[0] - logits[1]).abs().max()), sum(p.numel() for p in models[0].parameters())]))
+    """
+
+
 def test_from_a_private_model_and_uploaded_pictures_to_a_repository(
     visitor: Visitor,
     hub: LoopbackHub,
@@ -111,16 +124,8 @@ def test_from_a_private_model_and_uploaded_pictures_to_a_repository(
     kept = results["cost"]["pruned"]["parameters"] / results["cost"]["dense"]["parameters"]
     assert half["Parameters"] == f"{100 * kept:.1f} %"
     environment = hub.environment(tmp_path / "hf", token=alice.token, PYTHONPATH=str(Path(__file__).parents[2]))
-    code = f"""if True:
-        import json, torch, hf_vbp
-        from transformers import AutoModelForImageClassification as Auto
-        size = json.load(open({str(tmp_path / "model" / "config.json")!r}))["image_size"]
-        pixels = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0))
-        models = [Auto.from_pretrained(name).eval() for name in ("alice/tiny-vit-pruned", {str(tmp_path / "model")!r})]
-        logits = [model(pixel_values=pixels).logits for model in models]
-        print(json.dumps([float((logits[0] - logits[1]).abs().max()), sum(p.numel() for p in models[0].parameters())]))
-    """
-    assert in_a_fresh_process(environment, code) == [0.0, results["cost"]["pruned"]["parameters"]]
+    found = in_a_fresh_process(environment, comparison("alice/tiny-vit-pruned", tmp_path / "model"))
+    assert found == [0.0, results["cost"]["pruned"]["parameters"]]
     assert alice.token not in visitor.page.content()
     assert str(Path.home()) not in json.dumps(results)
 
