@@ -31,7 +31,7 @@ METHODS = ("without", "towards zero", "towards the first fit")
 
 def towards_zero(_: Linear, fitted: Compensated, joint: JointMoments) -> Compensated:
     """Return the fit of the dense outputs with a ridge towards weights of zero."""
-    hidden, about = joint.hidden, joint if fitted.bias is not None else joint.about_origin()
+    hidden, about = joint.hidden, joint if fitted.bias is not None else joint.about(None)
     factor = cholesky(damped(about.comoment[:hidden, :hidden], DEFAULT_RIDGE))
     if not hidden or factor is None:
         return fitted

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 import typer
 
 from hf_vbp.cli.groups import EVALUATION, ImageOptions
+from hf_vbp.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from hf_vbp.workflow.requests import DataRequest
@@ -32,7 +33,14 @@ class NeighborOptions:
 
         Args:
             images: How images are read.
+
+        Raises:
+            ConfigurationError: A part of a bank is chosen that is not named.
         """
         if self.bank is None:
+            given = {"--bank-split": self.bank_split, "--bank-limit": self.bank_limit}
+            useless = [name for name, value in given.items() if value is not None]
+            if useless:
+                raise ConfigurationError(f"{' and '.join(useless)} choose images of --bank, which is not given.")
             return None
         return images.request(self.bank).for_evaluation(self.bank, self.bank_split, self.bank_limit)

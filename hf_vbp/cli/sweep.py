@@ -125,7 +125,8 @@ def show(rows: list[dict[str, Any]], files: list[Path]) -> None:
     for method in methods:
         of_method = [row for row in pruned if _method(row) == method]
         columns = (_levers if "levers" in of_method[0] else _accuracy)([dense, *of_method])
-        print_table(f"{method}, no training", list(columns), list(zip(*columns.values(), strict=True)))
+        title = f"{method}, no training{_bank_of(dense)}"
+        print_table(title, list(columns), list(zip(*columns.values(), strict=True)))
     if any("ece" in row for row in rows):
         damage = _damage(rows)
         title = "Calibration error" + (", and the classes that lose most (images)" if "|" in damage else "")
@@ -134,6 +135,10 @@ def show(rows: list[dict[str, Any]], files: list[Path]) -> None:
         latencies = _latencies(rows)
         print_table("Latency", list(latencies), list(zip(*latencies.values(), strict=True)))
     print_lines([f"Written: {', '.join(map(str, files))}"])
+
+
+def _bank_of(dense: dict[str, Any]) -> str:
+    return f"; {dense['neighbors']} neighbors of {dense['bank_images']:,} images" if "neighbors" in dense else ""
 
 
 def _method(row: dict[str, Any]) -> str:
@@ -175,7 +180,7 @@ def _levers(rows: list[dict[str, Any]]) -> dict[str, list[Any]]:
     columns["merged"] = [row.get("merged_tokens", 0) or "" for row in rows]
     columns["removed"] = [percent(row["ratio"], 0) for row in rows]
     columns["weights"] = [f"{size}B" for size in scaled(*(row["bytes"] for row in rows))]
-    columns |= _without_classes(rows) if _has_no_classes(rows) else _of_classes(rows)
+    columns |= _without_classes(rows, intervals=False) if _has_no_classes(rows) else _of_classes(rows)
     columns["front"] = [_mark(row, "on_macs_front") for row in rows]
     return columns
 
@@ -206,19 +211,29 @@ def _of_classes(rows: list[dict[str, Any]]) -> dict[str, list[Any]]:
     return columns
 
 
-def _without_classes(rows: list[dict[str, Any]]) -> dict[str, list[Any]]:
-    """Return the columns of the figures of all other models."""
+def _without_classes(rows: list[dict[str, Any]], *, intervals: bool = True) -> dict[str, list[Any]]:
+    """Return the columns of the figures of all other models; the table has room for one interval at most."""
     columns: dict[str, list[Any]] = {}
     if any("knn_top1" in row for row in rows):
-        columns["k-NN top-1"] = [percent(row.get("knn_top1")) for row in rows]
-    columns["output distance"] = [_with_interval(row, "output_distance") for row in rows]
+        columns["k-NN top-1"] = [_neighbors(row, interval=intervals) for row in rows]
+        intervals = False
+    columns["output distance"] = [_distance(row, interval=intervals) for row in rows]
     return columns
 
 
-def _with_interval(row: dict[str, Any], name: str) -> str | None:
+def _neighbors(row: dict[str, Any], *, interval: bool) -> str | None:
+    if "knn_top1" not in row or not interval:
+        return percent(row.get("knn_top1"))
+    low, high = (100 * row[f"knn_top1_{side}"] for side in ("low", "high"))
+    return f"{percent(row['knn_top1'])} ({low:.1f} to {high:.1f})"
+
+
+def _distance(row: dict[str, Any], *, interval: bool) -> str | None:
+    name = "output_distance"
     if name not in row:
         return None
-    bounds = [f"{row[f'{name}_{side}']:.3g}" for side in ("low", "high") if f"{name}_{side}" in row]
+    sides = (f"{name}_{side}" for side in ("low", "high") if interval)
+    bounds = [f"{row[side]:.3g}" for side in sides if side in row]
     return f"{row[name]:.3g}" + (f" ({' to '.join(bounds)})" if bounds else "")
 
 

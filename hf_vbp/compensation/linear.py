@@ -44,7 +44,7 @@ from hf_vbp.statistics.site_statistics import SiteStatistics
 DEFAULT_RIDGE = 1e-3
 """Strength of the regularization of the linear compensation."""
 REFIT_PER_TOKEN = 0.05
-"""The ridge of the refit at least, times the tokens for each kept neuron. Less than that of the fit: the error of the
+"""The smallest ridge of the refit, times the kept neurons over the tokens. Less than that of the fit: the error of the
 first fit is not only the noise of few tokens."""
 
 AUTO = "auto"
@@ -120,19 +120,21 @@ class Linear(Compensation):
     def refit(self, fitted: Compensated, joint: JointMoments) -> Compensated:
         """Return the least-squares fit of the dense outputs, with a ridge towards the first fit.
 
-        The ridge is a share of each variance. Few images hardly change the first fit, which they would otherwise
-        replace by noise.
+        With the errors ``e`` of the first fit on ``n`` tokens, and a ridge ``r`` that is a share of each variance and
+        of the number of tokens, ``sum |V h + v - e|^2 + r (sum_j n var_j |V_j|^2 + n |v|^2)`` is minimized. Few images
+        hardly change the first fit, which they would otherwise replace by noise.
         """
-        about = joint.about_origin() if fitted.bias is None else joint
-        hidden = joint.hidden
+        hidden, ridge = joint.hidden, self._refit_ridge(joint.hidden, joint.count)
+        about = joint.about(fitted.bias, 1.0 if fitted.bias is None else ridge / (1 + ridge))
         covariance = about.comoment[:hidden, :hidden]
-        factor = cholesky(damped(covariance, self._refit_ridge(hidden, joint.count)))
+        factor = cholesky(damped(covariance, ridge))
         if not hidden or factor is None:
             return fitted
         missing = about.comoment[:hidden, hidden:] - covariance @ fitted.weight.T
         weight = fitted.weight + torch.cholesky_solve(missing, factor).T
-        bias = None if fitted.bias is None else about.mean[hidden:] - weight @ about.mean[:hidden]
-        return Compensated(weight, bias)
+        if fitted.bias is None:
+            return Compensated(weight, None)
+        return Compensated(weight, fitted.bias + (about.mean[hidden:] - weight @ about.mean[:hidden]) / (1 + ridge))
 
     def _refit_ridge(self, hidden: int, tokens: int) -> float:
         if self.regularization == "ridge":

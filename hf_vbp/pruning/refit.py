@@ -25,7 +25,7 @@ def mixed_sites(prepared: PreparedModel) -> list[MLPSite]:
 
 
 def sites_to_refit(prepared: PreparedModel, widths: Sequence[int]) -> list[MLPSite]:
-    """Return the sites among them that lose neurons; the others are exact as they are.
+    """Return the sites that mix their neurons and lose some of them; without a loss a site is exact as it is.
 
     Args:
         prepared: The dense model.

@@ -14,6 +14,7 @@ _OF_OUTPUTS = {
     "neighbor_kl": "KL of the neighbors (nats)",
     "neighbor_agreement": "same nearest image",
 }
+_OF_ALL = "output distance (half of squared errors)"
 _SHARES = frozenset({"agreement", "neighbor_agreement"})
 
 
@@ -106,10 +107,13 @@ def _of_outputs(outputs: Mapping[str, Any]) -> Iterator[NamedFigure]:
 
 
 def _of_all(figures: Mapping[str, Any]) -> Iterator[NamedFigure]:
-    # Of a single output it is one of its figures.
-    if len(figures.get("outputs", {})) > 1 and "output_distance" in figures:
-        one = figures["output_distance"]
-        yield NamedFigure("output distance, added", one["mean"], one.get("interval"))
+    if "output_distance" not in figures:
+        return
+    one, outputs = figures["output_distance"], figures.get("outputs", {})
+    shown = [part[key]["mean"] for part in outputs.values() for key in _OF_OUTPUTS if key in part]
+    # A divergence of a single output is the distance itself.
+    if len(outputs) > 1 or one["mean"] not in shown:
+        yield NamedFigure(_OF_ALL, one["mean"], one.get("interval"))
 
 
 def _of_metrics(figures: Mapping[str, Any]) -> Iterator[NamedFigure]:

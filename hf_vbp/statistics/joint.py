@@ -43,7 +43,18 @@ class JointMoments:
         comoment = (self.comoment + other.comoment).addr_(delta, delta, alpha=between)
         return JointMoments(count, self.mean + delta * (other.count / count), comoment, self.hidden)
 
-    def about_origin(self) -> "JointMoments":
-        """Return the moments about zero, for least squares without a bias."""
-        comoment = self.comoment.addr(self.mean, self.mean, alpha=self.count)
-        return JointMoments(self.count, torch.zeros_like(self.mean), comoment, self.hidden)
+    def about(self, bias: Tensor | None, share: float = 1.0) -> "JointMoments":
+        """Return the moments for least squares with a bias that is kept in part.
+
+        With ``n`` tokens and the means ``m`` of hidden neurons and outputs, ``share n m m^T`` is added, where the
+        bias is subtracted from the outputs.
+
+        Args:
+            bias: ``(out,)`` float64, or None for zeros.
+            share: 0 where the bias is fitted, 1 where it is kept or there is none.
+        """
+        mean = self.mean.clone()
+        if bias is not None:
+            mean[self.hidden :] -= bias
+        comoment = self.comoment.addr(mean, mean, alpha=share * self.count)
+        return JointMoments(self.count, mean, comoment, self.hidden)

@@ -7,13 +7,13 @@ from typing import Any
 from torch import nn
 
 from hf_vbp._progress import Progress
-from hf_vbp.errors import ConfigurationError
+from hf_vbp.errors import ConfigurationError, LabelError
 from hf_vbp.evaluation.models import evaluate_models
 from hf_vbp.evaluation.output_error import OutputErrors
 from hf_vbp.evaluation.requests import Measures
 from hf_vbp.evaluation.task import Task, example_task
 from hf_vbp.inputs.batch import count_images
-from hf_vbp.inputs.fit import first_item
+from hf_vbp.inputs.fit import check_first_image, first_item
 from hf_vbp.modeling.modeling_hf_vbp import merged_tokens
 from hf_vbp.workflow.describe import describe_images, with_merging
 from hf_vbp.workflow.each_lever import models_of_each_lever, with_levers
@@ -127,14 +127,28 @@ def check_evaluation(
     Raises:
         UnsupportedModelError: The kind of output is not known, or nothing could be measured.
         ConfigurationError: ``measures`` do not fit the model.
-        LabelError: The labels have another form than the output needs, or nothing is compared with them.
+        LabelError: The labels have another form than the output needs, or nothing is compared with them, or the bank
+            has none.
+        DataError: The model cannot take the images of the bank.
     """
     task = example_task(model) if task is None else task
     measures.check_model(model, task, compared=compared)
+    if task is not None and measures.bank is not None:
+        _check_bank(model, measures.bank, task)
     item = first_item(data)
     if task is not None and isinstance(item, Mapping) and item.get("labels") is not None:
         measures.check_labels(item["labels"], task, count_images(item, model))
     return task
+
+
+def _check_bank(model: nn.Module, bank: Any, task: Task) -> None:
+    """Refuse a bank without labels or of other images, where its first item can be read without using it up."""
+    item = first_item(bank)
+    if isinstance(item, Mapping):
+        if item.get("labels") is None:
+            raise LabelError("The bank of neighbors has no labels: pass labelled images, as the evaluation images.")
+        task.check_labels(item["labels"], count_images(item, model))
+    check_first_image(model, bank)
 
 
 def with_labelled_bank(measures: Measures, task: Task | None, data: Any, eval_data: Any) -> Measures:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hf_vbp.errors import ConfigurationError, DataError, LabelError
+from hf_vbp.evaluation.neighbors import number_of_neighbors
 from hf_vbp.evaluation.requests import Measures
 from hf_vbp.evaluation.task import Task, example_task
 from hf_vbp.workflow.loading import LoadedModel
@@ -105,7 +106,20 @@ def open_evaluation(
     bank = _bank(request, loaded, reporter)
     if bank is None:
         return request.images.open(loaded, "evaluation", labels="none"), Measures()
-    images = request.images.open(loaded, "evaluation", id2label=dict(enumerate(bank.class_names or ())))
+    if bank.images is not None:
+        number_of_neighbors(request.neighbors, bank.images)
+    try:
+        images = request.images.open(loaded, "evaluation", id2label=dict(enumerate(bank.class_names or ())))
+    except LabelError as error:
+        if request.bank is not None:
+            raise LabelError(
+                f"The classes of {request.images.source} are not those of the bank, {request.bank.source}: {error}"
+            ) from error
+        reporter.say(
+            f"No k-nearest neighbors: the classes of {request.images.source} are not those of the calibration images. "
+            "Name labelled images of the same classes with --bank"
+        )
+        return request.images.open(loaded, "evaluation", labels="none"), Measures()
     if images.labelled:
         return images, Measures(bank=bank, neighbors=request.neighbors)
     if request.bank is not None or request.neighbors is not None:

@@ -148,6 +148,8 @@ def _prune_and_save(
         with reporter.stage("Evaluation", evaluation.images) as progress:
             result = evaluate(result, evaluation, measures=measures, progress=progress)
         with_skipped(evaluation, reporter)
+        if request.bank is not None:
+            with_skipped(measures.bank, reporter)
     results = {**result.results, "base_model": describe_base_model(loaded.model, loaded.source)}
     if request.latency is not None:
         results = measure_all(prepared, result.model, results, request.latency, reporter)

@@ -12,6 +12,7 @@ from hf_vbp.adapters.prepared import PreparedModel
 from hf_vbp.config.vbp_config import VBPConfig
 from hf_vbp.costs.latency import LatencyOptions
 from hf_vbp.errors import DataError, OutputError
+from hf_vbp.evaluation.neighbors import number_of_neighbors
 from hf_vbp.evaluation.requests import Measures
 from hf_vbp.files.atomic import atomic_write
 from hf_vbp.pruning.make_plan import statistics_digest
@@ -30,7 +31,15 @@ from hf_vbp.workflow.sweep import MODELS_IN_MEMORY, check_sweep, sweep_rows, swe
 from hf_vbp.workflow.sweep_front import is_dense
 from hf_vbp.workflow.sweep_kept import KEPT_NAME, KeptStatistics
 from hf_vbp.workflow.sweep_plot import INSTALL, can_draw, draw
-from hf_vbp.workflow.sweep_table import SweepTable, add_details, description_digest, flat, method_columns, model_digest
+from hf_vbp.workflow.sweep_table import (
+    SweepTable,
+    add_details,
+    description_digest,
+    flat,
+    lacks_details,
+    method_columns,
+    model_digest,
+)
 from hf_vbp.workflow.sweep_tasks import Row, check_images, reachable_tasks, sweep_tasks
 
 TABLE_NAME, PLOT_NAME = "sweep.csv", "sweep.png"
@@ -151,6 +160,11 @@ def _sweep(request: SweepRequest, tasks: list[VBPConfig], table: SweepTable, rep
     if continued:
         kept = "row is kept" if len(tasks) == 1 else f"rows {'is' if continued == 1 else 'are'} kept"
         reporter.say(f"{continued} of {len(tasks)} {kept} from {table.path}.")
+        if lacks_details(table.rows):
+            reporter.say(
+                f"Kept rows lack the figures of each class or output, which {SWEEP_RESULTS_NAME} of the earlier run "
+                "held: it is missing or damaged. Pass --overwrite to measure them again."
+            )
     groups = -(-len(missing) // MODELS_IN_MEMORY)
     total = None if images.images is None else groups * images.images
     file = request.statistics or request.output / KEPT_NAME
@@ -180,6 +194,8 @@ def _sweep(request: SweepRequest, tasks: list[VBPConfig], table: SweepTable, rep
             )
             _write_results(request, table)
     with_skipped(images, reporter)
+    if request.evaluation.bank is not None:
+        with_skipped(measures.bank, reporter)
     files = [table.path, _write_results(request, table), *_plot(request, table)]
     return SweepResult(_asked(table, tasks), files, continued, table.rows)
 
@@ -188,7 +204,9 @@ def _evaluation_digest(images: Any, measures: Measures) -> str:
     """Return a short hash of the evaluation images and, where there is one, of the bank of neighbors."""
     if measures.bank is None:
         return description_digest(images.provenance)
-    bank = {"bank": describe_images(measures.bank), "neighbors": measures.neighbors}
+    known = getattr(measures.bank, "images", None)
+    number = measures.neighbors if known is None else number_of_neighbors(measures.neighbors, known)
+    bank = {"bank": describe_images(measures.bank), "neighbors": number}
     return description_digest({**images.provenance, **bank})
 
 

@@ -5,9 +5,9 @@ from typing import Any
 
 Row = dict[str, Any]
 MEASURES = ("top1", "knn_top1", "zero_shot_top1", "agreement", "output_distance")
-"""Figures by which models are compared, the first that there is."""
+"""Figures by which models are compared; the first one that was measured is used."""
 LOWER = frozenset({"output_distance"})
-"""Those of which a lower one is better."""
+"""The figures of which a lower value is better."""
 _INSIDE = {
     "knn_top1": ("knn", "top1"),
     "zero_shot_top1": ("zero_shot", "top1"),
@@ -21,7 +21,7 @@ def mark_fronts(rows: Sequence[Row]) -> None:
     """Mark the rows on the front of accuracy against MACs, and against measured latency, in place.
 
     ``on_macs_front`` is set in every row that has an accuracy; ``on_latency_front`` in those with a latency, among the
-    rows of the same conditions. What counts as accuracy is the :func:`measure_of` the rows.
+    rows of the same conditions. :func:`measure_of` chooses the figure that counts as accuracy.
 
     Args:
         rows: The rows of one model, the dense one with ratio 0, as :func:`hf_vbp.sweep` returns them, or as the table

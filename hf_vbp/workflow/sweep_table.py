@@ -25,7 +25,11 @@ from hf_vbp.workflow.sweep_tasks import Row, describe_method
 
 METHOD = ("ratio", "target_macs", "levers", "criterion", "compensation", "scope", "minimum_width", "round_to",
           "options")  # fmt: skip
-IDENTITY = {"weights": "another model", "statistics": "other statistics", "evaluation": "other evaluation images"}
+IDENTITY = {
+    "weights": "another model",
+    "statistics": "other statistics",
+    "evaluation": "other evaluation images, bank or neighbors",
+}
 """Columns that identify the inputs of a row, and the meaning of a difference."""
 
 _FIGURES = ("parameters", "macs", "bytes", "images", "top1", "top1_low", "top1_high", "top5", "ece", "agreement", "kl",
@@ -139,6 +143,16 @@ def add_details(rows: Sequence[Row], described: Sequence[Mapping[str, Any]]) -> 
     for row in rows:
         earlier = known.get(_identity(row), {})
         row |= {name: earlier[name] for name in ("classes", "outputs") if name in earlier and name not in row}
+
+
+def lacks_details(rows: Sequence[Row]) -> bool:
+    """Return whether a row has figures without those of each class or output that were measured with them.
+
+    Args:
+        rows: Rows of the table.
+    """
+    parts = (("top1", "classes"), ("output_distance", "outputs"))
+    return any(figure in row and detail not in row for row in rows for figure, detail in parts)
 
 
 def method_columns(task: VBPConfig) -> Row:

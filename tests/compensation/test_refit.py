@@ -45,6 +45,30 @@ def test_many_tokens_give_least_squares(seed: int) -> None:
     torch.testing.assert_close(torch.cat([fitted.weight, fitted.bias[:, None]], 1).T, expected)
 
 
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("count", [12, 40])
+def test_the_ridge_is_that_of_an_augmented_least_squares_problem(count: int, bias: bool) -> None:
+    tokens, first, outputs = case(0)
+    seen, wanted = tokens[:count], outputs[:count]
+    if not bias:
+        first = Compensated(first.weight, None)
+    fitted = Linear(ridge=0.05, regularization="ridge").refit(first, JointMoments.of(seen, wanted))
+    # The same share of the second moments about what the bias keeps.
+    kept = 0.05 / 1.05 if bias else 1.0
+    moments = (seen - seen.mean(0)).square().sum(0) + kept * count * seen.mean(0).square()
+    errors = wanted - seen @ first.weight.T
+    rows, penalty = seen, torch.diag((0.05 * (moments + 1e-6 * moments.median())).sqrt())
+    if bias:
+        rows = torch.cat([seen, torch.ones(count, 1, dtype=torch.float64)], 1)
+        penalty = torch.block_diag(penalty, torch.full((1, 1), (0.05 * count) ** 0.5, dtype=torch.float64))
+    augmented = torch.cat([rows, penalty])
+    zeros = torch.zeros(len(penalty), OUT, dtype=torch.float64)
+    change = torch.linalg.lstsq(augmented, torch.cat([errors, zeros]), driver="gelsd").solution.T
+    torch.testing.assert_close(fitted.weight, first.weight + change[:, :HIDDEN], rtol=1e-6, atol=1e-8)
+    if bias:
+        torch.testing.assert_close(fitted.bias, change[:, HIDDEN], rtol=1e-6, atol=1e-8)
+
+
 def test_outputs_that_are_reached_already_change_nothing() -> None:
     tokens, first, _ = case(0)
     fitted = Linear().refit(first, JointMoments.of(tokens, tokens @ first.weight.T + first.bias))

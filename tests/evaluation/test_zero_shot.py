@@ -6,27 +6,18 @@ from typing import Any
 import jsonschema
 import pytest
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
-from transformers import PreTrainedTokenizerFast
 
 import hf_vbp
 from hf_vbp.errors import LabelError
 from hf_vbp.evaluation import Measures, ZeroShot, evaluate_models
 from hf_vbp.results.record import schema
+from tests.evaluation.prompts import NAMES, word_tokenizer
 from tests.families.running import BY_NAME, model_of
-
-NAMES = ["cat", "dog", "eel", "fox"]
-WORDS = ["pad", "start", "end", "unknown", "a", "photo", "of", "the", ".", *NAMES]
 
 
 @pytest.fixture
 def tokenizer() -> Any:
-    words = Tokenizer(models.WordLevel({word: index for index, word in enumerate(WORDS)}, unk_token="unknown"))
-    words.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Punctuation()])
-    words.post_processor = processors.TemplateProcessing(
-        single="start $A end", special_tokens=[("start", 1), ("end", 2)]
-    )
-    return PreTrainedTokenizerFast(tokenizer_object=words, pad_token="pad", model_max_length=8)
+    return word_tokenizer()
 
 
 def labelled(family: Any, sizes: tuple[int, ...] = (5, 4)) -> list[dict[str, Any]]:

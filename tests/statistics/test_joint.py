@@ -24,6 +24,15 @@ def test_merged_parts_are_the_whole() -> None:
 def test_about_the_origin() -> None:
     hidden, output = samples()
     rows = torch.cat([hidden, output], 1)
-    about = JointMoments.of(hidden, output).about_origin()
+    about = JointMoments.of(hidden, output).about(None)
     torch.testing.assert_close(about.comoment, rows.T @ rows)
-    assert not about.mean.any()
+    torch.testing.assert_close(about.mean, rows.mean(0))
+
+
+def test_about_a_bias_that_is_kept_in_part() -> None:
+    hidden, output = samples()
+    bias = torch.tensor([0.5, -2.0], dtype=torch.float64)
+    rows = torch.cat([hidden, output - bias], 1)
+    about = JointMoments.of(hidden, output).about(bias, 0.25)
+    torch.testing.assert_close(about.mean, rows.mean(0))
+    torch.testing.assert_close(about.comoment, 0.25 * (rows.T @ rows) + 0.75 * 49 * torch.cov(rows.T))

@@ -9,13 +9,16 @@ import torch
 import hf_vbp
 from hf_vbp import VBPConfig
 from hf_vbp.costs.counts import describe_cost
+from hf_vbp.costs.latency import LatencyOptions
 from hf_vbp.errors import ConfigurationError, DataError, LabelError
-from hf_vbp.evaluation import Measures
+from hf_vbp.evaluation import Measures, TaskMetric, ZeroShot
 from hf_vbp.evaluation.figures import Evaluation, Figure
 from hf_vbp.workflow.sweep_front import accuracy, mark_fronts, measure_of
 from hf_vbp.workflow.sweep_plot import can_draw, draw, limits
 from hf_vbp.workflow.sweep_table import SweepTable, flat
 from tests.conftest import make_model
+from tests.costs.clock import Clock
+from tests.evaluation.prompts import word_tokenizer
 from tests.families.running import BY_NAME, model_of
 
 RATIOS = [0.2, 0.4]
@@ -88,6 +91,36 @@ def test_other_heads_have_their_figures_against_the_labels(
     assert measure_of([before, after]) == "output_distance"
 
 
+def test_a_dual_encoder_is_compared_by_prompts() -> None:
+    family = BY_NAME["CLIPModel"]
+    batches = [{**family.batch(4), "labels": torch.tensor([0, 1, 1, 0])}]
+    measures = Measures(zero_shot=ZeroShot(["cat", "dog"], word_tokenizer()))
+    rows = hf_vbp.sweep(model_of(family.name), batches, ratios=[0.4], eval_data=batches, measures=measures)
+    assert measure_of(rows) == "zero_shot_top1"
+    assert [accuracy(row, "zero_shot_top1") for row in rows] == [row["zero_shot"]["top1"] for row in rows]
+
+
+def test_metrics_of_annotated_images_and_latency(monkeypatch: pytest.MonkeyPatch) -> None:
+    Clock(lambda model, now: model.num_parameters() * 1e-6, noise=0.02).install(monkeypatch)
+    family = BY_NAME["SegformerForSemanticSegmentation"]
+    batches = [{**family.batch(3), "labels": torch.zeros(3, 16, 16, dtype=torch.int64)}]
+
+    def segments(output: Any, batch: Any) -> Any:
+        return torch.nn.functional.interpolate(output.logits, batch["labels"].shape[-2:]).argmax(1).tolist()
+
+    metric = TaskMetric("mean_iou", segments, options={"num_labels": 5})
+    rows = hf_vbp.sweep(
+        model_of(family.name),
+        batches,
+        ratios=[0.4],
+        eval_data=batches,
+        measures=Measures(metrics=[metric]),
+        latency=LatencyOptions(batch=1),
+    )
+    assert all(row["metrics"] for row in rows)
+    assert rows[1]["speedup"] > 1
+
+
 def test_requests_without_meaning_fail_before_the_images_are_read(vit: Any, batches: Any) -> None:
     def unread() -> Any:
         raise AssertionError("the images were read before the request was checked")
@@ -95,6 +128,14 @@ def test_requests_without_meaning_fail_before_the_images_are_read(vit: Any, batc
 
     with pytest.raises(ConfigurationError, match="neighbors are sought for backbones"):
         hf_vbp.sweep(vit, unread(), ratios=[0.2], eval_data=batches, measures=Measures(bank=batches))
+    backbone = make_model("vit-backbone")
+    for bank, error, says in (
+        ([{"pixel_values": torch.zeros(2, 3, 32, 32)}], LabelError, "The bank of neighbors has no labels"),
+        ([{**batches[0], "labels": torch.zeros(8)}], LabelError, "expected one class id for each image"),
+        ([{**batches[0], "pixel_values": torch.zeros(8, 3, 16, 16)}], DataError, "16"),
+    ):
+        with pytest.raises(error, match=says):
+            hf_vbp.sweep(backbone, unread(), ratios=[0.2], eval_data=batches, measures=Measures(bank=bank))
     five, once = [0.1, 0.2, 0.3, 0.4, 0.5], Measures(bank=iter(batches))
     with pytest.raises(DataError, match="The bank of measures is read once for every 4 models"):
         hf_vbp.sweep(make_model("vit-backbone"), unread(), ratios=five, eval_data=batches, measures=once)
