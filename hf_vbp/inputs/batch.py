@@ -47,7 +47,23 @@ def model_inputs(model: nn.Module, batch: Mapping[str, Any]) -> dict[str, Any]:
         )
     if "noise" in names and inputs.get("noise") is None:
         inputs["noise"] = _masking_noise(model, inputs, parameter)
+    if inputs.get("bool_masked_pos") is None and _requires(model, "bool_masked_pos"):
+        inputs["bool_masked_pos"] = _masked_positions(model, inputs, parameter)
     return inputs
+
+
+def _requires(model: nn.Module, name: str) -> bool:
+    one = inspect.signature(type(model).forward).parameters.get(name)
+    return one is not None and one.default is one.empty
+
+
+def _masked_positions(model: Any, inputs: Mapping[str, Any], parameter: Tensor) -> Tensor:
+    """Return the mask of every second token of each video, for models that take no video without one (VideoMAE)."""
+    videos, frames, _, *size = inputs[main_input(inputs, model)].shape
+    side = model.config.patch_size
+    patches = math.prod(pixels // side for pixels in size)
+    tokens = torch.arange(frames // model.config.tubelet_size * patches, device=parameter.device)
+    return (tokens % 2 == 1).expand(videos, -1)
 
 
 def _masking_noise(model: Any, inputs: Mapping[str, Any], parameter: Tensor) -> Tensor:

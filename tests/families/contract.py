@@ -55,8 +55,9 @@ NOT_EXPORTED = {
     "EomtForUniversalSegmentation",
     "Qwen2VisionTransformerPretrainedModel",
     "Qwen2_5_VisionTransformerPretrainedModel",
+    "VideoMAEForPreTraining",
 }
-"""Their forward passes read values of the inputs: grids of patches, or a probability of masks."""
+"""Their forward passes read values of the inputs: grids of patches, masks of tokens, or a probability of masks."""
 EXPORTED_IN_SUITE = (
     "ViTForImageClassification",
     "DeiTModel",

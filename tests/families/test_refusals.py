@@ -69,14 +69,14 @@ def test_a_model_of_texts_is_not_called_one_of_images(tmp_path: Path) -> None:
     assert "from images" not in str(error.value)
 
 
-def test_the_lines_prune_a_model_of_videos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    name = "VideoMAEForVideoClassification"
+@pytest.mark.parametrize("name", ["VideoMAEForVideoClassification", "VideoMAEForPreTraining"])
+def test_the_lines_prune_a_model_of_videos(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = model_of(name)
     processor = processor_of(BY_NAME[name], model)
     model.save_pretrained(tmp_path / "model")
     processor.save_pretrained(tmp_path / "model")
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UnsupportedModelError, match=r"^model \(VideoMAEForVideoClassification\) takes ") as error:
+    with pytest.raises(UnsupportedModelError, match=rf"^model \({name}\) takes ") as error:
         check_images_alone(LoadedModel("model", model, processor))
     code = lines_of(error).replace("processor(...,", "processor([video(seed) for seed in range(4)],")
     exec(code.replace("processor=processor)", "processor=processor, verify=False)"), {"video": video})

@@ -2,7 +2,9 @@
 
 from typing import Any
 
-from .batches import values
+import torch
+
+from .batches import joined, values
 from .family import Family, mlps, of
 from .sizes import DENSE, LABELS, VIT, without
 
@@ -37,6 +39,11 @@ CLIP = values(4, 3, 32, 32)
 PREDICTOR = "predictor of the pre-training task"
 
 
+def every_third_token(n: int, seed: int = 0, start: int = 0) -> dict[str, Any]:
+    """The mask of VideoMAE, of as many tokens in each video: 2 tubelets of 4 x 4 patches."""
+    return {"bool_masked_pos": (torch.arange(32) % 3 == 0).expand(n, -1)}
+
+
 def classifier(name: str, config: str, options: dict[str, Any], pattern: str, *dense: str, **more: Any) -> Family:
     """A classifier of five classes."""
     sites = mlps(pattern, 2, *dense)
@@ -52,6 +59,24 @@ FAMILIES = [
         "tokens",
         "last_hidden_state",
         mlps("encoder.layer.{}", 2, *DENSE),
+    ),
+    Family(
+        "VideoMAEForPreTraining",
+        of(
+            "VideoMAEForPreTraining",
+            "VideoMAEConfig",
+            **VIDEO,
+            decoder_hidden_size=16,
+            decoder_num_hidden_layers=1,
+            decoder_num_attention_heads=2,
+            decoder_intermediate_size=24,
+        ),
+        joined(CLIP, every_third_token),
+        "regression",
+        "logits",
+        mlps("videomae.encoder.layer.{}", 2, *DENSE),
+        "every second token is masked where the batch has no `bool_masked_pos`",
+        excluded={"decoder": "decoder of the pre-training task"},
     ),
     classifier("VivitForVideoClassification", "VivitConfig", VIVIT, "vivit.layers.{}.mlp"),
     classifier(

@@ -7,6 +7,7 @@ import torch
 
 from hf_vbp.errors import DataError
 from hf_vbp.inputs.batch import count_images, main_input, model_inputs, patches_by_image, take_images
+from tests.families.running import BY_NAME
 
 
 def test_only_what_the_forward_pass_takes_in_the_models_dtype(vit: Any) -> None:
@@ -51,3 +52,16 @@ def test_packed_patches_are_counted_by_their_grids() -> None:
 def test_a_batch_without_images_names_what_it_holds() -> None:
     with pytest.raises(DataError, match=r"pixel_values, got one with \['labels'\]"):
         main_input({"labels": torch.zeros(1)})
+
+
+def test_a_required_mask_of_tokens_hides_every_second_one_and_that_of_the_user_is_kept() -> None:
+    model = BY_NAME["VideoMAEForPreTraining"].build()
+    pixels = torch.zeros(3, 4, 3, 32, 32)
+    made = model_inputs(model, {"pixel_values": pixels})["bool_masked_pos"]
+    assert made.shape == (3, 2 * 4 * 4)
+    assert made.sum(dim=1).tolist() == [16, 16, 16]
+    assert not made[:, ::2].any()
+    own = torch.arange(32).expand(3, -1) < 20
+    assert torch.equal(model_inputs(model, {"pixel_values": pixels, "bool_masked_pos": own})["bool_masked_pos"], own)
+    # Models that take videos without a mask get none.
+    assert set(model_inputs(BY_NAME["VideoMAEModel"].build(), {"pixel_values": pixels})) == {"pixel_values"}
