@@ -96,7 +96,7 @@ test-vision: ## processors that need torchvision, and the models of timm, in an 
 	$(VISION) -m pip install --quiet --disable-pip-version-check $(VISION_PAIR)
 	grep -v '^torch==' constraints.txt > .venv-vision/constraints.txt
 	$(VISION) -m pip install --quiet --disable-pip-version-check -c .venv-vision/constraints.txt -e '.[dev]' timm
-	OMP_NUM_THREADS=1 $(VISION) -m pytest tests/families/test_processors.py \
+	OMP_NUM_THREADS=1 $(VISION) -m pytest tests/families/test_processors.py tests/families/test_refusals.py \
 		tests/families/test_contract_reload.py::test_every_checkpoint_loads_by_import_and_by_remote_code
 	OMP_NUM_THREADS=1 $(VISION) -m pytest tests/families/test_contract.py tests/families/test_contract_refit.py -k Timm
 

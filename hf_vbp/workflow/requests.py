@@ -14,6 +14,9 @@ from hf_vbp.workflow.loading import LoadedModel
 if TYPE_CHECKING:
     from hf_vbp.calibration.source import Source
 
+_PROMPTS = ("input_points", "input_boxes")
+_CENTERS = "[[[[image.width / 2, image.height / 2]]] for image in images]"
+
 
 class Reporter(Protocol):
     """Receives progress updates; that of the command line shows bars."""
@@ -230,10 +233,20 @@ def check_images_alone(loaded: LoadedModel) -> None:
     """Refuse a model whose inputs its image processor does not make from images: nothing else makes them here.
 
     Raises:
-        UnsupportedModelError: It takes videos, sounds or texts too; shows the lines that prune it.
+        UnsupportedModelError: It takes videos, sounds, texts or prompts too; shows the lines that prune it.
     """
+    from hf_vbp.inputs.batch import forward_names
     from hf_vbp.inputs.example import example_batch
 
+    name = f"{loaded.source} ({type(loaded.model).__name__})"
+    prompts = [one for one in _PROMPTS if one in forward_names(loaded.model)]
+    if prompts:
+        # With images alone the masks of no prompt would be measured, which is not how such a model is used.
+        raise UnsupportedModelError(
+            f"{name} takes prompts with its images ({', '.join(prompts)}), and the command line prepares none. Prune "
+            "it from Python with batches that its processor made of images and prompts, here a point at the center of "
+            f"each image: {_python_lines(loaded, f'images, input_points={_CENTERS}')}"
+        )
     inputs = example_batch(loaded.model)
     pixels = inputs.get("pixel_values")
     if set(inputs) == {"pixel_values"} and pixels is not None and pixels.dim() == 4:
@@ -242,14 +255,21 @@ def check_images_alone(loaded: LoadedModel) -> None:
     if inputs.keys() <= made.keys() and all(value.dim() == 1 + made[key].dim() for key, value in inputs.items()):
         return
     shapes = ", ".join(f"{name} {tuple(value.shape)}" for name, value in inputs.items())
-    name, source = type(loaded.model).__name__, loaded.source
     raise UnsupportedModelError(
-        f"{source} ({name}) takes {shapes}, which its image processor does not make of images alone, and the command "
+        f"{name} takes {shapes}, which its image processor does not make of images alone, and the command "
         "line prepares nothing else. Prune it from Python with batches that its processor made: "
+        f"{_python_lines(loaded, '...')}"
+    )
+
+
+def _python_lines(loaded: LoadedModel, arguments: str) -> str:
+    """Return the Python lines that prune a model with batches that its processor makes of these arguments."""
+    name, source = type(loaded.model).__name__, loaded.source
+    return (
         f"import hf_vbp; from transformers import AutoProcessor; from {type(loaded.model).__module__} import {name}; "
         f"model = hf_vbp.from_pretrained({source!r}, auto_class={name}); "
         f"processor = AutoProcessor.from_pretrained({source!r}); "
-        'batches = [dict(processor(..., return_tensors="pt"))]; '
+        f'batches = [dict(processor({arguments}, return_tensors="pt"))]; '
         "result = hf_vbp.prune(model, batches, hf_vbp.VBPConfig(ratio=0.3)); "
         'result.save_pretrained("pruned", processor=processor)'
     )

@@ -15,10 +15,11 @@ from hf_vbp.workflow.loading import LoadedModel, load_structure
 from hf_vbp.workflow.requests import check_images_alone
 
 from .contract import TOWERS, WHOLE
-from .processors import processor_of, video
+from .processors import TORCHVISION, image, processor_of, video
 from .running import BY_NAME, model_of
 
 assert {family.name for family in WHOLE} <= TOWERS.keys()
+TORCHVISION_ONLY = pytest.mark.skipif(not TORCHVISION, reason="the processor needs torchvision (make test-vision)")
 
 
 def lines_of(error: pytest.ExceptionInfo[Any]) -> str:
@@ -81,6 +82,32 @@ def test_the_lines_prune_a_model_of_videos(name: str, tmp_path: Path, monkeypatc
     code = lines_of(error).replace("processor(...,", "processor([video(seed) for seed in range(4)],")
     exec(code.replace("processor=processor)", "processor=processor, verify=False)"), {"video": video})
     assert type(hf_vbp.from_pretrained("pruned", auto_class=type(model))) is type(model)
+
+
+@pytest.mark.parametrize("name", ["SamModel", pytest.param("Sam2Model", marks=TORCHVISION_ONLY)])
+def test_the_lines_prune_a_model_with_prompts(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = model_of(name)
+    processor = processor_of(BY_NAME[name], model)
+    model.save_pretrained(tmp_path / "model")
+    processor.save_pretrained(tmp_path / "model")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UnsupportedModelError, match=rf"^model \({name}\) takes prompts .*input_points") as error:
+        check_images_alone(LoadedModel("model", model, processor))
+    found: dict[str, Any] = {"images": [image(seed) for seed in range(4)]}
+    exec(lines_of(error).replace("processor=processor)", "processor=processor, verify=False)"), found)
+    assert {"pixel_values", "input_points"} <= found["batches"][0].keys()
+    assert sum(found["result"].plan.widths) < sum(found["result"].plan.dense_widths)
+    assert type(hf_vbp.from_pretrained("pruned", auto_class=type(model))) is type(model)
+
+
+@pytest.mark.parametrize("name", ["SamModel", "Sam2Model", "SamVisionModel", "Sam2VisionModel", "Sam2HieraDetModel"])
+def test_only_models_with_prompts_are_refused_for_them(name: str) -> None:
+    loaded = LoadedModel("model", model_of(name), None)
+    if name in ("SamModel", "Sam2Model"):
+        with pytest.raises(UnsupportedModelError, match="the command line prepares none"):
+            check_images_alone(loaded)
+    else:
+        check_images_alone(loaded)
 
 
 def test_the_lines_import_a_class_that_transformers_does_not_export() -> None:

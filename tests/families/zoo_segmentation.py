@@ -215,7 +215,7 @@ SAM_FAMILIES = [
         "masks",
         "pred_masks",
         mlps("vision_encoder.layers.{}.mlp", 2, "lin1", "lin2"),
-        "the prompts are part of the inputs",
+        "the prompts are part of the inputs, which the command line does not prepare",
         excluded={"mask_decoder": "decoder"},
     ),
     Family(
@@ -252,7 +252,7 @@ SAM_FAMILIES = [
         "masks",
         "pred_masks",
         mlps("vision_encoder.backbone.blocks.{}.mlp", 5, *PROJ),
-        "the prompts are part of the inputs",
+        "the prompts are part of the inputs, which the command line does not prepare",
         excluded={"mask_decoder": "decoder"},
     ),
 ]
