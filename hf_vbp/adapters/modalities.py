@@ -11,6 +11,8 @@ from hf_vbp.modeling.modeling_hf_vbp import config_tree
 # What the config of a model for images, videos or spectrograms holds, itself or in one of its parts.
 _SIGNS = ("image_size", "patch_size", "num_channels", "in_channels", "in_chans", "num_mel_bins", "timm_wrapper")
 _PIXEL_LANGUAGE_MODELS = ("imagegpt",)
+# Parts of the names of classes that generate text.
+_GENERATORS = ("ForConditionalGeneration", "VisionEncoderDecoder", "VisionText2Text", "BlipForQuestionAnswering")
 
 
 def check_takes_images(config: Any, source: str = "The model", build: Callable[[], Any] | None = None) -> None:
@@ -25,7 +27,7 @@ def check_takes_images(config: Any, source: str = "The model", build: Callable[[
         UnsupportedModelError: It takes no images, or generates text.
     """
     names = config.architectures if isinstance(config.architectures, list) else []
-    if any("ForConditionalGeneration" in str(name) for name in names):
+    if any(generates_text(str(name), config) for name in names):
         model = None if build is None else build()
         raise UnsupportedModelError(language_model_message(source, model, load=True))
     if type(config).__module__.partition(".")[0] != "transformers":
@@ -41,6 +43,20 @@ def check_takes_images(config: Any, source: str = "The model", build: Callable[[
         f"{source} is a {shown(config.model_type)} model, whose config describes no images. Expected a vision "
         "model: a classifier, backbone, tower, detector, segmenter or depth model."
     )
+
+
+def generates_text(class_name: str, config: Any) -> bool:
+    """Return whether a class generates text, also from images; ImageGPT generates pixels.
+
+    Args:
+        class_name: The name of the class.
+        config: The config of the model.
+    """
+    if any(part in class_name for part in _GENERATORS):
+        return True
+    # The text decoder of GIT has the names of an encoder, so not even its base model is pruned as a whole.
+    causal = "ForCausalLM" in class_name and getattr(config, "vision_config", None) is not None
+    return causal or config.model_type == "git"
 
 
 def _declared(config_class: type) -> set[str]:
@@ -72,13 +88,15 @@ def language_model_message(source: str, model: Any = None, *, load: bool = False
     batch = (
         '{"hidden_states": made["pixel_values"], "grid_thw": made["image_grid_thw"]}'
         if packed
-        else '{"pixel_values": made["pixel_values"].flatten(0, -4)}'
+        else '{"pixel_values": pixels[pixels.flatten(1).any(1)]}'
     )
+    # Processors pad the tiles of an image with zeros to the most that an image of the batch has.
+    tiles = "" if packed else 'pixels = made["pixel_values"].flatten(0, -4); '
     return (
         f"{source} generates text from images. Prune its vision tower as a model of its own, with batches that its "
         "image processor made of a list of images; the whole model then has the smaller tower: "
         f"import hf_vbp; {loading if load else ''}"
-        f'made = {processor}(images, return_tensors="pt"); '
+        f'made = {processor}(images, return_tensors="pt"); {tiles}'
         f"hf_vbp.prune(model.{tower}, [{batch}], hf_vbp.VBPConfig(ratio=0.3), inplace=True); "
         'model.save_pretrained("pruned")'
     )
@@ -87,9 +105,12 @@ def language_model_message(source: str, model: Any = None, *, load: bool = False
 def vision_tower(model: Any) -> str | None:
     """Return the qualified name of the vision tower of a model: the outermost module built from ``vision_config``.
 
+    In a ``VisionEncoderDecoderModel`` (Donut, TrOCR), the module built from ``encoder``.
+
     Args:
         model: A model of transformers, also without weights.
     """
-    part = getattr(model.config, "vision_config", None)
+    config = model.config
+    part = getattr(config, "encoder" if config.model_type == "vision-encoder-decoder" else "vision_config", None)
     named = model.named_modules() if part is not None else ()
     return next((name for name, module in named if name and type(getattr(module, "config", None)) is type(part)), None)

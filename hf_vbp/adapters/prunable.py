@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from hf_vbp.adapters.base import MLPSite
-from hf_vbp.adapters.modalities import language_model_message
+from hf_vbp.adapters.modalities import generates_text, language_model_message
 from hf_vbp.errors import NonFiniteError, UnsupportedModelError
 from hf_vbp.files.layout import MODELING_MODULE
 
@@ -53,7 +53,7 @@ def check_prunable(model: Any, *, without_weights: bool = False) -> None:
 
 def _refuse_language_model(model: Any) -> None:
     name = type(model).__name__
-    if "ForConditionalGeneration" in name:
+    if generates_text(name, model.config):
         raise UnsupportedModelError(language_model_message(name, model))
 
 

@@ -26,7 +26,7 @@ from hf_vbp.modeling.modeling_hf_vbp import (
 )
 
 # Their constructors build a decoder from a copy of the config, which must have one intermediate_size.
-_COPIED = ("vit_mae", "videomae")
+_COPIED = ("vit_mae", "videomae", "clipseg_vision_model", "xclip_vision_model")
 _KEYS = {"version", "widths", "dense_widths", "modules", "merged_tokens"}
 
 

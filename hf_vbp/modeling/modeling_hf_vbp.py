@@ -69,6 +69,7 @@ LAYOUTS = (
     Layout(("point_wise_conv1",), "point_wise_conv2"),
     Layout(("lin1",), "lin2"),
     Layout(("linear1",), "linear2"),
+    Layout(("linear_fc1",), "linear_fc2"),
     Layout(("proj_in",), "proj_out"),
     Layout(("c_fc",), "c_proj"),
     Layout(("conv1",), "conv2"),
@@ -104,6 +105,7 @@ LEFT_OUT_OF = dict.fromkeys(
     ),
     _OF_DETECTOR,
 )
+LEFT_OUT_OF["git"] = (r"^(git\.)?encoder\.", "it belongs to a text tower")
 """The same for single families: model type to a regular expression for the qualified name, and the reason."""
 
 
@@ -496,10 +498,16 @@ def recorded_parts(model: nn.Module) -> "list[tuple[str, Any, Record]]":
         if config is not None and id(config) not in seen:
             seen.add(id(config))
             record = read_record(config)
-            inside = any(not part or f"{name}.".startswith(f"{part}.") for part, _, other in parts if other == record)
-            if record is not None and not inside:
+            equal = [part for part, _, other in parts if other == record]
+            inside = any(not part or f"{name}.".startswith(f"{part}.") for part in equal)
+            if record is not None and not inside and not (equal and _has_other_mlps(module, record)):
                 parts.append((name, module, record))
     return parts
+
+
+def _has_other_mlps(module: Any, record: Record) -> bool:
+    # Of a decoder that is built from a copy of the config of the encoder.
+    return bool(record.widths) and len(find_mlps(module, record)) != len(record.widths)
 
 
 def resize(model: nn.Module, widths: "list[int] | tuple[int, ...] | Record") -> bool:

@@ -15,12 +15,13 @@ from hf_vbp import VBPConfig
 from hf_vbp.adapters.prepared import PreparedModel, prepare
 from hf_vbp.compensation.base import CompensationWarning
 
+from . import zoo_towers
 from .family import Family, Site
 from .running import BY_NAME, hooked, model_of, neurons_last
 from .zoo import FAMILIES
 
 RATIO = 0.3
-WHOLE = [family for family in FAMILIES if family.class_name.endswith("ForConditionalGeneration")]
+WHOLE = zoo_towers.WHOLE
 """Language models with a vision tower, which is pruned as a model of its own."""
 PRUNED = [family for family in FAMILIES if family.sites and family not in WHOLE]
 WITHOUT = [family for family in FAMILIES if not family.sites]
@@ -55,6 +56,7 @@ NOT_EXPORTED = {
     "EomtForUniversalSegmentation",
     "Qwen2VisionTransformerPretrainedModel",
     "Qwen2_5_VisionTransformerPretrainedModel",
+    "Qwen3VLVisionModel",
     "VideoMAEForPreTraining",
 }
 """Their forward passes read values of the inputs: grids of patches, masks of tokens, or a probability of masks."""
@@ -262,8 +264,17 @@ TOWERS = {
     "Qwen2VLForConditionalGeneration": "model.visual",
     "Qwen2_5_VLForConditionalGeneration": "model.visual",
     "Idefics3ForConditionalGeneration": "model.vision_model",
+    "Qwen3VLForConditionalGeneration": "model.visual",
+    "VisionEncoderDecoderModel": "encoder",
+    "GitForCausalLM": "git.image_encoder",
 }
 """Where models with several towers have the one that is pruned as a model of its own."""
+
+
+def tower_config(name: str, config: dict[str, Any]) -> dict[str, Any]:
+    """The part of a config that builds this tower."""
+    part: dict[str, Any] = config["encoder" if name == "VisionEncoderDecoderModel" else "vision_config"]
+    return part
 
 
 def with_smaller_tower(name: str) -> tuple[Any, Any]:

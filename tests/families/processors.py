@@ -43,6 +43,7 @@ FROM_TENSORS = {
     "LwDetrViTBackbone",
     "Qwen2VisionTransformerPretrainedModel",
     "Qwen2_5_VisionTransformerPretrainedModel",
+    "Qwen3VLVisionModel",
     "VitDetBackbone",
 }
 """Towers and backbones whose processor belongs to the model around them: tested from tensors only."""

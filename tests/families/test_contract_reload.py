@@ -18,7 +18,18 @@ import hf_vbp
 from hf_vbp.checkpoint import receipt
 
 from . import processors
-from .contract import BY_CLASS_ONLY, FIRST, PRUNED, TOWERS, fixed, outputs, simple_of, with_smaller_tower, work_of
+from .contract import (
+    BY_CLASS_ONLY,
+    FIRST,
+    PRUNED,
+    TOWERS,
+    fixed,
+    outputs,
+    simple_of,
+    tower_config,
+    with_smaller_tower,
+    work_of,
+)
 from .family import Family
 from .reload import numbers
 from .running import BY_NAME
@@ -42,7 +53,7 @@ def save_all(folder: Path) -> None:
         record(model, BY_NAME[name].batch(2), folder / f"{name}-tower.pt")
         config = json.loads((folder / f"{name}-tower" / "config.json").read_text())
         assert "vbp" not in config
-        assert config["vision_config"]["vbp"]["widths"] == plan.widths
+        assert tower_config(name, config)["vbp"]["widths"] == plan.widths
 
 
 def write_receipt(model: Any, checkpoint: Path, batch: dict[str, Any]) -> None:

@@ -30,6 +30,7 @@ READ_VALUES = {
     "Mask2FormerForUniversalSegmentation",
     "PerceiverForImageClassificationLearned",
     "Qwen2_5_VisionTransformerPretrainedModel",
+    "Qwen3VLVisionModel",
     "Siglip2Model",
     "VJEPA2Model",
 }

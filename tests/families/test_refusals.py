@@ -7,14 +7,16 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 
 import hf_vbp
+from hf_vbp.adapters.modalities import generates_text
 from hf_vbp.adapters.prepared import prepare
 from hf_vbp.errors import UnsupportedModelError
 from hf_vbp.workflow.loading import LoadedModel, load_structure
 from hf_vbp.workflow.requests import check_images_alone
 
-from .contract import TOWERS, WHOLE
+from .contract import TOWERS, WHOLE, tower_config
 from .processors import TORCHVISION, image, processor_of, video
 from .running import BY_NAME, model_of
 
@@ -44,7 +46,45 @@ def test_the_lines_prune_the_tower_of_a_language_model(
     monkeypatch.chdir(tmp_path)
     exec(lines_of(error), {"model": model, "processor": processor, "images": []})
     assert sum(parameter.numel() for parameter in model.get_submodule(TOWERS[name]).parameters()) < dense
-    assert json.loads(Path("pruned/config.json").read_text())["vision_config"]["vbp"]["widths"]
+    assert tower_config(name, json.loads(Path("pruned/config.json").read_text()))["vbp"]["widths"]
+
+
+def test_the_lines_leave_out_tiles_of_padding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """LLaVA-NeXT: an axis of the tiles of an image, padded with zeros."""
+    model = BY_NAME["LlavaForConditionalGeneration"].build()
+    with pytest.raises(UnsupportedModelError) as error:
+        prepare(model)
+    pixels = BY_NAME["CLIPVisionModel"].batch(6)["pixel_values"].unflatten(0, (2, 3))
+    pixels[1, 1:] = 0
+    given: list[torch.Tensor] = []
+    monkeypatch.setattr(hf_vbp, "prune", lambda tower, batches, *_, **__: given.append(batches[0]["pixel_values"]))
+    monkeypatch.chdir(tmp_path)
+    found = {"model": model, "processor": lambda images, return_tensors: {"pixel_values": pixels}, "images": []}
+    exec(lines_of(error), found)
+    assert torch.equal(given[0], torch.cat([pixels[0], pixels[1, :1]]))
+
+
+@pytest.mark.parametrize(
+    ("name", "config", "generates"),
+    [
+        ("BlipForQuestionAnswering", "BlipConfig", True),
+        ("IdeficsForVisionText2Text", "IdeficsConfig", True),
+        ("Phi4MultimodalForCausalLM", "Phi4MultimodalConfig", True),
+        ("GitForCausalLM", "GitConfig", True),
+        ("GitVisionModel", "GitVisionConfig", False),
+        ("BlipForImageTextRetrieval", "BlipConfig", False),
+        ("ImageGPTForCausalImageModeling", "ImageGPTConfig", False),
+        ("LlamaForCausalLM", "LlamaConfig", False),
+    ],
+)
+def test_which_classes_generate_text_from_images(name: str, config: str, generates: bool) -> None:
+    assert generates_text(name, getattr(transformers, config)()) is generates
+
+
+def test_the_base_model_of_git_is_refused_too() -> None:
+    model = model_of("GitForCausalLM").git
+    with pytest.raises(UnsupportedModelError, match=r"GitModel generates text.*hf_vbp\.prune\(model\.image_encoder,"):
+        prepare(model)
 
 
 @pytest.mark.parametrize("name", [family.name for family in WHOLE])

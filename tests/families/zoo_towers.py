@@ -38,6 +38,16 @@ QWEN2_5: dict[str, Any] = {
     "window_size": 16,
     "fullatt_block_indexes": [1],
 }
+QWEN3: dict[str, Any] = {
+    "depth": 2,
+    "hidden_size": 32,
+    "out_hidden_size": 16,
+    "intermediate_size": 24,
+    "num_heads": 2,
+    "patch_size": 4,
+    "num_position_embeddings": 16,
+    "deepstack_visual_indexes": [0],
+}
 QWEN_TOKENS: dict[str, Any] = {
     "image_token_id": 50,
     "video_token_id": 51,
@@ -47,6 +57,24 @@ QWEN_TOKENS: dict[str, Any] = {
 QWEN_TEXT: dict[str, Any] = {
     **TEXT,
     "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [1, 1, 2]},
+}
+TROCR: dict[str, Any] = {
+    "vocab_size": 60,
+    "d_model": 16,
+    "decoder_layers": 1,
+    "decoder_attention_heads": 2,
+    "decoder_ffn_dim": 24,
+    "max_position_embeddings": 16,
+    "is_decoder": True,
+    "add_cross_attention": True,
+}
+GIT: dict[str, Any] = {
+    "vocab_size": 60,
+    "hidden_size": 16,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "intermediate_size": 24,
+    "max_position_embeddings": 64,
 }
 CONNECTOR = "connector to the language model"
 LANGUAGE = "language model"
@@ -108,6 +136,17 @@ def patch_masked(n: int, seed: int = 0, start: int = 0) -> dict[str, Any]:
     return {"pixel_values": pixels, "patch_attention_mask": masks}
 
 
+def started(n: int, seed: int = 0, start: int = 0) -> dict[str, Any]:
+    """The start of the text that a decoder generates from an image."""
+    return {"decoder_input_ids": torch.stack([numbers(50, 4, item=start + i, seed=seed) for i in range(n)])}
+
+
+def described(n: int, seed: int = 0, start: int = 0) -> dict[str, Any]:
+    """The start of the text that GIT generates behind the tokens of an image."""
+    ids = torch.stack([numbers(50, 4, item=start + i, seed=seed) for i in range(n)])
+    return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+
+
 def one_image_each(n: int, seed: int = 0, start: int = 0) -> dict[str, Any]:
     """The inputs of Idefics3: an axis of the images of a prompt, and the mask of their pixels."""
     return {
@@ -137,6 +176,17 @@ TOWERS = [
         mlps("blocks.{}.mlp", 2, *GATED),
         "packed patches: the first axis does not count images",
         excluded={"merger": CONNECTOR},
+        lengths=merged,
+    ),
+    Family(
+        "Qwen3VLVisionModel",
+        of("Qwen3VLVisionModel", "Qwen3VLVisionConfig", **QWEN3),
+        packed,
+        "tokens",
+        "pooler_output",
+        mlps("blocks.{}.mlp", 2, "linear_fc1", "linear_fc2"),
+        "packed patches: the first axis does not count images",
+        excluded={"merger": CONNECTOR, "deepstack_merger_list": CONNECTOR},
         lengths=merged,
     ),
     Family(
@@ -230,6 +280,48 @@ WHOLE = [
         "logits",
         mlps("model.vision_model.encoder.layers.{}.mlp", 2),
         excluded={"model.connector": CONNECTOR, "model.text_model": LANGUAGE},
+    ),
+    Family(
+        "Qwen3VLForConditionalGeneration",
+        of(
+            "Qwen3VLForConditionalGeneration",
+            "Qwen3VLConfig",
+            vision_config=nested("Qwen3VLVisionConfig", **QWEN3),
+            text_config=nested("Qwen3VLTextConfig", **QWEN_TEXT, head_dim=8),
+            **QWEN_TOKENS,
+        ),
+        qwen_inputs,
+        "queries",
+        "logits",
+        mlps("model.visual.blocks.{}.mlp", 2, "linear_fc1", "linear_fc2"),
+        excluded={
+            "model.visual.merger": CONNECTOR,
+            "model.visual.deepstack_merger_list": CONNECTOR,
+            "model.language_model": LANGUAGE,
+        },
+    ),
+    Family(
+        "VisionEncoderDecoderModel",
+        of(
+            "VisionEncoderDecoderModel",
+            "VisionEncoderDecoderConfig",
+            encoder=lambda: nested("ViTConfig", **VIT)().to_dict(),
+            decoder=lambda: nested("TrOCRConfig", **TROCR)().to_dict(),
+        ),
+        joined(images(), started),
+        "queries",
+        "logits",
+        mlps("encoder.layers.{}.mlp", 2),
+        excluded={"decoder": LANGUAGE},
+    ),
+    Family(
+        "GitForCausalLM",
+        of("GitForCausalLM", "GitConfig", vision_config=VIT, **GIT),
+        joined(images(), described),
+        "queries",
+        "logits",
+        mlps("git.image_encoder.vision_model.encoder.layers.{}.mlp", 2),
+        excluded={"git.encoder": LANGUAGE},
     ),
 ]
 
