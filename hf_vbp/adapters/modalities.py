@@ -40,7 +40,7 @@ def check_takes_images(config: Any, source: str = "The model", build: Callable[[
         ):
             return
     raise UnsupportedModelError(
-        f"{source} is a {shown(config.model_type)} model, whose config describes no images. Expected a vision "
+        f"{source} has the model type {shown(config.model_type)}, whose config describes no images. Expected a vision "
         "model: a classifier, backbone, tower, detector, segmenter or depth model."
     )
 

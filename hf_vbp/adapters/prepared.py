@@ -143,7 +143,7 @@ class PreparedModel:
             for site in self.sites:
                 if not site.has_bias:
                     raise ConfigurationError(
-                        f"{site.name}: fc2 has no bias, so {method} has nowhere to fold the mean of the removed "
+                        f"{site.layout.down} has no bias, so {method} has nowhere to fold the mean of the removed "
                         'neurons. Use compensation="linear", which needs no bias, or "none".'
                     )
 

@@ -200,9 +200,14 @@ def check_finite_weights(sites: tuple[MLPSite, ...]) -> None:
         NonFiniteError: Names the first tensor that is not finite.
     """
     for site in sites:
-        for name, tensor in site.weights().items():
-            if not bool(torch.isfinite(tensor).all()):
-                raise NonFiniteError(
-                    f"{site.name}, {name}: the weights hold NaN or infinity. The checkpoint is damaged or was "
-                    "converted to a dtype that cannot hold its values; load another one."
-                )
+        for module_name, (module, _) in zip(site.module_names, site.mlp.modules, strict=True):
+            _check_finite(module_name, module)
+
+
+def _check_finite(module_name: str, module: nn.Module) -> None:
+    for name, tensor in (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)):
+        if not bool(torch.isfinite(tensor).all()):
+            raise NonFiniteError(
+                f"{module_name}.{name}: the weights hold NaN or infinity. The checkpoint is damaged or was "
+                "converted to a dtype that cannot hold its values; load another one."
+            )

@@ -98,8 +98,8 @@ def check_shapes(model: nn.Module, sites: Sequence[MLPSite]) -> None:
         outs, width = {out_width(up) for up in site.mlp.ups}, site.intermediate_size
         if outs != {width * (2 if site.mlp.layout.packed else 1)}:
             raise UnsupportedModelError(
-                f"{site.name}: fc1 has {max(outs)} outputs, but fc2 {width} inputs; a packed gated MLP must be "
-                "described as packed. Register an adapter that does so, see docs/adapters.md."
+                f"{site.layout.ups[0]} has {max(outs)} outputs, but {site.layout.down} {width} inputs; a packed gated "
+                "MLP must be described as packed. Register an adapter that does so, see docs/adapters.md."
             )
         for name, (module, _) in zip(site.module_names, site.mlp.modules, strict=True):
             weight = getattr(module, "weight", None)
@@ -147,12 +147,13 @@ class _Record:
         """Refuse a site that did not run."""
         if not self.sizes:
             raise UnsupportedModelError(
-                f"{self.site.name}: fc2 ran 0 times in one forward pass, expected at least once; unused MLPs cannot "
+                f"{self.site.layout.down} ran 0 times in one forward pass, expected at least once; unused MLPs cannot "
                 "be pruned. Register an adapter that leaves it out, see docs/adapters.md."
             )
         if self.width != self.site.intermediate_size:
             raise UnsupportedModelError(
-                f"{self.site.name}: the input of fc2 has {self.width} neurons, expected {self.site.intermediate_size}."
+                f"The input of {self.site.layout.down} has {self.width} neurons, expected "
+                f"{self.site.intermediate_size}."
             )
 
     def perturb(self) -> Hooks:
@@ -191,14 +192,14 @@ class _Record:
         """Refuse a site in which a perturbation reached other neurons than it should."""
         if self.spread:
             raise UnsupportedModelError(
-                f"{self.site.name}: a change of some hidden neurons changes others before fc2, because an operation "
-                "between the projections mixes neurons, so they cannot be removed one by one. Register an adapter "
-                "that leaves it out, see docs/adapters.md."
+                f"{self.site.name}: a change of some hidden neurons changes others before "
+                f"{self.site.layout.down}, because an operation between the projections mixes neurons, so they cannot "
+                "be removed one by one. Register an adapter that leaves it out, see docs/adapters.md."
             )
         # A change of infinity has no effect; the pass over the images names what is not finite.
         if not self.changed and all(bool(values.isfinite().all()) for values in self.inputs):
             raise UnsupportedModelError(
-                f"{self.site.name}: the input of fc2 does not come from the up projection "
+                f"The input of {self.site.layout.down} does not come from the up projection "
                 f"({self.site.layout.ups[0]}): a change there has no effect. Check the adapter of this model, see "
                 "docs/adapters.md."
             )

@@ -73,7 +73,7 @@ def collect_joint_moments(
         for index, found in own.items():
             merged[index] = merged[index].merge(found) if index in merged else found
     if pairs and not merged:
-        raise DataError("The data gave no images; fc2 is refitted on at least one.")
+        raise DataError("The data gave no images; the down projections are refitted on at least one.")
     return merged
 
 

@@ -180,17 +180,17 @@ def check_classifier(model: nn.Module, name: str, advice: str) -> None:
     if problem in ("regression", "multi_label_classification") or labels == 1:
         kind = "several labels per image" if problem == "multi_label_classification" else "a number per image"
         raise UnsupportedModelError(
-            f"{name} is a {type(model).__name__} that predicts {kind} (problem_type {problem}, num_labels {labels}): "
-            f"{advice}"
+            f"{name} has the class {type(model).__name__}, which predicts {kind} (problem_type {problem}, num_labels "
+            f"{labels}): {advice}"
         )
     with own_precision(model), _evaluating(model, None), torch.no_grad():
         logits = getattr(model(**model_inputs(model, example_batch(model))), "logits", None)
     if not isinstance(logits, Tensor):
-        raise UnsupportedModelError(f"{name} is a {type(model).__name__}, which gives no logits: {advice}")
+        raise UnsupportedModelError(f"{name} has the class {type(model).__name__}, which gives no logits: {advice}")
     if logits.ndim != 2 or len(logits) != 1 or logits.shape[1] < 2:
         raise UnsupportedModelError(
-            f"{name} is a {type(model).__name__}, whose logits have the shape {tuple(logits.shape)} for 1 image; "
-            f"expected (images, classes): {advice}"
+            f"{name} has the class {type(model).__name__}, whose logits have the shape {tuple(logits.shape)} for 1 "
+            f"image; expected (images, classes): {advice}"
         )
 
 

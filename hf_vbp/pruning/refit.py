@@ -80,9 +80,9 @@ def check_refit(prepared: PreparedModel, source: Source | None, passes: int) -> 
     mixed = mixed_sites(prepared)
     if mixed and source is not None and source.read_once and passes > 1:
         raise ConfigurationError(
-            f"The neurons of {len(mixed)} MLPs ({mixed[0].name}, ...) pass a normalization over all of them, so fc2 "
-            f"is refitted in another pass over the images, but a {type(source.loader).__name__} can be iterated only "
-            "once. Pass a list of batches or a DataLoader."
+            f"The neurons of {len(mixed)} MLPs ({mixed[0].name}, ...) pass a normalization over all of them, so "
+            "their down projections are refitted in another pass over the images, but a "
+            f"{type(source.loader).__name__} can be iterated only once. Pass a list of batches or a DataLoader."
         )
 
 
@@ -99,9 +99,9 @@ def warn_without_refit(prepared: PreparedModel, widths: Sequence[int]) -> None:
     mixed = sites_to_refit(prepared, widths)
     if mixed:
         warnings.warn(
-            f"the neurons of {len(mixed)} MLPs ({mixed[0].name}, ...) pass a normalization over all of them, so fc2 "
-            "should be refitted on images, which needs data (--data). These MLPs keep their first fit, whose error is "
-            "much larger than predicted.",
+            f"the neurons of {len(mixed)} MLPs ({mixed[0].name}, ...) pass a normalization over all of them, so "
+            "their down projections should be refitted on images, which needs data (--data). These MLPs keep their "
+            "first fit, whose error is much larger than predicted.",
             CompensationWarning,
             stacklevel=4,
         )

@@ -81,7 +81,7 @@ def check_has_classes(source: str, task: Task) -> None:
 
 
 def _described(source: str, task: Task) -> str:
-    return f"{source} is a {task.name} that gives {task.kinds}"
+    return f"{source} has the class {task.name}, which gives {task.kinds}"
 
 
 def open_evaluation(

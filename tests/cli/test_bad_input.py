@@ -236,7 +236,7 @@ CASES = [
     Case("Hub model, offline", "cannot be loaded", lambda here: prune(here, model="someone/some-vit")),
     Case("config not JSON", "config", damaged(lambda model: (model / "config.json").write_text("{"))),
     Case("unknown model_type", "cannot be loaded", damaged(with_config(model_type="vitt"))),
-    Case("text model", "'bert' model, whose config describes no images", damaged(bert)),
+    Case("text model", "model type 'bert', whose config describes no images", damaged(bert)),
     Case("quantized model", "quantized", damaged(with_config(quantization_config={"quant_method": "bitsandbytes"}))),
     Case("no weights", "weights", damaged(lambda model: (model / "model.safetensors").unlink())),
     Case("truncated weights", "cannot be loaded", damaged(lambda model: truncate(model / "model.safetensors"))),

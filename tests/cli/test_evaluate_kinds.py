@@ -206,7 +206,7 @@ def test_options_without_a_use_are_refused(refused: Command, backbone: Path, tmp
     assert "has no classes of its own: leave out --model-labels" in message
     classifier = save_tiny(tmp_path / "classifier")
     message = refused("prune", classifier, *prune, "--eval-data", images, "--neighbors", 3)
-    assert "is a ViTForImageClassification that gives logits (logits): --bank and --neighbors" in message
+    assert "has the class ViTForImageClassification, which gives logits (logits): --bank and --neighbors" in message
     several = save_tiny(tmp_path / "several", problem_type="multi_label_classification")
     assert "name the dense model with --base" in refused("evaluate", several, "--data", images)
     message = refused("prune", backbone, *prune, "--eval-data", images, "--neighbors", 11)

@@ -267,7 +267,7 @@ def test_nan_weights_are_refused(vit: Any, batches: list[dict[str, torch.Tensor]
     statistics = collect_statistics(vit, batches, PAPER)
     with torch.no_grad():
         find_sites(vit)[1].fc1.bias[3] = float("nan")
-    with pytest.raises(NonFiniteError, match=r"layers.1.mlp, fc1.bias"):
+    with pytest.raises(NonFiniteError, match=r"layers.1.mlp.fc1.bias"):
         make_plan(vit, statistics, paper(ratio=0.5))
 
 

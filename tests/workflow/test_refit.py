@@ -117,7 +117,7 @@ def test_images_that_can_be_read_only_once_are_refused_before_the_pass(data: lis
     # The refit is the only pass.
     result = hf_vbp.prune(dense, iter(data), config, statistics=statistics)
     assert torch.equal(last_down(result.model), last_down(hf_vbp.prune(dense, data, config).model))
-    with pytest.raises(DataError, match="fc2 is refitted on at least one"):
+    with pytest.raises(DataError, match="down projections are refitted on at least one"):
         hf_vbp.apply_plan(dense, result.plan, statistics, data=[])
 
 

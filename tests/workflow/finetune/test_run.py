@@ -171,7 +171,9 @@ def test_models_that_are_no_classifiers_are_refused_before_the_images_are_read(
     else:
         fields["model" if role == "student" else "teacher"] = str(folder)
     name = f"^The teacher {folder}" if role == "teacher" else f"^{folder}"
-    with pytest.raises(UnsupportedModelError, match=rf"{name} is a .*{says}.*`hf-vbp finetune` trains classifiers"):
+    with pytest.raises(
+        UnsupportedModelError, match=rf"{name} has the class .*{says}.*`hf-vbp finetune` trains classifiers"
+    ):
         run_finetune(make_recipe(fields), Said())
     assert not (work / "out").exists()
 
