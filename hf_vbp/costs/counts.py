@@ -1,30 +1,19 @@
 """Parameters, multiply-accumulates and bytes of a model, from its actual shapes."""
 
-import re
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import (
-    DataDependentOutputException,
-    DynamicOutputShapeException,
-    FakeTensorMode,
-)
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_map_only
 from torch.utils.flop_counter import FlopCounterMode
 
 from hf_vbp._progress import one_line
+from hf_vbp.costs.shape_pass import CPU, ShapePass, reads_values
 from hf_vbp.errors import UnsupportedModelError
 from hf_vbp.inputs.batch import describe_inputs, model_inputs
 from hf_vbp.inputs.example import example_batch
 
-_CPU = torch.device("cpu")
-# Numbers in the largest tensor that keeps its values in a pass that computes shapes. Grids, positions and windows,
-# which passes read, are far smaller than masks of the attention, which they do not read.
-_LARGEST_VALUES = 2**20
 _FAILURES = (RuntimeError, ValueError, TypeError, LookupError, AttributeError, AssertionError)
 
 
@@ -101,18 +90,17 @@ def describe_cost(model: nn.Module, inputs: Mapping[str, Any] | None = None, par
 
 
 def _flops(model: nn.Module, batch: Mapping[str, Any] | None) -> FlopCounterMode:
-    batch = example_batch(model, device=_CPU) if batch is None else batch
+    batch = example_batch(model, device=CPU) if batch is None else batch
     without_weights = any(parameter.is_meta for parameter in model.parameters())
     training = model.training
     model.eval()
     try:
-        inputs = model_inputs(model, batch, _CPU)
+        inputs = model_inputs(model, batch, CPU)
         try:
-            mode = FakeTensorMode(allow_non_fake_inputs=True)
-            with _OnlySmallValues(mode):
-                return _counted(model, _without_values(model, mode), inputs)
+            with ShapePass() as shapes:
+                return _counted(model, shapes.tensors(model), inputs)
         except _FAILURES as error:
-            if without_weights and _reads_values(error):
+            if without_weights and reads_values(error):
                 raise MissingValuesError(
                     f"The forward pass of {type(model).__name__} reads values: {one_line(error)}. Load its weights."
                 ) from error
@@ -136,38 +124,6 @@ def _counted(model: nn.Module, tensors: dict[str, Tensor], inputs: dict[str, Any
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter:
         torch.func.functional_call(model, tensors, kwargs=inputs, tie_weights=True)
     return counter
-
-
-def _without_values(model: nn.Module, mode: FakeTensorMode) -> dict[str, Tensor]:
-    """Return the tensors of a model for a pass that computes shapes: all that depends on a fake tensor is fake too."""
-
-    def fake(tensor: Tensor) -> Tensor:
-        with mode:
-            return torch.empty(tensor.shape, dtype=tensor.dtype, device=_CPU)
-
-    buffers = {name: fake(buffer) if buffer.is_meta else buffer.to(_CPU) for name, buffer in model.named_buffers()}
-    return {**{name: fake(parameter) for name, parameter in model.named_parameters()}, **buffers}
-
-
-class _OnlySmallValues(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Replaces large results that have values by fake tensors, so that a pass takes little memory and time."""
-
-    def __init__(self, mode: FakeTensorMode) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self._mode = mode
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        return tree_map_only(Tensor, self._without_large_values, func(*args, **(kwargs or {})))
-
-    def _without_large_values(self, tensor: Tensor) -> Tensor:
-        large = type(tensor) is Tensor and tensor.numel() > _LARGEST_VALUES
-        return self._mode.from_tensor(tensor) if large else tensor
-
-
-def _reads_values(error: Exception) -> bool:
-    data_dependent = isinstance(error, DataDependentOutputException | DynamicOutputShapeException)
-    # Tensors that a constructor made on the meta device and that are neither parameters nor buffers.
-    return data_dependent or re.search(r"\bmeta\b", str(error)) is not None
 
 
 def _failure(model: nn.Module, inputs: Mapping[str, Any], error: Exception) -> UnsupportedModelError:
