@@ -94,6 +94,7 @@ def _write(
     if real_width:
         # Blocks that have the global value get no entry, so it must be the dense width.
         config.intermediate_size = max(dense_widths)
+    if real_width and getattr(config, "model_type", None) not in _COPIED:
         config.per_layer_config = {index: {"intermediate_size": width} for index, width in enumerate(widths)}
 
 
@@ -329,9 +330,7 @@ def has_intermediate_size(config: Any, blocks: int) -> bool:
     """Return whether a config has one ``intermediate_size`` for exactly this number of blocks."""
     # Own attributes only: in Swin, SegFormer and others `num_hidden_layers` is an alias for the number of stages.
     own = vars(config)
-    if own.get("intermediate_size") is None or getattr(config, "model_type", None) in _COPIED:
-        return False
-    return type(own["intermediate_size"]) is int and own.get("num_hidden_layers") == blocks
+    return type(own.get("intermediate_size")) is int and own.get("num_hidden_layers") == blocks
 
 
 def has_real_width(config: Any, widths: Sequence[int]) -> bool:

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from hf_vbp.modeling import modeling_hf_vbp
-from hf_vbp.modeling.config_record import record_pruning
+from hf_vbp.modeling.config_record import qualified_layout, record_pruning
 from hf_vbp.modeling.modeling_hf_vbp import find_mlps, resize
 from tests.families.family import Build, nested, of
 from tests.families.running import BY_NAME
@@ -56,16 +56,24 @@ def test_the_class_of_the_checkpoint_builds_both_stacks_from_the_config(build: B
     model = build()
     mlps = find_mlps(model)
     dense, widths = [mlp.width for mlp in mlps], [5, 9, *[7] * (len(mlps) - 2)]
-    layouts = [
-        mlp.layout._replace(
-            ups=tuple(f"{mlp.parent}.{up}" for up in mlp.layout.ups), down=f"{mlp.parent}.{mlp.layout.down}"
-        )
-        for mlp in mlps
-    ]
     resize(model, widths)
-    record_pruning(model, layouts, dense)
+    record_pruning(model, [qualified_layout(mlp) for mlp in mlps], dense)
     config = type(model.config).from_dict(model.config.to_dict())
     built = getattr(modeling_hf_vbp, type(model).__name__)(config)
     shapes = {key: value.shape for key, value in nn.Module.state_dict(built).items()}
     assert shapes == {key: value.shape for key, value in model.state_dict().items()}
     assert [mlp.width for mlp in find_mlps(built)] == widths
+
+
+def test_equal_widths_are_those_of_the_stock_config() -> None:
+    """The copy has an ``intermediate_size`` of its own, so transformers alone builds both stacks."""
+    model = BY_NAME["VideoMAEForPreTraining"].build()
+    mlps = find_mlps(model)
+    dense = [mlp.width for mlp in mlps]
+    resize(model, [7, 7])
+    record_pruning(model, [qualified_layout(mlp) for mlp in mlps], dense)
+    assert "vbp" not in vars(model.config)
+    built = type(model)(type(model.config).from_dict(model.config.to_dict()))
+    assert {key: value.shape for key, value in built.state_dict().items()} == {
+        key: value.shape for key, value in model.state_dict().items()
+    }
