@@ -1,10 +1,29 @@
-"""Refuse models whose forward pass lets no gradient reach a site."""
+"""The state of a model in passes with gradients; models whose forward pass lets no gradient reach a site."""
 
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
+from torch import nn
 
 from hf_vbp.errors import UnsupportedModelError
+from hf_vbp.modeling.shared_copy import without_graphs
+
+
+@contextmanager
+def frozen(model: nn.Module) -> Iterator[None]:
+    """Let no parameter of a model require gradients, and hide graphs of earlier passes; restored at the end.
+
+    Args:
+        model: The model.
+    """
+    with ExitStack() as restore:
+        restore.enter_context(without_graphs(model))
+        for parameter in model.parameters():
+            restore.callback(parameter.requires_grad_, parameter.requires_grad)
+        model.requires_grad_(False)
+        yield
 
 
 def check_gradients(model: Any, site: str) -> None:

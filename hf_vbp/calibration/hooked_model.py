@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from hf_vbp.calibration.cotangents import scalar_of
-from hf_vbp.calibration.gradients import check_gradients, no_gradients
+from hf_vbp.calibration.gradients import check_gradients, frozen, no_gradients
 from hf_vbp.calibration.site_accumulator import SiteAccumulator, half_spans
 from hf_vbp.calibration.tokens import Tokens, tokens_of
 from hf_vbp.errors import ConfigurationError, NonFiniteError
@@ -67,9 +67,7 @@ class HookedModel:
             if self.seed is not None:
                 self._restore.callback(fc2.register_forward_hook(self._output_hook(accumulator)).remove)
         if self.seed is not None:
-            for parameter in self.model.parameters():
-                self._restore.callback(parameter.requires_grad_, parameter.requires_grad)
-            self.model.requires_grad_(False)
+            self._restore.enter_context(frozen(self.model))
         return self
 
     def __exit__(

@@ -13,7 +13,7 @@ from hf_vbp._progress import Progress
 from hf_vbp.adapters.base import MLPSite
 from hf_vbp.adapters.prepared import PreparedModel, prepare_sites
 from hf_vbp.calibration.feed import LocalBatch
-from hf_vbp.calibration.gradients import check_gradients, no_gradients
+from hf_vbp.calibration.gradients import check_gradients, frozen, no_gradients
 from hf_vbp.calibration.hooked_model import check_finite_pixels, device_and_dtype
 from hf_vbp.calibration.source import Source
 from hf_vbp.config.requirements import Requirements
@@ -130,6 +130,7 @@ class _Recorder:
 
     def __enter__(self) -> "_Recorder":
         self._restore.enter_context(eval_mode(self.model))
+        self._restore.enter_context(frozen(self.model))
         for site, multiplier in zip(self.sites, self._multipliers, strict=True):
             self._restore.callback(site.fc2.register_forward_pre_hook(self._multiply_by(site, multiplier)).remove)
         return self
@@ -151,8 +152,6 @@ class _Recorder:
             if not loss.requires_grad:
                 raise no_gradients(self.model, self.sites[0].name)
             found = torch.autograd.grad(loss, self._multipliers, allow_unused=True)
-        if all(gradient is None for gradient in found):
-            raise no_gradients(self.model, self.sites[0].name)
         # Sites that the logits do not use have the saliency 0.
         pairs = zip(found, self._multipliers, strict=True)
         gradients = [torch.zeros_like(ones) if gradient is None else gradient for gradient, ones in pairs]
