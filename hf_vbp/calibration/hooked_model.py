@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from hf_vbp.calibration.cotangents import scalar_of
+from hf_vbp.calibration.gradients import check_gradients, frozen, no_gradients
 from hf_vbp.calibration.site_accumulator import SiteAccumulator, half_spans
 from hf_vbp.calibration.tokens import Tokens, tokens_of
 from hf_vbp.errors import ConfigurationError, NonFiniteError
@@ -51,6 +52,8 @@ class HookedModel:
         self.indices = range(0)
         self.spans: list[tuple[int, int, int]] = []
         self._inputs: dict[str, Any] = {}
+        # Not while a batch is run again for the cause of an error.
+        self._needs_gradients = False
         self._leaves: list[torch.Tensor] = []
         self._latest: dict[int, Tokens] = {}
         self._waiting: dict[int, tuple[SiteAccumulator, Tokens, torch.Tensor]] = {}
@@ -64,9 +67,7 @@ class HookedModel:
             if self.seed is not None:
                 self._restore.callback(fc2.register_forward_hook(self._output_hook(accumulator)).remove)
         if self.seed is not None:
-            for parameter in self.model.parameters():
-                self._restore.callback(parameter.requires_grad_, parameter.requires_grad)
-            self.model.requires_grad_(False)
+            self._restore.enter_context(frozen(self.model))
         return self
 
     def __exit__(
@@ -86,6 +87,7 @@ class HookedModel:
                 the image and the site.
             StatisticsError: The first dimension of the activations of a site is not the images.
             ConfigurationError: The output metric was requested, but the model predicts no labels.
+            UnsupportedModelError: The output metric was requested, but the model runs a site without gradients.
         """
         self.indices, self.spans = indices, half_spans(indices)
         self._inputs = model_inputs(self.model, batch)
@@ -107,10 +109,16 @@ class HookedModel:
         with torch.enable_grad(), ExitStack() as stack:
             for held in (self._leaves, self._latest, self._waiting):
                 stack.callback(held.clear)
-            output = self._forward()
+            self._needs_gradients = True
+            try:
+                output = self._forward()
+            finally:
+                self._needs_gradients = False
             # Before the backward pass, whose gradients would be reported in place of their cause.
             self._check_finite()
             scalar = self._scalar(output, seed)
+            if not scalar.requires_grad:
+                raise no_gradients(self.model, self.accumulators[0].site.name)
             torch.autograd.grad(scalar * self.scale, self._leaves, allow_unused=True)
             # The task does not use these outputs, so their metric is zero.
             for accumulator, hidden_states, output in list(self._waiting.values()):
@@ -144,6 +152,8 @@ class HookedModel:
 
     def _output_hook(self, accumulator: SiteAccumulator) -> Callable[[nn.Module, tuple[Any, ...], torch.Tensor], Any]:
         def hook(module: nn.Module, inputs: tuple[Any, ...], output: torch.Tensor) -> torch.Tensor:
+            if self._needs_gradients:
+                check_gradients(self.model, accumulator.site.name)
             if not output.requires_grad:
                 # The first site, and sites that do not depend on it.
                 output = output.detach().requires_grad_()

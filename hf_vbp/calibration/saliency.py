@@ -13,6 +13,7 @@ from hf_vbp._progress import Progress
 from hf_vbp.adapters.base import MLPSite
 from hf_vbp.adapters.prepared import PreparedModel, prepare_sites
 from hf_vbp.calibration.feed import LocalBatch
+from hf_vbp.calibration.gradients import check_gradients, frozen, no_gradients
 from hf_vbp.calibration.hooked_model import check_finite_pixels, device_and_dtype
 from hf_vbp.calibration.source import Source
 from hf_vbp.config.requirements import Requirements
@@ -129,8 +130,9 @@ class _Recorder:
 
     def __enter__(self) -> "_Recorder":
         self._restore.enter_context(eval_mode(self.model))
+        self._restore.enter_context(frozen(self.model))
         for site, multiplier in zip(self.sites, self._multipliers, strict=True):
-            self._restore.callback(site.fc2.register_forward_pre_hook(_multiply_by(site, multiplier)).remove)
+            self._restore.callback(site.fc2.register_forward_pre_hook(self._multiply_by(site, multiplier)).remove)
         return self
 
     def __exit__(
@@ -146,7 +148,13 @@ class _Recorder:
             for key, value in model_inputs(self.model, batch.inputs).items()
         }
         with torch.enable_grad():
-            gradients = torch.autograd.grad(self._loss(inputs, batch), self._multipliers)
+            loss = self._loss(inputs, batch)
+            if not loss.requires_grad:
+                raise no_gradients(self.model, self.sites[0].name)
+            found = torch.autograd.grad(loss, self._multipliers, allow_unused=True)
+        # Sites that the logits do not use have the saliency 0.
+        pairs = zip(found, self._multipliers, strict=True)
+        gradients = [torch.zeros_like(ones) if gradient is None else gradient for gradient, ones in pairs]
         if not all(bool(gradient.isfinite().all()) for gradient in gradients):
             check_finite_pixels(inputs, batch.indices)
             raise NonFiniteError(
@@ -171,10 +179,12 @@ class _Recorder:
         given = logits.detach().argmax(-1) if self.labels == "self" else torch.as_tensor(batch.labels)
         return nn.functional.cross_entropy(logits, given.to(logits.device), reduction="sum")
 
+    def _multiply_by(
+        self, site: MLPSite, multiplier: Tensor
+    ) -> Callable[[nn.Module, tuple[Any, ...]], tuple[Any, ...]]:
+        def hook(module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+            check_gradients(self.model, site.name)
+            scaled = site.by_neuron(inputs[0]) * multiplier.to(inputs[0].dtype)
+            return (site.from_neurons(scaled), *inputs[1:])
 
-def _multiply_by(site: MLPSite, multiplier: Tensor) -> Callable[[nn.Module, tuple[Any, ...]], tuple[Any, ...]]:
-    def hook(module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
-        scaled = site.by_neuron(inputs[0]) * multiplier.to(inputs[0].dtype)
-        return (site.from_neurons(scaled), *inputs[1:])
-
-    return hook
+        return hook

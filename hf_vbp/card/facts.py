@@ -8,6 +8,7 @@ from hf_vbp.card import text
 from hf_vbp.card.base_card import BaseCard
 from hf_vbp.card.cells import STATES, accuracy_without_head, conditions, scalars, speedup
 from hf_vbp.card.export_facts import comparison
+from hf_vbp.card.model_task import ModelTask
 from hf_vbp.card.tables import METRICS, Table, cell, details, figure, label, levers_table
 from hf_vbp.card.text import Markdown
 from hf_vbp.results.export_table import export_cells
@@ -15,19 +16,6 @@ from hf_vbp.results.lost_classes import lost_classes
 from hf_vbp.results.named_figures import figure_rows
 
 Results = Mapping[str, Any]
-# The tasks with an auto class of their own.
-_TASKS = (
-    "ImageClassification",
-    "SemanticSegmentation",
-    "UniversalSegmentation",
-    "InstanceSegmentation",
-    "DepthEstimation",
-    "ObjectDetection",
-    "VideoClassification",
-    "AudioClassification",
-    "MaskedImageModeling",
-    "PreTraining",
-)
 
 
 @dataclass(frozen=True)
@@ -47,6 +35,7 @@ class CardFacts:
         has_processor: Whether the checkpoint has an image processor.
         exports: The rows of the exported files in the repository.
         remarks: Notes on the values left out of the card, with the reason.
+        task: How the model is loaded, and its task on the Hub.
     """
 
     name: str
@@ -59,6 +48,7 @@ class CardFacts:
     has_processor: bool = True
     exports: tuple[Results, ...] = ()
     remarks: tuple[str, ...] = field(default=())
+    task: ModelTask = field(kw_only=True)
 
     @property
     def plan(self) -> Mapping[str, Any]:
@@ -98,12 +88,12 @@ class CardFacts:
     @property
     def auto_class(self) -> str:
         """The transformers class that a reader loads it with."""
-        architecture = str(self.results["base_model"]["architecture"])
-        task = next((task for task in _TASKS if f"For{task}" in architecture), None)
-        if task is not None:
-            return f"AutoModelFor{task}"
-        # Classes for other tasks, backbones and towers with a projection belong to no auto class that loads a folder.
-        return "AutoModel" if architecture.endswith("Model") else architecture
+        return self.task.auto_class
+
+    @property
+    def loader_module(self) -> Markdown:
+        """The module of that class, for a code block."""
+        return Markdown(self.task.module)
 
     @property
     def is_classifier(self) -> bool:
@@ -229,7 +219,7 @@ class CardFacts:
     def cost_table(self) -> Table:
         """Parameters, MACs and size, dense against pruned."""
         dense, pruned = self.results["cost"]["dense"], self.results["cost"]["pruned"]
-        names = {"parameters": "parameters", "macs": "MACs of one image", "bytes": "weights"}
+        names = {"parameters": "parameters", "macs": f"MACs of one {self.task.sample}", "bytes": "weights"}
         rows = []
         for key, name in names.items():
             unit = "B" if key == "bytes" else ""

@@ -93,7 +93,7 @@ def card_metadata(facts: CardFacts, existing: Mapping[str, Any]) -> dict[str, An
         "license_name": (existing.get("license_name") or base.license_name) if base else None,
         "license_link": (existing.get("license_link") or base.license_link) if base else None,
         "metrics": ["accuracy"] if index else None,
-        "pipeline_tag": "image-classification" if facts.is_classifier else "image-feature-extraction",
+        "pipeline_tag": facts.task.pipeline_tag,
         "tags": list(dict.fromkeys([*tags(facts), *_strings(existing.get("tags"))])),
         "base_model_relation": "finetune" if facts.is_finetuned and facts.base_id else None,
     }

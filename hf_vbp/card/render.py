@@ -12,6 +12,7 @@ from hf_vbp.card.base_card import BaseCard
 from hf_vbp.card.facts import CardFacts
 from hf_vbp.card.front_matter import divide, split_card, to_yaml
 from hf_vbp.card.metadata import REPO_ID, card_metadata, check_metadata
+from hf_vbp.card.model_task import ModelTask, task_by_name
 from hf_vbp.errors import ConfigurationError
 
 
@@ -24,6 +25,7 @@ def make_facts(
     has_processor: bool = True,
     exported: Collection[str] = (),
     remarks: tuple[str, ...] = (),
+    task: ModelTask | None = None,
 ) -> CardFacts:
     """Return the facts of a card, from the results file.
 
@@ -35,6 +37,8 @@ def make_facts(
         has_processor: Whether the checkpoint has an image processor.
         exported: The files of the repository; the card lists the exported ones among them.
         remarks: Notes on values that were left out already.
+        task: How the model is loaded, and its task on the Hub (:func:`hf_vbp.hub.model_task.model_task`); by default
+            what the name of its class states.
 
     Raises:
         ConfigurationError: The results lack a required section, or ``repo_id`` or ``base_model`` is not the id of a
@@ -68,6 +72,7 @@ def make_facts(
         has_processor,
         tuple(row for row in results.get("exports", []) if row["file"] in exported),
         remarks,
+        task=task or task_by_name(str(described["architecture"])),
     )
 
 

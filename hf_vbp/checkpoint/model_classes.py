@@ -4,6 +4,14 @@ from contextlib import suppress
 from importlib import import_module
 from typing import Any
 
+from hf_vbp.modeling.modeling_hf_vbp import auto_classes
+
+USUAL_LOADER = "AutoModelForImageClassification"
+# The classes that are looked through first.
+_USUAL = (USUAL_LOADER, "AutoModel")
+# Loads from the Hub only.
+_HUB_ONLY = "AutoBackbone"
+
 
 def find_model_class(name: Any, model_type: Any) -> Any:
     """Return the class of models with a name, None where there is none.
@@ -50,3 +58,16 @@ def _registered(config_class: type) -> list[type]:
         given = getattr(mapping, "_extra_content", {}).get(config_class, ())
         found += list(given) if isinstance(given, tuple | list) else [given]
     return found
+
+
+def auto_class_of(architecture: str) -> str:
+    """Return the name of the auto class that loads a class from a folder, of the class itself where none does.
+
+    Args:
+        architecture: The name of the class.
+    """
+    tables = auto_classes()
+    for name in (*_USUAL, *(name for name in tables if name not in (*_USUAL, _HUB_ONLY))):
+        if any(architecture in ((names,) if isinstance(names, str) else names) for names in tables[name].values()):
+            return name
+    return architecture

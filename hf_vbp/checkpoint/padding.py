@@ -1,6 +1,5 @@
 """Pad a pruned model to one width, for tools that load checkpoints with plain transformers only."""
 
-import copy
 from typing import Any, TypeVar
 
 from torch import nn
@@ -9,6 +8,7 @@ from hf_vbp.errors import ConfigurationError, UnsupportedModelError
 from hf_vbp.modeling.config_record import has_real_width, read_widths, write_widths
 from hf_vbp.modeling.modeling_hf_vbp import Record, find_mlps, read_record, resize
 from hf_vbp.modeling.precision import own_precision
+from hf_vbp.modeling.shared_copy import copy_model
 
 ModelT = TypeVar("ModelT", bound=nn.Module)
 
@@ -48,7 +48,7 @@ def pad_to_uniform_width(model: ModelT, *, width: int | None = None) -> ModelT:
     if common < max(widths):
         raise ConfigurationError(f"width is {width}, expected at least {max(widths)}, the width of the widest MLP.")
     with own_precision(model):
-        padded = copy.deepcopy(model)
+        padded = copy_model(model)
     resize(padded, Record((common,) * len(mlps), tuple(mlp.layout for mlp in mlps)))
     write_widths(padded.config, [common] * len(mlps), dense_widths=[common] * len(mlps))
     return padded

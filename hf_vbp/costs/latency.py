@@ -1,6 +1,5 @@
 """Measured latency of models, dense and pruned."""
 
-import copy
 import math
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,7 +18,7 @@ from hf_vbp.errors import ConfigurationError, LatencyError
 from hf_vbp.inputs.batch import main_input, model_inputs, repeat_images
 from hf_vbp.inputs.example import example_batch
 from hf_vbp.modeling.modeling_hf_vbp import take_neurons
-from hf_vbp.modeling.shared_copy import copy_sharing_tensors
+from hf_vbp.modeling.shared_copy import converted_copy, copy_sharing_tensors
 from hf_vbp.token_merging.merge_tokens import merge_tokens
 
 
@@ -230,7 +229,7 @@ def _on(models: Sequence[nn.Module], options: LatencyOptions) -> list[nn.Module]
     parameter = next(models[0].parameters())
     device = torch.device(options.device) if options.device is not None else parameter.device
     dtype = options.torch_dtype or parameter.dtype
-    found = [model if _is_on(model, device, dtype) else copy.deepcopy(model).to(device, dtype) for model in models]
+    found = [model if _is_on(model, device, dtype) else converted_copy(model, device, dtype) for model in models]
     if options.compile:
         # In place, so that the class stays; the caller's models are not compiled.
         found = [copy_sharing_tensors(model, {}) for model in found]

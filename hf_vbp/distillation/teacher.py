@@ -1,6 +1,5 @@
 """The model that a student is trained against: checked, without gradients, and never part of the student."""
 
-import copy
 from typing import Any
 
 import torch
@@ -9,6 +8,7 @@ from hf_vbp.data.labels import are_placeholders
 from hf_vbp.distillation.tasks import problem_type
 from hf_vbp.errors import ConfigurationError, LabelError, UnsupportedModelError
 from hf_vbp.modeling.precision import own_precision
+from hf_vbp.modeling.shared_copy import converted_copy
 
 _SHOWN = 3
 
@@ -88,7 +88,7 @@ class Teacher:
         wanted = _auto_dtype(device, own) if dtype == "auto" else getattr(torch, dtype)
         self.dtype: torch.dtype = wanted
         with own_precision(model):
-            self.model = (model if wanted == own else copy.deepcopy(model).to(wanted)).to(device).eval()
+            self.model = (model if wanted == own else converted_copy(model, device, wanted)).to(device).eval()
 
     def __call__(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """Return the logits ``(batch, classes)`` float32 for images ``(batch, channels, height, width)``."""

@@ -17,6 +17,7 @@ from hf_vbp.files.layout import CARD, CONFIG, CUSTOM_GENERATE, INDEX, MODELING_F
 from hf_vbp.hub.client import full_repo_id, make_api
 from hf_vbp.hub.files import PushFile, code_names, read_json, read_text
 from hf_vbp.hub.load_checks import check_loads, differing_files, recorded_hashes
+from hf_vbp.hub.model_task import model_task
 from hf_vbp.hub.preflight import all_shapes, check_widths
 from hf_vbp.hub.remote import Remote, read_remote
 from hf_vbp.hub.retries import DEFAULT, repeat
@@ -246,6 +247,7 @@ def check_card(
             base=BaseCard.of(metadata),
             has_processor=any((directory / name).is_file() for name in PROCESSORS),
             exported=exported,
+            task=model_task(results),
         )
         fresh_metadata, fresh_body = split_card(render_card(facts, published))
     except (ConfigurationError, CheckpointError) as error:

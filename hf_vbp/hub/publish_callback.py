@@ -15,6 +15,7 @@ from hf_vbp.evaluation.measures import wilson_interval
 from hf_vbp.files.atomic import atomic_write
 from hf_vbp.files.layout import CARD, PLAN, PROCESSORS, RESULTS
 from hf_vbp.hub.files import checked_path
+from hf_vbp.hub.model_task import model_task
 from hf_vbp.hub.push import check_push_target, push_to_hub
 from hf_vbp.results.finetuning import describe_run, with_finetuning
 from hf_vbp.results.record import load_results, to_json
@@ -164,7 +165,13 @@ class PublishCallback(TrainerCallback):  # type: ignore[misc]
             save_checkpoint(model, directory, files=files, verify=self.verify, overwrite=True, **options)
         discard_unverified(directory)
         has_processor = any((directory / name).is_file() for name in PROCESSORS)
-        facts = make_facts(written, repo_id=args.hub_model_id, base_model=self.base_model, has_processor=has_processor)
+        facts = make_facts(
+            written,
+            repo_id=args.hub_model_id,
+            base_model=self.base_model,
+            has_processor=has_processor,
+            task=model_task(written),
+        )
         card = directory / CARD
         # An earlier card was carried over; text of the user in it is kept.
         existing = card.read_text(encoding="utf-8") if card.is_file() else None

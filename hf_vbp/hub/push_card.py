@@ -10,6 +10,7 @@ from hf_vbp.card.sections import has_own_text
 from hf_vbp.files.layout import CARD, PROCESSORS
 from hf_vbp.hub.base_card import read_base_card
 from hf_vbp.hub.files import PushFile, checked_path, read_text
+from hf_vbp.hub.model_task import model_task
 from hf_vbp.hub.remote import Remote, read_card
 from hf_vbp.hub.retries import Retries
 
@@ -41,6 +42,7 @@ def make_push_card(
         "base_model": base_model,
         "has_processor": has_processor,
         "exported": {file.path for file in files},
+        "task": model_task(results),
     }
     facts = make_facts(results, **given)
     remarks = list(facts.remarks)

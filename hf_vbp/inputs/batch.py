@@ -21,7 +21,7 @@ _IMAGES = (
     "input_ids",
 )
 _GRIDS = ("image_grid_thw", "grid_thw", "video_grid_thw")
-# Inputs that belong to the batch, not to one of its images.
+# Inputs that belong to the texts of a batch, not to one of its images, where it has both.
 _TEXTS = "input_ids"
 _SHARED = ("input_ids", "attention_mask", "token_type_ids", "position_ids")
 
@@ -139,6 +139,8 @@ def count_images(batch: Mapping[str, Any], model: nn.Module | None = None) -> in
 def take_images(batch: Mapping[str, Any], start: int, stop: int, model: nn.Module | None = None) -> dict[str, Any]:
     """Return the part of a batch with the images ``start`` to ``stop - 1``; texts and queries are kept whole.
 
+    Where the batch has no images but ``input_ids`` (ImageGPT), these and the mask with them are the images.
+
     Args:
         batch: The batch.
         start: The first image.
@@ -148,17 +150,23 @@ def take_images(batch: Mapping[str, Any], start: int, stop: int, model: nn.Modul
     images, grid = count_images(batch, model), _grid(batch)
     if (start, stop) == (0, images):
         return dict(batch)
+    shared = _SHARED if grid or _has_texts(batch, model) else ()
     patches = [0, *(batch[grid].prod(-1).cumsum(0).tolist())] if grid else []
     part = {}
     for key, value in batch.items():
         sized = isinstance(value, Tensor | list | tuple) and not (isinstance(value, Tensor) and value.dim() == 0)
         if grid and sized and key != grid and len(value) == patches[-1]:
             part[key] = value[patches[start] : patches[stop]]
-        elif sized and len(value) == images and key not in _SHARED:
+        elif sized and len(value) == images and key not in shared:
             part[key] = value[start:stop]
         else:
             part[key] = value
     return part
+
+
+def _has_texts(batch: Mapping[str, Any], model: nn.Module | None) -> bool:
+    """Whether a batch has texts next to its images."""
+    return _TEXTS in batch and main_input(batch, model) != _TEXTS
 
 
 def first_image(batch: Mapping[str, Any]) -> dict[str, Any]:

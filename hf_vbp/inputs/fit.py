@@ -1,9 +1,11 @@
 """Check that a model can take images."""
 
+import random
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 from torch.utils.data import DataLoader, RandomSampler, SequentialSampler
 
@@ -96,6 +98,28 @@ def first_item(data: Any) -> Any:
         indexed = isinstance(data.sampler, SequentialSampler | RandomSampler)
         return data.collate_fn([data.dataset[0]]) if indexed and len(data) else None
     return None
+
+
+def read_first_item(data: Any) -> Any:
+    """Return the first item of an object that can be iterated again, and that :func:`first_item` does not read.
+
+    The global random number generators are restored, so that shuffled data keep their order.
+
+    Args:
+        data: Batches of images, in any form.
+
+    Returns:
+        Its first item; None of an empty object, of an iterator, and of a ``DataLoader``, which may start processes.
+    """
+    if isinstance(data, list | tuple | Iterator | DataLoader) or hasattr(data, "loader"):
+        return None
+    python, arrays = random.getstate(), np.random.get_state()
+    try:
+        with torch.random.fork_rng(devices=[]):
+            return next(iter(data), None)
+    finally:
+        random.setstate(python)
+        np.random.set_state(arrays)
 
 
 def _expected(model: Any) -> tuple[int, int, int] | None:

@@ -13,7 +13,7 @@ from hf_vbp.calibration.source import Source
 from hf_vbp.compensation.base import compensate
 from hf_vbp.modeling.config_record import record_pruning
 from hf_vbp.modeling.precision import outside_inference_mode, own_precision
-from hf_vbp.modeling.shared_copy import copy_sharing_tensors
+from hf_vbp.modeling.shared_copy import copy_model, copy_sharing_tensors
 from hf_vbp.pruning.damage import DamagePrediction
 from hf_vbp.pruning.make_plan import FittedPlan, NewWeights, check_provided, statistics_digest
 from hf_vbp.pruning.plan import PruningPlan
@@ -210,7 +210,7 @@ def _copy_with(model: ModelT, sites: Sequence[MLPSite], modules: Sequence[Module
         if shares:
             return copy_sharing_tensors(model, replaced)
         # deepcopy uses the entry of its memo for an object instead of copying it, so the dense MLPs are not copied.
-        return copy.deepcopy(model, replaced)
+        return copy_model(model, replaced)
 
 
 def _record(model: Any, sites: Sequence[MLPSite], plan: PruningPlan) -> None:

@@ -13,7 +13,7 @@ from hf_vbp.evaluation.output_error import OutputErrors
 from hf_vbp.evaluation.requests import Measures
 from hf_vbp.evaluation.task import Task, example_task
 from hf_vbp.inputs.batch import count_images
-from hf_vbp.inputs.fit import check_first_image, first_item
+from hf_vbp.inputs.fit import check_first_image, first_item, read_first_item
 from hf_vbp.modeling.modeling_hf_vbp import merged_tokens
 from hf_vbp.workflow.describe import describe_images, with_merging
 from hf_vbp.workflow.each_lever import models_of_each_lever, with_levers
@@ -139,6 +139,37 @@ def check_evaluation(
     if task is not None and isinstance(item, Mapping) and item.get("labels") is not None:
         measures.check_labels(item["labels"], task, count_images(item, model))
     return task
+
+
+def with_first_batch(
+    measures: Measures, model: nn.Module, eval_data: Any, *, data: Any, task: Task | None
+) -> Measures:
+    """Check the first evaluation batch of an object that can be iterated again, right before the calibration pass.
+
+    Other objects were checked by :func:`check_evaluation`. Reading this one may take long, so it is done last.
+
+    Args:
+        measures: What is measured.
+        model: The dense model.
+        eval_data: The evaluation images.
+        data: The calibration images, which are a bank of neighbors where both are labelled.
+        task: What the output of the model is.
+
+    Returns:
+        The measures, with a bank where the batch has labels and the model needs one.
+
+    Raises:
+        ConfigurationError: As for :func:`check_evaluation`.
+        LabelError: As for :func:`check_evaluation`.
+        DataError: The model cannot take the first image.
+    """
+    item = read_first_item(eval_data)
+    if item is None:
+        return measures
+    measures = with_labelled_bank(measures, task, data, [item])
+    check_evaluation(model, [item], measures, task=task)
+    check_first_image(model, [item])
+    return measures
 
 
 def _check_bank(model: nn.Module, bank: Any, task: Task) -> None:

@@ -3,11 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from hf_vbp.modeling.modeling_hf_vbp import auto_classes
-
-_USUAL = ("AutoModelForImageClassification", "AutoModel")
-# Loads from the Hub only.
-_HUB_ONLY = "AutoBackbone"
+from hf_vbp.checkpoint.model_classes import USUAL_LOADER, auto_class_of
 
 
 def how_to_load(results: Mapping[str, Any], output: str) -> list[str]:
@@ -18,7 +14,9 @@ def how_to_load(results: Mapping[str, Any], output: str) -> list[str]:
         output: Its folder.
     """
     ways = {entry["way"] for entry in results.get("receipt", ())}
-    call = f"{_auto_class(results.get('base_model', {}).get('architecture'))}.from_pretrained({output!r}"
+    architecture = results.get("base_model", {}).get("architecture")
+    loader = USUAL_LOADER if architecture is None else auto_class_of(architecture)
+    call = f"{loader}.from_pretrained({output!r}"
     lines = [f"Saved to {output}. Load it with:"]
     if "stock" in ways:
         return [*lines, f"  {call})"]
@@ -26,14 +24,3 @@ def how_to_load(results: Mapping[str, Any], output: str) -> list[str]:
     if "remote_code" in ways:
         lines += ["or, where hf_vbp is not installed:", f"  {call}, trust_remote_code=True)"]
     return lines
-
-
-def _auto_class(architecture: str | None) -> str:
-    """Return the name of the auto class that loads an architecture, of the architecture itself where none does."""
-    if architecture is None:
-        return _USUAL[0]
-    tables = auto_classes()
-    for name in (*_USUAL, *(name for name in tables if name not in (*_USUAL, _HUB_ONLY))):
-        if any(architecture in ((names,) if isinstance(names, str) else names) for names in tables[name].values()):
-            return name
-    return architecture

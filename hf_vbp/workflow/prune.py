@@ -25,7 +25,7 @@ from hf_vbp.pruning.make_plan import check_provided, fit_plan, rank_sites
 from hf_vbp.pruning.refit import check_refit
 from hf_vbp.statistics.activation_statistics import ActivationStatistics
 from hf_vbp.workflow.describe import describe_dense, describe_pruning
-from hf_vbp.workflow.evaluate import check_evaluation, evaluate, with_labelled_bank
+from hf_vbp.workflow.evaluate import check_evaluation, evaluate, with_first_batch, with_labelled_bank
 from hf_vbp.workflow.measure_levers import with_lever_measurements
 from hf_vbp.workflow.pruning_result import PruningResult
 
@@ -109,10 +109,14 @@ def prune(
             if not is_launched():
                 # Several processes at the same time would only slow each other down.
                 check_latency(prepared, config, progress, merged_tokens=most_merged_tokens(prepared, config))
+            if eval_data is not None:
+                measures = with_first_batch(measures, prepared.model, eval_data, data=data, task=task)
             options: dict[str, Any] = {"limit": limit, "progress": progress, "provenance": provenance}
             statistics = collect_statistics(prepared, source, config, **options)
         else:
             statistics = complete_statistics(prepared, statistics, config, source, limit=limit, progress=progress)
+            if eval_data is not None:
+                measures = with_first_batch(measures, prepared.model, eval_data, data=data, task=task)
         rankings = rank_sites(prepared, statistics, config)
         measured = with_lever_measurements(
             prepared, statistics, config, source, rankings=rankings, limit=limit, progress=progress

@@ -29,7 +29,7 @@ from hf_vbp.pruning.make_plan import fit_plan, rank_sites
 from hf_vbp.pruning.plan import PruningPlan
 from hf_vbp.pruning.refit import check_refit
 from hf_vbp.statistics.activation_statistics import ActivationStatistics
-from hf_vbp.workflow.evaluate import check_evaluation, with_labelled_bank
+from hf_vbp.workflow.evaluate import check_evaluation, with_first_batch, with_labelled_bank
 from hf_vbp.workflow.measure_levers import with_lever_measurements
 from hf_vbp.workflow.prune import complete_statistics
 from hf_vbp.workflow.sweep_front import mark_fronts
@@ -123,7 +123,11 @@ def sweep(
     check_first_image(prepared.model, loader)
     check_refit(prepared, source, len(tasks) + (statistics is None))
     prepared.verified()
+    if statistics is None and data is not None:
+        measures = with_first_batch(measures, prepared.model, loader, data=data, task=task)
     gathered = sweep_statistics(prepared, methods, source, statistics, limit=limit, progress=progress)
+    if statistics is not None:
+        measures = with_first_batch(measures, prepared.model, loader, data=data, task=task)
     rows: list[Row] = []
     options: dict[str, Any] = {"data": source, "limit": limit, "latency": latency, "progress": progress}
     made = sweep_rows(prepared, gathered, tasks, loader, measures=measures, **options)

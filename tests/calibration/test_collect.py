@@ -18,6 +18,7 @@ from hf_vbp.errors import ConfigurationError, DataError, NonFiniteError, Statist
 from hf_vbp.statistics.moments import Moments
 from tests.calibration.helpers import DIAGONAL, EVERYTHING, FULL, METRIC, capture, images, in_batches, kept
 from tests.conftest import make_model
+from tests.families.running import BY_NAME
 
 Batches = list[dict[str, torch.Tensor]]
 
@@ -221,6 +222,17 @@ def test_a_limit_of_images_is_exact(vit: Any, batches: Batches) -> None:
     assert torch.equal(statistics.sites[0].moments.m2, expected.sites[0].moments.m2)
     loader = DataLoader([{"pixel_values": image} for image in images(20)], batch_size=8)  # type: ignore[arg-type]
     assert collect_statistics(vit, loader, DIAGONAL, limit=11).images == 11
+
+
+@pytest.mark.parametrize("requires", [DIAGONAL, METRIC], ids=["diagonal", "metric"])
+def test_a_limit_cuts_images_that_are_token_ids(requires: Requirements) -> None:
+    family = BY_NAME["ImageGPTModel"]
+    model, one, two = family.build(), family.batch(2), family.batch(2, 0, 2)
+    limited = collect_statistics(model, [one, two], requires, limit=3)
+    expected = collect_statistics(model, [one, family.batch(1, 0, 2)], requires)
+    assert limited.images == 3
+    assert limited.sites[0].moments.count == 3 * one["input_ids"].shape[1]
+    assert torch.equal(limited.sites[0].moments.m2, expected.sites[0].moments.m2)
 
 
 def test_progress_reports_finished_and_all_images(vit: Any, batches: Batches) -> None:

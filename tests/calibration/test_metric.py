@@ -1,6 +1,7 @@
 """The output metric against gradients taken image by image."""
 
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,9 +12,10 @@ from hf_vbp.adapters.registry import find_sites
 from hf_vbp.calibration.collect import collect_statistics
 from hf_vbp.calibration.hooked_model import draw_labels
 from hf_vbp.config.requirements import Requirements
-from hf_vbp.errors import ConfigurationError, NonFiniteError
+from hf_vbp.errors import ConfigurationError, NonFiniteError, UnsupportedModelError
 from tests.calibration.helpers import DIAGONAL, METRIC, images, in_batches
 from tests.conftest import make_model
+from tests.output_distance.tiny_models import clipseg
 
 
 def keep_output(outputs: list[torch.Tensor], module: Any, inputs: Any, output: torch.Tensor) -> None:
@@ -102,6 +104,43 @@ def test_the_metric_of_a_site_whose_output_is_not_used_is_zero(vit: Any) -> None
     # Nearly all of the 43 removed neurons.
     assert widths[2] < 8
     assert min(widths[:2]) > 44
+
+
+def test_a_tower_that_runs_without_gradients_is_refused_and_can_be_pruned_alone(tmp_path: Path) -> None:
+    model, inputs = clipseg()
+    batches = [inputs, {**inputs, "pixel_values": inputs["pixel_values"] + 0.5}]
+    flags = [parameter.requires_grad for parameter in model.parameters()]
+    reason = r"runs clip\.vision\S+ without gradients .*preset\('paper'\).*model\.clip\.vision_model,"
+    with pytest.raises(UnsupportedModelError, match=reason):
+        hf_vbp.prune(model, batches, hf_vbp.VBPConfig(ratio=0.3))
+    assert [parameter.requires_grad for parameter in model.parameters()] == flags
+    assert hf_vbp.prune(model, batches, hf_vbp.VBPConfig.preset("paper", ratio=0.3)).plan.ratio > 0.25
+    pixels = [{"pixel_values": batch["pixel_values"]} for batch in batches]
+    hf_vbp.prune(model.clip.vision_model, pixels, hf_vbp.VBPConfig(ratio=0.3, scope="layer"), inplace=True)
+    hf_vbp.save_checkpoint(model.eval(), tmp_path / "whole", verify=False)
+    loaded = hf_vbp.from_pretrained(tmp_path / "whole", auto_class=type(model)).eval()
+    with torch.no_grad():
+        assert torch.equal(loaded(**inputs).logits, model(**inputs).logits)
+
+
+@pytest.mark.parametrize("criterion", ["obs", "snip"])
+def test_some_or_all_sites_without_gradients_are_refused(vit: Any, criterion: str) -> None:
+    config = hf_vbp.VBPConfig(ratio=0.3, criterion=criterion)
+    layer, batches = vit.vit.layers[1], in_batches(images(3), 3)
+    forward, layer.forward = layer.forward, torch.no_grad()(layer.forward)
+    with pytest.raises(UnsupportedModelError, match=r"runs vit\.layers\.1\.mlp without gradients"):
+        hf_vbp.collect_statistics(vit, batches, config)
+    layer.forward = forward
+    vit.vit.layernorm.register_forward_hook(lambda module, inputs, output: output.detach())
+    with pytest.raises(UnsupportedModelError, match=r"No gradient of the output of ViTForImageClassification reaches"):
+        hf_vbp.collect_statistics(vit, batches, config)
+
+
+def test_images_that_are_not_finite_are_named_in_a_pass_with_gradients(vit: Any) -> None:
+    values = images(3)
+    values[1] = float("nan")
+    with pytest.raises(NonFiniteError, match="image 1 "):
+        collect_statistics(vit, in_batches(values, 3), METRIC)
 
 
 def test_labels_follow_the_prediction() -> None:

@@ -67,6 +67,12 @@ def test_frozen_models_and_a_limit_of_images(vit, batches):
     assert calls[-1] == (7, 7)
 
 
+def test_a_site_that_the_logits_do_not_use_has_no_saliency(vit, batches):
+    vit.vit.layers[2].mlp.register_forward_hook(lambda module, inputs, output: output.detach())
+    saliency = collect_saliency(vit, batches)
+    assert [bool(site.any()) for site in saliency] == [True, True, False]
+
+
 def test_snip_ranks_by_its_size(vit, batches):
     weights = [SiteWeights.of(site) for site in find_sites(vit)]
     statistics = collect_statistics(vit, batches, VBPConfig(criterion="snip", compensation="none"))

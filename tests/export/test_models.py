@@ -45,6 +45,13 @@ def opened(module: Any, batch: dict[str, Any], name: str, folder: Path) -> tuple
     return open_in_fresh_process(form, path, reference, folder), reference
 
 
+def test_the_answers_are_of_as_many_images_as_asked_for() -> None:
+    family = next(family for family in FAMILIES if family.name == "ImageGPTForImageClassification")
+    batches = [family.batch(2), family.batch(2, 0, 2)]
+    reference = reference_of(exported_module(family.build().eval()), batches, "made", limit=3)
+    assert {len(value) for value in (*reference.inputs.values(), *reference.outputs.values())} == {3}
+
+
 @pytest.mark.parametrize(
     "name", [name if name in IN_SUITE else pytest.param(name, marks=pytest.mark.slow) for name in OUTPUTS]
 )

@@ -40,6 +40,16 @@ def test_texts_are_kept_whole_and_masks_follow_their_images() -> None:
     assert count_images(part) == 2
 
 
+@pytest.mark.parametrize("key", ["input_ids", "input_values"])
+def test_a_mask_without_texts_belongs_to_the_images(key: str) -> None:
+    batch = {key: torch.arange(12).reshape(3, 4), "attention_mask": torch.arange(3)[:, None], "scale": torch.ones(4)}
+    part = take_images(batch, 1, 3)
+    assert part[key][:, 0].tolist() == [4, 8]
+    assert part["attention_mask"].flatten().tolist() == [1, 2]
+    assert len(part["scale"]) == 4
+    assert count_images(part) == 2
+
+
 def test_packed_patches_are_counted_by_their_grids() -> None:
     grid = torch.tensor([[1, 2, 2], [1, 2, 4], [1, 1, 3]])
     batch = {"hidden_states": torch.arange(15.0)[:, None], "grid_thw": grid}

@@ -51,6 +51,51 @@ def test_rows_are_those_of_single_prunes(name: str) -> None:
     assert all(value is not None and value < 0 for value in distances[1:])
 
 
+class Again:
+    """Batches that can be iterated again, in an order of the global generator; counts how often they are."""
+
+    def __init__(self, batches: Any) -> None:
+        self.batches, self.times = batches, 0
+
+    def __iter__(self) -> Any:
+        self.times += 1
+        yield from (self.batches[index] for index in torch.randperm(len(self.batches)))
+
+
+def no_pass(*args: Any, **options: Any) -> Any:
+    raise AssertionError("the calibration images were read")
+
+
+def test_labels_of_data_that_can_be_iterated_again_are_found_before_the_pass(
+    batches: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backbone, classifier = make_model("vit-backbone"), make_model("vit")
+    unlabelled = [{"pixel_values": batch["pixel_values"]} for batch in batches]
+    wrong = [{**batch, "labels": batch["labels"].float()} for batch in batches]
+    for module in ("prune", "sweep"):
+        monkeypatch.setattr(f"hf_vbp.workflow.{module}.collect_statistics", no_pass)
+    for model, eval_data, reason in (
+        (backbone, batches, "labelled images as a bank"),
+        (classifier, wrong, "labels of a batch are"),
+    ):
+        with pytest.raises((ConfigurationError, LabelError), match=reason):
+            hf_vbp.prune(model, unlabelled, VBPConfig(ratio=0.3), eval_data=Again(eval_data))
+        with pytest.raises((ConfigurationError, LabelError), match=reason):
+            hf_vbp.sweep(model, unlabelled, ratios=RATIOS, eval_data=Again(eval_data))
+
+
+def test_data_that_can_be_iterated_again_give_the_figures_of_a_list(batches: Any) -> None:
+    backbone = make_model("vit-backbone")
+    state = torch.get_rng_state()
+    expected = hf_vbp.prune(backbone, batches, VBPConfig(ratio=0.3), eval_data=batches).results["evaluation"]
+    again = Again(batches)
+    torch.set_rng_state(state)
+    found = hf_vbp.prune(backbone, batches, VBPConfig(ratio=0.3), eval_data=again).results["evaluation"]
+    assert again.times == 2
+    assert found["pruned"]["images"] == expected["pruned"]["images"]
+    assert found["pruned"]["knn"] == expected["pruned"]["knn"]
+
+
 def test_a_backbone_is_compared_by_its_neighbors(batches: Any) -> None:
     backbone = make_model("vit-backbone")
     rows = hf_vbp.sweep(backbone, batches, ratios=RATIOS, eval_data=batches)
