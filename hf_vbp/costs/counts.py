@@ -13,6 +13,7 @@ from hf_vbp.costs.shape_pass import CPU, ShapePass, reads_values
 from hf_vbp.errors import UnsupportedModelError
 from hf_vbp.inputs.batch import describe_inputs, model_inputs
 from hf_vbp.inputs.example import example_batch
+from hf_vbp.modeling.shared_copy import isolated
 
 _FAILURES = (RuntimeError, ValueError, TypeError, LookupError, AttributeError, AssertionError)
 
@@ -121,7 +122,7 @@ def _flops(model: nn.Module, batch: Mapping[str, Any] | None) -> FlopCounterMode
 def _counted(model: nn.Module, tensors: dict[str, Tensor], inputs: dict[str, Any]) -> FlopCounterMode:
     counter = FlopCounterMode(display=False)
     # The counter knows the two products of the attention, but not the fused kernel of the CPU.
-    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter:
+    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), isolated(model), counter:
         torch.func.functional_call(model, tensors, kwargs=inputs, tie_weights=True)
     return counter
 

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 ModelT = TypeVar("ModelT", bound=nn.Module)
+_REGISTERED = ("_parameters", "_buffers", "_modules")
 
 
 def copy_sharing_tensors(model: ModelT, replaced: Mapping[int, object] | None = None) -> ModelT:
@@ -66,7 +67,7 @@ def without_graphs(model: nn.Module) -> Iterator[None]:
     for module in model.modules():
         own = vars(module)
         for name, value in list(own.items()):
-            if name not in ("_parameters", "_buffers", "_modules"):
+            if name not in _REGISTERED:
                 detached = _detached(value)
                 if detached is not value:
                     before.append((own, name, value))
@@ -76,6 +77,35 @@ def without_graphs(model: nn.Module) -> Iterator[None]:
     finally:
         for own, name, value in before:
             own[name] = value
+
+
+@contextmanager
+def isolated(model: nn.Module) -> Iterator[None]:
+    """Undo at the end what a pass leaves in the modules, except in parameters and buffers; start without graphs.
+
+    For passes whose tensors have no values, and would be found in the model by the next pass.
+
+    Args:
+        model: Any model.
+    """
+    before = [(vars(module), dict(vars(module))) for module in model.modules()]
+    for own, attributes in before:
+        own.update({name: _copied(value) for name, value in attributes.items() if name not in _REGISTERED})
+    try:
+        yield
+    finally:
+        for own, attributes in before:
+            own.clear()
+            own.update(attributes)
+
+
+def _copied(value: Any) -> Any:
+    """Return a value in which a pass may store tensors: containers are copied, and tensors have no graph."""
+    if type(value) is dict:
+        return {key: _copied(one) for key, one in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(_copied(one) for one in value)
+    return _detached(value)
 
 
 def _detached(value: Any) -> Any:

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import hf_vbp
+from hf_vbp.costs.counts import count_macs
 from hf_vbp.costs.latency import LatencyOptions, measure_latency
 from hf_vbp.distillation.teacher import Teacher
 from hf_vbp.modeling.shared_copy import copy_model
@@ -76,6 +77,23 @@ def test_copies_in_another_dtype() -> None:
     (row,) = measure_latency({"dense": model}, options, inputs=FAMILY.batch(1))
     assert row["dtype"] == "bfloat16"
     assert all(value.dtype == torch.float32 for cache in caches(model) for value in cache.values())
+
+
+@pytest.mark.parametrize("used", [False, True])
+def test_counting_leaves_nothing_in_the_model(used: bool) -> None:
+    """The pass that counts has tensors without values, which the next pass would find."""
+    model = make(used=used)
+    kept = [dict(cache) for cache in caches(model)]
+    attributes = [dict(vars(module)) for module in model.modules()]
+    assert count_macs(model) > 0
+    for module, before in zip(model.modules(), attributes, strict=True):
+        assert vars(module).keys() == before.keys()
+        assert all(vars(module)[name] is value for name, value in before.items())
+    for cache, before in zip(caches(model), kept, strict=True):
+        assert cache.keys() == before.keys()
+        assert all(cache[key] is value for key, value in before.items())
+    with torch.no_grad():
+        assert model(**BATCHES[0]).logits.isfinite().all()
 
 
 def test_graphs_in_containers_are_left_out() -> None:
