@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from hf_vbp.calibration.feed import Feed, LocalBatch, check_order, images_in, local_batch, look_by_iteration
+from hf_vbp.inputs.mixed_batch import each_batch, parts_of
 
 
 class ReadingFeed(Feed):
@@ -17,14 +18,14 @@ class ReadingFeed(Feed):
     def look(self) -> tuple[Any, Iterator[Any] | None]:
         """Return the first batch; see :meth:`Feed.look`. That of a sequence is taken by index."""
         if isinstance(self.dataloader, Sequence):
-            return (self.dataloader[0] if len(self.dataloader) else None), None
-        return look_by_iteration(self.dataloader)
+            return (parts_of(self.dataloader[0])[0] if len(self.dataloader) else None), None
+        return look_by_iteration(each_batch(self.dataloader))
 
     def batches(self, skip: int = 0, order: str | None = None) -> Iterator[LocalBatch]:
         """Return the batches of this process; see :meth:`Feed.batches`."""
         digest = hashlib.sha256()
         start, taken = 0, 0
-        for number, batch in enumerate(self.opened(self.dataloader)):
+        for number, batch in enumerate(each_batch(self.opened(self.dataloader))):
             images = images_in(batch)
             if self.limit is not None:
                 images = min(images, self.limit - start)
@@ -53,14 +54,14 @@ class OwnBatchesFeed(Feed):
 
     def look(self) -> tuple[Any, Iterator[Any] | None]:
         """Return the first batch of this process; see :meth:`Feed.look`."""
-        return look_by_iteration(self.dataloader)
+        return look_by_iteration(each_batch(self.dataloader))
 
     def batches(self, skip: int = 0, order: str | None = None) -> Iterator[LocalBatch]:
         """Return the batches of this process; see :meth:`Feed.batches`."""
         digest = hashlib.sha256()
         done = 0
         with _iterating(self.dataloader, self.opened) as batches:
-            for taken, batch in enumerate(batches, start=1):
+            for taken, batch in enumerate(each_batch(batches), start=1):
                 indices, done = self._share(images_in(batch), done)
                 local = local_batch(batch, len(indices), indices, digest)
                 del batch
