@@ -27,10 +27,10 @@ criterion runs with every compensation for one class per layout.
 - **MLPs**: number of MLPs in the tiny model, and their layout: up projections, modules with one entry per neuron, down
   projection, and a BatchNorm behind it. Linear layers with biases, unless stated otherwise.
 - **Of parameters**, **of MACs**: share of the hidden neurons of these MLPs, the most that pruning can remove, in the
-  default config of the class in transformers VERSION, built on the meta device by
+  default config of the class in transformers VERSION, built without weights by
   `python scripts/measure_shares.py`; of the vision tower, where the class takes texts too. `hf-vbp inspect MODEL`
-  prints those of a checkpoint. Empty: a variant of another config, a default config that cannot be built or has no
-  MLP, or (MACs) a forward pass that reads values, which the meta device does not have.
+  prints those of a checkpoint. Empty: a variant of another config, or a default config that cannot be built or has no
+  MLP.
 - **Loads by**: `import hf_vbp` and the class, and remote code (`trust_remote_code=True` with an auto class, hf_vbp not
   installed). *Class*: only with `import hf_vbp` and the class itself, because no auto class of transformers that opens
   a folder lists it.

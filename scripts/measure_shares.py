@@ -15,8 +15,8 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
 from hf_vbp.adapters.prepared import prepare_structure  # noqa: E402
-from hf_vbp.costs.widths import costs_without_macs, width_costs  # noqa: E402
 from hf_vbp.errors import UnsupportedModelError  # noqa: E402
+from hf_vbp.workflow.inspect import inspect_model  # noqa: E402
 from tests.families.contract import PRUNED  # noqa: E402
 from tests.families.family import Family  # noqa: E402
 from tests.families.running import model_of  # noqa: E402
@@ -25,7 +25,7 @@ FILE = ROOT / "tests" / "families" / "shares.json"
 
 
 def share_of(family: Family) -> dict[str, Any] | None:
-    """Return the shares of a class in its default config, of MACs where its forward pass reads no values.
+    """Return the shares of a class in its default config.
 
     None for variants, and where the default config cannot be built or has no MLP that can be pruned.
     """
@@ -37,16 +37,13 @@ def share_of(family: Family) -> dict[str, Any] | None:
             prepared = prepare_structure(type(tiny)(type(tiny.config)()).to("meta"))
     except (UnsupportedModelError, ImportError, TypeError, ValueError):
         return None
-    try:
-        costs = width_costs(prepared)
-    except UnsupportedModelError:
-        costs = costs_without_macs(prepared)
+    found = inspect_model(prepared)
+    if "macs_not_counted" in found:
+        print(f"{family.name}: MACs not counted: {found['macs_not_counted']}.")
     return {
-        key: round(
-            sum(w * one[key] for w, one in zip(costs.widths, costs.per_neuron, strict=True)) / costs.dense[key], 4
-        )
+        key: round(sum(site[key] for site in found["sites"]), 4)
         for key in ("parameters", "macs")
-        if key in costs.dense
+        if found[key] is not None
     }
 
 

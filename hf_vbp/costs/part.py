@@ -9,6 +9,7 @@ from hf_vbp.inputs.batch import forward_names
 
 _TEXTS = "input_ids"
 _IMAGES = {"pixel_values", "pixel_values_videos"}
+_PACKED_PATCHES = {"hidden_states", "grid_thw"}
 
 
 def counted_part(model: nn.Module, sites: Sequence[MLPSite]) -> str:
@@ -31,6 +32,6 @@ def counted_part(model: nn.Module, sites: Sequence[MLPSite]) -> str:
         if not all(other.startswith(f"{name}.") for other in others):
             break
         names = forward_names(model.get_submodule(name))
-        if _IMAGES & names and _TEXTS not in names:
+        if (_IMAGES & names or names >= _PACKED_PATCHES) and _TEXTS not in names:
             return name
     return ""

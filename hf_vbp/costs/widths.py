@@ -9,7 +9,7 @@ import torch
 
 from hf_vbp.adapters.base import MLPSite
 from hf_vbp.adapters.prepared import PreparedModel
-from hf_vbp.costs.counts import count_bytes, count_parameters, describe_cost
+from hf_vbp.costs.counts import count_bytes, count_parameters, describe_cost, module_to_run
 from hf_vbp.costs.part import counted_part
 from hf_vbp.modeling.shared_copy import copy_sharing_tensors
 from hf_vbp.token_merging.merge_tokens import merge_tokens
@@ -51,14 +51,15 @@ class WidthCosts:
 
 
 def width_costs(prepared: PreparedModel, merged_tokens: Sequence[int] = ()) -> WidthCosts:
-    """Return the closed form of a model's cost, from one forward pass without data on the meta device.
+    """Return the closed form of a model's cost, from one forward pass that computes shapes only.
 
     Args:
         prepared: The dense model; the batch that verified it gives the size of the images.
         merged_tokens: Tokens merged before each block; the cost with all neurons is then that of the merged model.
 
     Raises:
-        UnsupportedModelError: The model is not verified, and cannot be.
+        MissingValuesError: The model has no weights, and its forward pass reads values.
+        UnsupportedModelError: The model is not verified, and cannot be, or its forward pass fails.
     """
     key = ("width_costs", tuple(merged_tokens))
     if key not in prepared.costs:
@@ -96,8 +97,9 @@ def _measured(prepared: PreparedModel, merged_tokens: tuple[int, ...]) -> WidthC
         model.get_submodule(site.layout.down).register_forward_pre_hook(partial(_count_tokens, tokens, site))
         for site in prepared.sites
     ]
-    # A pass that fails on the meta device is repeated with values; its tokens count once.
-    handles.append(model.register_forward_pre_hook(lambda *_: tokens.__setitem__(slice(None), [0] * len(tokens))))
+    # A pass that needs values is repeated with them; its tokens count once.
+    root = module_to_run(model, inputs, part)
+    handles.append(root.register_forward_pre_hook(lambda *_: tokens.__setitem__(slice(None), [0] * len(tokens))))
     try:
         dense = describe_cost(model, inputs, part)
     finally:

@@ -26,31 +26,34 @@ _TEXTS = "input_ids"
 _SHARED = ("input_ids", "attention_mask", "token_type_ids", "position_ids")
 
 
-def model_inputs(model: nn.Module, batch: Mapping[str, Any]) -> dict[str, Any]:
+def model_inputs(model: nn.Module, batch: Mapping[str, Any], device: torch.device | None = None) -> dict[str, Any]:
     """Return the entries of a batch that the forward pass of a model takes, on its device and in its dtype.
 
     Args:
         model: A model of transformers.
         batch: What the processor or the collator made. Labels, and keys that the forward pass does not have, are
             left out. Lists of equal tensors are stacked.
+        device: Device of the tensors; by default that of the model.
 
     Raises:
         DataError: None of the entries is an input of the model, or a list has tensors of several shapes.
     """
     parameter = next(p for p in model.parameters() if p.is_floating_point())
-    names = forward_names(model)
-    inputs = {key: _on(value, parameter) for key, value in batch.items() if key in names and "label" not in key}
+    names, device = forward_names(model), device or parameter.device
+    inputs = {
+        key: _on(value, device, parameter.dtype) for key, value in batch.items() if key in names and "label" not in key
+    }
     if not inputs:
         raise DataError(
             f"{type(model).__name__} takes {', '.join(sorted(names))}, but a batch holds "
             f"{', '.join(map(str, batch)) or 'nothing'}. Make the batches with the processor of the model."
         )
     if "noise" in names and inputs.get("noise") is None:
-        inputs["noise"] = _masking_noise(model, inputs, parameter)
+        inputs["noise"] = _masking_noise(model, inputs).to(device, parameter.dtype)
     return inputs
 
 
-def _masking_noise(model: Any, inputs: Mapping[str, Any], parameter: Tensor) -> Tensor:
+def _masking_noise(model: Any, inputs: Mapping[str, Any]) -> Tensor:
     """Return noise by which a model with random masking (ViTMAE) masks the same patches of every image."""
     size = inputs[main_input(inputs, model)].shape[-2:]
     # The masked units are patches, in Hiera groups of patches.
@@ -62,8 +65,7 @@ def _masking_noise(model: Any, inputs: Mapping[str, Any], parameter: Tensor) -> 
         strides = [config.patch_size] * 2
     patches = math.prod(pixels // stride for pixels, stride in zip(size, strides, strict=True))
     order: Tensor = torch.randperm(patches, generator=torch.Generator().manual_seed(0)) / patches
-    noise: Tensor = order.to(parameter.device, parameter.dtype)
-    return noise.expand(count_images(inputs, model), -1)
+    return order.expand(count_images(inputs, model), -1)
 
 
 def forward_names(model: nn.Module) -> set[str]:
@@ -72,11 +74,11 @@ def forward_names(model: nn.Module) -> set[str]:
     return {name for name, one in signature.parameters.items() if one.kind is not one.VAR_KEYWORD} - {"self"}
 
 
-def _on(value: Any, parameter: Tensor) -> Any:
+def _on(value: Any, device: torch.device, dtype: torch.dtype) -> Any:
     value = stacked(value)
     if not isinstance(value, Tensor):
         return value
-    return value.to(parameter.device, parameter.dtype if value.is_floating_point() else value.dtype)
+    return value.to(device, dtype if value.is_floating_point() else value.dtype)
 
 
 def stacked(value: Any) -> Any:

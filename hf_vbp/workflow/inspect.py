@@ -1,24 +1,29 @@
 """The MLPs of a model and the smallest sizes that it can have, before any statistics are gathered."""
 
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
+from torch import nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from hf_vbp._progress import one_line
 from hf_vbp.adapters.prepared import PreparedModel, prepare, prepare_structure
 from hf_vbp.adapters.registry import left_out_of
 from hf_vbp.checkpoint.transformers_patch import patched
 from hf_vbp.config.limits import Limits
+from hf_vbp.costs.counts import MissingValuesError
 from hf_vbp.costs.widths import WidthCosts, costs_without_macs, width_costs
-from hf_vbp.errors import UnsupportedModelError
 from hf_vbp.pruning.budget_cost import narrowest_widths
 from hf_vbp.pruning.levers import macs_share, most_tokens
 from hf_vbp.token_merging.support import why_not_mergeable
 
-_MOST_RANDOM_PARAMETERS = 200_000_000
-"""Parameters of the largest model that gets random weights to count its MACs: 0.8 GB in float32."""
+_LARGEST_PARAMETER = 2**30
+"""Numbers in the largest parameter that a constructor may make before it is discarded: 4 GB in float32."""
 
 
 @dataclass(frozen=True)
@@ -99,25 +104,32 @@ def inspect_model(model: Any | PreparedModel, limits: Limits | None = None) -> d
 def _costs(prepared: PreparedModel) -> tuple[WidthCosts, PreparedModel | None, str | None]:
     """Return the costs, the model whose MACs were counted, and the reason where there is none.
 
-    Some forward passes read values, which a model on the meta device does not have. A small model is then built again
-    with random weights.
+    Some forward passes read buffers, whose values a model on the meta device does not have. Such a model is built
+    again with the values of its buffers, still without weights.
     """
     try:
         return width_costs(prepared), prepared, None
-    except UnsupportedModelError as error:
-        if not _lacks_values(prepared, error):
+    except MissingValuesError as error:
+        if not all(parameter.is_meta for parameter in prepared.model.parameters()):
             raise
         cause = one_line(error.__cause__ or error)
-    costs = costs_without_macs(prepared)
-    if costs.dense["parameters"] > _MOST_RANDOM_PARAMETERS:
+    costs, name = costs_without_macs(prepared), type(prepared.model).__name__
+    largest = max(parameter.numel() for parameter in prepared.model.parameters())
+    advice = "Load the model, and call hf_vbp.workflow.inspect.inspect_model(model)"
+    if largest > _LARGEST_PARAMETER:
         reason = (
-            f"the forward pass of {type(prepared.model).__name__} needs the values of weights or inputs ({cause}), "
-            f"and the model has more than {_MOST_RANDOM_PARAMETERS:,} parameters, too many for random ones"
+            f"the forward pass of {name} reads values ({cause}), and one of its parameters has {largest:,} numbers; "
+            f"up to {_LARGEST_PARAMETER:,} can be made without weights. {advice}"
         )
         return costs, None, reason
-    counted = prepare_structure(_with_random_weights(prepared.model))
-    found = width_costs(counted)
-    # Parameters and bytes are those of the dtype of the config, the random weights are in float32.
+    counted = prepare_structure(_with_buffers(prepared.model))
+    try:
+        found = width_costs(counted)
+    except MissingValuesError as error:
+        cause = one_line(error.__cause__ or error)
+        reason = f"the forward pass of {name} reads values that are computed from its weights ({cause}). {advice}"
+        return costs, None, reason
+    # Parameters and bytes are those of the dtype of the config, the second model is in float32.
     per_neuron = tuple(
         {**own, "macs": other["macs"]} for own, other in zip(costs.per_neuron, found.per_neuron, strict=True)
     )
@@ -125,12 +137,26 @@ def _costs(prepared: PreparedModel) -> tuple[WidthCosts, PreparedModel | None, s
     return replace(found, dense=dense, per_neuron=per_neuron), counted, None
 
 
-def _lacks_values(prepared: PreparedModel, error: UnsupportedModelError) -> bool:
-    on_meta = any(parameter.is_meta for parameter in prepared.model.parameters())
-    return on_meta and "meta" in str(error.__cause__).lower()
-
-
-def _with_random_weights(model: Any) -> Any:
-    with patched(), torch.random.fork_rng(devices=[]):
+def _with_buffers(model: Any) -> Any:
+    with patched(), torch.random.fork_rng(devices=[]), _parameters_on_meta():
         torch.manual_seed(0)
         return type(model)(deepcopy(model.config)).float().eval()
+
+
+@contextmanager
+def _parameters_on_meta() -> Iterator[None]:
+    """Discard the values of each parameter when a constructor in this thread registers it; tied ones remain tied."""
+    thread = threading.get_ident()
+
+    def discard(_: nn.Module, __: str, parameter: Any) -> Any:
+        if parameter is None or parameter.is_meta or threading.get_ident() != thread:
+            return None
+        return nn.Parameter(parameter.detach().to("meta"), requires_grad=parameter.requires_grad)
+
+    # The annotation of torch has no result, but a result replaces the parameter.
+    hook: Callable[..., Any] = discard
+    handle = register_module_parameter_registration_hook(hook)
+    try:
+        yield
+    finally:
+        handle.remove()

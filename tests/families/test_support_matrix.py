@@ -40,6 +40,7 @@ def test_every_class_has_its_shares_or_is_named_here() -> None:
     shares = json.loads((ROOT / "tests" / "families" / "shares.json").read_text(encoding="utf-8"))["shares"]
     page = (ROOT / "docs" / "support.md").read_text(encoding="utf-8")
     plain = {family.name for family in PRUNED if "-" not in family.name}
+    assert all(share.keys() == {"parameters", "macs"} for share in shares.values())
     assert plain - shares.keys() <= {
         "BeitForSemanticSegmentation",
         "ConvNextBackbone",
