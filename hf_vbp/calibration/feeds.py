@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from hf_vbp.calibration.feed import Feed, LocalBatch, check_order, images_in, local_batch, look_by_iteration
-from hf_vbp.inputs.mixed_batch import each_batch, parts_of
+from hf_vbp.errors import HfVbpError
+from hf_vbp.inputs.mixed_batch import MixedBatch, each_batch, parts_of
 
 
 class ReadingFeed(Feed):
@@ -98,6 +99,14 @@ class DispatchedFeed(OwnBatchesFeed):
         """True: every batch is a collective operation."""
         return True
 
+    def look(self) -> tuple[Any, Iterator[Any] | None]:
+        """Return the first batch of this process; see :meth:`Feed.look`."""
+        return look_by_iteration(each_batch(_ending_the_launch(self.dataloader)))
+
+    def opened(self, source: Any) -> Iterator[Any]:
+        """Return an iterator; see :meth:`Feed.opened`."""
+        return _ending_the_launch(super().opened(source))
+
     def _share(self, size: int, done: int) -> tuple[range, int]:
         loader: Any = self.dataloader
         read = int(loader.remainder) if loader.end_of_dataloader else size * self.processes.count
@@ -116,6 +125,31 @@ class OwnShardFeed(OwnBatchesFeed):
         step = self.processes.count
         stop = done + size * step
         return range(done + self.processes.index, self._stop(stop), step), stop
+
+
+def _ending_the_launch(batches: Iterable[Any]) -> Iterator[Any]:
+    """Iterate over batches that process 0 reads for all.
+
+    The others wait for its next batch, not for its error: an error of this package, which is exchanged, would leave
+    them waiting.
+
+    Raises:
+        RuntimeError: Process 0 cannot read a batch, or batches of several shapes cannot be joined.
+    """
+    try:
+        yield from batches
+    except HfVbpError as error:
+        raise RuntimeError(
+            f"Process 0 cannot send the next images to the others: {error} A launch ends here, since they wait. Pass "
+            "the data loader from before accelerator.prepare, which every process reads."
+        ) from error
+    except TypeError as error:
+        if MixedBatch.__name__ not in str(error):
+            raise
+        raise RuntimeError(
+            "Process 0 cannot send images of several shapes to the others. Pass the data loader from before "
+            "accelerator.prepare, which every process reads."
+        ) from error
 
 
 @contextmanager

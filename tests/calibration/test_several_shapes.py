@@ -2,15 +2,22 @@
 
 import copy
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from accelerate.utils import concatenate
 
 import hf_vbp
 from hf_vbp.calibration.collect import collect_statistics
+from hf_vbp.calibration.feeds import DispatchedFeed
+from hf_vbp.calibration.processes import Processes
 from hf_vbp.calibration.source import Source
 from hf_vbp.data.batches import make_loader
+from hf_vbp.data.decoding import UnreadableImageError
+from hf_vbp.errors import HfVbpError
+from hf_vbp.inputs.mixed_batch import MixedBatch
 from hf_vbp.statistics.activation_statistics import ActivationStatistics
 from tests.calibration.helpers import EVERYTHING, METRIC, images
 from tests.calibration.test_processes import assert_close
@@ -70,6 +77,28 @@ def test_every_image_has_its_own_number(kind: str) -> None:
     expected: list[int] = []
     Source.of(one_by_one()).open(11).walk(lambda batch: expected.extend(batch.hashes))
     assert hashes == expected
+
+
+@pytest.mark.parametrize("batches", [[dict, MixedBatch], [MixedBatch, MixedBatch], [UnreadableImageError]])
+@pytest.mark.parametrize("step", ["look", "batches"])
+def test_what_one_process_cannot_send_ends_the_launch(batches: list[Any], step: str) -> None:
+    """An error of this package would be exchanged, while the other processes wait for a batch."""
+    image = {"pixel_values": torch.zeros(1, 3, 32, 32)}
+    made = {dict: image, MixedBatch: MixedBatch([image, {"pixel_values": torch.zeros(1, 3, 32, 16)}])}
+
+    class Dispatcher(list):  # type: ignore[type-arg]
+        gradient_state = SimpleNamespace(dataloader_references=[])
+
+        def __iter__(self) -> Any:
+            if self[0] is UnreadableImageError:
+                raise UnreadableImageError("3.png cannot be read.")
+            # As the process does that reads the batches of two.
+            yield concatenate([made[kind] for kind in list.__iter__(self)])
+
+    feed = DispatchedFeed(Dispatcher(batches), Processes(0, 2, torch.device("cpu")))
+    with pytest.raises(RuntimeError, match=r"Process 0 cannot send .*before accelerator\.prepare") as caught:
+        next(feed.batches()) if step == "batches" else feed.look()
+    assert not isinstance(caught.value, HfVbpError)
 
 
 @pytest.mark.parametrize("limit", [1, 2, 7])
