@@ -42,6 +42,7 @@ class LocalBatch:
         hashes: A 64-bit hash of each image.
         order: Digest of everything that was read so far; two different orders have different digests.
         labels: ``(images,)`` where the batch has labels, otherwise ``None``.
+        last: Whether it ends a batch of the loader; False where images of another shape of the same batch follow.
     """
 
     inputs: dict[str, Any]
@@ -49,6 +50,7 @@ class LocalBatch:
     hashes: list[int]
     order: str
     labels: Any = None
+    last: bool = True
 
 
 class Feed(ABC):

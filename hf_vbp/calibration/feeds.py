@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from hf_vbp.calibration.feed import Feed, LocalBatch, check_order, images_in, local_batch, look_by_iteration
+from hf_vbp.errors import HfVbpError
+from hf_vbp.inputs.mixed_batch import MixedBatch, each_batch, parts_of
 
 
 class ReadingFeed(Feed):
@@ -17,14 +19,14 @@ class ReadingFeed(Feed):
     def look(self) -> tuple[Any, Iterator[Any] | None]:
         """Return the first batch; see :meth:`Feed.look`. That of a sequence is taken by index."""
         if isinstance(self.dataloader, Sequence):
-            return (self.dataloader[0] if len(self.dataloader) else None), None
-        return look_by_iteration(self.dataloader)
+            return (parts_of(self.dataloader[0])[0] if len(self.dataloader) else None), None
+        return look_by_iteration(each_batch(self.dataloader))
 
     def batches(self, skip: int = 0, order: str | None = None) -> Iterator[LocalBatch]:
         """Return the batches of this process; see :meth:`Feed.batches`."""
         digest = hashlib.sha256()
         start, taken = 0, 0
-        for number, batch in enumerate(self.opened(self.dataloader)):
+        for number, batch in enumerate(each_batch(self.opened(self.dataloader))):
             images = images_in(batch)
             if self.limit is not None:
                 images = min(images, self.limit - start)
@@ -53,14 +55,14 @@ class OwnBatchesFeed(Feed):
 
     def look(self) -> tuple[Any, Iterator[Any] | None]:
         """Return the first batch of this process; see :meth:`Feed.look`."""
-        return look_by_iteration(self.dataloader)
+        return look_by_iteration(each_batch(self.dataloader))
 
     def batches(self, skip: int = 0, order: str | None = None) -> Iterator[LocalBatch]:
         """Return the batches of this process; see :meth:`Feed.batches`."""
         digest = hashlib.sha256()
         done = 0
         with _iterating(self.dataloader, self.opened) as batches:
-            for taken, batch in enumerate(batches, start=1):
+            for taken, batch in enumerate(each_batch(batches), start=1):
                 indices, done = self._share(images_in(batch), done)
                 local = local_batch(batch, len(indices), indices, digest)
                 del batch
@@ -97,6 +99,14 @@ class DispatchedFeed(OwnBatchesFeed):
         """True: every batch is a collective operation."""
         return True
 
+    def look(self) -> tuple[Any, Iterator[Any] | None]:
+        """Return the first batch of this process; see :meth:`Feed.look`."""
+        return look_by_iteration(each_batch(_ending_the_launch(self.dataloader)))
+
+    def opened(self, source: Any) -> Iterator[Any]:
+        """Return an iterator; see :meth:`Feed.opened`."""
+        return _ending_the_launch(super().opened(source))
+
     def _share(self, size: int, done: int) -> tuple[range, int]:
         loader: Any = self.dataloader
         read = int(loader.remainder) if loader.end_of_dataloader else size * self.processes.count
@@ -115,6 +125,31 @@ class OwnShardFeed(OwnBatchesFeed):
         step = self.processes.count
         stop = done + size * step
         return range(done + self.processes.index, self._stop(stop), step), stop
+
+
+def _ending_the_launch(batches: Iterable[Any]) -> Iterator[Any]:
+    """Iterate over batches that process 0 reads for all.
+
+    The others wait for its next batch, not for its error: an error of this package, which is exchanged, would leave
+    them waiting.
+
+    Raises:
+        RuntimeError: Process 0 cannot read a batch, or batches of several shapes cannot be joined.
+    """
+    try:
+        yield from batches
+    except HfVbpError as error:
+        raise RuntimeError(
+            f"Process 0 cannot send the next images to the others: {error} A launch ends here, since they wait. Pass "
+            "the data loader from before accelerator.prepare, which every process reads."
+        ) from error
+    except TypeError as error:
+        if MixedBatch.__name__ not in str(error):
+            raise
+        raise RuntimeError(
+            "Process 0 cannot send images of several shapes to the others. Pass the data loader from before "
+            "accelerator.prepare, which every process reads."
+        ) from error
 
 
 @contextmanager

@@ -216,11 +216,12 @@ class _Pass:
             if batch.hashes:
                 self.model.run(batch.inputs, batch.indices)
                 done = max(done, batch.indices[-1] + 1)
-            position.batches += 1
+            # A pass continues after a whole batch of the loader.
+            position.batches += batch.last
             position.images += len(batch.hashes)
             position.order = batch.order
             position.sketch.update(batch.hashes)
-            if self.state is not None and position.batches % self.resume_every == 0:
+            if self.state is not None and batch.last and position.batches % self.resume_every == 0:
                 self.state.save(self.accumulators, position)
             if self.progress is not None:
                 self.progress(done, feed.total)

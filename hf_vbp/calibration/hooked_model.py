@@ -12,6 +12,7 @@ from torch import nn
 
 from hf_vbp.calibration.cotangents import scalar_of
 from hf_vbp.calibration.gradients import check_gradients, frozen, no_gradients
+from hf_vbp.calibration.padded_pixels import patch_sizes
 from hf_vbp.calibration.site_accumulator import SiteAccumulator, half_spans
 from hf_vbp.calibration.tokens import Tokens, tokens_of
 from hf_vbp.errors import ConfigurationError, NonFiniteError
@@ -51,6 +52,7 @@ class HookedModel:
         self.scale = HALF_PRECISION_SCALE if self.dtype == torch.float16 and seed is not None else 1.0
         self.indices = range(0)
         self.spans: list[tuple[int, int, int]] = []
+        self._patches = patch_sizes(getattr(model, "config", None))
         self._inputs: dict[str, Any] = {}
         # Not while a batch is run again for the cause of an error.
         self._needs_gradients = False
@@ -85,7 +87,8 @@ class HookedModel:
         Raises:
             NonFiniteError: The pixels of an image, the activations of a site or its gradients are not finite; names
                 the image and the site.
-            StatisticsError: The first dimension of the activations of a site is not the images.
+            StatisticsError: The first dimension of the activations of a site is not the images, or padded pixels
+                cannot be assigned to its tokens.
             ConfigurationError: The output metric was requested, but the model predicts no labels.
             UnsupportedModelError: The output metric was requested, but the model runs a site without gradients.
         """
@@ -184,7 +187,7 @@ class HookedModel:
 
     def _by_image(self, values: torch.Tensor, accumulator: SiteAccumulator) -> Tokens:
         site = accumulator.site
-        return tokens_of(site.by_neuron(values), self._inputs, len(self.indices), site.name)
+        return tokens_of(site.by_neuron(values), self._inputs, len(self.indices), site.name, self._patches)
 
     def _check_finite(self) -> None:
         # Every accumulator is read, so that none keeps its findings for the next batch.

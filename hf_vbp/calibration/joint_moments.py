@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from hf_vbp.adapters.base import MLPSite
 from hf_vbp.adapters.prepared import PreparedModel
 from hf_vbp.calibration.feed import LocalBatch
+from hf_vbp.calibration.padded_pixels import patch_sizes
 from hf_vbp.calibration.source import Source
 from hf_vbp.calibration.tokens import tokens_of
 from hf_vbp.errors import DataError
@@ -53,6 +54,7 @@ def collect_joint_moments(
     source = Source.of(data, accelerator)
     processes, feed = source.processes, source.open(limit)
     sums: dict[int, JointMoments] = {}
+    patches = patch_sizes(dense.model.config)
     with own_precision(dense.model, pruned), eval_mode(dense.model), eval_mode(pruned), _Taps(pairs) as taps:
 
         def work(batch: LocalBatch) -> None:
@@ -63,7 +65,8 @@ def collect_joint_moments(
                 dense.model(**inputs)
                 pruned(**inputs)
             for site, hidden, output in taps.take():
-                rows = [tokens_of(values, inputs, len(batch.hashes), site.name).rows() for values in (hidden, output)]
+                images = len(batch.hashes)
+                rows = [tokens_of(values, inputs, images, site.name, patches).rows() for values in (hidden, output)]
                 found = JointMoments.of(*rows)
                 sums[site.index] = sums[site.index].merge(found) if site.index in sums else found
 

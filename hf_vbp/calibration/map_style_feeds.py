@@ -26,6 +26,7 @@ from hf_vbp.calibration.feed import (
 )
 from hf_vbp.calibration.processes import Processes
 from hf_vbp.errors import ConfigurationError
+from hf_vbp.inputs.mixed_batch import parts_of
 
 # Items of a data set that a look takes: more than one, since a collation may drop bad images.
 _LOOKED_AT = 4
@@ -108,7 +109,7 @@ class MapStyleFeed(Feed):
         workers = min(1, self.dataloader.num_workers)
         loader = self._loader([indices], num_workers=workers, generator=None, pin_memory=False)
         with _random_state_kept():
-            return next(iter(loader), None)
+            return next((parts_of(batch)[0] for batch in loader), None)
 
     def batches(self, skip: int = 0, order: str | None = None) -> Iterator[LocalBatch]:
         """Return the batches of this process; skipped ones are not loaded. See :meth:`Feed.batches`."""
@@ -116,14 +117,20 @@ class MapStyleFeed(Feed):
         loader = self._loader(chosen)
         with _same_shuffle(getattr(self.index_batches, "sampler", None), self.processes):
             for batch in loader:
-                indices, digest = chosen.queue.popleft()
-                images = images_in(batch)
-                # Fewer or more than requested: the collation dropped bad images or cut several crops.
-                indices = range(indices.start, indices.start + images * indices.step, indices.step)
-                local = LocalBatch(dict(batch), indices, hash_inputs(batch), digest, labels_of(batch, images))
+                requested, digest = chosen.queue.popleft()
+                start, parts = requested.start, deque(parts_of(batch))
                 del batch
-                yield local
-                del local
+                while parts:
+                    part = parts.popleft()
+                    images = images_in(part)
+                    # Fewer or more than requested: the collation dropped bad images or cut several crops.
+                    indices = range(start, start + images * requested.step, requested.step)
+                    start = indices.stop
+                    labels = labels_of(part, images)
+                    local = LocalBatch(dict(part), indices, hash_inputs(part), digest, labels, last=not parts)
+                    del part
+                    yield local
+                    del local
         self.final_order = chosen.final_order
 
     def _loader(self, chosen: Any, **changes: Any) -> DataLoader[Any]:

@@ -13,6 +13,7 @@ from hf_vbp.calibration.feeds import DispatchedFeed, OwnShardFeed, ReadingFeed
 from hf_vbp.calibration.map_style_feeds import open_map_style_feed
 from hf_vbp.calibration.processes import Processes
 from hf_vbp.errors import ConfigurationError
+from hf_vbp.inputs.mixed_batch import ImageLoader
 
 
 def open_feed(dataloader: Any, processes: Processes, limit: int | None) -> Feed:
@@ -38,10 +39,13 @@ def open_feed(dataloader: Any, processes: Processes, limit: int | None) -> Feed:
         return DispatchedFeed(dataloader, processes, limit)
     if isinstance(dataloader.dataset, IterableDatasetShard):
         return ReadingFeed(_unsharded(dataloader), processes, limit)
+    if isinstance(dataloader, DataLoaderDispatcher) and _streams_from_the_start(dataloader):
+        # One process has nothing to dispatch, and the dispatcher takes no batches of several shapes.
+        return ReadingFeed(_as_loader(dataloader, dataloader.dataset, dataloader), processes, limit)
     if isinstance(dataloader.dataset, IterableDataset):
         own_shard = processes.several and isinstance(dataloader, DataLoaderShard)
         return (OwnShardFeed if own_shard else ReadingFeed)(dataloader, processes, limit)
-    if type(dataloader) is DataLoader or isinstance(dataloader, DataLoaderShard):
+    if type(dataloader) in (DataLoader, ImageLoader) or isinstance(dataloader, DataLoaderShard):
         return open_map_style_feed(dataloader, processes, limit) or ReadingFeed(dataloader, processes, limit)
     if processes.several and hasattr(dataloader, "gradient_state"):
         raise ConfigurationError(
@@ -53,5 +57,13 @@ def open_feed(dataloader: Any, processes: Processes, limit: int | None) -> Feed:
 
 def _unsharded(dataloader: DataLoader[Any]) -> DataLoader[Any]:
     shard: Any = dataloader.dataset
-    size = shard.batch_size
-    return DataLoader(shard.dataset, batch_size=size, drop_last=shard.drop_last, **loader_settings(dataloader))
+    return _as_loader(dataloader, shard.dataset, shard)
+
+
+def _as_loader(dataloader: DataLoader[Any], dataset: Any, batches: Any) -> DataLoader[Any]:
+    settings = loader_settings(dataloader)
+    return DataLoader(dataset, batch_size=batches.batch_size, drop_last=batches.drop_last, **settings)
+
+
+def _streams_from_the_start(dataloader: DataLoaderDispatcher) -> bool:
+    return isinstance(dataloader.dataset, IterableDataset) and not dataloader.skip_batches

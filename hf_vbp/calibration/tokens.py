@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hf_vbp.calibration.padded_pixels import counted_tokens
 from hf_vbp.errors import StatisticsError
 from hf_vbp.inputs.batch import patches_by_image
 
@@ -38,7 +39,9 @@ class Tokens:
         return Tokens(values, self.mask)
 
 
-def tokens_of(values: Tensor, inputs: Mapping[str, Any], images: int, site: str) -> Tokens:
+def tokens_of(
+    values: Tensor, inputs: Mapping[str, Any], images: int, site: str, patch_sides: Sequence[int] = ()
+) -> Tokens:
     """Sort values by image.
 
     Args:
@@ -47,9 +50,10 @@ def tokens_of(values: Tensor, inputs: Mapping[str, Any], images: int, site: str)
         inputs: The inputs of the model, which may hold masks.
         images: Number of images.
         site: Name of the site, for the message.
+        patch_sides: The sides of the patches of the model, by which tokens are found in a mask of pixels.
 
     Raises:
-        StatisticsError: The first dimension is not the images.
+        StatisticsError: The first dimension is not the images, or padded pixels cannot be assigned to tokens.
     """
     patches = patches_by_image(inputs)
     if patches is not None and values.shape[0] == 1 and values.dim() == 3:
@@ -64,29 +68,30 @@ def tokens_of(values: Tensor, inputs: Mapping[str, Any], images: int, site: str)
             f"shape {tuple(values.shape)}. This model needs an adapter of its own."
         )
     by_image = values.reshape(images, -1, values.shape[-1])
-    return Tokens(by_image, _mask(inputs, by_image.shape[:2]))
+    return Tokens(by_image, _mask(inputs, by_image.shape[:2], len(values), site, patch_sides))
 
 
-def _mask(inputs: Mapping[str, Any], shape: Sequence[int]) -> Tensor | None:
+def _mask(
+    inputs: Mapping[str, Any], shape: Sequence[int], rows: int, site: str, patch_sides: Sequence[int]
+) -> Tensor | None:
     for key in _PATCH_MASKS:
         mask = inputs.get(key)
         if isinstance(mask, Tensor) and mask.dim() > 1 and tuple(mask.flatten(1).shape) == tuple(shape):
             return _unless_all(mask.flatten(1).bool())
     mask = inputs.get(_PIXEL_MASK)
-    if isinstance(mask, Tensor) and mask.dim() == 3 and mask.shape[0] == shape[0]:
-        return _of_pixels(mask, shape[1])
-    return None
-
-
-def _of_pixels(mask: Tensor, tokens: int) -> Tensor | None:
-    height, width = mask.shape[-2:]
-    for stride in (1, 2, 4, 8, 14, 16, 32, 64):
-        size = (-(-height // stride), -(-width // stride))
-        if size[0] * size[1] == tokens:
-            # As detectors do it: the nearest pixel of the mask.
-            small = torch.nn.functional.interpolate(mask[None].float(), size=size)[0]
-            return _unless_all(small.bool().flatten(1))
-    return None
+    if not isinstance(mask, Tensor) or bool(mask.all()):
+        return None
+    images, tokens = shape
+    # The tokens of windows are not in the order of the pixels.
+    fits = mask.dim() == 3 and len(mask) == images == rows
+    counted = counted_tokens(mask, tokens, patch_sides) if fits else None
+    if counted is None:
+        raise StatisticsError(
+            f"site {site}: pixel_mask {tuple(mask.shape)} has padded pixels, but the {tokens} tokens of an image are "
+            "not a grid of patches of it, so that padded tokens would count. Give each batch images of one shape, "
+            "which need no mask, as hf_vbp.load_images does, or leave pixel_mask out of the batches."
+        )
+    return _unless_all(counted)
 
 
 def _unless_all(mask: Tensor) -> Tensor | None:

@@ -1,16 +1,18 @@
 """Turn records into the batches of a ``DataLoader``."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import groupby
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_info
+from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
 from hf_vbp.data.decoding import BadImage, BadImageLog, UnreadableImageError, decode, reason
 from hf_vbp.data.label_table import LabelTable
 from hf_vbp.data.processing import Transform
 from hf_vbp.data.records import Record
 from hf_vbp.errors import DataError
+from hf_vbp.inputs.mixed_batch import ImageLoader, MixedBatch
 
 Sample = dict[str, Any]
 Batch = dict[str, torch.Tensor]
@@ -152,8 +154,21 @@ class Reordered(Sequence[Record]):
         return self._records[self._order[index]]
 
 
-def collate(samples: Sequence[Sample]) -> Batch:
-    """Stack samples: ``pixel_values`` ``(b, 3, h, w)`` float32 and, where they have them, ``labels`` ``(b,)``."""
+def collate(samples: Sequence[Sample]) -> Batch | MixedBatch:
+    """Stack samples: ``pixel_values`` ``(b, 3, h, w)`` float32 and, where they have them, ``labels`` ``(b,)``.
+
+    Samples of several shapes, as image processors that keep the aspect ratio make them, give a batch for each run of
+    consecutive samples of one shape: the order is that of the samples, and nothing is padded.
+    """
+    batches = [_stacked(list(run)) for _, run in groupby(samples, key=_shapes)]
+    return batches[0] if len(batches) == 1 else MixedBatch(batches)
+
+
+def _shapes(sample: Sample) -> list[tuple[int, ...]]:
+    return [tuple(torch.as_tensor(value).shape) for name, value in sample.items() if name != "labels"]
+
+
+def _stacked(samples: Sequence[Sample]) -> Batch:
     names = [name for name in samples[0] if name != "labels"]
     batch = {name: torch.stack([torch.as_tensor(sample[name]) for sample in samples]) for name in names}
     if "labels" in samples[0]:
@@ -165,7 +180,7 @@ def make_loader(
     dataset: Dataset[Sample],
     batch_size: int,
     num_workers: int,
-    collate_fn: Callable[[Sequence[Sample]], Batch] = collate,
-) -> "DataLoader[Sample]":
+    collate_fn: Callable[[Sequence[Sample]], Batch | MixedBatch] = collate,
+) -> ImageLoader:
     """Return a loader that keeps the order and the last, smaller batch."""
-    return DataLoader(dataset, batch_size=batch_size, num_workers=num_workers, collate_fn=collate_fn, shuffle=False)
+    return ImageLoader(dataset, batch_size=batch_size, num_workers=num_workers, collate_fn=collate_fn, shuffle=False)

@@ -37,7 +37,8 @@ class ImageData:
     Attributes:
         loader: A ``DataLoader`` of ``{"pixel_values": (b, 3, h, w) float32, "labels": (b,) int64}``, the latter only
             where labels were requested and exist; for SigLIP2 and ImageGPT with the inputs that their image processors
-            make. ``accelerator.prepare(loader)`` shares it among processes.
+            make. ``accelerator.prepare(loader)`` shares it among processes. Each batch has one shape; where the image
+            processor keeps the aspect ratio, one ends where the shape changes.
         provenance: Where the images come from and how they were chosen and prepared, as JSON.
         images: The number of images, including bad ones; None for a stream of unknown length.
         labelled: Whether the batches have labels.
@@ -57,7 +58,10 @@ class ImageData:
         return iter(self.loader)
 
     def __len__(self) -> int:
-        """Return the number of batches; a TypeError where it is not known, as for a ``DataLoader`` of a stream."""
+        """Return the number of batches, at least; a TypeError where it is not known, as for a stream.
+
+        There are more where images of several shapes divide them.
+        """
         return len(self.loader)
 
     @property

@@ -1,6 +1,6 @@
 """Training images: opened as for pruning, augmented, and the same in every run."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +10,7 @@ from torch.utils.data import Dataset, IterableDataset, get_worker_info
 from hf_vbp.data.augmentation import Augmentation
 from hf_vbp.data.batches import StreamedImages
 from hf_vbp.data.loading import load_images
-from hf_vbp.errors import ConfigurationError
+from hf_vbp.errors import ConfigurationError, DataError
 
 Sample = dict[str, Any]
 
@@ -118,6 +118,24 @@ class AugmentedStream(IterableDataset[Sample]):
                 return
             yield {**sample, "pixel_values": self._augmentation.vary(sample["pixel_values"])}
             position += 1
+
+
+def collate_training(samples: Sequence[Sample]) -> dict[str, Any]:
+    """Return a batch of samples as ``Trainer`` makes it.
+
+    Raises:
+        DataError: The images have several shapes.
+    """
+    from transformers import default_data_collator
+
+    shapes = sorted({tuple(sample["pixel_values"].shape) for sample in samples})
+    if len(shapes) > 1:
+        raise DataError(
+            f"The prepared images of a batch have several shapes ({', '.join(map(str, shapes[:3]))}), "
+            "and training takes one: set a fixed height and width, or a center crop, in preprocessor_config.json."
+        )
+    batch: dict[str, Any] = default_data_collator(list(samples))
+    return batch
 
 
 def open_training_images(

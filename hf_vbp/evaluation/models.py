@@ -19,6 +19,7 @@ from hf_vbp.evaluation.requests import Measures
 from hf_vbp.evaluation.task import Task, task_of
 from hf_vbp.inputs.batch import count_images, model_inputs
 from hf_vbp.inputs.example import example_batch
+from hf_vbp.inputs.mixed_batch import each_batch
 from hf_vbp.modeling.precision import eval_mode, own_precision
 
 
@@ -79,7 +80,7 @@ def evaluate_models(
         if output_errors is not None:
             # Not before: the images of a bank do not count.
             stack.enter_context(output_errors)
-        for batch in loader:
+        for batch in each_batch(loader):
             comparison.add(batch)
             if progress is not None:
                 progress(comparison.images, total)
@@ -145,7 +146,7 @@ class _Comparison:
         if bank is None:
             return {}
         found = {name: Features() for name in self.models}
-        for batch in getattr(bank, "loader", bank):
+        for batch in each_batch(getattr(bank, "loader", bank)):
             labels = batch.get("labels")
             if labels is None:
                 raise LabelError(

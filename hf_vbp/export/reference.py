@@ -13,6 +13,7 @@ from hf_vbp.errors import DataError, UnsupportedModelError
 from hf_vbp.evaluation.task import Task, task_of
 from hf_vbp.export.inputs import flattened, nested, task_outputs
 from hf_vbp.inputs.batch import count_images, model_inputs, take_images
+from hf_vbp.inputs.mixed_batch import each_batch
 from hf_vbp.modeling.precision import eval_mode, own_precision
 from hf_vbp.output_distance import OutputKind
 
@@ -160,7 +161,7 @@ def reference_of(
     task: Task | None = None
     done = 0
     with torch.no_grad(), eval_mode(module), own_precision(module), full_precision(torch.device("cpu")):
-        for batch in batches:
+        for batch in each_batch(batches):
             part = take_images(batch, 0, min(count_images(batch, module), limit - done), module)
             given = {k: v for k, v in model_inputs(module, part).items() if isinstance(v, Tensor)}
             output = module(**given)

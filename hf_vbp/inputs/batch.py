@@ -36,7 +36,7 @@ def model_inputs(model: nn.Module, batch: Mapping[str, Any], device: torch.devic
         device: Device of the tensors; by default that of the model.
 
     Raises:
-        DataError: None of the entries is an input of the model.
+        DataError: None of the entries is an input of the model, or a list has tensors of several shapes.
     """
     parameter = next(p for p in model.parameters() if p.is_floating_point())
     names, device = forward_names(model), device or parameter.device
@@ -98,8 +98,18 @@ def _on(value: Any, device: torch.device, dtype: torch.dtype) -> Any:
 
 
 def stacked(value: Any) -> Any:
-    """Return a list of equal tensors or arrays as one tensor; anything else unchanged."""
+    """Return a list of tensors or arrays of one shape as one tensor; anything else unchanged.
+
+    Raises:
+        DataError: They have several shapes.
+    """
     if isinstance(value, Sequence) and value and not isinstance(value, str) and hasattr(value[0], "shape"):
+        shapes = sorted({tuple(one.shape) for one in value})
+        if len(shapes) > 1:
+            raise DataError(
+                f"The images of a batch have several shapes ({', '.join(map(str, shapes[:3]))}): give one batch for "
+                "each shape, as hf_vbp.load_images does, or images that are padded by the processor of the model."
+            )
         return torch.stack([torch.as_tensor(one) for one in value])
     return torch.as_tensor(value) if hasattr(value, "__array__") else value
 

@@ -17,9 +17,12 @@ from hf_vbp.calibration.saliency import collect_saliency
 from hf_vbp.config.requirements import Requirements
 from hf_vbp.statistics.activation_statistics import ActivationStatistics
 from tests.calibration.helpers import DIAGONAL, EVERYTHING, FULL, images, in_batches, kept
+from tests.calibration.worker import SeveralShapes
 from tests.conftest import make_model
+from tests.families.running import model_of
 
 WORKER = Path(__file__).with_name("worker.py")
+DETECTOR = "YolosForObjectDetection"
 IMAGES = 53  # no number of processes and no batch divides it
 MODES = [
     "plain",
@@ -36,6 +39,7 @@ MODES = [
     "stream_dispatched",
     "stream_dispatched_split",
 ]
+SHAPES = ["shapes", "shapes_split", "shapes_stream_prepared"]
 COUNTS = [2, pytest.param(3, marks=pytest.mark.processes), pytest.param(4, marks=pytest.mark.slow)]
 
 
@@ -70,6 +74,7 @@ def folder_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Path]
         if count not in cache:
             cache[count] = tmp_path_factory.mktemp(f"processes{count}")
             jobs = [job("all", MODES, requires=EVERYTHING)]
+            jobs += [job("all", SHAPES, 23, requires=EVERYTHING, zoo=DETECTOR)]
             jobs += [job("few", ["list", "dispatched"], 7, requires=FULL)]
             jobs += [job("some", ["shuffled"], options={"limit": 20})]
             jobs += [job("bad", ["plain", "dispatched", "disagreeing"], bad_image=9)]
@@ -85,6 +90,14 @@ def folder_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Path]
 def alone() -> ActivationStatistics:
     """The statistics of one process."""
     return collect_statistics(make_model(), in_batches(images(IMAGES), 6), EVERYTHING)
+
+
+@pytest.fixture(scope="module")
+def singly() -> ActivationStatistics:
+    """The statistics of images of several shapes, in batches of one image."""
+    values = SeveralShapes(images(23))
+    single = [{"pixel_values": values[index]["pixel_values"][None]} for index in range(23)]
+    return collect_statistics(model_of(DETECTOR), single, EVERYTHING)
 
 
 def assert_close(found: ActivationStatistics, expected: ActivationStatistics, tolerance: float) -> None:
@@ -132,6 +145,15 @@ def test_the_same_statistics_for_every_number_of_processes(
             assert torch.equal(mine.moments.comoment, theirs.moments.comoment)  # type: ignore[arg-type]
             assert torch.equal(mine.weighted.comoment, theirs.weighted.comoment)  # type: ignore
             assert torch.equal(mine.metric, theirs.metric)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("count", COUNTS)
+@pytest.mark.parametrize("mode", SHAPES)
+def test_batches_of_several_shapes_are_shared(
+    count: int, mode: str, folder_of: Any, singly: ActivationStatistics
+) -> None:
+    for rank in range(count):
+        assert_close(ActivationStatistics.load(folder_of(count) / f"all-{mode}-{rank}.safetensors"), singly, 1e-5)
 
 
 @pytest.mark.parametrize("count", COUNTS)

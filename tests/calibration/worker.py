@@ -1,8 +1,8 @@
 """The jobs of tests that run in other processes: ``python worker.py JOBS.json``, alone or under a launcher.
 
 A job has a name, the number of images, the modes (how the data are given), the requirements and the options of the
-pass; its results are written to the folder of the file. With ``kill_after``, a process kills itself by SIGKILL after
-so many batches.
+pass, and the entry of the zoo for another model than a tiny ViT; its results are written to the folder of the file.
+With ``kill_after``, a process kills itself by SIGKILL after so many batches.
 """
 
 import json
@@ -24,9 +24,11 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from hf_vbp.calibration.collect import collect_statistics
 from hf_vbp.config.requirements import Requirements
+from hf_vbp.data.batches import make_loader
 from hf_vbp.errors import HfVbpError
 from tests.calibration.helpers import images, in_batches
 from tests.conftest import make_model
+from tests.families.running import model_of
 
 
 class Listed(Dataset):  # type: ignore[type-arg]
@@ -46,6 +48,18 @@ class Streamed(IterableDataset):  # type: ignore[type-arg]
 
     def __iter__(self) -> Any:
         return iter(Listed(self.values)[index] for index in range(len(self.values)))
+
+
+class SeveralShapes(Listed):
+    """Images of which two of five are half as wide."""
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        return {"pixel_values": self.values[index][..., :16] if index % 5 in (1, 2) else self.values[index]}
+
+
+class StreamedShapes(Streamed):
+    def __iter__(self) -> Any:
+        return iter(SeveralShapes(self.values)[index] for index in range(len(self.values)))
 
 
 def prepared(loader: Any, **settings: Any) -> Any:
@@ -76,6 +90,9 @@ def data(mode: str, values: torch.Tensor) -> Any:
         "prepared": lambda: prepared(plain),
         "prepared_uneven": lambda: prepared(plain, even_batches=False),
         "prepared_split": lambda: prepared(DataLoader(Listed(values), batch_size=12), split_batches=True),
+        "shapes": lambda: make_loader(SeveralShapes(values), 6, 2),
+        "shapes_split": lambda: prepared(make_loader(SeveralShapes(values), 12, 0), split_batches=True),
+        "shapes_stream_prepared": lambda: prepared(make_loader(StreamedShapes(values), 6, 0), dispatch_batches=False),
         "dispatched": lambda: prepared(plain, dispatch_batches=True),
         "stream_prepared": lambda: prepared(stream, dispatch_batches=False),
         "stream_dispatched": lambda: prepared(stream, dispatch_batches=True),
@@ -91,7 +108,7 @@ def run(job: dict[str, Any], mode: str, folder: Path) -> None:
     values = images(job["images"])
     if "bad_image" in job:
         values[job["bad_image"], 0, 0, 0] = float("nan")
-    model = make_model()
+    model = model_of(job["zoo"]) if "zoo" in job else make_model()
     torch.manual_seed(5)
     loader = data(mode, values)
     rank = PartialState(cpu=True).process_index

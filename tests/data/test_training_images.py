@@ -10,8 +10,8 @@ from torch.utils.data import DataLoader
 
 from hf_vbp.data.augmentation import AUGMENTATIONS, Augmentation, crop_box, normalize, output_size
 from hf_vbp.data.processing import load_processor
-from hf_vbp.data.training_images import AugmentedImages, AugmentedStream, open_training_images
-from hf_vbp.errors import ConfigurationError, LabelError
+from hf_vbp.data.training_images import AugmentedImages, AugmentedStream, collate_training, open_training_images
+from hf_vbp.errors import ConfigurationError, DataError, LabelError
 from tests.distillation.helpers import assert_same_parameters, make_trainer, parameters_of
 from tests.workflow.finetune.helpers import CLASSES, make_dense, make_images
 
@@ -252,3 +252,17 @@ def test_the_epoch_reaches_the_images(tmp_path: Path, folder: Path, processor: A
     inner = opened(folder, processor)
     make_trainer(tmp_path, train_dataset=Watched(inner._dataset, inner._augmentation), num_train_epochs=3).train()
     assert list(dict.fromkeys(seen)) == [0, 1, 2]
+
+
+def test_a_batch_is_that_of_trainer_and_has_one_shape() -> None:
+    from transformers import default_data_collator
+
+    samples = [{"pixel_values": torch.full((3, 8, 8), float(number)), "labels": number} for number in range(3)]
+    batch, expected = collate_training(samples), default_data_collator(samples)
+    assert batch.keys() == expected.keys()
+    assert all(torch.equal(batch[name], expected[name]) for name in expected)
+    wide = {"pixel_values": torch.zeros(3, 8, 12), "labels": 0}
+    with pytest.raises(
+        DataError, match=r"several shapes .*\(3, 8, 8\), \(3, 8, 12\).*training takes one: set a fixed"
+    ):
+        collate_training([*samples, wide])

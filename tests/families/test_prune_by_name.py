@@ -60,7 +60,7 @@ def test_the_box_of_vitpose_is_the_whole_image() -> None:
 
 
 def test_masks_of_ordinary_images_are_left_out() -> None:
-    """All images of a pass have one size, so the mask of a single one excludes nothing."""
+    """Every batch holds images of one shape, which are not padded, so the mask of a single one excludes nothing."""
     processor = processor_of(BY_NAME["DetrForObjectDetection"], model_of("DetrForObjectDetection"))
     assert "pixel_mask" in processor(images=image(), return_tensors="pt")
     assert Transform(processor).inputs(Image.new("RGB", (40, 40))).keys() == {"pixel_values"}

@@ -21,6 +21,12 @@ def test_a_list_of_images_is_stacked(vit: Any) -> None:
     assert model_inputs(vit, {"pixel_values": [torch.zeros(3, 32, 32)] * 2})["pixel_values"].shape == (2, 3, 32, 32)
 
 
+def test_a_list_of_images_of_several_shapes_is_refused(vit: Any) -> None:
+    images = [torch.zeros(3, 32, 48), torch.zeros(3, 32, 32), torch.zeros(3, 32, 48)]
+    with pytest.raises(DataError, match=r"several shapes \(\(3, 32, 32\), \(3, 32, 48\)\): give one batch for each"):
+        model_inputs(vit, {"pixel_values": images})
+
+
 def test_batches_of_another_model_are_refused(vit: Any) -> None:
     with pytest.raises(DataError, match=r"takes .*pixel_values.*, but a batch holds input_values"):
         model_inputs(vit, {"input_values": torch.zeros(2, 8)})

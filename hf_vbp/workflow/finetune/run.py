@@ -11,7 +11,7 @@ from transformers import PrinterCallback
 
 from hf_vbp.checkpoint.unverified import FAILURES
 from hf_vbp.data.augmentation import Augmentation
-from hf_vbp.data.training_images import TrainingImages, open_training_images
+from hf_vbp.data.training_images import TrainingImages, collate_training, open_training_images
 from hf_vbp.distillation.arguments import DistillationArguments
 from hf_vbp.distillation.checkpoints import last_checkpoint, training_checkpoints
 from hf_vbp.distillation.sharding import check_launch
@@ -194,6 +194,7 @@ def _train(
         train_dataset=training.dataset,
         eval_dataset=None if evaluation is None else evaluation.loader.dataset,
         processing_class=start.student.processor,
+        data_collator=collate_training,
     )
     trainer.remove_callback(PrinterCallback)
     progress = ReportProgress(reporter)
