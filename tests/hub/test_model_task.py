@@ -29,12 +29,13 @@ TAGS = {
     r"(CLIP|MetaClip2|Siglip|Siglip2)Model": "zero-shot-image-classification",
     r"Sam2?Model": "mask-generation",
     r"VitPoseForPoseEstimation": "keypoint-detection",
-    r"(Llava|Idefics3|Qwen2VL|Qwen2_5_VL)ForConditionalGeneration": "image-text-to-text",
+    r"(Llava|Idefics3|Qwen2VL|Qwen2_5_VL|Qwen3VL)ForConditionalGeneration": "image-text-to-text",
+    r"GitForCausalLM|VisionEncoderDecoderModel": "image-text-to-text",
     r"\w+Backbone|\w+Vision(Model\w*|Transformer\w*)": "image-feature-extraction",
     r"(Beit|ConvNext|ConvNextV2|DINOv3ConvNext|DINOv3ViT|DeiT|Dinov2|Dinov2WithRegisters|DonutSwin|Hiera|ImageGPT|"
     r"Sam2HieraDet|Segformer|Swin|ViT|ViTMAE)Model": "image-feature-extraction",
     r"(AST|VideoMAE|VJEPA2)Model": None,
-    r"\w+ForMaskedImageModeling|ViTMAEForPreTraining": None,
+    r"\w+ForMaskedImageModeling|(ViTMAE|VideoMAE)ForPreTraining": None,
 }
 SAMPLES = {r"AST\w+": "recording", r"(VideoMAE|VJEPA2|Timesformer|Vivit)\w+": "video"}
 CLASSES = {family.class_name for family in FAMILIES}
