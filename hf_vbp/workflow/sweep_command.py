@@ -158,13 +158,7 @@ def _sweep(request: SweepRequest, tasks: list[VBPConfig], table: SweepTable, rep
     missing = [task for task in tasks if table.find(task, request.latency) is None]
     continued = len(tasks) - len(missing)
     if continued:
-        kept = "row is kept" if len(tasks) == 1 else f"rows {'is' if continued == 1 else 'are'} kept"
-        reporter.say(f"{continued} of {len(tasks)} {kept} from {table.path}.")
-        if lacks_details(table.rows):
-            reporter.say(
-                f"Kept rows lack the figures of each class or output, which {SWEEP_RESULTS_NAME} of the earlier run "
-                "held: it is missing or damaged. Pass --overwrite to measure them again."
-            )
+        _report_kept(continued, len(tasks), table, reporter)
     groups = -(-len(missing) // MODELS_IN_MEMORY)
     total = None if images.images is None else groups * images.images
     file = request.statistics or request.output / KEPT_NAME
@@ -198,6 +192,16 @@ def _sweep(request: SweepRequest, tasks: list[VBPConfig], table: SweepTable, rep
         with_skipped(measures.bank, reporter)
     files = [table.path, _write_results(request, table), *_plot(request, table)]
     return SweepResult(_asked(table, tasks), files, continued, table.rows)
+
+
+def _report_kept(continued: int, tasks: int, table: SweepTable, reporter: Reporter) -> None:
+    kept = "row is kept" if tasks == 1 else f"rows {'is' if continued == 1 else 'are'} kept"
+    reporter.say(f"{continued} of {tasks} {kept} from {table.path}.")
+    if lacks_details(table.rows):
+        reporter.say(
+            f"Kept rows lack the figures of each class or output, which {SWEEP_RESULTS_NAME} of the earlier run held: "
+            "it is missing or damaged. Pass --overwrite to measure them again."
+        )
 
 
 def _evaluation_digest(images: Any, measures: Measures) -> str:
