@@ -23,6 +23,7 @@ def command(name: str) -> list[str]:
     return [hf_vbp.sample_model_path() if word.startswith("facebook/") else word for word in words]
 
 
+@pytest.mark.processes
 def test_the_comparison_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("matplotlib", reason="the plot extra is not installed")
     from benchmarks import accuracy

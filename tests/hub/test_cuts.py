@@ -101,6 +101,7 @@ CASES = [(xet, filled) for xet in (True, False) for filled in (False, True)]
 IDS = [f"{'xet' if xet else 'lfs'}-{'overwrite' if filled else 'new'}" for xet, filled in CASES]
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("kind", ["drop", "lose_answer"])
 @pytest.mark.parametrize("xet", [True, False], ids=["xet", "lfs"])
 def test_killed_at_the_commit(checkpoint: Path, tmp_path: Path, xet: bool, kind: str) -> None:

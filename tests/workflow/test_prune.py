@@ -59,6 +59,7 @@ def test_prunes_every_head_and_reports(kind: str, batches: Batches) -> None:
 MODEL, BATCHES = make_model("vit"), list(torch.randn(2, 24, 3, 32, 32, generator=torch.Generator().manual_seed(3)))
 
 
+@pytest.mark.processes
 @given(config=configs())
 @settings(deadline=None, max_examples=15, suppress_health_check=[HealthCheck.too_slow])
 def test_the_parts_give_the_same_for_every_field(config: VBPConfig) -> None:
