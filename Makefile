@@ -20,7 +20,7 @@ demo: $(STAMP) ## prune the sample model, print the table
 	$(BIN)/hf-vbp prune sample --data sample --eval-data sample --ratio 0.5 --output demo --overwrite
 
 test: $(STAMP) lint ## lint, types and the test suite
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not slow and not compat and not processes" --durations=40
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not slow and not compat and not processes and not browser" --durations=40
 
 test-processes: $(STAMP) ## tests that start processes of their own or take long: kills, launchers, fuzzing, benchmarks, the documentation
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "processes and not slow" --durations=10

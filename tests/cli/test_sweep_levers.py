@@ -49,6 +49,7 @@ def seconds(model: Any, now: float) -> float:
     return count_macs(model) * (1 if merged_tokens(model) else 2) * 1e-9
 
 
+@pytest.mark.processes
 def test_table_json_and_plot_mark_the_front(sweep: Any, shelf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Clock(seconds).install(monkeypatch)
     figures: list[Any] = []

@@ -76,6 +76,7 @@ print(json.dumps({"ways": ways, "status": [pushed.status, dry.status], "plan": r
 """
 
 
+@pytest.mark.processes
 def test_it_is_pushed_from_a_folder_or_directly(hub: LoopbackHub, tmp_path: Path) -> None:
     alice = hub.add_user("alice")
     hub.create("alice/base")

@@ -73,6 +73,7 @@ for arguments in json.loads(sys.argv[1]):
 """
 
 
+@pytest.mark.processes
 def test_hostile_recipes_are_refused_with_little_time_and_memory(tmp_path: Path) -> None:
     commands = []
     for number, (content, _) in enumerate(BOMBS.values()):
