@@ -27,18 +27,18 @@ from hf_vbp.statistics.joint import JointMoments
 def collect_joint_moments(
     dense: PreparedModel,
     pruned: nn.Module,
-    sites: Sequence[MLPSite],
+    pairs: Sequence[tuple[MLPSite, MLPSite]],
     data: Iterable[Mapping[str, Any]] | Source,
     *,
     limit: int | None = None,
     accelerator: Any | None = None,
 ) -> dict[int, JointMoments]:
-    """Return the joint moments of every narrower site that mixes its neurons, by the index of the site.
+    """Return the joint moments of some sites, by their index.
 
     Args:
         dense: The dense model.
         pruned: The pruned model, on the same device.
-        sites: The MLP sites of the pruned model, in block order.
+        pairs: The sites, each of the dense and of the pruned model.
         data: As for :func:`hf_vbp.collect_statistics`.
         limit: As for :func:`hf_vbp.collect_statistics`.
         accelerator: As for :func:`hf_vbp.collect_statistics`.
@@ -46,11 +46,6 @@ def collect_joint_moments(
     Raises:
         DataError: There are no images.
     """
-    pairs = [
-        (site, small)
-        for site, small in zip(dense.sites, sites, strict=True)
-        if site.mixes_neurons and small.intermediate_size < site.intermediate_size
-    ]
     source = Source.of(data, accelerator)
     processes, feed = source.processes, source.open(limit)
     sums: dict[int, JointMoments] = {}

@@ -2,19 +2,43 @@
 
 from dataclasses import dataclass
 
-# The tasks with an auto class of their own, and their tag on the Hub.
-_TASKS = {
-    "ImageClassification": "image-classification",
-    "SemanticSegmentation": "image-segmentation",
-    "UniversalSegmentation": "image-segmentation",
-    "InstanceSegmentation": "image-segmentation",
-    "DepthEstimation": "depth-estimation",
-    "ObjectDetection": "object-detection",
-    "VideoClassification": "video-classification",
-    "AudioClassification": "audio-classification",
-    "MaskedImageModeling": None,
-    "PreTraining": None,
+# The tags of the Hub by auto class. One class may be in several: the first is the narrowest.
+TAGS = {
+    "AutoModelForImageClassification": "image-classification",
+    "AutoModelForZeroShotImageClassification": "zero-shot-image-classification",
+    "AutoModelForObjectDetection": "object-detection",
+    "AutoModelForZeroShotObjectDetection": "zero-shot-object-detection",
+    "AutoModelForImageSegmentation": "image-segmentation",
+    "AutoModelForSemanticSegmentation": "image-segmentation",
+    "AutoModelForUniversalSegmentation": "image-segmentation",
+    "AutoModelForInstanceSegmentation": "image-segmentation",
+    "AutoModelForDepthEstimation": "depth-estimation",
+    "AutoModelForVideoClassification": "video-classification",
+    "AutoModelForAudioClassification": "audio-classification",
+    "AutoModelForMaskGeneration": "mask-generation",
+    "AutoModelForKeypointDetection": "keypoint-detection",
+    "AutoModelForPoseEstimation": "keypoint-detection",
+    "AutoModelForImageToImage": "image-to-image",
+    "AutoModelForVisualQuestionAnswering": "visual-question-answering",
+    "AutoModelForDocumentQuestionAnswering": "document-question-answering",
+    "AutoModelForImageTextToText": "image-text-to-text",
 }
+FEATURES = "image-feature-extraction"
+# Auto classes by what one input is, where it is no image.
+SAMPLES = {"AutoModelForVideoClassification": "video", "AutoModelForAudioClassification": "recording"}
+# The tasks in the names of classes that have an auto class of their own.
+_TASKS = (
+    "ImageClassification",
+    "SemanticSegmentation",
+    "UniversalSegmentation",
+    "InstanceSegmentation",
+    "DepthEstimation",
+    "ObjectDetection",
+    "VideoClassification",
+    "AudioClassification",
+    "MaskedImageModeling",
+    "PreTraining",
+)
 
 
 @dataclass(frozen=True)
@@ -42,10 +66,10 @@ def task_by_name(architecture: str) -> ModelTask:
     """
     task = next((task for task in _TASKS if f"For{task}" in architecture), None)
     if task is not None:
-        sample = {"VideoClassification": "video", "AudioClassification": "recording"}.get(task, "image")
-        return ModelTask(f"AutoModelFor{task}", pipeline_tag=_TASKS[task], sample=sample)
+        auto_class = f"AutoModelFor{task}"
+        return ModelTask(auto_class, pipeline_tag=TAGS.get(auto_class), sample=SAMPLES.get(auto_class, "image"))
     # Classes for other tasks, backbones and towers with a projection belong to no auto class that loads a folder.
     is_base = architecture.endswith("Model")
     is_tower = is_base or "Backbone" in architecture or "Vision" in architecture
-    tag = "image-feature-extraction" if is_tower else None
+    tag = FEATURES if is_tower else None
     return ModelTask("AutoModel" if is_base else architecture, pipeline_tag=tag)

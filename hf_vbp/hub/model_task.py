@@ -3,35 +3,11 @@
 from collections.abc import Mapping
 from typing import Any
 
-from hf_vbp.card.model_task import ModelTask, task_by_name
+from hf_vbp.card.model_task import FEATURES, SAMPLES, TAGS, ModelTask, task_by_name
 from hf_vbp.checkpoint.model_classes import auto_class_of, find_model_class
 from hf_vbp.modeling.modeling_hf_vbp import auto_classes
 
-# The tags of the Hub by auto class. One class may be in several: the first is the narrowest.
-_TAGS = {
-    "AutoModelForImageClassification": "image-classification",
-    "AutoModelForZeroShotImageClassification": "zero-shot-image-classification",
-    "AutoModelForObjectDetection": "object-detection",
-    "AutoModelForZeroShotObjectDetection": "zero-shot-object-detection",
-    "AutoModelForImageSegmentation": "image-segmentation",
-    "AutoModelForSemanticSegmentation": "image-segmentation",
-    "AutoModelForUniversalSegmentation": "image-segmentation",
-    "AutoModelForInstanceSegmentation": "image-segmentation",
-    "AutoModelForDepthEstimation": "depth-estimation",
-    "AutoModelForVideoClassification": "video-classification",
-    "AutoModelForAudioClassification": "audio-classification",
-    "AutoModelForMaskGeneration": "mask-generation",
-    "AutoModelForKeypointDetection": "keypoint-detection",
-    "AutoModelForPoseEstimation": "keypoint-detection",
-    "AutoModelForImageToImage": "image-to-image",
-    "AutoModelForVisualQuestionAnswering": "visual-question-answering",
-    "AutoModelForDocumentQuestionAnswering": "document-question-answering",
-    "AutoModelForImageTextToText": "image-text-to-text",
-}
-_FEATURES = "image-feature-extraction"
 _FEATURE_CLASSES = ("AutoModel", "AutoBackbone")
-# Auto classes by what one input is, where it is no image.
-_SAMPLES = {"AutoModelForVideoClassification": "video", "AutoModelForAudioClassification": "recording"}
 
 
 def model_task(results: Mapping[str, Any]) -> ModelTask:
@@ -47,18 +23,18 @@ def model_task(results: Mapping[str, Any]) -> ModelTask:
     known = find_model_class(architecture, model_type)
     if not holders and (known is None or not known.__module__.startswith("transformers.")):
         return task_by_name(architecture)
-    sample = next((unit for name, unit in _SAMPLES.items() if model_type in tables.get(name, ())), "image")
+    sample = next((unit for name, unit in SAMPLES.items() if model_type in tables.get(name, ())), "image")
     auto_class = auto_class_of(architecture)
     return ModelTask(auto_class, _module(auto_class, known), _tag(architecture, holders, sample), sample)
 
 
 def _tag(architecture: str, holders: set[str], sample: str) -> str | None:
-    for name, tag in _TAGS.items():
+    for name, tag in TAGS.items():
         if name in holders:
             return tag
     # Towers with a projection, and some of language models, belong to no auto class.
     gives_features = bool(holders & set(_FEATURE_CLASSES)) or "Vision" in architecture
-    return _FEATURES if gives_features and sample == "image" else None
+    return FEATURES if gives_features and sample == "image" else None
 
 
 def _names(values: Any) -> set[str]:

@@ -42,9 +42,7 @@ def refit_mixed_sites(
     data: Iterable[Any] | Source,
     limit: int | None = None,
 ) -> None:
-    """Refit ``fc2`` of the narrower sites that mix their neurons, in place, by another pass over the images.
-
-    Without such sites nothing is changed, and no image is read.
+    """Refit ``fc2`` of the :func:`sites_to_refit`, in place, by another pass over the images.
 
     Args:
         dense: The dense model.
@@ -57,9 +55,8 @@ def refit_mixed_sites(
         DataError: There are no images.
     """
     sites, compensation = find_sites(pruned), config.make_compensation()
-    if not sites_to_refit(dense, [site.intermediate_size for site in sites]):
-        return
-    for index, joint in collect_joint_moments(dense, pruned, sites, data, limit=limit).items():
+    pairs = [(site, sites[site.index]) for site in sites_to_refit(dense, [site.intermediate_size for site in sites])]
+    for index, joint in collect_joint_moments(dense, pruned, pairs, data, limit=limit).items():
         weights, name = SiteWeights.of(sites[index]), sites[index].name
         with named_in_errors(f"refit of compensation {compensation.name!r} for site {name!r}", type(compensation)):
             refitted = compensation.refit(Compensated(weights.fc2_weight, weights.fc2_bias), joint)
